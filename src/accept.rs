@@ -1,0 +1,246 @@
+//! Accepting: a batch until there is no more, paused while there is no room or no descriptor.
+//!
+//! `worker.rs` owns the [`Acceptor`] (worker 0 alone has one) and places what it answers.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry, Token};
+
+use crate::close::{CloseReason, Ending, Errno, Obituary};
+use crate::config::WhenFull;
+use crate::connection::Io;
+use crate::deadline::Moment;
+use crate::handle::Shared;
+use crate::listener::Settings;
+use crate::stats::Stats;
+
+/// How many connections are accepted in a turn before those that are open get theirs.
+const BATCH: usize = 256;
+
+/// How long accepting pauses when the system has no descriptor or memory for it, unless a connection closes.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// How long the log is spared the next word about a lack that comes and goes.
+const SAID: Duration = Duration::from_secs(60);
+
+/// The listeners, and whether they are accepted from.
+#[derive(Debug)]
+pub(crate) struct Acceptor {
+    doors: Vec<Door>,
+    /// Accepting is paused for a lack of the system's until then.
+    paused: Option<Moment>,
+    /// A lack of the system's has been said in the log, and not yet that it is over.
+    said_pause: bool,
+    /// When the log may be told again of a limit or a pause.
+    quiet_until: Moment,
+}
+
+/// One listener.
+#[derive(Debug)]
+struct Door {
+    socket: TcpListener,
+    address: SocketAddr,
+    settings: Arc<Settings>,
+    stats: Arc<Stats>,
+    configure_each: bool,
+    /// An edge said that connections wait, and no accept has said otherwise.
+    ready: bool,
+}
+
+impl Door {
+    /// The backlog is where connections wait while there is no room.
+    fn holds_back(&self) -> bool {
+        self.settings.when_full == WhenFull::Wait && self.settings.admission.is_full()
+    }
+}
+
+impl Acceptor {
+    pub(crate) fn new() -> Self {
+        Self {
+            doors: Vec::new(),
+            paused: None,
+            said_pause: false,
+            quiet_until: Moment::at_start(),
+        }
+    }
+
+    pub(crate) fn add(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        listener: crate::listener::Listener,
+        stats: Arc<Stats>,
+    ) -> io::Result<()> {
+        let mut socket = TcpListener::from_std(listener.socket);
+        registry.register(&mut socket, token, Interest::READABLE)?;
+        self.doors.push(Door {
+            socket,
+            address: listener.address,
+            settings: listener.settings,
+            stats,
+            configure_each: listener.configure_each,
+            // What came before the registration may have made its edge already.
+            ready: true,
+        });
+        Ok(())
+    }
+
+    pub(crate) fn ready(&mut self, door: usize) {
+        self.doors[door].ready = true;
+    }
+
+    /// A connection has closed somewhere: there may be room.
+    pub(crate) fn retry(&mut self) {
+        self.paused = None;
+    }
+
+    /// When to go on: at once, at the end of a pause, or when an event says so.
+    pub(crate) fn next(&self) -> Moment {
+        match self.paused {
+            Some(until) => until,
+            None if self
+                .doors
+                .iter()
+                .any(|door| door.ready && !door.holds_back()) =>
+            {
+                Moment::at_start()
+            }
+            None => Moment::NEVER,
+        }
+    }
+
+    /// Accepts a batch from each listener that has some waiting, and gives each admitted connection to `place`.
+    pub(crate) fn accept(&mut self, now: Moment, shared: &Shared, mut place: impl FnMut(Io)) {
+        if self.paused.is_some_and(|until| now < until) {
+            return;
+        }
+        self.paused = None;
+        let mut holds_back = false;
+        for at in 0..self.doors.len() {
+            for _ in 0..BATCH {
+                if !self.doors[at].ready {
+                    break;
+                }
+                if self.doors[at].holds_back() {
+                    self.say(now, "connection limit reached, clients wait in the backlog");
+                    holds_back = true;
+                    break;
+                }
+                match self.doors[at].socket.accept() {
+                    Ok((stream, peer)) => {
+                        if let Some(io) = self.admit(at, stream, peer, now, shared) {
+                            place(io);
+                        }
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        self.doors[at].ready = false;
+                        self.resumed();
+                    }
+                    Err(error) => match error.raw_os_error() {
+                        Some(
+                            errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM),
+                        ) => {
+                            self.pause(now, errno);
+                            shared.accept_waits(true);
+                            return;
+                        }
+                        // Errors of the connection that was accepted, as accept(2) tells: the next one may do.
+                        _ => {
+                            log::debug!(listener:% = self.doors[at].address, error:% = error; "accept failed")
+                        }
+                    },
+                }
+            }
+        }
+        shared.accept_waits(holds_back);
+    }
+
+    /// Counts the connection in, or closes it with reason `limit`.
+    fn admit(
+        &mut self,
+        at: usize,
+        stream: TcpStream,
+        peer: SocketAddr,
+        now: Moment,
+        shared: &Shared,
+    ) -> Option<Io> {
+        let door = &self.doors[at];
+        let id = shared.next_id();
+        // An IPv4 client of a dual-stack listener is an IPv4 client.
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        door.stats.accepted.add(1);
+        if !door.settings.admission.admit(peer.ip()) {
+            door.stats.closed(CloseReason::Limit);
+            let obituary = Obituary {
+                id,
+                peer,
+                listener: door.address,
+                ending: &Ending::fin(CloseReason::Limit),
+                age: Duration::ZERO,
+                read: 0,
+                written: 0,
+            };
+            obituary.log();
+            self.say(now, "connection limit reached, closing what comes");
+            return None;
+        }
+        if door.configure_each
+            && let Err(refused) = door.settings.options.apply(&stream)
+        {
+            // Gone already, or a system without the option: detection lacks, the connection lives.
+            log::debug!(id, option = refused.option.as_str(), error:% = refused.source; "option refused");
+        }
+        let listener = u16::try_from(at).unwrap_or(u16::MAX);
+        Some(Io::new(stream, id, peer, listener, now))
+    }
+
+    fn pause(&mut self, now: Moment, errno: i32) {
+        self.paused = Some(now.after(PAUSE));
+        if !self.said_pause && now >= self.quiet_until {
+            self.said_pause = true;
+            self.quiet_until = now.after(SAID);
+            log::warn!(errno:% = Errno(errno); "accepting paused, clients wait in the backlog");
+        }
+    }
+
+    fn resumed(&mut self) {
+        if std::mem::take(&mut self.said_pause) {
+            log::info!("accepting resumed");
+        }
+    }
+
+    fn say(&mut self, now: Moment, what: &'static str) {
+        if now >= self.quiet_until {
+            self.quiet_until = now.after(SAID);
+            log::warn!("{what}");
+        }
+    }
+
+    /// Lets nobody in any more. What has been accepted by the system is taken first: closing would reset it.
+    pub(crate) fn close(
+        mut self,
+        registry: &Registry,
+        now: Moment,
+        shared: &Shared,
+        mut place: impl FnMut(Io),
+    ) {
+        self.paused = None;
+        for door in &mut self.doors {
+            door.ready = true;
+            if let Err(error) = registry.deregister(&mut door.socket) {
+                log::debug!(error:% = error; "cannot deregister a listener");
+            }
+        }
+        // A batch a turn is for the sake of others; here a bound is enough.
+        for _ in 0..BATCH {
+            if self.next() != Moment::at_start() {
+                break;
+            }
+            self.accept(now, shared, &mut place);
+        }
+    }
+}

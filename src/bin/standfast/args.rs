@@ -1,0 +1,184 @@
+//! The command line as typed. What it means is for `serve.rs` and `check.rs` to say.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use standfast::{Address, Keepalive};
+
+use crate::units::{Setting, duration, duration_or_off, size};
+
+/// A TCP listening server that holds on to its clients and lets go of the dead ones.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, disable_help_subcommand = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Listen and serve. Prints `listening on ADDRESS` on stdout once it accepts; logs on stderr.
+    Serve(ServeArgs),
+    /// Print what the given serve flags really do on this host, and exit.
+    Check(ServeArgs),
+}
+
+/// What to do with connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ServiceName {
+    /// Sends every byte back.
+    Echo,
+    /// Reads and forgets.
+    Discard,
+    /// What clients send goes to stdout, lines never interleaved.
+    Print,
+}
+
+impl ServiceName {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::Discard => "discard",
+            Self::Print => "print",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+    Logfmt,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Full {
+    /// Accept and close, with reason limit.
+    Close,
+    /// Leave in the backlog until there is room.
+    Wait,
+}
+
+/// Durations: a plain number is seconds; suffixes ms s m h d; off disables. Sizes take k m g.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Durations: a plain number is seconds; suffixes ms s m h d; off disables. Sizes take k m g.
+
+Signals: the first SIGTERM, SIGINT or SIGHUP drains (stops accepting, serves what has come, delivers what
+waits, closes); a second one ends at once. Under nohup a SIGHUP is ignored.
+Exit codes: 0 done, 1 failed or had to cut connections off, 2 asked wrongly.")]
+pub(crate) struct ServeArgs {
+    /// What to do with connections.
+    #[arg(value_enum, default_value = "echo")]
+    pub(crate) service: ServiceName,
+
+    /// Where to listen, repeatable: PORT (this host only), :PORT (every address, IPv4 and IPv6), HOST:PORT,
+    /// [::1]:PORT, fd:N (inherited), systemd[:NAME]. Port 0 takes a free one.
+    #[arg(
+        short,
+        long = "listen",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:7000"
+    )]
+    pub(crate) listen: Vec<Address>,
+
+    /// TCP keepalive in seconds and probes, or off: finds the idle vanished peer. An empty field keeps the
+    /// system's. [default: 60:10:3]
+    #[arg(long, value_name = "IDLE:INTERVAL:RETRIES", value_parser = keepalive, help_heading = "Vanished peers")]
+    pub(crate) keepalive: Option<Setting<Keepalive>>,
+
+    /// The bound within which a vanished peer is found in every state; at least 5s. Given alone it derives
+    /// keepalive. [default: 1.125 x (idle + interval x retries), so 102s]
+    #[arg(long, value_name = "DUR", value_parser = duration, help_heading = "Vanished peers")]
+    pub(crate) dead_after: Option<Duration>,
+
+    /// TCP_USER_TIMEOUT as such. It cuts living slow readers, too; dead-after does not.
+    #[arg(long, value_name = "DUR", value_parser = duration_or_off, default_value = "off", help_heading = "Vanished peers")]
+    pub(crate) user_timeout: Setting<Duration>,
+
+    /// The read deadline: a client silent for this long is closed.
+    #[arg(short = 'i', long, alias = "idle-timeout", value_name = "DUR", value_parser = duration_or_off, default_value = "10m", help_heading = "Deadlines")]
+    pub(crate) read_timeout: Setting<Duration>,
+
+    /// Write stall: a client that acknowledges nothing for this long, while output waits, is reset.
+    #[arg(long, value_name = "DUR", value_parser = duration_or_off, default_value = "5m", help_heading = "Deadlines")]
+    pub(crate) write_timeout: Setting<Duration>,
+
+    /// A half-closed connection on which nothing moves for this long is reset.
+    #[arg(long, value_name = "DUR", value_parser = duration_or_off, default_value = "60s", help_heading = "Deadlines")]
+    pub(crate) half_close_timeout: Setting<Duration>,
+
+    /// How long a drain may take before what is left is cut.
+    #[arg(long, value_name = "DUR", value_parser = duration_or_off, default_value = "10s", help_heading = "Deadlines")]
+    pub(crate) drain_timeout: Setting<Duration>,
+
+    /// Most connections at a time. [default: from the descriptor limit]
+    #[arg(short, long, value_name = "N", help_heading = "Limits")]
+    pub(crate) max_conns: Option<NonZeroUsize>,
+
+    /// Most connections at a time from one address, or off.
+    #[arg(long, value_name = "N", value_parser = count_or_off, default_value = "off", help_heading = "Limits")]
+    pub(crate) max_conns_per_ip: Setting<NonZeroUsize>,
+
+    /// What happens to a connection over max-conns.
+    #[arg(long, value_enum, default_value = "close", help_heading = "Limits")]
+    pub(crate) when_full: Full,
+
+    /// Connections that may wait to be accepted.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), default_value = "4096", help_heading = "Limits")]
+    pub(crate) backlog: u32,
+
+    /// High-water mark of one connection's waiting output: above it the client is not read from.
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256k", help_heading = "Limits")]
+    pub(crate) buffer: usize,
+
+    /// Threads that serve. [default: the cores]
+    #[arg(long, value_name = "N", help_heading = "Limits")]
+    pub(crate) workers: Option<NonZeroUsize>,
+
+    /// print: the peer before each line.
+    #[arg(long)]
+    pub(crate) prefix: bool,
+
+    /// How log lines look.
+    #[arg(long, value_enum, default_value = "text", help_heading = "Log")]
+    pub(crate) log_format: LogFormat,
+
+    /// Log more: debug; twice: trace. RUST_LOG is honoured.
+    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Log")]
+    pub(crate) verbose: u8,
+
+    /// Log only warnings and errors.
+    #[arg(short, long, help_heading = "Log")]
+    pub(crate) quiet: bool,
+}
+
+fn keepalive(text: &str) -> Result<Setting<Keepalive>, String> {
+    if text == "off" {
+        Ok(Setting::Off)
+    } else {
+        text.parse().map(Setting::On)
+    }
+}
+
+fn count_or_off(text: &str) -> Result<Setting<NonZeroUsize>, String> {
+    match text {
+        "off" => Ok(Setting::Off),
+        "0" => Err("0 would let nobody in; for no limit say off".to_owned()),
+        _ => text
+            .parse()
+            .map(Setting::On)
+            .map_err(|_| "expected a whole number, or off".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Args as clap::CommandFactory>::command().debug_assert();
+    }
+}

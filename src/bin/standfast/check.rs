@@ -1,0 +1,169 @@
+//! `standfast check`: what the flags of `serve` really do, in words.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use crate::Failure;
+use crate::args::{Full, ServeArgs};
+use crate::logger;
+use crate::serve;
+use crate::units::{Setting, Shown, shown_or};
+
+/// Prints the effective settings on stdout.
+pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
+    let log = logger::start(args.log_format, args.verbose, args.quiet)?;
+    let descriptors = standfast::raise_descriptor_limit();
+    let config = serve::meant(args)?;
+    let effective = config.listen[0].effective(&config)?;
+
+    let mut table = String::new();
+    let mut row = |name: &str, value: &dyn std::fmt::Display, note: &str| {
+        let value = value.to_string();
+        let line = format!("{name:<20} {value:<16} {note}");
+        // Writing into a string cannot fail.
+        let _ = writeln!(table, "{}", line.trim_end());
+    };
+    row("service", &args.service.as_str(), "");
+    for address in &args.listen {
+        row("listen", address, "");
+    }
+    for address in &effective.addresses {
+        let note = if address.ip().is_unspecified() {
+            "every address of this host, IPv4 and IPv6"
+        } else {
+            ""
+        };
+        let note = if address.is_ipv4() && address.ip().is_unspecified() {
+            "every IPv4 address"
+        } else {
+            note
+        };
+        row("  resolved", address, note);
+    }
+    match effective.keepalive {
+        Some(keepalive) => {
+            let seconds = |field: Option<std::num::NonZeroU32>| field.map_or(0, u32::from);
+            let (idle, interval, retries) = (
+                seconds(keepalive.idle),
+                seconds(keepalive.interval),
+                seconds(keepalive.retries),
+            );
+            row(
+                "keepalive",
+                &keepalive,
+                &format!(
+                    "first probe after {idle}s of silence, then every {interval}s; given up after {retries} unanswered"
+                ),
+            );
+        }
+        None => row(
+            "keepalive",
+            &"off",
+            "a vanished peer that is idle is never found",
+        ),
+    }
+    match effective.dead_after {
+        Some(bound) => {
+            row(
+                "dead-after",
+                &Shown(bound),
+                "a vanished peer is found within this",
+            );
+            row("  idle", &"keepalive", "by the kernel: keepalive-dead");
+            let asked = effective.rto_max.map_or_else(
+                || "the kernel asks at its own pace, so it may be later".to_owned(),
+                |longest| {
+                    format!(
+                        "the kernel asks at least every {} (TCP_RTO_MAX_MS)",
+                        Shown(longest)
+                    )
+                },
+            );
+            row(
+                "  output waiting",
+                &Shown(bound / 20 * 19),
+                &format!("of silence, asked and unanswered; {asked}"),
+            );
+        }
+        None => row(
+            "dead-after",
+            &"off",
+            "a vanished peer with output waiting is found by the write timeout only",
+        ),
+    }
+    match args.user_timeout {
+        Setting::Off => row("user-timeout", &"off", ""),
+        Setting::On(wait) => {
+            row(
+                "user-timeout",
+                &Shown(wait),
+                "TCP_USER_TIMEOUT: cuts living slow readers, and overrides the retries",
+            );
+        }
+    }
+    row(
+        "read-timeout",
+        &shown_or(args.read_timeout.into_option(), "off"),
+        "of silence from the client: closed",
+    );
+    row(
+        "write-timeout",
+        &shown_or(args.write_timeout.into_option(), "off"),
+        "without an acknowledgement while output waits: reset",
+    );
+    row(
+        "half-close-timeout",
+        &shown_or(args.half_close_timeout.into_option(), "off"),
+        "half-closed and nothing moving: reset",
+    );
+    row(
+        "drain-timeout",
+        &shown_or(args.drain_timeout.into_option(), "off"),
+        "after the first signal: what is left is cut",
+    );
+    let full = match args.when_full {
+        Full::Close => "over it: closed with reason limit",
+        Full::Wait => "over it: left in the backlog",
+    };
+    row("max-conns", &effective.max_conns, full);
+    match args.max_conns_per_ip {
+        Setting::Off => row("max-conns-per-ip", &"off", ""),
+        Setting::On(count) => row(
+            "max-conns-per-ip",
+            &count,
+            "over it: closed with reason limit",
+        ),
+    }
+    let descriptors = descriptors.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+    row("descriptors", &descriptors, "");
+    let capped = if effective.backlog < args.backlog {
+        "capped by net.core.somaxconn"
+    } else {
+        ""
+    };
+    row("backlog", &effective.backlog, capped);
+    let workers = config
+        .workers
+        .or_else(|| std::thread::available_parallelism().ok());
+    row("workers", &workers.map_or(1, usize::from), "");
+    row(
+        "buffer",
+        &args.buffer,
+        &format!(
+            "bytes of output that may wait for one client, so at most {} MiB for all",
+            (effective.max_conns as u128 * args.buffer as u128) >> 20
+        ),
+    );
+    log.finish();
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(table.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::failed(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}

@@ -1,0 +1,238 @@
+//! The log on stderr: env_logger decides what is logged, this file how it looks, and a thread of its own writes it.
+//!
+//! A stderr that blocks never holds up a worker: the queue is bounded, and lines beyond it are dropped and counted.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::thread;
+use std::time::Duration;
+
+use env_logger::fmt::Formatter;
+use env_logger::{Builder, Target};
+use log::kv::{Error as KvError, Key, Value, VisitSource};
+use log::{Level, LevelFilter, Record};
+use serde_json::{Map, Value as Json};
+use standfast::{CloseReason, Summary};
+
+use crate::Failure;
+use crate::args::LogFormat;
+
+/// Lines that may wait for stderr.
+const QUEUE: usize = 8192;
+
+/// How long the end of the program waits for stderr.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The running log.
+#[derive(Debug)]
+pub(crate) struct Log {
+    queue: SyncSender<Item>,
+}
+
+/// A line, or the wish to know when all before it is out.
+enum Item {
+    Line(Vec<u8>),
+    Flush(mpsc::Sender<()>),
+}
+
+/// One plain line on stderr, for what ends the program.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "standfast: {line}");
+}
+
+/// Starts the log: `info`, or what the flags or `RUST_LOG` say.
+pub(crate) fn start(format: LogFormat, verbose: u8, quiet: bool) -> Result<Log, Failure> {
+    let level = match (quiet, verbose) {
+        (true, _) => LevelFilter::Warn,
+        (_, 0) => LevelFilter::Info,
+        (_, 1) => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    };
+    let (queue, items) = mpsc::sync_channel(QUEUE);
+    let dropped = Arc::new(AtomicU64::new(0));
+    let pipe = Pipe {
+        queue: queue.clone(),
+        dropped: Arc::clone(&dropped),
+    };
+    Builder::new()
+        .filter_module("standfast", level)
+        .parse_default_env()
+        .target(Target::Pipe(Box::new(pipe)))
+        .format(move |out, record| match format {
+            LogFormat::Text => text(out, record),
+            LogFormat::Json => json(out, record),
+            LogFormat::Logfmt => logfmt(out, record),
+        })
+        .try_init()
+        .map_err(|error| Failure::failed(format!("cannot start the log: {error}")))?;
+    thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || write_out(&items, &dropped))
+        .map_err(|error| Failure::failed(format!("cannot start the log: {error}")))?;
+    Ok(Log { queue })
+}
+
+impl Log {
+    /// Waits, within bounds, until everything logged so far is out.
+    pub(crate) fn finish(&self) {
+        let (done, is_done) = mpsc::channel();
+        // The queue may be full for the same reason that would keep us waiting here.
+        if self.queue.try_send(Item::Flush(done)).is_ok() {
+            let _ = is_done.recv_timeout(PATIENCE);
+        }
+    }
+}
+
+/// The end of the log that takes lines; env_logger writes each as one piece.
+struct Pipe {
+    queue: SyncSender<Item>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Write for Pipe {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(Item::Line(line.to_vec())) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write_out(items: &Receiver<Item>, dropped: &AtomicU64) {
+    let mut stderr = io::stderr();
+    loop {
+        let item = match items.recv_timeout(Duration::from_secs(3600)) {
+            Ok(item) => item,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        match item {
+            // Nobody is left to tell if stderr is closed.
+            Item::Line(line) => drop(stderr.write_all(&line)),
+            Item::Flush(done) => drop(done.send(())),
+        }
+        let lost = dropped.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            say(&format!("{lost} log lines dropped, stderr was too slow"));
+        }
+    }
+}
+
+/// One line of facts at the server's end.
+pub(crate) fn summary(summary: &Summary) {
+    let closed: Vec<(&'static str, u64)> = CloseReason::ALL
+        .into_iter()
+        .map(|reason| (reason.as_str(), summary.closed(reason)))
+        .filter(|&(_, count)| count > 0)
+        .collect();
+    let numbers = [
+        ("accepted", summary.accepted),
+        ("closed", summary.closed_in_all()),
+        ("read", summary.read),
+        ("written", summary.written),
+    ];
+    let facts: Vec<_> = numbers.into_iter().chain(closed).collect();
+    log::logger().log(
+        &Record::builder()
+            .level(Level::Info)
+            .target("standfast")
+            .args(format_args!("ended"))
+            .key_values(&facts.as_slice())
+            .build(),
+    );
+}
+
+fn level(record: &Record<'_>) -> &'static str {
+    match record.level() {
+        Level::Error => "error",
+        Level::Warn => "warn",
+        Level::Info => "info",
+        Level::Debug => "debug",
+        Level::Trace => "trace",
+    }
+}
+
+fn text(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+    let time = out.timestamp_millis();
+    write!(out, "{time} {} {}", level(record), record.args())?;
+    pairs(out, record)
+}
+
+fn logfmt(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+    let time = out.timestamp_millis();
+    write!(
+        out,
+        "time={time} level={} msg={}",
+        level(record),
+        quoted(&record.args().to_string())
+    )?;
+    pairs(out, record)
+}
+
+/// ` key=value` for each fact, and the line's end.
+fn pairs(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+    struct Pairs<'a>(&'a mut Formatter);
+    impl<'kvs> VisitSource<'kvs> for Pairs<'_> {
+        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), KvError> {
+            if is_none(&value) {
+                return Ok(());
+            }
+            write!(self.0, " {key}={}", quoted(&value.to_string())).map_err(KvError::from)
+        }
+    }
+    record
+        .key_values()
+        .visit(&mut Pairs(out))
+        .map_err(io::Error::other)?;
+    writeln!(out)
+}
+
+fn json(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+    struct Facts<'a>(&'a mut Map<String, Json>);
+    impl<'kvs> VisitSource<'kvs> for Facts<'_> {
+        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), KvError> {
+            if is_none(&value) {
+                return Ok(());
+            }
+            let json = if let Some(number) = value.to_u64() {
+                number.into()
+            } else if let Some(number) = value.to_f64() {
+                number.into()
+            } else {
+                value.to_string().into()
+            };
+            self.0.insert(key.to_string(), json);
+            Ok(())
+        }
+    }
+    let mut object = Map::new();
+    object.insert("time".to_owned(), out.timestamp_millis().to_string().into());
+    object.insert("level".to_owned(), level(record).into());
+    object.insert("message".to_owned(), record.args().to_string().into());
+    record
+        .key_values()
+        .visit(&mut Facts(&mut object))
+        .map_err(io::Error::other)?;
+    writeln!(out, "{}", Json::Object(object))
+}
+
+/// A fact that is not there: an `Option` without a value.
+fn is_none(value: &Value<'_>) -> bool {
+    value.to_borrowed_str().is_none() && value.to_u64().is_none() && value.to_string() == "None"
+}
+
+/// A value as logfmt has it: in quotes if it would not stand alone.
+fn quoted(value: &str) -> String {
+    let plain = |c: char| c.is_ascii_graphic() && c != '"' && c != '=';
+    if !value.is_empty() && value.chars().all(plain) {
+        value.to_owned()
+    } else {
+        Json::from(value).to_string()
+    }
+}

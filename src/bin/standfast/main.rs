@@ -1,0 +1,77 @@
+//! The command line of standfast: reads what was typed, runs it, and turns the result into an exit code.
+#![forbid(unsafe_code)]
+
+mod args;
+mod check;
+mod logger;
+mod serve;
+mod signals;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Args, Command};
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Serve(serve) => serve::run(&serve),
+        Command::Check(serve) => check::run(&serve),
+    };
+    match result {
+        Ok(code) => code,
+        Err(failure) => {
+            logger::say(&failure.to_string());
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Why a command failed, in one line, and the exit code for it: 1 failed, 2 asked wrongly.
+#[derive(Debug)]
+struct Failure {
+    line: String,
+    code: u8,
+}
+
+impl Failure {
+    fn usage(line: impl Into<String>) -> Self {
+        Self {
+            line: line.into(),
+            code: 2,
+        }
+    }
+
+    fn failed(line: impl Into<String>) -> Self {
+        Self {
+            line: line.into(),
+            code: 1,
+        }
+    }
+}
+
+impl From<standfast::Error> for Failure {
+    fn from(error: standfast::Error) -> Self {
+        let mut line = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            line = format!("{line}: {error}");
+            cause = error.source();
+        }
+        if let Some(hint) = error.hint() {
+            line = format!("{line}; {hint}");
+        }
+        if error.is_usage() {
+            Self::usage(line)
+        } else {
+            Self::failed(line)
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.line)
+    }
+}

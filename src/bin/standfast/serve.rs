@@ -1,0 +1,91 @@
+//! `standfast serve`: the command line as meant, and a server run by it.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use standfast::services::{Discard, Echo, Print};
+use standfast::{AnyService, Config, Keepalive, Listen, Server, WhenFull};
+
+use crate::Failure;
+use crate::args::{Full, ServeArgs, ServiceName};
+use crate::units::{Setting, shown_or};
+use crate::{logger, signals};
+
+/// Runs the server to its end. Exit code 0 if everything was drained, 1 if something had to be cut.
+pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
+    let log = logger::start(args.log_format, args.verbose, args.quiet)?;
+    standfast::raise_descriptor_limit();
+    let config = meant(args)?;
+    let effective = config.listen[0].effective(&config)?;
+    let server = Server::bind(config)?;
+    signals::obey(&server.handle())?;
+    for address in server.addresses() {
+        log::info!(
+            listener:% = address,
+            service = args.service.as_str(),
+            keepalive:% = effective.keepalive.map_or_else(|| "off".to_owned(), |triple| triple.to_string()),
+            dead_after:% = shown_or(effective.dead_after, "off"),
+            read_timeout:% = shown_or(args.read_timeout.into_option(), "off"),
+            max_conns = effective.max_conns;
+            "listening"
+        );
+        // Whoever closed stdout does not want to know; the server serves all the same.
+        let mut stdout = std::io::stdout().lock();
+        let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
+    }
+    let summary = server.run()?;
+    logger::summary(&summary);
+    log.finish();
+    let drained = summary.cut == 0 && summary.finished;
+    Ok(if drained {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The settings that `args` ask for.
+pub(crate) fn meant(args: &ServeArgs) -> Result<Config, Failure> {
+    if args.prefix && args.service != ServiceName::Print {
+        return Err(Failure::usage(format!(
+            "--prefix is for the service print, not {}",
+            args.service.as_str()
+        )));
+    }
+    let service: AnyService = match args.service {
+        ServiceName::Echo => Echo.into(),
+        ServiceName::Discard => Discard.into(),
+        ServiceName::Print => Print::new(std::io::stdout(), args.prefix).into(),
+    };
+    let keepalive = match (args.keepalive, args.dead_after) {
+        (Some(Setting::Off), _) => None,
+        (Some(Setting::On(keepalive)), _) => Some(keepalive),
+        (None, Some(bound)) => Some(Keepalive::within(bound).map_err(standfast::Error::from)?),
+        (None, None) => Some(Keepalive::default()),
+    };
+    let first = args.listen.first().cloned();
+    let first = first.ok_or_else(|| Failure::usage("no address to listen on"))?;
+    let listen = Listen {
+        addresses: args.listen.clone(),
+        keepalive,
+        dead_after: args.dead_after,
+        user_timeout: args.user_timeout.into_option(),
+        read_timeout: args.read_timeout.into_option(),
+        write_timeout: args.write_timeout.into_option(),
+        half_close_timeout: args.half_close_timeout.into_option(),
+        max_conns_per_ip: args.max_conns_per_ip.into_option(),
+        when_full: match args.when_full {
+            Full::Close => WhenFull::Close,
+            Full::Wait => WhenFull::Wait,
+        },
+        backlog: args.backlog,
+        buffer: args.buffer,
+        ..Listen::new(first, service)
+    };
+    Ok(Config {
+        listen: vec![listen],
+        workers: args.workers,
+        drain_timeout: args.drain_timeout.into_option(),
+        max_conns: args.max_conns,
+    })
+}

@@ -1,0 +1,161 @@
+//! Durations and sizes, as people write them.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A setting that can be turned off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Setting<T> {
+    Off,
+    On(T),
+}
+
+impl<T> Setting<T> {
+    pub(crate) fn into_option(self) -> Option<T> {
+        match self {
+            Self::Off => None,
+            Self::On(value) => Some(value),
+        }
+    }
+}
+
+/// A duration: a plain number is seconds; suffixes `ms s m h d`. Zero is no duration.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let millis_a_unit: u64 = match unit {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ if number.is_empty() => {
+            return Err("expected a number with ms, s, m, h or d, such as 30s".to_owned());
+        }
+        _ => {
+            return Err(format!(
+                "unknown unit {unit:?}: use ms, s, m, h or d, and whole numbers"
+            ));
+        }
+    };
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "expected a number with ms, s, m, h or d, such as 30s".to_owned())?;
+    if number == 0 {
+        return Err("0 would be at once; to turn it off say off".to_owned());
+    }
+    number
+        .checked_mul(millis_a_unit)
+        .filter(|&millis| millis <= 100 * 365 * 86_400_000)
+        .map(Duration::from_millis)
+        .ok_or_else(|| "longer than a hundred years; to turn it off say off".to_owned())
+}
+
+/// A duration, or `off`.
+pub(crate) fn duration_or_off(text: &str) -> Result<Setting<Duration>, String> {
+    if text == "off" {
+        Ok(Setting::Off)
+    } else {
+        duration(text).map(Setting::On)
+    }
+}
+
+/// Bytes; suffixes `k m g` (1024).
+pub(crate) fn size(text: &str) -> Result<usize, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        _ => return Err("expected bytes, with k, m or g, such as 256k".to_owned()),
+    };
+    let number: usize = number
+        .parse()
+        .map_err(|_| "expected bytes, with k, m or g, such as 256k".to_owned())?;
+    match number.checked_mul(1 << shift) {
+        Some(0) => Err("0 bytes would let nothing through".to_owned()),
+        Some(bytes) => Ok(bytes),
+        None => Err("more bytes than memory can have".to_owned()),
+    }
+}
+
+/// A duration as people read it: `102s`, `1.5s`, `10m`.
+pub(crate) struct Shown(pub(crate) Duration);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_millis();
+        match millis {
+            0 => write!(f, "0s"),
+            _ if !millis.is_multiple_of(1000) => write!(f, "{millis}ms"),
+            _ if millis.is_multiple_of(86_400_000) => write!(f, "{}d", millis / 86_400_000),
+            _ if millis.is_multiple_of(3_600_000) => write!(f, "{}h", millis / 3_600_000),
+            _ if millis.is_multiple_of(60_000) => write!(f, "{}m", millis / 60_000),
+            _ => write!(f, "{}s", millis / 1000),
+        }
+    }
+}
+
+/// A duration, or the word for none.
+pub(crate) fn shown_or(wait: Option<Duration>, none: &str) -> String {
+    wait.map_or_else(|| none.to_owned(), |wait| Shown(wait).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_and_shown() {
+        for (text, millis, shown) in [
+            ("10", 10_000, "10s"),
+            ("500ms", 500, "500ms"),
+            ("102s", 102_000, "102s"),
+            ("10m", 600_000, "10m"),
+            ("90m", 5_400_000, "90m"),
+            ("2h", 7_200_000, "2h"),
+            ("1d", 86_400_000, "1d"),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+            assert_eq!(Shown(Duration::from_millis(millis)).to_string(), shown);
+        }
+        assert_eq!(duration_or_off("off"), Ok(Setting::Off));
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused_with_a_hint() {
+        for (text, hint) in [
+            ("0", "say off"),
+            ("0ms", "say off"),
+            ("-5", "expected a number"),
+            ("", "expected a number"),
+            ("s", "expected a number"),
+            ("5 s", "unknown unit"),
+            ("5w", "unknown unit"),
+            ("1.5s", "whole numbers"),
+            ("99999999999999999999", "expected a number"),
+            ("99999999999d", "hundred years"),
+            ("99999999d", "hundred years"),
+        ] {
+            let error = duration(text).unwrap_err();
+            assert!(error.contains(hint), "{text}: {error}");
+        }
+        assert!(duration("off").is_err());
+    }
+
+    #[test]
+    fn sizes_are_read() {
+        assert_eq!(size("256k"), Ok(262_144));
+        assert_eq!(size("1M"), Ok(1 << 20));
+        assert_eq!(size("7"), Ok(7));
+        for text in ["0", "", "k", "-1", "1t", "99999999999999g"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What settings really do, on this host and this kernel, before anything is opened.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::admission;
+use crate::config::{Config, Listen};
+use crate::error::Error;
+use crate::keepalive::Keepalive;
+use crate::listener::{self, Settings};
+use crate::sockopt;
+
+/// What the settings of a [`Listen`] come to.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Effective {
+    /// The addresses, names resolved. Empty for inherited sockets.
+    pub addresses: Vec<SocketAddr>,
+    /// Keepalive, with the system's values where those are kept. `None`: off.
+    pub keepalive: Option<Keepalive>,
+    /// The bound within which a vanished peer is found. `None`: nothing finds it.
+    pub dead_after: Option<Duration>,
+    /// `TCP_RTO_MAX_MS`, the longest pause between retransmissions or window probes. `None`: the kernel's own.
+    pub rto_max: Option<Duration>,
+    /// Most connections, after the descriptor limit.
+    pub max_conns: usize,
+    /// The backlog, after the system's cap.
+    pub backlog: u32,
+}
+
+impl Listen {
+    /// What these settings come to within `config`.
+    ///
+    /// # Errors
+    /// As [`Server::bind`](crate::Server::bind), but for what only binding can show.
+    pub fn effective(&self, config: &Config) -> Result<Effective, Error> {
+        let allowed = admission::descriptors_for_connections();
+        let max_conns = config
+            .max_conns
+            .map_or(allowed, |asked| allowed.min(asked.get()));
+        let settings = Settings::new(self, max_conns)?;
+        let probe = listener::probe()?;
+        let mut addresses = Vec::new();
+        for address in &self.addresses {
+            let resolved = address.resolve().map_err(|source| Error::Resolve {
+                address: address.to_string(),
+                source,
+            })?;
+            addresses.extend(resolved);
+        }
+        let system = sockopt::system_keepalive(&probe);
+        let options = settings.options;
+        Ok(Effective {
+            addresses,
+            keepalive: options
+                .detection
+                .keepalive
+                .map(|keepalive| keepalive.or(system)),
+            dead_after: options.detection.dead_after,
+            rto_max: options
+                .detection
+                .rto_max()
+                .filter(|_| !options.lacks_rto_max(&probe)),
+            max_conns: self
+                .max_conns
+                .map_or(max_conns, |asked| max_conns.min(asked.get())),
+            backlog: listener::somaxconn().map_or(self.backlog, |cap| cap.min(self.backlog)),
+        })
+    }
+}

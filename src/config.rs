@@ -1,0 +1,116 @@
+//! Every setting: its unit, its default, and what `None` means. What contradicts is refused by
+//! [`Server::bind`](crate::Server::bind).
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use crate::address::Address;
+use crate::keepalive::Keepalive;
+use crate::service::AnyService;
+
+/// A server: what it listens on, and what belongs to the process.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What to listen on; each with its own service, limits and deadlines.
+    pub listen: Vec<Listen>,
+    /// Threads that serve connections. `None` (default): one a core.
+    pub workers: Option<NonZeroUsize>,
+    /// How long a drain may take before what is left is cut. Default 10 s; `None`: as long as it takes.
+    pub drain_timeout: Option<Duration>,
+    /// Most connections in all, over every listener. `None` (default): as many as the descriptor limit allows, less
+    /// a reserve.
+    pub max_conns: Option<NonZeroUsize>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            workers: None,
+            drain_timeout: Some(Duration::from_secs(10)),
+            max_conns: None,
+        }
+    }
+}
+
+/// One service at one or several addresses, with its limits and deadlines.
+///
+/// ```
+/// use standfast::{Listen, services::Echo};
+/// use std::time::Duration;
+///
+/// let listen = Listen {
+///     read_timeout: Some(Duration::from_secs(30)),
+///     ..Listen::new("127.0.0.1:0".parse().unwrap(), Echo)
+/// };
+/// ```
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// Where to listen.
+    pub addresses: Vec<Address>,
+    /// What to do with the connections.
+    pub service: AnyService,
+    /// TCP keepalive (`SO_KEEPALIVE`): finds the idle vanished peer. Default 60:10:3; `None`: off, and then nothing
+    /// does.
+    pub keepalive: Option<Keepalive>,
+    /// The bound within which a vanished peer is found in every state: idle, with data in flight, behind a closed
+    /// window, half-closed. At least 5 s. `None` (default): 1.125 times what `keepalive` needs (the kernel's timers
+    /// run up to an eighth late), so 102 s. Shorter finds the vanished sooner and forgives shorter outages.
+    pub dead_after: Option<Duration>,
+    /// `TCP_USER_TIMEOUT`, milliseconds precise: the kernel gives up when sent data stays unacknowledged this long.
+    /// Default `None`: off. It cuts *living* slow readers too, and overrides the retries of `keepalive`:
+    /// `dead_after` does neither.
+    pub user_timeout: Option<Duration>,
+    /// The read deadline: longest silence of a client. Renewed by each byte read; stands still while we do not
+    /// read. Default 10 min; `None`: a client may be silent for ever.
+    pub read_timeout: Option<Duration>,
+    /// Write stall: longest time that output waits without any of it being acknowledged. Default 5 min (a living
+    /// reader of 2 KB/s acknowledges nothing for up to 65 s); `None`: a client may stop reading for ever.
+    pub write_timeout: Option<Duration>,
+    /// Longest time that nothing moves on a half-closed connection. Default 60 s; `None`: for ever.
+    pub half_close_timeout: Option<Duration>,
+    /// Most connections at a time. `None` (default): as many as [`Config::max_conns`].
+    pub max_conns: Option<NonZeroUsize>,
+    /// Most connections at a time from one address. `None` (default): no limit.
+    pub max_conns_per_ip: Option<NonZeroUsize>,
+    /// What happens to a connection over a limit on all connections. Default: [`WhenFull::Close`].
+    pub when_full: WhenFull,
+    /// Connections that may wait to be accepted: the argument of listen(2). Default 4096; the system caps it
+    /// (`net.core.somaxconn`), and the server says so.
+    pub backlog: u32,
+    /// High-water mark of one connection's waiting output, in bytes. Default 256 KiB. Above it the client is not
+    /// read from.
+    pub buffer: usize,
+}
+
+impl Listen {
+    /// `service` at one address, everything else by default.
+    pub fn new(address: Address, service: impl Into<AnyService>) -> Self {
+        Self {
+            addresses: vec![address],
+            service: service.into(),
+            keepalive: Some(Keepalive::default()),
+            dead_after: None,
+            user_timeout: None,
+            read_timeout: Some(Duration::from_secs(600)),
+            write_timeout: Some(Duration::from_secs(300)),
+            half_close_timeout: Some(Duration::from_secs(60)),
+            max_conns: None,
+            max_conns_per_ip: None,
+            when_full: WhenFull::Close,
+            backlog: 4096,
+            buffer: 256 * 1024,
+        }
+    }
+}
+
+/// What happens to a connection over the limit on all connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// It is accepted and closed, with reason `limit`: the client learns at once.
+    #[default]
+    Close,
+    /// It is left in the backlog until there is room: the client waits.
+    Wait,
+}

@@ -1,0 +1,281 @@
+//! Deadlines: who is due, and when. Pure: time comes in as an argument.
+//!
+//! One entry a connection. Renewing a deadline is a store in the connection alone: when the entry fires, `worker.rs`
+//! asks the connection when it is really due and puts the entry back. Only a deadline that moves *nearer* touches the
+//! queue.
+
+use std::time::{Duration, Instant};
+
+/// A point in time: nanoseconds since the server's epoch. Half the size of an [`Instant`], and easily invented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment(u64);
+
+impl Moment {
+    /// Later than every other moment: the deadline that is off.
+    pub(crate) const NEVER: Self = Self(u64::MAX);
+
+    /// Earlier than every other moment: what is due at once.
+    pub(crate) fn at_start() -> Self {
+        Self(0)
+    }
+
+    pub(crate) fn after(self, wait: Duration) -> Self {
+        Self(self.0.saturating_add(nanos(wait)))
+    }
+
+    /// `after`, or never.
+    pub(crate) fn after_if(self, wait: Option<Duration>) -> Self {
+        wait.map_or(Self::NEVER, |wait| self.after(wait))
+    }
+
+    /// Time from `earlier` until this moment; zero if it is not earlier.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn at(wait: Duration) -> Self {
+        Self(nanos(wait))
+    }
+}
+
+fn nanos(wait: Duration) -> u64 {
+    u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The one reader of the clock; all workers of a server share its epoch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    epoch: Instant,
+}
+
+impl Clock {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the clock is read here and nowhere else"
+    )]
+    pub(crate) fn start() -> Self {
+        Self {
+            epoch: Instant::now(),
+        }
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the clock is read here and nowhere else"
+    )]
+    pub(crate) fn now(&self) -> Moment {
+        Moment(nanos(Instant::now().duration_since(self.epoch)))
+    }
+}
+
+/// A queue of at most one deadline per key: a binary heap that knows where each key's entry stands, so that an
+/// entry can be moved and removed. Memory: 20 bytes a key.
+#[derive(Debug, Default)]
+pub(crate) struct Deadlines {
+    heap: Vec<Entry>,
+    /// Where the entry of each key stands in `heap`, or `ABSENT`.
+    places: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    at: Moment,
+    key: u32,
+}
+
+const ABSENT: u32 = u32::MAX;
+
+impl Deadlines {
+    /// The earliest deadline.
+    pub(crate) fn next(&self) -> Moment {
+        self.heap.first().map_or(Moment::NEVER, |entry| entry.at)
+    }
+
+    /// The deadline of `key`, [`Moment::NEVER`] if it has none.
+    pub(crate) fn get(&self, key: u32) -> Moment {
+        self.place(key)
+            .map_or(Moment::NEVER, |place| self.heap[place].at)
+    }
+
+    /// Sets the deadline of `key`, instead of any it had; [`Moment::NEVER`] removes it.
+    pub(crate) fn set(&mut self, key: u32, at: Moment) {
+        if at == Moment::NEVER {
+            return self.remove(key);
+        }
+        let place = match self.place(key) {
+            Some(place) => {
+                self.heap[place].at = at;
+                place
+            }
+            None => {
+                if self.places.len() <= key as usize {
+                    self.places.resize(key as usize + 1, ABSENT);
+                }
+                self.heap.push(Entry { at, key });
+                self.heap.len() - 1
+            }
+        };
+        let place = self.rise(place);
+        self.sink(place);
+    }
+
+    pub(crate) fn remove(&mut self, key: u32) {
+        let Some(place) = self.place(key) else { return };
+        self.heap.swap_remove(place);
+        self.places[key as usize] = ABSENT;
+        if place < self.heap.len() {
+            let place = self.rise(place);
+            self.sink(place);
+        }
+    }
+
+    /// Takes out a key whose deadline has come.
+    pub(crate) fn pop_due(&mut self, now: Moment) -> Option<u32> {
+        let first = self.heap.first()?;
+        if first.at > now {
+            return None;
+        }
+        let key = first.key;
+        self.remove(key);
+        Some(key)
+    }
+
+    fn place(&self, key: u32) -> Option<usize> {
+        let place = *self.places.get(key as usize)?;
+        (place != ABSENT).then_some(place as usize)
+    }
+
+    /// Moves the entry at `place` towards the root as far as it belongs, and notes where it and the passed ones stand.
+    fn rise(&mut self, mut place: usize) -> usize {
+        let entry = self.heap[place];
+        while place > 0 {
+            let parent = (place - 1) / 2;
+            if self.heap[parent].at <= entry.at {
+                break;
+            }
+            self.put(place, self.heap[parent]);
+            place = parent;
+        }
+        self.put(place, entry);
+        place
+    }
+
+    /// Moves the entry at `place` away from the root as far as it belongs.
+    fn sink(&mut self, mut place: usize) {
+        let entry = self.heap[place];
+        loop {
+            let mut child = 2 * place + 1;
+            if child >= self.heap.len() {
+                break;
+            }
+            if child + 1 < self.heap.len() && self.heap[child + 1].at < self.heap[child].at {
+                child += 1;
+            }
+            if entry.at <= self.heap[child].at {
+                break;
+            }
+            self.put(place, self.heap[child]);
+            place = child;
+        }
+        self.put(place, entry);
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a heap has at most one entry for each u32 key"
+    )]
+    fn put(&mut self, place: usize, entry: Entry) {
+        self.heap[place] = entry;
+        self.places[entry.key as usize] = place as u32;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::at(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn the_earliest_is_next_and_comes_out_first() {
+        let mut deadlines = Deadlines::default();
+        for (key, seconds) in [(3, 30), (1, 10), (2, 20), (0, 40)] {
+            deadlines.set(key, at(seconds));
+        }
+        assert_eq!(deadlines.next(), at(10));
+        assert_eq!(deadlines.pop_due(at(9)), None);
+        let order: Vec<_> = std::iter::from_fn(|| deadlines.pop_due(at(100))).collect();
+        assert_eq!(order, [1, 2, 3, 0]);
+        assert_eq!(deadlines.next(), Moment::NEVER);
+    }
+
+    #[test]
+    fn a_deadline_is_moved_nearer_further_and_off() {
+        let mut deadlines = Deadlines::default();
+        deadlines.set(0, at(10));
+        deadlines.set(1, at(20));
+        deadlines.set(1, at(5));
+        assert_eq!(deadlines.next(), at(5));
+        deadlines.set(1, at(15));
+        assert_eq!(deadlines.next(), at(10));
+        assert_eq!(deadlines.get(1), at(15));
+        deadlines.set(0, Moment::NEVER);
+        assert_eq!(
+            (deadlines.next(), deadlines.get(0)),
+            (at(15), Moment::NEVER)
+        );
+        deadlines.remove(7);
+    }
+
+    /// Against the plainest possible queue, over a long seeded walk.
+    #[test]
+    fn it_agrees_with_a_sorted_list() {
+        let mut deadlines = Deadlines::default();
+        let mut plain = std::collections::BTreeMap::new();
+        let mut random = 1_u64;
+        let mut draw = |below: u64| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        for _ in 0..20_000 {
+            let key = u32::try_from(draw(50)).unwrap();
+            match draw(4) {
+                0 => {
+                    deadlines.remove(key);
+                    plain.remove(&key);
+                }
+                1 => {
+                    let now = at(draw(1000));
+                    let due = plain.values().any(|&at| at <= now);
+                    let popped = deadlines.pop_due(now);
+                    assert_eq!(popped.is_some(), due);
+                    if let Some(key) = popped {
+                        let gone = plain.remove(&key).unwrap();
+                        assert!(plain.values().all(|&at| gone <= at));
+                    }
+                }
+                _ => {
+                    let when = at(draw(1000));
+                    deadlines.set(key, when);
+                    plain.insert(key, when);
+                }
+            }
+            assert_eq!(
+                deadlines.next(),
+                plain.values().min().copied().unwrap_or(Moment::NEVER)
+            );
+        }
+    }
+
+    #[test]
+    fn moments_saturate_instead_of_wrapping() {
+        assert_eq!(at(1).after(Duration::MAX), Moment::NEVER);
+        assert_eq!(at(1).since(at(2)), Duration::ZERO);
+        assert_eq!(at(1).after_if(None), Moment::NEVER);
+    }
+}

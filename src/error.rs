@@ -1,0 +1,134 @@
+//! Why a server could not be started: by step, with the address, the system's word, and what to do.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+
+use crate::keepalive::DetectionError;
+
+/// Why a server could not be started. The system's word is the [`source`](std::error::Error::source).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// Settings that contradict each other.
+    Config(String),
+    /// Settings of detection that contradict each other.
+    Detection(DetectionError),
+    /// An address that means nothing on this host.
+    Resolve {
+        /// As it was written.
+        address: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// An address that cannot be listened on.
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+        /// Who holds it, where the system tells.
+        holder: Option<String>,
+    },
+    /// A descriptor that is no listening TCP socket, or none.
+    Inherit {
+        /// As it was written.
+        address: String,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// A socket option the system refused.
+    Option {
+        /// The option and its value.
+        option: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The event loop or a thread could not be had.
+    Start {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// What to do about it, where that can be said.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Bind {
+                address, source, ..
+            } => match source.kind() {
+                io::ErrorKind::AddrInUse => {
+                    Some("stop that one, or choose another port with --listen".to_owned())
+                }
+                io::ErrorKind::AddrNotAvailable => {
+                    Some(format!("{} is no address of this host", address.ip()))
+                }
+                io::ErrorKind::PermissionDenied => Some(
+                    "ports below 1024 need root, CAP_NET_BIND_SERVICE, or a lower \
+                     net.ipv4.ip_unprivileged_port_start"
+                        .to_owned(),
+                ),
+                _ => None,
+            },
+            Self::Resolve { .. } => Some("is the name spelled right and known here?".to_owned()),
+            Self::Start { source, .. } if source.raw_os_error() == Some(libc::EMFILE) => {
+                Some("raise the descriptor limit (ulimit -n)".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether what was asked is wrong in itself, rather than refused by the system.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::Config(_) | Self::Detection(_) => true,
+            Self::Option { source, .. } => source.kind() == io::ErrorKind::InvalidInput,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(what) => f.write_str(what),
+            Self::Detection(error) => error.fmt(f),
+            Self::Resolve { address, .. } => write!(f, "cannot resolve {address}"),
+            Self::Bind {
+                address,
+                holder: Some(holder),
+                ..
+            } => {
+                write!(f, "cannot listen on {address}, held by {holder}")
+            }
+            Self::Bind { address, .. } => write!(f, "cannot listen on {address}"),
+            Self::Inherit { address, .. } => write!(f, "cannot listen on {address}"),
+            Self::Option { option, .. } => write!(f, "cannot set {option}"),
+            Self::Start { what, .. } => write!(f, "cannot {what}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Config(_) | Self::Detection(_) => None,
+            Self::Resolve { source, .. }
+            | Self::Bind { source, .. }
+            | Self::Inherit { source, .. }
+            | Self::Option { source, .. }
+            | Self::Start { source, .. } => Some(source),
+        }
+    }
+}
+
+impl From<DetectionError> for Error {
+    fn from(error: DetectionError) -> Self {
+        Self::Detection(error)
+    }
+}

@@ -1,0 +1,343 @@
+//! The arithmetic of detection: from `--keepalive` and `--dead-after` to what the kernel and our own checks do.
+//!
+//! Pure: no socket is touched here; `sockopt.rs` applies the result and `reap.rs` judges by it.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// TCP keepalive: when a silent peer is first probed, how often again, and after how many unanswered probes the
+/// kernel reports `ETIMEDOUT`. A field that is `None` keeps the system's value (`net.ipv4.tcp_keepalive_*`).
+///
+/// Keepalive alone finds only an *idle* vanished peer: the kernel does not probe while output is queued or in
+/// flight. [`Listen::dead_after`](crate::Listen::dead_after) covers those states.
+///
+/// Too short an `idle` costs a packet each way per connection and `idle` seconds; a single retry takes one lost
+/// packet for a vanished peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// `TCP_KEEPIDLE`, seconds of silence before the first probe. Default 60.
+    pub idle: Option<NonZeroU32>,
+    /// `TCP_KEEPINTVL`, seconds between unanswered probes. Default 10.
+    pub interval: Option<NonZeroU32>,
+    /// `TCP_KEEPCNT`, unanswered probes before the peer counts as vanished. Default 3.
+    pub retries: Option<NonZeroU32>,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self::new(60, 10, 3)
+    }
+}
+
+impl Keepalive {
+    /// All three values; a zero means the system's.
+    #[must_use]
+    pub const fn new(idle: u32, interval: u32, retries: u32) -> Self {
+        Self {
+            idle: NonZeroU32::new(idle),
+            interval: NonZeroU32::new(interval),
+            retries: NonZeroU32::new(retries),
+        }
+    }
+
+    /// The triple that finds an idle vanished peer within `bound`, with several probes in the second half, so
+    /// that a short outage does not end a connection.
+    ///
+    /// # Errors
+    /// A `bound` below [`DEAD_AFTER_LEAST`]: one probe would have to decide.
+    pub fn within(bound: Duration) -> Result<Self, DetectionError> {
+        if bound < DEAD_AFTER_LEAST {
+            return Err(DetectionError::BoundTooShort(bound));
+        }
+        // The kernel's timers run up to an eighth late, so aim at 8/9 of the bound.
+        let nominal = u32::try_from(bound.as_secs().saturating_mul(8) / 9).unwrap_or(u32::MAX);
+        let retries = if nominal >= 8 { 4 } else { nominal / 2 };
+        let interval = (nominal / 8).max(1);
+        Ok(Self::new(nominal - retries * interval, interval, retries))
+    }
+
+    /// Seconds of silence after which the kernel gives an idle peer up, by its own arithmetic.
+    /// `None` while a field is the system's and so unknown here.
+    fn nominal(self) -> Option<u64> {
+        let idle = u64::from(self.idle?.get());
+        let interval = u64::from(self.interval?.get());
+        let retries = u64::from(self.retries?.get());
+        Some(idle + interval * retries)
+    }
+
+    /// The same with `system`'s values in the fields that keep the system's.
+    #[must_use]
+    pub(crate) fn or(self, system: Self) -> Self {
+        Self {
+            idle: self.idle.or(system.idle),
+            interval: self.interval.or(system.interval),
+            retries: self.retries.or(system.retries),
+        }
+    }
+}
+
+impl fmt::Display for Keepalive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, field) in [self.idle, self.interval, self.retries].iter().enumerate() {
+            if at > 0 {
+                f.write_str(":")?;
+            }
+            if let Some(value) = field {
+                write!(f, "{value}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Keepalive {
+    type Err = String;
+
+    /// `IDLE:INTERVAL:RETRIES`; an empty field keeps the system's.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let field = |name: &str, text: &str| match text {
+            "" => Ok(None),
+            text => match text.parse::<u32>() {
+                Ok(0) => Err(format!(
+                    "{name} is 0; leave it empty to keep the system's, or say off"
+                )),
+                Ok(value) => Ok(NonZeroU32::new(value)),
+                Err(_) => Err(format!("{name} {text:?} is not a whole number")),
+            },
+        };
+        let fields: Vec<&str> = text.split(':').collect();
+        let &[idle, interval, retries] = fields.as_slice() else {
+            return Err("expected IDLE:INTERVAL:RETRIES, such as 60:10:3, or off".to_owned());
+        };
+        Ok(Self {
+            idle: field("idle", idle.strip_suffix('s').unwrap_or(idle))?,
+            interval: field("interval", interval.strip_suffix('s').unwrap_or(interval))?,
+            retries: field("retries", retries)?,
+        })
+    }
+}
+
+/// The shortest `dead_after`: below it a single probe would have to decide.
+pub const DEAD_AFTER_LEAST: Duration = Duration::from_secs(5);
+
+/// How a listener's connections find out that their peer has vanished: `keepalive` and `dead_after` made one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Detection {
+    pub(crate) keepalive: Option<Keepalive>,
+    /// The bound for every state, `None` without keepalive.
+    pub(crate) dead_after: Option<Duration>,
+}
+
+impl Detection {
+    /// Checks one against the other and fills in what was not said. `system` has the system's own triple.
+    ///
+    /// # Errors
+    /// A bound too short, slower keepalive than the bound, or a bound without keepalive.
+    pub(crate) fn resolve(
+        keepalive: Option<Keepalive>,
+        dead_after: Option<Duration>,
+        system: Keepalive,
+    ) -> Result<Self, DetectionError> {
+        let Some(keepalive) = keepalive else {
+            return match dead_after {
+                Some(bound) => Err(DetectionError::BoundWithoutKeepalive(bound)),
+                None => Ok(Self {
+                    keepalive: None,
+                    dead_after: None,
+                }),
+            };
+        };
+        let whole = keepalive.or(system);
+        // Whole seconds, rounded up, of the nominal time and an eighth.
+        let needed = whole
+            .nominal()
+            .map(|nominal| Duration::from_secs((nominal * 9).div_ceil(8)));
+        let dead_after = match (dead_after, needed) {
+            (Some(bound), _) if bound < DEAD_AFTER_LEAST => {
+                return Err(DetectionError::BoundTooShort(bound));
+            }
+            (Some(bound), Some(needed)) if bound < needed => {
+                return Err(DetectionError::KeepaliveTooSlow {
+                    keepalive: whole,
+                    needed,
+                    bound,
+                });
+            }
+            (Some(bound), _) => Some(bound),
+            (None, needed) => needed.map(|needed| needed.max(DEAD_AFTER_LEAST)),
+        };
+        Ok(Self {
+            keepalive: Some(keepalive),
+            dead_after,
+        })
+    }
+
+    /// `TCP_RTO_MAX_MS` that makes the kernel ask a silent peer often enough: D/15, 1 s to 120 s.
+    pub(crate) fn rto_max(self) -> Option<Duration> {
+        let asked = self.dead_after? / 15;
+        Some(asked.clamp(Duration::from_secs(1), RTO_MAX_DEFAULT))
+    }
+}
+
+/// The kernel's own `TCP_RTO_MAX_MS` (`net.ipv4.tcp_rto_max_ms`).
+pub(crate) const RTO_MAX_DEFAULT: Duration = Duration::from_secs(120);
+
+/// Settings of detection that contradict each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DetectionError {
+    /// `dead_after` below [`DEAD_AFTER_LEAST`].
+    BoundTooShort(Duration),
+    /// `dead_after` with keepalive off: nothing would find the idle one.
+    BoundWithoutKeepalive(Duration),
+    /// Keepalive that cannot find the idle one within `dead_after`.
+    KeepaliveTooSlow {
+        /// The triple, the system's values filled in.
+        keepalive: Keepalive,
+        /// What the triple needs, the lateness of the kernel's timers included.
+        needed: Duration,
+        /// What was asked.
+        bound: Duration,
+    },
+}
+
+impl fmt::Display for DetectionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BoundTooShort(bound) => write!(
+                f,
+                "dead-after {} s is too short: at least {} s, so that no single lost probe decides",
+                bound.as_secs_f64(),
+                DEAD_AFTER_LEAST.as_secs()
+            ),
+            Self::BoundWithoutKeepalive(bound) => write!(
+                f,
+                "dead-after {} s needs keepalive, which is off: nothing else finds a vanished peer that is idle",
+                bound.as_secs_f64()
+            ),
+            Self::KeepaliveTooSlow {
+                keepalive,
+                needed,
+                bound,
+            } => write!(
+                f,
+                "keepalive {keepalive} takes up to {} s to find an idle vanished peer, longer than dead-after {} s: \
+                 leave keepalive out to have it derived",
+                needed.as_secs(),
+                bound.as_secs_f64()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for DetectionError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYSTEM: Keepalive = Keepalive::new(7200, 75, 9);
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn the_default_triple_bounds_at_102_seconds() {
+        let detection = Detection::resolve(Some(Keepalive::default()), None, SYSTEM).unwrap();
+        assert_eq!(detection.dead_after, Some(seconds(102)));
+        assert_eq!(detection.rto_max(), Some(Duration::from_millis(6800)));
+    }
+
+    #[test]
+    fn a_bound_alone_derives_the_measured_triples() {
+        for (bound, idle, interval, retries) in [
+            (5, 2, 1, 2),
+            (10, 4, 1, 4),
+            (20, 9, 2, 4),
+            (30, 14, 3, 4),
+            (60, 29, 6, 4),
+        ] {
+            assert_eq!(
+                Keepalive::within(seconds(bound)),
+                Ok(Keepalive::new(idle, interval, retries)),
+                "for {bound} s"
+            );
+        }
+    }
+
+    #[test]
+    fn every_derived_triple_keeps_its_own_bound() {
+        for bound in 5..5000 {
+            let keepalive = Keepalive::within(seconds(bound)).unwrap();
+            let detection =
+                Detection::resolve(Some(keepalive), Some(seconds(bound)), SYSTEM).unwrap();
+            assert_eq!(detection.dead_after, Some(seconds(bound)));
+            assert!(
+                keepalive.retries.unwrap().get() >= 2,
+                "{keepalive} for {bound} s"
+            );
+        }
+    }
+
+    #[test]
+    fn a_short_triple_still_gets_five_seconds() {
+        let detection = Detection::resolve(Some(Keepalive::new(1, 1, 1)), None, SYSTEM).unwrap();
+        assert_eq!(detection.dead_after, Some(DEAD_AFTER_LEAST));
+        assert_eq!(detection.rto_max(), Some(seconds(1)));
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        assert_eq!(
+            Detection::resolve(None, Some(seconds(10)), SYSTEM),
+            Err(DetectionError::BoundWithoutKeepalive(seconds(10)))
+        );
+        assert_eq!(
+            Detection::resolve(Some(Keepalive::new(60, 10, 3)), Some(seconds(60)), SYSTEM),
+            Err(DetectionError::KeepaliveTooSlow {
+                keepalive: Keepalive::new(60, 10, 3),
+                needed: seconds(102),
+                bound: seconds(60),
+            })
+        );
+        assert_eq!(
+            Detection::resolve(Some(Keepalive::default()), Some(seconds(4)), SYSTEM),
+            Err(DetectionError::BoundTooShort(seconds(4)))
+        );
+        assert_eq!(
+            Keepalive::within(seconds(4)),
+            Err(DetectionError::BoundTooShort(seconds(4)))
+        );
+    }
+
+    #[test]
+    fn an_empty_field_keeps_and_counts_the_systems() {
+        let keepalive: Keepalive = "60::3".parse().unwrap();
+        assert_eq!(keepalive, Keepalive::new(60, 0, 3));
+        assert_eq!(keepalive.to_string(), "60::3");
+        let detection = Detection::resolve(Some(keepalive), None, SYSTEM).unwrap();
+        assert_eq!(
+            detection.dead_after,
+            Some(seconds((60 + 75 * 3) * 9 / 8 + 1))
+        );
+        assert_eq!(detection.keepalive, Some(keepalive));
+    }
+
+    #[test]
+    fn what_is_no_triple_is_refused_with_a_hint() {
+        for (text, hint) in [
+            ("60", "IDLE:INTERVAL:RETRIES"),
+            ("60:10", "IDLE:INTERVAL:RETRIES"),
+            ("60:10:3:4", "IDLE:INTERVAL:RETRIES"),
+            ("0:10:3", "idle is 0"),
+            ("60:-1:3", "interval \"-1\""),
+            ("60:10:x", "retries \"x\""),
+        ] {
+            let error = text.parse::<Keepalive>().unwrap_err();
+            assert!(error.contains(hint), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! A TCP listening server that holds on to its clients and lets go of the dead ones.
+mod accept;
+mod address;
+mod admission;
+mod check;
+mod close;
+mod config;
+mod connection;
+mod deadline;
+mod error;
+mod handle;
+mod holder;
+mod keepalive;
+mod listener;
+mod outbox;
+mod reap;
+mod server;
+mod service;
+pub mod services;
+mod sockopt;
+mod stats;
+mod sys;
+mod worker;
+
+pub use address::Address;
+pub use admission::{descriptors_for_connections, raise_descriptor_limit};
+pub use check::Effective;
+pub use close::CloseReason;
+pub use config::{Config, Listen, WhenFull};
+pub use error::Error;
+pub use handle::Handle;
+pub use keepalive::{DEAD_AFTER_LEAST, DetectionError, Keepalive};
+pub use server::Server;
+pub use service::{AnyService, Context, Service};
+pub use stats::Summary;

@@ -1,0 +1,290 @@
+//! From a [`Listen`](crate::Listen) to listening sockets: bound, inherited, or passed by systemd.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::address::Address;
+use crate::admission::Admission;
+use crate::config::{Listen, WhenFull};
+use crate::error::Error;
+use crate::holder;
+use crate::keepalive::Detection;
+use crate::reap::Limits;
+use crate::service::AnyService;
+use crate::sockopt::{self, SocketOptions};
+use crate::sys;
+
+/// A [`Listen`] as meant: what all connections of its listeners share.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) service: AnyService,
+    pub(crate) options: SocketOptions,
+    pub(crate) limits: Limits,
+    pub(crate) read_timeout: Option<Duration>,
+    pub(crate) buffer: usize,
+    pub(crate) when_full: WhenFull,
+    pub(crate) admission: Admission,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) socket: TcpListener,
+    pub(crate) address: SocketAddr,
+    pub(crate) settings: Arc<Settings>,
+    /// Accepted sockets do not have their options from this one.
+    pub(crate) configure_each: bool,
+}
+
+impl Settings {
+    /// Checks what `listen` asks and fills in what it left open. `max_conns` is the server's.
+    pub(crate) fn new(listen: &Listen, max_conns: usize) -> Result<Self, Error> {
+        if listen.buffer == 0 {
+            return Err(Error::Config(
+                "buffer is 0: no output could ever wait".to_owned(),
+            ));
+        }
+        let probe = probe()?;
+        let system = sockopt::system_keepalive(&probe);
+        let detection = Detection::resolve(listen.keepalive, listen.dead_after, system)?;
+        let options = SocketOptions {
+            detection,
+            user_timeout: listen.user_timeout,
+        };
+        options.apply(&probe).map_err(|refused| Error::Option {
+            option: refused.option,
+            source: refused.source,
+        })?;
+        if detection.dead_after.is_some() && !sys::KERNEL_TELLS {
+            log::warn!(
+                "this system does not tell what a peer has acknowledged: a vanished peer is found while idle, \
+                 and with output waiting by the write timeout only"
+            );
+        } else if options.lacks_rto_max(&probe) {
+            log::warn!(
+                "this kernel lacks TCP_RTO_MAX_MS (Linux 6.15): a peer that vanishes with output waiting may be \
+                 found later than dead-after says"
+            );
+        }
+        Ok(Self {
+            service: listen.service.clone(),
+            options,
+            limits: Limits {
+                dead_after: detection.dead_after.filter(|_| sys::KERNEL_TELLS),
+                write_timeout: listen.write_timeout,
+                half_close_timeout: listen.half_close_timeout,
+            },
+            read_timeout: listen.read_timeout,
+            buffer: listen.buffer,
+            when_full: listen.when_full,
+            admission: Admission::new(
+                listen
+                    .max_conns
+                    .map_or(max_conns, usize::from)
+                    .min(max_conns),
+                listen.max_conns_per_ip.map(usize::from),
+            ),
+        })
+    }
+}
+
+/// A socket to try options on.
+pub(crate) fn probe() -> Result<Socket, Error> {
+    Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))
+        .or_else(|_| Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)))
+        .map_err(|source| Error::Start {
+            what: "make a socket",
+            source,
+        })
+}
+
+/// Opens the listeners of `listen`.
+pub(crate) fn open(listen: &Listen, settings: &Arc<Settings>) -> Result<Vec<Listener>, Error> {
+    if listen.addresses.is_empty() {
+        return Err(Error::Config("no address to listen on".to_owned()));
+    }
+    let mut listeners = Vec::new();
+    for address in &listen.addresses {
+        match address {
+            Address::Fd(fd) => listeners.push(inherit(address, *fd, settings)?),
+            Address::Systemd(name) => {
+                for fd in passed_by_systemd(address, name.as_deref())? {
+                    listeners.push(inherit(address, fd, settings)?);
+                }
+            }
+            _ => listeners.extend(bind_all(address, listen, settings)?),
+        }
+    }
+    let somaxconn = somaxconn();
+    if let Some(cap) = somaxconn.filter(|&cap| cap < listen.backlog) {
+        log::warn!(
+            asked = listen.backlog, allowed = cap;
+            "backlog capped by net.core.somaxconn"
+        );
+    }
+    Ok(listeners)
+}
+
+/// What caps the backlog, where the system tells.
+pub(crate) fn somaxconn() -> Option<u32> {
+    fs::read_to_string("/proc/sys/net/core/somaxconn")
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+fn bind_all(
+    address: &Address,
+    listen: &Listen,
+    settings: &Arc<Settings>,
+) -> Result<Vec<Listener>, Error> {
+    let resolved = address.resolve().map_err(|source| Error::Resolve {
+        address: address.to_string(),
+        source,
+    })?;
+    let mut listeners = Vec::new();
+    let mut absent = None;
+    for one in &resolved {
+        let opened = match bind(*one, listen, settings) {
+            Err(error) if matches!(address, Address::Any(_)) && lacks_family(&error) => {
+                log::warn!(address:% = address; "this host has no IPv6, listening on IPv4 only");
+                bind((Ipv4Addr::UNSPECIFIED, one.port()).into(), listen, settings)
+            }
+            opened => opened,
+        };
+        match opened {
+            Ok(listener) => listeners.push(listener),
+            // A name may have addresses of a family this host does not have, as localhost often does.
+            Err(error) if resolved.len() > 1 && lacks_family(&error) => absent = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    match absent {
+        Some(error) if listeners.is_empty() => return Err(error),
+        Some(error) => log::warn!("{error}: not on this host, left out"),
+        None => {}
+    }
+    Ok(listeners)
+}
+
+fn lacks_family(error: &Error) -> bool {
+    matches!(error, Error::Bind { source, .. }
+        if source.raw_os_error() == Some(libc::EAFNOSUPPORT)
+            || source.kind() == io::ErrorKind::AddrNotAvailable)
+}
+
+/// Binds and listens: `SO_REUSEADDR`, so that a restart works past every state its predecessor left behind
+/// (socket(7)), options before the first handshake, and a backlog worth the name.
+fn bind(address: SocketAddr, listen: &Listen, settings: &Arc<Settings>) -> Result<Listener, Error> {
+    let failed = |source: io::Error| {
+        let in_use = source.kind() == io::ErrorKind::AddrInUse;
+        Error::Bind {
+            address,
+            holder: if in_use { holder::of(address) } else { None },
+            source,
+        }
+    };
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )
+    .map_err(failed)?;
+    socket.set_reuse_address(true).map_err(failed)?;
+    if address.is_ipv6() {
+        socket
+            .set_only_v6(!address.ip().is_unspecified())
+            .map_err(failed)?;
+    }
+    if sockopt::INHERITED {
+        settings
+            .options
+            .apply(&socket)
+            .map_err(|refused| Error::Option {
+                option: refused.option,
+                source: refused.source,
+            })?;
+    }
+    socket.bind(&address.into()).map_err(failed)?;
+    // Two sockets bound with SO_REUSEADDR and not listening yet do not see each other: listen() may say EADDRINUSE.
+    socket
+        .listen(i32::try_from(listen.backlog).unwrap_or(i32::MAX))
+        .map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    let socket = TcpListener::from(socket);
+    let address = socket.local_addr().map_err(failed)?;
+    Ok(Listener {
+        socket,
+        address,
+        settings: Arc::clone(settings),
+        configure_each: !sockopt::INHERITED,
+    })
+}
+
+/// Takes over an inherited listening socket. Its options stay as they are: it may be shared with others.
+fn inherit(address: &Address, fd: RawFd, settings: &Arc<Settings>) -> Result<Listener, Error> {
+    let failed = |source| Error::Inherit {
+        address: address.to_string(),
+        source,
+    };
+    let not = |what| failed(io::Error::new(io::ErrorKind::InvalidInput, what));
+    let socket = Socket::from(sys::adopt(fd).map_err(failed)?);
+    let socket_ref = SockRef::from(&socket);
+    match socket_ref.r#type() {
+        Ok(Type::STREAM) => {}
+        Ok(_) => return Err(not("not a stream socket")),
+        Err(_) => return Err(not("not a socket")),
+    }
+    if !socket_ref.is_listener().map_err(failed)? {
+        return Err(not("a socket, but not listening"));
+    }
+    let local = socket_ref.local_addr().map_err(failed)?;
+    let Some(address) = local.as_socket() else {
+        return Err(not("listening, but not on TCP"));
+    };
+    socket.set_nonblocking(true).map_err(failed)?;
+    Ok(Listener {
+        socket: TcpListener::from(socket),
+        address,
+        settings: Arc::clone(settings),
+        configure_each: true,
+    })
+}
+
+/// The descriptors systemd passed to this process under `name`, or all.
+fn passed_by_systemd(address: &Address, name: Option<&str>) -> Result<Vec<RawFd>, Error> {
+    let failed = |source| Error::Inherit {
+        address: address.to_string(),
+        source,
+    };
+    let passed: Vec<_> = sd_notify::listen_fds_with_names()
+        .map_err(failed)?
+        .collect();
+    let chosen: Vec<RawFd> = passed
+        .iter()
+        .filter(|(_, passed)| name.is_none_or(|name| name == passed))
+        .map(|&(fd, _)| fd)
+        .collect();
+    if chosen.is_empty() {
+        let what = match passed.as_slice() {
+            [] => "systemd passed no sockets (LISTEN_FDS, LISTEN_PID)".to_owned(),
+            names => format!(
+                "systemd passed none of that name, only {}",
+                names
+                    .iter()
+                    .map(|(_, name)| name.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+        };
+        return Err(failed(io::Error::new(io::ErrorKind::NotFound, what)));
+    }
+    Ok(chosen)
+}

@@ -1,0 +1,359 @@
+//! The judgement over a connection: keep it until when, or end it for which reason. Pure.
+//!
+//! `connection.rs` gathers what is seen (one or two system calls, and only when a deadline fires), this file decides.
+
+use std::time::Duration;
+
+use crate::close::{CloseReason, Ending, How};
+use crate::deadline::Moment;
+use crate::sys::TcpInfo;
+
+/// What applies to a connection's output.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// The bound within which a vanished peer must be found.
+    pub(crate) dead_after: Option<Duration>,
+    /// Longest time without an acknowledgement while output waits.
+    pub(crate) write_timeout: Option<Duration>,
+    /// Longest time without one on a half-closed connection, whether output waits or not.
+    pub(crate) half_close_timeout: Option<Duration>,
+}
+
+/// What was seen of a connection's output when its deadline fired.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    /// Bytes in the outbox.
+    pub(crate) outbox: usize,
+    /// Bytes in the kernel's send queue, unacknowledged (`SIOCOUTQ`).
+    pub(crate) queued: u64,
+    /// `TCP_INFO`, where something is queued and the system tells.
+    pub(crate) info: Option<TcpInfo>,
+    /// Bytes of this connection the peer has acknowledged so far.
+    pub(crate) acknowledged: u64,
+    /// One side has sent its FIN.
+    pub(crate) half_closed: bool,
+}
+
+/// How far the peer's acknowledgements had come, and since when they stand there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) acknowledged: u64,
+    pub(crate) since: Moment,
+}
+
+/// The judgement over a connection's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing waits for the peer: no further look is needed until the next write.
+    Quiet,
+    /// Look again then.
+    Wait(Moment),
+    Reap(Ending),
+}
+
+/// When to look first after a write at `now`, the peer's last byte having come at `last_in`.
+///
+/// Not before the bound could be reached, and not before an acknowledgement had a chance to come.
+pub(crate) fn first_look(limits: &Limits, now: Moment, last_in: Moment, outbox: bool) -> Moment {
+    let vanished = limits.dead_after.map_or(Moment::NEVER, |bound| {
+        last_in.after(bound / 20 * 19).max(now.after(bound / 20))
+    });
+    let stalled = match limits.write_timeout {
+        Some(wait) if outbox => now.after(wait / 8),
+        // The kernel took it all: whether it moves on is asked together with the rest.
+        Some(wait) if limits.dead_after.is_none() => now.after(wait),
+        _ => Moment::NEVER,
+    };
+    vanished.min(stalled)
+}
+
+/// Judges what waits for the peer.
+pub(crate) fn judge(
+    limits: &Limits,
+    now: Moment,
+    seen: &Seen,
+    progress: &mut Option<Progress>,
+) -> Verdict {
+    let waits = seen.outbox > 0 || seen.queued > 0;
+    if !waits && !seen.half_closed {
+        *progress = None;
+        return Verdict::Quiet;
+    }
+
+    if let (Some(bound), Some(info), true) = (limits.dead_after, seen.info, seen.queued > 0)
+        && vanished(bound, info)
+    {
+        return Verdict::Reap(Ending {
+            reason: CloseReason::Unacknowledged,
+            how: How::Reset,
+            errno: None,
+            info: Some(info),
+        });
+    }
+
+    let stands = match progress {
+        Some(stands) if stands.acknowledged == seen.acknowledged => *stands,
+        _ => Progress {
+            acknowledged: seen.acknowledged,
+            since: now,
+        },
+    };
+    *progress = Some(stands);
+    let stall = [
+        (
+            limits.write_timeout.filter(|_| waits),
+            CloseReason::WriteStall,
+        ),
+        (
+            limits.half_close_timeout.filter(|_| seen.half_closed),
+            CloseReason::HalfCloseTimeout,
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(limit, reason)| Some((limit?, reason)))
+    .min_by_key(|(limit, _)| *limit);
+
+    let mut next = Moment::NEVER;
+    if let Some((limit, reason)) = stall {
+        if now >= stands.since.after(limit) {
+            let silent = seen
+                .info
+                .filter(|info| info.probes > 0 || info.retransmits > 0);
+            return Verdict::Reap(Ending {
+                info: silent,
+                ..Ending::reset(reason)
+            });
+        }
+        // Acknowledgements make no event: look often enough to be late by an eighth at the most.
+        next = stands.since.after(limit).min(now.after(limit / 8));
+    }
+    if let (Some(bound), Some(info), true) = (limits.dead_after, seen.info, seen.queued > 0) {
+        let due = now.after((bound / 20 * 19).saturating_sub(info.silence));
+        next = next.min(due.max(now.after(bound / 20)));
+    } else if let (Some(bound), true) = (limits.dead_after, seen.outbox > 0) {
+        next = next.min(now.after(bound / 20 * 19));
+    }
+    Verdict::Wait(next)
+}
+
+/// Whether a peer with output queued is gone: silent for nearly the bound, though it was asked in that time.
+///
+/// A living peer behind a closed window answers every probe, so it never shows a second unanswered one; a first
+/// write after a long silence has not been retransmitted yet.
+fn vanished(bound: Duration, info: TcpInfo) -> bool {
+    info.silence >= bound / 20 * 19 && (info.retransmits >= 1 || info.probes >= 2)
+}
+
+/// The reason for an error of the system on an established connection. `queued`: something waited for the peer.
+pub(crate) fn reason_of(errno: i32, queued: bool) -> CloseReason {
+    match errno {
+        libc::ETIMEDOUT if queued => CloseReason::Unacknowledged,
+        libc::ETIMEDOUT => CloseReason::KeepaliveDead,
+        libc::ECONNRESET | libc::EPIPE => CloseReason::PeerReset,
+        // What ICMP says, by icmp(7) and net/ipv4/icmp.c (icmp_err_convert).
+        libc::EHOSTUNREACH
+        | libc::ENETUNREACH
+        | libc::ECONNREFUSED
+        | libc::EHOSTDOWN
+        | libc::ENETDOWN
+        | libc::ENOPROTOOPT => CloseReason::Unreachable,
+        _ => CloseReason::IoError,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        dead_after: Some(Duration::from_secs(100)),
+        write_timeout: Some(Duration::from_secs(300)),
+        half_close_timeout: Some(Duration::from_secs(60)),
+    };
+
+    fn at(seconds: u64) -> Moment {
+        Moment::at(Duration::from_secs(seconds))
+    }
+
+    fn info(silence: u64, probes: u8, retransmits: u8) -> Option<TcpInfo> {
+        Some(TcpInfo {
+            silence: Duration::from_secs(silence),
+            probes,
+            retransmits,
+        })
+    }
+
+    fn queued(info: Option<TcpInfo>) -> Seen {
+        Seen {
+            outbox: 0,
+            queued: 10,
+            info,
+            acknowledged: 5,
+            half_closed: false,
+        }
+    }
+
+    fn reason(verdict: Verdict) -> Option<CloseReason> {
+        match verdict {
+            Verdict::Reap(ending) => Some(ending.reason),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn nothing_waiting_needs_no_further_look() {
+        let mut progress = Some(Progress {
+            acknowledged: 1,
+            since: at(0),
+        });
+        let seen = Seen {
+            queued: 0,
+            ..queued(None)
+        };
+        assert_eq!(
+            judge(&LIMITS, at(900), &seen, &mut progress),
+            Verdict::Quiet
+        );
+        assert_eq!(progress, None);
+    }
+
+    #[test]
+    fn a_silent_peer_that_was_asked_again_has_vanished() {
+        for asked in [info(95, 0, 1), info(95, 2, 0), info(200, 15, 15)] {
+            assert_eq!(
+                reason(judge(&LIMITS, at(95), &queued(asked), &mut None)),
+                Some(CloseReason::Unacknowledged),
+                "{asked:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_living_closed_window_and_a_first_write_after_silence_are_no_verdict() {
+        for living in [
+            info(95, 1, 0),
+            info(95, 0, 0),
+            info(94, 2, 9),
+            info(3, 15, 0),
+        ] {
+            let verdict = judge(&LIMITS, at(95), &queued(living), &mut None);
+            assert!(
+                matches!(verdict, Verdict::Wait(_)),
+                "{living:?}: {verdict:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_next_look_is_when_the_bound_could_be_reached_but_not_at_once() {
+        let far = Limits {
+            write_timeout: None,
+            half_close_timeout: None,
+            ..LIMITS
+        };
+        let next = |seen| judge(&far, at(1000), &queued(seen), &mut None);
+        assert_eq!(next(info(15, 0, 0)), Verdict::Wait(at(1080)));
+        assert_eq!(next(info(94, 0, 1)), Verdict::Wait(at(1005)));
+        assert_eq!(next(info(500, 0, 0)), Verdict::Wait(at(1005)));
+    }
+
+    #[test]
+    fn a_stall_is_counted_from_the_last_acknowledgement() {
+        let limits = Limits {
+            dead_after: None,
+            ..LIMITS
+        };
+        let mut progress = None;
+        let mut seen = Seen {
+            outbox: 99,
+            ..queued(info(1, 0, 0))
+        };
+        assert_eq!(reason(judge(&limits, at(10), &seen, &mut progress)), None);
+        assert_eq!(reason(judge(&limits, at(309), &seen, &mut progress)), None);
+        seen.acknowledged += 1;
+        assert_eq!(reason(judge(&limits, at(310), &seen, &mut progress)), None);
+        assert_eq!(reason(judge(&limits, at(609), &seen, &mut progress)), None);
+        assert_eq!(
+            reason(judge(&limits, at(610), &seen, &mut progress)),
+            Some(CloseReason::WriteStall)
+        );
+    }
+
+    #[test]
+    fn a_stall_says_so_when_the_peer_is_silent_besides() {
+        let limits = Limits {
+            dead_after: None,
+            ..LIMITS
+        };
+        let mut progress = Some(Progress {
+            acknowledged: 5,
+            since: at(0),
+        });
+        let Verdict::Reap(ending) = judge(&limits, at(300), &queued(info(77, 3, 0)), &mut progress)
+        else {
+            panic!("not reaped");
+        };
+        assert_eq!(
+            (ending.reason, ending.info),
+            (CloseReason::WriteStall, info(77, 3, 0))
+        );
+    }
+
+    #[test]
+    fn half_closed_and_nothing_moving_ends_even_with_nothing_queued() {
+        let seen = Seen {
+            queued: 0,
+            half_closed: true,
+            ..queued(None)
+        };
+        let mut progress = None;
+        assert_eq!(reason(judge(&LIMITS, at(0), &seen, &mut progress)), None);
+        assert_eq!(reason(judge(&LIMITS, at(59), &seen, &mut progress)), None);
+        assert_eq!(
+            reason(judge(&LIMITS, at(60), &seen, &mut progress)),
+            Some(CloseReason::HalfCloseTimeout)
+        );
+    }
+
+    #[test]
+    fn everything_off_never_looks_again() {
+        let off = Limits {
+            dead_after: None,
+            write_timeout: None,
+            half_close_timeout: None,
+        };
+        assert_eq!(
+            judge(&off, at(1), &queued(info(900, 9, 9)), &mut None),
+            Verdict::Wait(Moment::NEVER)
+        );
+        assert_eq!(first_look(&off, at(1), at(0), true), Moment::NEVER);
+    }
+
+    #[test]
+    fn the_first_look_waits_for_the_bound_and_for_an_answer() {
+        assert_eq!(first_look(&LIMITS, at(10), at(10), false), at(105));
+        // Written into a long silence: a twentieth for the answer.
+        assert_eq!(first_look(&LIMITS, at(400), at(10), false), at(405));
+        // What the kernel did not take can stall: an eighth of that.
+        assert_eq!(
+            first_look(&LIMITS, at(10), at(10), true),
+            Moment::at(Duration::from_millis(47_500))
+        );
+    }
+
+    #[test]
+    fn errors_of_the_system_have_their_reasons() {
+        for (errno, waiting, expected) in [
+            (libc::ETIMEDOUT, false, CloseReason::KeepaliveDead),
+            (libc::ETIMEDOUT, true, CloseReason::Unacknowledged),
+            (libc::EHOSTUNREACH, true, CloseReason::Unreachable),
+            (libc::ENETUNREACH, true, CloseReason::Unreachable),
+            (libc::ECONNREFUSED, false, CloseReason::Unreachable),
+            (libc::ECONNRESET, false, CloseReason::PeerReset),
+            (libc::EPIPE, true, CloseReason::PeerReset),
+            (libc::EIO, true, CloseReason::IoError),
+        ] {
+            assert_eq!(reason_of(errno, waiting), expected, "errno {errno}");
+        }
+    }
+}

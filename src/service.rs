@@ -1,0 +1,226 @@
+//! What a listener does with its connections: bytes in, bytes out. The trait an embedder writes.
+
+use std::any::Any;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::connection::Io;
+use crate::handle::Handle;
+
+/// What a listener does with its connections.
+///
+/// One value serves all connections of a listener, from several threads; what belongs to one connection is its
+/// [`State`](Service::State). The calls for one connection come one after another. They must not block: a worker's
+/// other connections wait meanwhile. A call that panics ends its own connection, with reason `service`.
+///
+/// ```
+/// use standfast::{Context, Service};
+///
+/// /// Answers each line with its number.
+/// struct Count;
+///
+/// impl Service for Count {
+///     type State = u64;
+///
+///     fn open(&self, _conn: &mut Context<'_>) -> u64 {
+///         0
+///     }
+///
+///     fn input(&self, lines: &mut u64, conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+///         let mut taken = 0;
+///         for line in bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+///             *lines += 1;
+///             conn.write(format!("{lines}\n").as_bytes());
+///             taken += line.len();
+///         }
+///         taken // what is left comes again, with more behind it
+///     }
+/// }
+/// ```
+pub trait Service: Send + Sync + 'static {
+    /// What is remembered of one connection; `()` if nothing is. A zero-sized state costs no memory.
+    type State: Send + 'static;
+
+    /// The server starts; `server` may be kept, to wake waiting connections or to drain. Default: nothing.
+    fn start(&self, server: &Handle) {
+        let _ = server;
+    }
+
+    /// A connection was accepted. What is written here greets the client.
+    fn open(&self, conn: &mut Context<'_>) -> Self::State;
+
+    /// The client sent `bytes`. Answers how many of them were used.
+    ///
+    /// The rest is kept and comes again with more behind it, up to [`Context::buffer`] bytes in all: with that many
+    /// the service must use some, or [`wait`](Context::wait), or the connection ends with reason `service`.
+    fn input(&self, state: &mut Self::State, conn: &mut Context<'_>, bytes: &[u8]) -> usize;
+
+    /// No more input will come: the client sent its FIN, or the connection is ending for another reason. `rest` is
+    /// what [`input`](Service::input) left.
+    ///
+    /// Called once, or again after a [`wait`](Context::wait). The default [`finish`](Context::finish)es; a service
+    /// that has more to send to a half-closed client calls that later, within the half-close timeout.
+    fn end(&self, state: &mut Self::State, conn: &mut Context<'_>, rest: &[u8]) {
+        let _ = (state, rest);
+        conn.finish();
+    }
+
+    /// All connections have ended. Brings to an end what the service still does, in at most `patience`, and answers
+    /// whether all was done. Default: nothing, all was.
+    fn stop(&self, patience: Duration) -> bool {
+        let _ = patience;
+        true
+    }
+}
+
+/// A connection, as the service sees it during a call.
+#[derive(Debug)]
+pub struct Context<'a> {
+    pub(crate) io: &'a mut Io,
+    pub(crate) turn: &'a Turn<'a>,
+}
+
+/// What holds for all service calls of a listener's connection in one turn.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    pub(crate) now: crate::deadline::Moment,
+    pub(crate) settings: &'a crate::listener::Settings,
+    pub(crate) stats: &'a crate::stats::Stats,
+}
+
+impl Context<'_> {
+    /// Sends `bytes`: straight to the socket, and what that does not take waits, in order, within this process.
+    ///
+    /// All of it is kept, so a service that makes more output than it gets input looks at [`room`](Self::room): the
+    /// engine asks it for nothing more while there is none. Once the connection has failed, bytes are dropped.
+    #[inline]
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.io.write(bytes, self.turn);
+    }
+
+    /// How many more bytes may wait before the high-water mark is reached.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.buffer().saturating_sub(self.io.waiting_output())
+    }
+
+    /// The high-water mark of this connection's waiting output, and of the input kept for its service.
+    #[must_use]
+    pub fn buffer(&self) -> usize {
+        self.turn.settings.buffer
+    }
+
+    /// Ends the connection once all output is delivered.
+    pub fn finish(&mut self) {
+        self.io.finish();
+    }
+
+    /// Reads no more from this client until [`Handle::resume`] is called, from whatever thread. The read deadline
+    /// stands still meanwhile.
+    pub fn wait(&mut self) {
+        self.io.halt(self.turn.now);
+    }
+
+    /// The number of this connection, unique within the server and over its restarts.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.io.id
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.io.peer
+    }
+}
+
+/// A [`Service`] of whatever kind, shared by the workers.
+#[derive(Clone)]
+pub struct AnyService(Arc<dyn Erased>);
+
+impl AnyService {
+    /// Wraps a service.
+    pub fn new(service: impl Service) -> Self {
+        Self(Arc::new(service))
+    }
+
+    pub(crate) fn start(&self, server: &Handle) {
+        self.0.start(server);
+    }
+
+    pub(crate) fn open(&self, conn: &mut Context<'_>) -> State {
+        self.0.open(conn)
+    }
+
+    #[inline]
+    pub(crate) fn input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+        self.0.input(state, conn, bytes)
+    }
+
+    pub(crate) fn end(&self, state: &mut State, conn: &mut Context<'_>, rest: &[u8]) {
+        self.0.end(state, conn, rest);
+    }
+
+    pub(crate) fn stop(&self, patience: Duration) -> bool {
+        self.0.stop(patience)
+    }
+}
+
+impl<S: Service> From<S> for AnyService {
+    fn from(service: S) -> Self {
+        Self::new(service)
+    }
+}
+
+impl fmt::Debug for AnyService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AnyService")
+    }
+}
+
+/// A [`Service::State`] of whatever kind.
+pub(crate) type State = Box<dyn Any + Send>;
+
+/// [`Service`] without its associated type.
+trait Erased: Send + Sync {
+    fn start(&self, server: &Handle);
+    fn open(&self, conn: &mut Context<'_>) -> State;
+    fn input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) -> usize;
+    fn end(&self, state: &mut State, conn: &mut Context<'_>, rest: &[u8]);
+    fn stop(&self, patience: Duration) -> bool;
+}
+
+impl<S: Service> Erased for S {
+    fn start(&self, server: &Handle) {
+        Service::start(self, server);
+    }
+
+    fn open(&self, conn: &mut Context<'_>) -> State {
+        Box::new(Service::open(self, conn))
+    }
+
+    fn input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+        Service::input(self, own(state), conn, bytes)
+    }
+
+    fn end(&self, state: &mut State, conn: &mut Context<'_>, rest: &[u8]) {
+        Service::end(self, own(state), conn, rest);
+    }
+
+    fn stop(&self, patience: Duration) -> bool {
+        Service::stop(self, patience)
+    }
+}
+
+#[inline]
+#[expect(
+    clippy::expect_used,
+    reason = "a connection's state is only made by `open` of its own service"
+)]
+fn own<T: 'static>(state: &mut State) -> &mut T {
+    state
+        .downcast_mut()
+        .expect("a connection keeps its service")
+}

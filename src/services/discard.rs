@@ -1,0 +1,17 @@
+//! Reads and forgets (RFC 863).
+
+use crate::service::{Context, Service};
+
+/// Reads and forgets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Discard;
+
+impl Service for Discard {
+    type State = ();
+
+    fn open(&self, _: &mut Context<'_>) {}
+
+    fn input(&self, (): &mut (), _: &mut Context<'_>, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+}

@@ -1,0 +1,19 @@
+//! Sends every byte back (RFC 862).
+
+use crate::service::{Context, Service};
+
+/// Sends every byte back.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Echo;
+
+impl Service for Echo {
+    type State = ();
+
+    fn open(&self, _: &mut Context<'_>) {}
+
+    #[inline]
+    fn input(&self, (): &mut (), conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+        conn.write(bytes);
+        bytes.len()
+    }
+}

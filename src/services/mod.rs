@@ -1,0 +1,9 @@
+//! Services to listen with: each the smallest honest [`Service`](crate::Service).
+
+mod discard;
+mod echo;
+mod print;
+
+pub use discard::Discard;
+pub use echo::Echo;
+pub use print::Print;

@@ -1,0 +1,222 @@
+//! What clients send goes to one output, line by line: `nc -lk` for many clients at once.
+//!
+//! Workers never write: they put whole lines into a bounded queue, and one thread writes it out. While the queue is
+//! full the clients wait, each with what it sent, so a slow output slows them and nothing is lost or torn.
+
+use std::fmt;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::handle::Handle;
+use crate::service::{Context, Service};
+
+/// How many bytes may wait for the output before clients are slowed.
+const QUEUE: usize = 1024 * 1024;
+
+/// How often a stop looks whether it has become urgent.
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// What clients send goes to one output: byte-exact per client, lines never interleaved. A line longer than the
+/// connection's buffer goes in pieces, and what a client left without a line end goes out as it is.
+///
+/// When the output fails, as a closed pipe does, the server drains.
+pub struct Print {
+    queue: Arc<Queue>,
+    prefix: bool,
+    /// Taken by the writing thread when the server starts.
+    output: Mutex<Option<Box<dyn Write + Send>>>,
+    server: OnceLock<Handle>,
+}
+
+impl Print {
+    /// Prints to `output`, usually [`std::io::stdout`]. With `prefix`, `PEER: ` stands before each line, and a line
+    /// without an end gets one before another client's follows.
+    pub fn new(output: impl Write + Send + 'static, prefix: bool) -> Self {
+        Self {
+            queue: Arc::default(),
+            prefix,
+            output: Mutex::new(Some(Box::new(output))),
+            server: OnceLock::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Print {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Print")
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What waits for the output.
+#[derive(Default)]
+struct Queue {
+    lines: Mutex<Lines>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Lines {
+    bytes: Vec<u8>,
+    /// Whose line the last byte belongs to, if that has no end yet.
+    open: Option<SocketAddr>,
+    /// A client was told to wait.
+    waited_for: bool,
+    /// The writing thread holds bytes that are not out yet.
+    writing: bool,
+    /// The output failed: everything is dropped.
+    failed: bool,
+    /// Nothing more comes.
+    over: bool,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The writing thread: takes all that waits, writes it, tells the clients that there is room.
+    fn write_out(&self, output: &mut dyn Write, server: &Handle) {
+        let mut taken = Vec::new();
+        loop {
+            let mut lines = self.lock();
+            lines.writing = false;
+            self.changed.notify_all();
+            while lines.bytes.is_empty() && !lines.over {
+                lines = self
+                    .changed
+                    .wait(lines)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            if lines.bytes.is_empty() {
+                return;
+            }
+            taken.clear();
+            std::mem::swap(&mut taken, &mut lines.bytes);
+            lines.writing = true;
+            let waited_for = std::mem::take(&mut lines.waited_for);
+            drop(lines);
+            if waited_for {
+                server.resume();
+            }
+            if let Err(error) = output.write_all(&taken).and_then(|()| output.flush()) {
+                log::warn!(error:% = error; "cannot print, draining");
+                let mut lines = self.lock();
+                lines.failed = true;
+                lines.writing = false;
+                lines.bytes = Vec::new();
+                self.changed.notify_all();
+                drop(lines);
+                server.resume();
+                server.drain();
+                return;
+            }
+        }
+    }
+}
+
+impl Lines {
+    /// Adds whole lines, or a piece of one, of `peer`.
+    fn push(&mut self, peer: SocketAddr, prefix: bool, bytes: &[u8]) {
+        if self.failed {
+            return;
+        }
+        if !prefix {
+            return self.bytes.extend_from_slice(bytes);
+        }
+        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+            if self.open != Some(peer) {
+                if self.open.take().is_some() {
+                    self.bytes.push(b'\n');
+                }
+                // Writing into a vector cannot fail.
+                let _ = write!(self.bytes, "{peer}: ");
+            }
+            self.bytes.extend_from_slice(line);
+            self.open = (!line.ends_with(b"\n")).then_some(peer);
+        }
+    }
+}
+
+impl Service for Print {
+    type State = ();
+
+    fn start(&self, server: &Handle) {
+        let output = self
+            .output
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(mut output) = output else { return };
+        let _ = self.server.set(server.clone());
+        let (queue, handle) = (Arc::clone(&self.queue), server.clone());
+        let writing = thread::Builder::new()
+            .name("print".to_owned())
+            .spawn(move || queue.write_out(&mut *output, &handle));
+        if let Err(error) = writing {
+            log::error!(error:% = error; "cannot start the printing thread");
+            self.queue.lock().failed = true;
+            server.drain();
+        }
+    }
+
+    fn open(&self, _: &mut Context<'_>) {}
+
+    fn input(&self, (): &mut (), conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+        let whole = match bytes.iter().rposition(|&byte| byte == b'\n') {
+            Some(last) => last + 1,
+            None if bytes.len() >= conn.buffer() => bytes.len(),
+            None => return 0,
+        };
+        let mut lines = self.queue.lock();
+        if lines.bytes.len() >= QUEUE && !lines.failed {
+            lines.waited_for = true;
+            conn.wait();
+            return 0;
+        }
+        lines.push(conn.peer(), self.prefix, &bytes[..whole]);
+        drop(lines);
+        self.queue.changed.notify_all();
+        whole
+    }
+
+    fn end(&self, (): &mut (), conn: &mut Context<'_>, rest: &[u8]) {
+        let mut lines = self.queue.lock();
+        if lines.bytes.len() >= QUEUE && !lines.failed && !rest.is_empty() {
+            lines.waited_for = true;
+            return conn.wait();
+        }
+        lines.push(conn.peer(), self.prefix, rest);
+        drop(lines);
+        self.queue.changed.notify_all();
+        conn.finish();
+    }
+
+    fn stop(&self, patience: Duration) -> bool {
+        let mut lines = self.queue.lock();
+        lines.over = true;
+        self.queue.changed.notify_all();
+        let mut waited = Duration::ZERO;
+        let urgent = || self.server.get().is_some_and(Handle::is_stopping);
+        while (lines.writing || !lines.bytes.is_empty())
+            && !lines.failed
+            && waited < patience
+            && !urgent()
+        {
+            let timeout;
+            (lines, timeout) = self
+                .queue
+                .changed
+                .wait_timeout(lines, GLANCE)
+                .unwrap_or_else(PoisonError::into_inner);
+            if timeout.timed_out() {
+                waited += GLANCE;
+            }
+        }
+        !lines.writing && lines.bytes.is_empty()
+    }
+}

@@ -1,0 +1,161 @@
+//! Options of sockets: keepalive and its kin, set on the accepted socket or, on Linux, on the listener.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::keepalive::{Detection, Keepalive};
+use crate::sys;
+
+/// The options a connection gets.
+///
+/// On Linux all of them are inherited from the listener, as they stood when the handshake was made; elsewhere they
+/// are not, and keepalive on a listener makes the system reap the listener itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SocketOptions {
+    pub(crate) detection: Detection,
+    pub(crate) user_timeout: Option<Duration>,
+}
+
+/// Whether accepted sockets have the options of their listener.
+pub(crate) const INHERITED: bool = cfg!(all(target_os = "linux", not(standfast_portable)));
+
+impl SocketOptions {
+    /// Sets all of them; says which one the system refused.
+    pub(crate) fn apply(&self, socket: &impl AsFd) -> Result<(), Refused> {
+        let socket_ref = SockRef::from(socket);
+        if let Some(keepalive) = self.detection.keepalive {
+            socket_ref.set_tcp_keepalive(&parameters(keepalive)).map_err(|source| Refused {
+                option: format!("keepalive {keepalive} (the kernel takes 1 to 32767 s, and 1 to 127 retries)"),
+                source,
+            })?;
+        }
+        if let Some(wait) = self.user_timeout {
+            set_user_timeout(&socket_ref, wait).map_err(|source| Refused {
+                option: format!("user timeout {} ms", wait.as_millis()),
+                source,
+            })?;
+        }
+        // Small answers leave at once, and urgent data stays where it stands in the stream (RFC 6093).
+        socket_ref
+            .set_tcp_nodelay(true)
+            .map_err(Refused::named("TCP_NODELAY"))?;
+        socket_ref
+            .set_out_of_band_inline(true)
+            .map_err(Refused::named("SO_OOBINLINE"))?;
+        if let Some(longest) = self.detection.rto_max() {
+            match sys::set_rto_max(socket.as_fd(), longest) {
+                Err(error) if !lacks(&error) => {
+                    return Err(Refused::named("TCP_RTO_MAX_MS")(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the system lacks `TCP_RTO_MAX_MS`, which makes a vanished peer with output waiting found in time.
+    pub(crate) fn lacks_rto_max(&self, socket: &impl AsFd) -> bool {
+        self.detection.rto_max().is_some_and(|longest| {
+            sys::set_rto_max(socket.as_fd(), longest).is_err_and(|error| lacks(&error))
+        })
+    }
+}
+
+/// An option the system refused.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) option: String,
+    pub(crate) source: io::Error,
+}
+
+impl Refused {
+    fn named(option: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self {
+            option: option.to_owned(),
+            source,
+        }
+    }
+}
+
+fn lacks(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(libc::ENOPROTOOPT)
+}
+
+/// What the system itself uses (`net.ipv4.tcp_keepalive_*`), as a fresh socket shows it.
+pub(crate) fn system_keepalive(socket: &impl AsFd) -> Keepalive {
+    let socket = SockRef::from(socket);
+    let seconds = |time: io::Result<Duration>| {
+        time.ok()
+            .and_then(|time| u32::try_from(time.as_secs()).ok())
+            .unwrap_or(0)
+    };
+    Keepalive::new(
+        seconds(socket.tcp_keepalive_time()),
+        seconds(socket.tcp_keepalive_interval()),
+        socket.tcp_keepalive_retries().unwrap_or(0),
+    )
+}
+
+fn parameters(keepalive: Keepalive) -> TcpKeepalive {
+    let seconds = |value: std::num::NonZeroU32| Duration::from_secs(value.get().into());
+    let mut parameters = TcpKeepalive::new();
+    if let Some(idle) = keepalive.idle {
+        parameters = parameters.with_time(seconds(idle));
+    }
+    if let Some(interval) = keepalive.interval {
+        parameters = parameters.with_interval(seconds(interval));
+    }
+    if let Some(retries) = keepalive.retries {
+        parameters = parameters.with_retries(retries.get());
+    }
+    parameters
+}
+
+#[cfg(target_os = "linux")]
+fn set_user_timeout(socket: &SockRef<'_>, wait: Duration) -> io::Result<()> {
+    socket.set_tcp_user_timeout(Some(wait))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_user_timeout(_: &SockRef<'_>, _: Duration) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn options_differ_from_before_and_are_read_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let system = system_keepalive(&listener);
+        let options = SocketOptions {
+            detection: Detection::resolve(Some(Keepalive::new(33, 0, 5)), None, system).unwrap(),
+            user_timeout: None,
+        };
+        options.apply(&listener).unwrap();
+        let socket = SockRef::from(&listener);
+        assert!(socket.keepalive().unwrap());
+        let now = system_keepalive(&listener);
+        assert_eq!(now, Keepalive::new(33, system.interval.unwrap().get(), 5));
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.out_of_band_inline().unwrap());
+    }
+
+    #[test]
+    fn values_the_kernel_refuses_are_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let keepalive = Keepalive::new(99_999, 10, 3);
+        let options = SocketOptions {
+            detection: Detection::resolve(Some(keepalive), None, keepalive).unwrap(),
+            user_timeout: None,
+        };
+        let refused = options.apply(&listener).unwrap_err();
+        assert!(refused.option.contains("99999:10:3"), "{}", refused.option);
+    }
+}

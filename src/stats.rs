@@ -1,0 +1,131 @@
+//! What was counted: by worker and listener while the server runs, in one [`Summary`] when it ends.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::close::CloseReason;
+
+/// A number that one thread raises and any may read.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// Only the worker that owns the counter calls this, so no locked instruction is needed.
+    #[inline]
+    pub(crate) fn add(&self, count: u64) {
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(count),
+            Ordering::Relaxed,
+        );
+    }
+
+    fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The counters of one worker for one listener.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    pub(crate) accepted: Counter,
+    pub(crate) read: Counter,
+    pub(crate) written: Counter,
+    closed: [Counter; CloseReason::ALL.len()],
+}
+
+impl Stats {
+    pub(crate) fn closed(&self, reason: CloseReason) {
+        self.closed[reason as usize].add(1);
+    }
+}
+
+/// What a server did, from its start to its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Connections accepted, those over a limit included.
+    pub accepted: u64,
+    /// Bytes read from clients.
+    pub read: u64,
+    /// Bytes written to clients.
+    pub written: u64,
+    /// Connections that were cut off because the end would not wait for them.
+    pub cut: u64,
+    /// Whether every service could finish what it still had to do.
+    pub finished: bool,
+    closed: [u64; CloseReason::ALL.len()],
+}
+
+impl Summary {
+    /// Connections that ended for `reason`.
+    #[must_use]
+    pub fn closed(&self, reason: CloseReason) -> u64 {
+        self.closed[reason as usize]
+    }
+
+    /// Connections that ended.
+    #[must_use]
+    pub fn closed_in_all(&self) -> u64 {
+        self.closed.iter().sum()
+    }
+
+    pub(crate) fn add(&mut self, stats: &Stats) {
+        self.accepted += stats.accepted.value();
+        self.read += stats.read.value();
+        self.written += stats.written.value();
+        for (sum, counter) in self.closed.iter_mut().zip(&stats.closed) {
+            *sum += counter.value();
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            accepted,
+            read,
+            written,
+            ..
+        } = self;
+        write!(
+            f,
+            "accepted={accepted} closed={} read={read} written={written}",
+            self.closed_in_all()
+        )?;
+        for reason in CloseReason::ALL {
+            let count = self.closed(reason);
+            if count > 0 {
+                write!(f, " {reason}={count}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_numbered_in_order() {
+        for (at, reason) in CloseReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, at, "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_summary_adds_up_and_names_only_what_happened() {
+        let (one, two) = (Stats::default(), Stats::default());
+        one.accepted.add(2);
+        one.closed(CloseReason::PeerClosed);
+        two.closed(CloseReason::ReadTimeout);
+        two.read.add(7);
+        let mut summary = Summary::default();
+        summary.add(&one);
+        summary.add(&two);
+        assert_eq!(
+            summary.to_string(),
+            "accepted=2 closed=2 read=7 written=0 peer-closed=1 read-timeout=1"
+        );
+    }
+}

@@ -1,0 +1,218 @@
+//! The system calls that no safe crate offers, and nothing else: the only `unsafe` of the package.
+//!
+//! Each function is one system call on a descriptor the caller lends. What Linux alone has (`TCP_INFO`,
+//! `SIOCOUTQ`, `TCP_RTO_MAX_MS`) answers [`io::ErrorKind::Unsupported`] elsewhere; the callers in
+//! `sockopt.rs` and `reap.rs` decide what to do without it. Building with `--cfg standfast_portable`
+//! forces that answer on Linux too, so that the fallback is compiled and tested.
+#![expect(
+    unsafe_code,
+    reason = "no safe crate offers these calls; each block is one call on a borrowed descriptor"
+)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// What the kernel knows of a connection's peer: the part of `TCP_INFO` that tells the living from the vanished.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TcpInfo {
+    /// Time since the peer was last heard of: the smaller of `tcpi_last_ack_recv` and `tcpi_last_data_recv`.
+    pub(crate) silence: Duration,
+    /// `tcpi_probes`: keepalive or window probes sent since the last answer.
+    pub(crate) probes: u8,
+    /// `tcpi_retransmits`: retransmissions of the oldest unacknowledged segment since the last answer.
+    pub(crate) retransmits: u8,
+}
+
+/// Takes over a descriptor that this process inherited, such as the `N` of `fd:N`.
+///
+/// # Errors
+/// `EBADF` if `fd` is not open; close-on-exec is set on it, and what `fcntl` says of that is returned.
+pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_SETFD takes an integer and touches no memory; a bad descriptor is answered with EBADF.
+    let answer = unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    if answer == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call above showed that `fd` is open. It was opened by whoever started this process and named
+    // to us for our use; `listener.rs` takes each number once, before any thread starts.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+mod imp {
+    use super::{AsRawFd, BorrowedFd, Duration, TcpInfo, io};
+
+    /// `TCP_RTO_MAX_MS` of `include/uapi/linux/tcp.h`, Linux 6.15; the C library's headers do not have it yet.
+    const TCP_RTO_MAX_MS: libc::c_int = 44;
+
+    /// Reads `TCP_INFO` (tcp(7)).
+    pub(crate) fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+        let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+        let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).unwrap_or(0);
+        // SAFETY: `info` is writable for `length` bytes and both outlive the call; `fd` is borrowed, so open.
+        let answer = unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        if answer == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the struct is plain integers, zeroed before the kernel filled in as much as it knows.
+        let info = unsafe { info.assume_init() };
+        Ok(TcpInfo {
+            silence: Duration::from_millis(
+                info.tcpi_last_ack_recv.min(info.tcpi_last_data_recv).into(),
+            ),
+            probes: info.tcpi_probes,
+            retransmits: info.tcpi_retransmits,
+        })
+    }
+
+    /// Reads `SIOCOUTQ` (tcp(7)): bytes in the send queue that the peer has not acknowledged; a FIN counts as one.
+    pub(crate) fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<u64> {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the request writes one int, and `bytes` is one; `fd` is borrowed, so open.
+        let answer = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        if answer == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(u64::try_from(bytes).unwrap_or(0))
+    }
+
+    /// Sets `TCP_RTO_MAX_MS`: the longest pause between two retransmissions or window probes, 1 s to 120 s.
+    ///
+    /// # Errors
+    /// `ENOPROTOOPT` before Linux 6.15.
+    pub(crate) fn set_rto_max(fd: BorrowedFd<'_>, longest: Duration) -> io::Result<()> {
+        let millis = libc::c_int::try_from(longest.as_millis()).unwrap_or(libc::c_int::MAX);
+        // SAFETY: the option reads one int from `millis`, which outlives the call; `fd` is borrowed, so open.
+        let answer = unsafe {
+            libc::setsockopt(
+                fd.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                TCP_RTO_MAX_MS,
+                (&raw const millis).cast(),
+                libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0),
+            )
+        };
+        if answer == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
+    /// Reads `TCP_RTO_MAX_MS` back.
+    #[cfg(test)]
+    pub(crate) fn rto_max(fd: BorrowedFd<'_>) -> io::Result<Duration> {
+        let mut millis: libc::c_int = 0;
+        let mut length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
+        // SAFETY: the option writes one int into `millis`, whose size `length` states; `fd` is borrowed, so open.
+        let answer = unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                TCP_RTO_MAX_MS,
+                (&raw mut millis).cast(),
+                &raw mut length,
+            )
+        };
+        if answer == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
+    }
+}
+
+#[cfg(not(all(target_os = "linux", not(standfast_portable))))]
+mod imp {
+    use super::{BorrowedFd, Duration, TcpInfo, io};
+
+    pub(crate) fn tcp_info(_: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn unacknowledged(_: BorrowedFd<'_>) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn set_rto_max(_: BorrowedFd<'_>, _: Duration) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+pub(crate) use imp::*;
+
+/// Whether the kernel tells what a peer has acknowledged: what detection beyond keepalive rests on.
+pub(crate) const KERNEL_TELLS: bool = cfg!(all(target_os = "linux", not(standfast_portable)));
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::{AsFd, IntoRawFd};
+
+    use super::*;
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        (near, far)
+    }
+
+    #[test]
+    fn an_inherited_descriptor_is_adopted_and_a_closed_one_refused() {
+        let (near, mut far) = pair();
+        let mut adopted = TcpStream::from(adopt(near.into_raw_fd()).unwrap());
+        adopted.write_all(b"x").unwrap();
+        far.read_exact(&mut [0]).unwrap();
+        assert_eq!(
+            adopt(1_000_000).unwrap_err().raw_os_error(),
+            Some(libc::EBADF)
+        );
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    fn unacknowledged_bytes_are_counted() {
+        let (mut near, _far) = pair();
+        assert_eq!(unacknowledged(near.as_fd()).unwrap(), 0);
+        near.set_nonblocking(true).unwrap();
+        let mut sent = 0;
+        while let Ok(n) = near.write(&[7; 65536]) {
+            sent += n as u64;
+        }
+        let queued = unacknowledged(near.as_fd()).unwrap();
+        assert!(
+            0 < queued && queued <= sent,
+            "{queued} of {sent} unacknowledged"
+        );
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    fn tcp_info_tells_how_long_the_peer_was_silent() {
+        let (mut near, far) = pair();
+        near.write_all(b"x").unwrap();
+        far.peek(&mut [0]).unwrap();
+        let info = tcp_info(far.as_fd()).unwrap();
+        assert!(info.silence < Duration::from_secs(5), "{info:?}");
+        assert_eq!((info.probes, info.retransmits), (0, 0));
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    fn rto_max_is_set_and_read_back() {
+        let (near, _far) = pair();
+        match set_rto_max(near.as_fd(), Duration::from_millis(7000)) {
+            Ok(()) => assert_eq!(rto_max(near.as_fd()).unwrap(), Duration::from_millis(7000)),
+            Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENOPROTOOPT)),
+        }
+    }
+}

@@ -1,0 +1,474 @@
+//! The event loop: one turn after another, over connections that belong to this worker alone.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use mio::{Events, Poll, Token};
+use slab::Slab;
+
+use crate::accept::Acceptor;
+use crate::close::{Ending, Obituary};
+use crate::connection::{Connection, INTEREST, Io, Step};
+use crate::deadline::{Clock, Deadlines, Moment};
+use crate::handle::{Order, Shared};
+use crate::listener::Settings;
+use crate::service::{AnyService, Turn};
+use crate::stats::Stats;
+
+/// Events taken in one turn.
+const EVENTS: usize = 1024;
+
+/// What one read may bring; one such buffer a worker.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// The token of a worker's waker. Connections have their slab key, listeners count down from below.
+pub(crate) const WAKER: Token = Token(usize::MAX);
+
+/// The token of listener `at`.
+pub(crate) fn listener_token(at: usize) -> Token {
+    Token(WAKER.0 - 1 - at)
+}
+
+/// One thread's share of the server.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    index: usize,
+    poll: Poll,
+    clock: Clock,
+    now: Moment,
+    connections: Slab<Connection>,
+    deadlines: Deadlines,
+    /// Connections that stopped at their read budget: they get no second event.
+    leftovers: Vec<usize>,
+    /// Connections to close at the end of the turn: their keys are not used anew before.
+    closing: Vec<(usize, Ending)>,
+    /// Connections whose service waits.
+    halted: Vec<usize>,
+    /// The last `resume` seen.
+    resumed: u64,
+    origins: Vec<Origin>,
+    /// Worker 0's listeners, until the drain.
+    acceptor: Option<Acceptor>,
+    arrivals: Receiver<Io>,
+    shared: Arc<Shared>,
+    buffer: Box<[u8]>,
+    drain_timeout: Option<Duration>,
+    /// Draining, until then.
+    draining: Option<Moment>,
+    cut: u64,
+}
+
+/// The listener a connection came through, as every worker knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) address: SocketAddr,
+    pub(crate) settings: Arc<Settings>,
+    /// This worker's counters.
+    pub(crate) stats: Arc<Stats>,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        index: usize,
+        poll: Poll,
+        clock: Clock,
+        origins: Vec<Origin>,
+        arrivals: Receiver<Io>,
+        shared: Arc<Shared>,
+        drain_timeout: Option<Duration>,
+    ) -> Self {
+        Self {
+            index,
+            poll,
+            clock,
+            now: clock.now(),
+            connections: Slab::new(),
+            deadlines: Deadlines::default(),
+            leftovers: Vec::new(),
+            closing: Vec::new(),
+            halted: Vec::new(),
+            resumed: 0,
+            origins,
+            acceptor: None,
+            arrivals,
+            shared,
+            buffer: vec![0; READ_BUFFER].into_boxed_slice(),
+            drain_timeout,
+            draining: None,
+            cut: 0,
+        }
+    }
+
+    pub(crate) fn poll(&self) -> &Poll {
+        &self.poll
+    }
+
+    pub(crate) fn accept_with(&mut self, acceptor: Acceptor) {
+        self.acceptor = Some(acceptor);
+    }
+
+    /// Runs until the server ends. Answers how many connections were cut off.
+    ///
+    /// # Errors
+    /// What the event queue itself said; a connection's errors never come here.
+    pub(crate) fn run(mut self) -> io::Result<u64> {
+        let mut events = Events::with_capacity(EVENTS);
+        while !self.is_done() {
+            self.turn(&mut events)?;
+        }
+        Ok(self.cut)
+    }
+
+    /// One turn. I/O before deadlines: a byte that came in this turn saves the connection.
+    fn turn(&mut self, events: &mut Events) -> io::Result<()> {
+        self.wait(events)?;
+        self.now = self.clock.now();
+        self.dispatch(events);
+        self.accept();
+        self.serve_leftovers();
+        self.expire();
+        self.obey();
+        self.close();
+        Ok(())
+    }
+
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let mut until = self.deadlines.next();
+        if let Some(acceptor) = &self.acceptor {
+            until = until.min(acceptor.next());
+        }
+        if let Some(end) = self.draining {
+            until = until.min(end);
+        }
+        let timeout = if !self.leftovers.is_empty() {
+            Some(Duration::ZERO)
+        } else if until == Moment::NEVER {
+            None
+        } else {
+            // mio rounds up to the millisecond; a deadline is never met early.
+            Some(until.since(self.clock.now()))
+        };
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                events.clear();
+                Ok(())
+            }
+            polled => polled,
+        }
+    }
+
+    fn dispatch(&mut self, events: &Events) {
+        let first_listener = listener_token(self.origins.len()).0;
+        for event in events {
+            match event.token() {
+                WAKER => self.woken(),
+                Token(token) if token > first_listener => {
+                    if let Some(acceptor) = &mut self.acceptor {
+                        acceptor.ready(WAKER.0 - 1 - token);
+                    }
+                }
+                Token(key) => {
+                    log::trace!(key, event:? = event; "ready");
+                    self.step(key, |connection, service, turn, buffer| {
+                        connection.note(event);
+                        connection.advance(service, turn, buffer)
+                    });
+                }
+            }
+        }
+    }
+
+    /// Somebody wants something: looks in the mailbox, and whether waiting services may go on.
+    fn woken(&mut self) {
+        while let Ok(io) = self.arrivals.try_recv() {
+            self.adopt(io);
+        }
+        let resumed = self.shared.resumed.load(Ordering::Acquire);
+        if resumed != self.resumed {
+            self.resumed = resumed;
+            for key in std::mem::take(&mut self.halted) {
+                self.step(key, |connection, service, turn, buffer| {
+                    connection.resume(turn);
+                    connection.advance(service, turn, buffer)
+                });
+            }
+        }
+        if let Some(acceptor) = &mut self.acceptor {
+            acceptor.retry();
+        }
+    }
+
+    /// Accepts, and hands a connection over where another worker has fewer.
+    fn accept(&mut self) {
+        let Some(mut acceptor) = self.acceptor.take() else {
+            return;
+        };
+        if acceptor.next() <= self.now {
+            let shared = Arc::clone(&self.shared);
+            let mut receivers = 0_u128;
+            acceptor.accept(self.now, &shared, |io| {
+                let mut to = shared.least_loaded(self.index);
+                if to >= 128 {
+                    to = self.index;
+                }
+                shared.workers[to].open.fetch_add(1, Ordering::Relaxed);
+                if to == self.index {
+                    self.adopt(io);
+                } else if let Err(io) = shared.workers[to].send(io) {
+                    shared.workers[to].open.fetch_sub(1, Ordering::Relaxed);
+                    shared.workers[self.index]
+                        .open
+                        .fetch_add(1, Ordering::Relaxed);
+                    self.adopt(io);
+                } else {
+                    receivers |= 1 << to;
+                }
+            });
+            for (at, worker) in shared.workers.iter().enumerate() {
+                if at < 128 && receivers & (1 << at) != 0 {
+                    worker.wake();
+                }
+            }
+        }
+        self.acceptor = Some(acceptor);
+    }
+
+    /// A connection is this worker's from here on.
+    fn adopt(&mut self, mut io: Io) {
+        let Some(origin) = self.origins.get(usize::from(io.listener)) else {
+            return;
+        };
+        let turn = Turn {
+            now: self.now,
+            settings: &origin.settings,
+            stats: &origin.stats,
+        };
+        log::debug!(id = io.id, peer:% = io.peer, listener:% = origin.address, worker = self.index; "opened");
+        let entry = self.connections.vacant_entry();
+        let key = entry.key();
+        if let Err(error) = self
+            .poll
+            .registry()
+            .register(io.stream(), Token(key), INTEREST)
+        {
+            // Out of memory for it (epoll_ctl(2): ENOMEM, ENOSPC): the connection cannot be served.
+            let ending = Ending::fin(crate::close::CloseReason::IoError);
+            self.closing.push((
+                key,
+                Ending {
+                    errno: error.raw_os_error(),
+                    ..ending
+                },
+            ));
+        }
+        entry.insert(Connection::open(io, &origin.settings.service, &turn));
+        self.step(key, |connection, service, turn, _| {
+            connection.opened(service, turn)
+        });
+        if self.draining.is_some() {
+            self.step(key, Connection::drain);
+        }
+    }
+
+    fn serve_leftovers(&mut self) {
+        // Those that are not done stand on the list anew.
+        let mut leftovers = std::mem::take(&mut self.leftovers);
+        for key in leftovers.drain(..) {
+            self.step(key, |connection, service, turn, buffer| {
+                connection.io.leftover = false;
+                connection.advance(service, turn, buffer)
+            });
+        }
+        if self.leftovers.is_empty() {
+            self.leftovers = leftovers;
+        }
+    }
+
+    fn expire(&mut self) {
+        while let Some(key) = self.deadlines.pop_due(self.now) {
+            let key = key as usize;
+            let Some(connection) = self.connections.get(key) else {
+                continue;
+            };
+            let origin = &self.origins[usize::from(connection.io.listener)];
+            let turn = Turn {
+                now: self.now,
+                settings: &origin.settings,
+                stats: &origin.stats,
+            };
+            let due = connection.io.due(&turn);
+            if due > self.now {
+                // Renewed since.
+                self.deadlines.set(slot(key), due);
+            } else {
+                self.step(key, Connection::expire);
+            }
+        }
+    }
+
+    /// Does `what` with a connection, and what follows: closing, leftovers, interest, deadline.
+    #[inline]
+    fn step(
+        &mut self,
+        key: usize,
+        what: impl FnOnce(&mut Connection, &AnyService, &Turn<'_>, &mut [u8]) -> Step,
+    ) {
+        // An event may name a connection that ended earlier in this turn.
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if connection.io.closing {
+            return;
+        }
+        let origin = &self.origins[usize::from(connection.io.listener)];
+        let turn = Turn {
+            now: self.now,
+            settings: &origin.settings,
+            stats: &origin.stats,
+        };
+        let step = what(
+            connection,
+            &origin.settings.service,
+            &turn,
+            &mut self.buffer,
+        );
+        let io = &mut connection.io;
+        match step {
+            Step::Close(ending) => {
+                io.closing = true;
+                self.closing.push((key, ending));
+                return;
+            }
+            Step::Again if !io.leftover => {
+                io.leftover = true;
+                self.leftovers.push(key);
+            }
+            Step::Again | Step::Rest => {}
+        }
+        if io.is_halted() && !self.halted.contains(&key) {
+            self.halted.push(key);
+        }
+        if let Some(interest) = io.interest_changed()
+            && let Err(error) = self
+                .poll
+                .registry()
+                .reregister(io.stream(), Token(key), interest)
+        {
+            log::debug!(id = io.id, error:% = error; "cannot change interest");
+        }
+        let due = io.due(&turn);
+        if due < self.deadlines.get(slot(key)) {
+            self.deadlines.set(slot(key), due);
+        }
+    }
+
+    /// Carries out what the server was told to do, and ends a drain that takes too long.
+    fn obey(&mut self) {
+        let order = self.shared.ordered();
+        if order == Order::Run {
+            return;
+        }
+        if self.draining.is_none() {
+            self.draining = Some(self.now.after_if(self.drain_timeout));
+            self.close_listeners();
+            for key in self.keys() {
+                self.step(key, Connection::drain);
+            }
+        }
+        if order == Order::Stop || self.draining.is_some_and(|end| end <= self.now) {
+            for key in self.keys() {
+                let mut cut = false;
+                self.step(key, |connection, _, _, _| {
+                    let ending;
+                    (ending, cut) = connection.cut();
+                    Step::Close(ending)
+                });
+                self.cut += u64::from(cut);
+            }
+        }
+    }
+
+    fn keys(&self) -> Vec<usize> {
+        self.connections.iter().map(|(key, _)| key).collect()
+    }
+
+    /// Lets nobody in any more, but those whom the system has let in already.
+    fn close_listeners(&mut self) {
+        let Some(acceptor) = self.acceptor.take() else {
+            return;
+        };
+        let registry = self.poll.registry().try_clone();
+        let shared = Arc::clone(&self.shared);
+        if let Ok(registry) = registry {
+            acceptor.close(&registry, self.now, &shared, |io| {
+                shared.workers[self.index]
+                    .open
+                    .fetch_add(1, Ordering::Relaxed);
+                self.adopt(io);
+            });
+        }
+        shared.closed.store(true, Ordering::Release);
+        shared.wake_all();
+    }
+
+    /// Closes what ended in this turn: the socket, the log line, the counters.
+    fn close(&mut self) {
+        if self.closing.is_empty() {
+            return;
+        }
+        for (key, ending) in std::mem::take(&mut self.closing) {
+            let Some(connection) = self.connections.try_remove(key) else {
+                continue;
+            };
+            self.deadlines.remove(slot(key));
+            let io = &connection.io;
+            let origin = &self.origins[usize::from(io.listener)];
+            origin.stats.closed(ending.reason);
+            origin.settings.admission.release(io.peer.ip());
+            let obituary = Obituary {
+                id: io.id,
+                peer: io.peer,
+                listener: origin.address,
+                ending: &ending,
+                age: self.now.since(io.opened),
+                read: io.read,
+                written: io.written,
+            };
+            obituary.log();
+            // The service's state goes along, and its destructor may panic as anything else.
+            let closed = catch_unwind(AssertUnwindSafe(|| connection.close(&ending)));
+            if let Ok(Err(error)) = closed {
+                log::debug!(error:% = error; "cannot reset a connection");
+            }
+            self.shared.workers[self.index]
+                .open
+                .fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(acceptor) = &mut self.acceptor {
+            acceptor.retry();
+        } else if self.shared.accept_waits.swap(false, Ordering::AcqRel) {
+            self.shared.workers[0].wake();
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.draining.is_some()
+            && self.connections.is_empty()
+            && self.shared.closed.load(Ordering::Acquire)
+            && self.shared.workers[self.index].open.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// A connection's key in the queue of deadlines.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "descriptors, and so connections, are counted in 31 bits"
+)]
+fn slot(key: usize) -> u32 {
+    key as u32
+}

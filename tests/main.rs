@@ -1,0 +1,27 @@
+//! The tests that drive the real binary over real sockets; an index of what stands where.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on fails with the line it happened on"
+)]
+
+/// Starting and ending the binary, reading what it says, clients of every kind.
+mod support;
+
+/// Clients that behave badly, and the well-behaved one beside them.
+mod bad_clients;
+/// Addresses, options, refusals: what the command line promises.
+mod command_line;
+/// Read deadline, write stall, half-close timeout.
+mod deadlines;
+/// An embedder's server: the library from outside, several listeners, panicking services.
+mod embedding;
+/// Connection limits and running out of descriptors.
+mod limits;
+/// Half-open peers: found, in time, with the exact reason.
+mod reaping;
+/// The services: echo, discard, print.
+mod services;
+/// Drain, second signal, nohup, exit codes, the summary.
+mod signals;
+/// Living slow readers live, and no answer is lost at a close.
+mod slow_readers;
