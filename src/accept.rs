@@ -12,9 +12,9 @@ use mio::{Interest, Registry, Token};
 
 use crate::close::{CloseReason, Ending, Errno, Obituary};
 use crate::config::WhenFull;
-use crate::connection::Io;
 use crate::deadline::Moment;
 use crate::handle::Shared;
+use crate::io::Io;
 use crate::listener::Settings;
 use crate::stats::Stats;
 

@@ -85,6 +85,7 @@ pub fn descriptors_for_connections() -> usize {
 /// Raises the soft limit on descriptors to the hard one, and answers what it is now (`None`: unlimited).
 ///
 /// For a program's start: the soft limit is low for the sake of programs that use select(2).
+#[expect(clippy::must_use_candidate, reason = "raising it is the point")]
 pub fn raise_descriptor_limit() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum

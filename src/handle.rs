@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 
 use mio::Waker;
 
-use crate::connection::Io;
+use crate::io::Io;
 
 /// A running server, from outside: cheap to clone, usable from every thread.
 #[derive(Clone)]

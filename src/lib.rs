@@ -10,6 +10,7 @@ mod deadline;
 mod error;
 mod handle;
 mod holder;
+mod io;
 mod keepalive;
 mod listener;
 mod outbox;

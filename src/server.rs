@@ -60,6 +60,10 @@ impl Server {
     /// # Errors
     /// Settings that contradict each other, an address that cannot be listened on, or no descriptors for the event
     /// loops; nothing stays open then.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a server is made of its settings, once"
+    )]
     pub fn bind(config: Config) -> Result<Self, Error> {
         let allowed = admission::descriptors_for_connections();
         let asked = config.max_conns.map(usize::from);

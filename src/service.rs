@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::connection::Io;
 use crate::handle::Handle;
+use crate::io::Io;
 
 /// What a listener does with its connections.
 ///

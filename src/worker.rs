@@ -13,9 +13,10 @@ use slab::Slab;
 
 use crate::accept::Acceptor;
 use crate::close::{Ending, Obituary};
-use crate::connection::{Connection, INTEREST, Io, Step};
+use crate::connection::{Connection, Step};
 use crate::deadline::{Clock, Deadlines, Moment};
 use crate::handle::{Order, Shared};
+use crate::io::{INTEREST, Io};
 use crate::listener::Settings;
 use crate::service::{AnyService, Turn};
 use crate::stats::Stats;

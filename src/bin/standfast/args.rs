@@ -1,4 +1,5 @@
 //! The command line as typed. What it means is for `serve.rs` and `check.rs` to say.
+#![expect(clippy::doc_markdown, reason = "these comments are the text of --help")]
 
 use std::num::NonZeroUsize;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The log on stderr: env_logger decides what is logged, this file how it looks, and a thread of its own writes it.
+//! The log on stderr: `env_logger` decides what is logged, this file how it looks, and a thread of its own writes it.
 //!
 //! A stderr that blocks never holds up a worker: the queue is bounded, and lines beyond it are dropped and counted.
 
@@ -85,7 +85,7 @@ impl Log {
     }
 }
 
-/// The end of the log that takes lines; env_logger writes each as one piece.
+/// The end of the log that takes lines; `env_logger` writes each as one piece.
 struct Pipe {
     queue: SyncSender<Item>,
     dropped: Arc<AtomicU64>,
