@@ -150,7 +150,8 @@ impl Acceptor {
                         }
                         // Errors of the connection that was accepted, as accept(2) tells: the next one may do.
                         _ => {
-                            log::debug!(listener:% = self.doors[at].address, error:% = error; "accept failed")
+                            let listener = self.doors[at].address;
+                            log::debug!(listener:%, error:%; "accept failed");
                         }
                     },
                 }

@@ -14,9 +14,9 @@ use mio::event::Event;
 use rustix::io::Errno;
 
 use crate::close::{CloseReason, Ending, How};
-use crate::io::Io;
+use crate::io::{Io, Turn};
 use crate::keepalive::RTO_MAX_DEFAULT;
-use crate::service::{AnyService, Context, State, Turn};
+use crate::service::{AnyService, Context, State};
 use crate::sys;
 
 /// How many bytes one connection may read in a turn before the others get theirs.
@@ -168,7 +168,7 @@ impl Connection {
     fn offer_kept(&mut self, service: &AnyService, turn: &Turn<'_>) {
         let io = &mut self.io;
         let Some(pending) = &io.pending else { return };
-        let full = pending.outbox.len() >= turn.settings.buffer;
+        let full = pending.outbox.len() >= turn.limits.buffer;
         if pending.offer && !io.halted && !full && !io.ended && io.finishing.is_none() {
             self.serve_kept(service, turn);
         }
@@ -191,10 +191,10 @@ impl Connection {
     fn left_over(&mut self, turn: &Turn<'_>, used: usize) {
         let halted = self.io.halted;
         let pending = self.io.pending();
-        let full = pending.outbox.len() >= turn.settings.buffer;
+        let full = pending.outbox.len() >= turn.limits.buffer;
         if halted || full {
             pending.offer = true;
-        } else if used == 0 && pending.kept.len() >= turn.settings.buffer {
+        } else if used == 0 && pending.kept.len() >= turn.limits.buffer {
             log::warn!(
                 id = self.io.id;
                 "service used none of a full buffer of input"
@@ -269,7 +269,7 @@ impl Connection {
             return Step::Close(ending);
         }
         if io.half_closed() {
-            let limits = &turn.settings.limits;
+            let limits = turn.limits;
             io.watch = io.watch.min(
                 turn.now
                     .after_if(limits.half_close_timeout.map(|wait| wait / 8)),

@@ -16,12 +16,20 @@ use rustix::net::{RecvFlags, SendFlags};
 use crate::close::{CloseReason, Ending, How};
 use crate::deadline::Moment;
 use crate::outbox::Outbox;
-use crate::reap::{self, Progress, Seen, Verdict};
-use crate::service::Turn;
+use crate::reap::{self, Limits, Progress, Seen, Verdict};
+use crate::stats::Stats;
 use crate::sys::{self, TcpInfo};
 
 /// How long a client that has acknowledged everything, our FIN included, is given to send its own.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// What holds for a listener's connections in one turn.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    pub(crate) now: Moment,
+    pub(crate) limits: &'a Limits,
+    pub(crate) stats: &'a Stats,
+}
 
 /// A connection without its service: the socket, its counters, and what waits.
 #[derive(Debug)]
@@ -173,8 +181,7 @@ impl Io {
                 Ok(count) => {
                     self.count_written(count, turn);
                     if self.watch == Moment::NEVER {
-                        self.watch =
-                            reap::first_look(&turn.settings.limits, turn.now, self.last_in, false);
+                        self.watch = reap::first_look(turn.limits, turn.now, self.last_in, false);
                     }
                     bytes = &bytes[count..];
                 }
@@ -183,7 +190,7 @@ impl Io {
             if bytes.is_empty() {
                 return;
             }
-            let look = reap::first_look(&turn.settings.limits, turn.now, self.last_in, true);
+            let look = reap::first_look(turn.limits, turn.now, self.last_in, true);
             self.watch = self.watch.min(look);
         }
         self.pending().outbox.push(bytes);
@@ -207,7 +214,7 @@ impl Io {
                 Err(errno) => return self.write_failed(errno),
             }
         }
-        if self.waiting_output() < turn.settings.buffer && !self.halted {
+        if self.waiting_output() < turn.limits.buffer && !self.halted {
             self.unpause(turn.now);
         }
     }
@@ -250,7 +257,7 @@ impl Io {
         if self.halted {
             return 0;
         }
-        let buffer = turn.settings.buffer;
+        let buffer = turn.limits.buffer;
         buffer.saturating_sub(pending.kept.len().max(pending.outbox.len()))
     }
 
@@ -369,12 +376,9 @@ impl Io {
                 log::debug!(id = self.id, error:% = error; "shutdown failed");
             }
             queued = sys::unacknowledged(self.stream.as_fd()).unwrap_or(0);
-            self.watch = self.watch.min(reap::first_look(
-                &turn.settings.limits,
-                turn.now,
-                self.last_in,
-                false,
-            ));
+            self.watch =
+                self.watch
+                    .min(reap::first_look(turn.limits, turn.now, self.last_in, false));
             if self.peer_fin && queued == 0 {
                 return Some(self.ending());
             }
@@ -407,7 +411,7 @@ impl Io {
             half_closed: self.half_closed(),
         };
         let mut progress = self.pending.as_ref().and_then(|pending| pending.progress);
-        let verdict = reap::judge(&turn.settings.limits, turn.now, &seen, &mut progress);
+        let verdict = reap::judge(turn.limits, turn.now, &seen, &mut progress);
         if progress.is_some() || self.pending.is_some() {
             self.pending().progress = progress;
         }
@@ -438,7 +442,7 @@ impl Io {
                 .as_ref()
                 .is_none_or(|pending| pending.paused.is_none());
         if reads {
-            self.last_in.after_if(turn.settings.read_timeout)
+            self.last_in.after_if(turn.limits.read_timeout)
         } else {
             Moment::NEVER
         }

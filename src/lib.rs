@@ -1,4 +1,75 @@
-//! A TCP listening server that holds on to its clients and lets go of the dead ones.
+//! A TCP listening server that holds on to its clients and lets go of the dead ones: the engine, to embed.
+//!
+//! It accepts clients, hands their bytes to a [`Service`] of yours, delivers the answers, and ends each connection
+//! with one exact [`CloseReason`]. A peer that vanished without saying so (half-open) is found within one stated
+//! bound in every state, idle or with output waiting; a slow reader that lives is never taken for one.
+//!
+//! What it does not do: TLS, protocols, name resolution while it serves. It starts one thread a core and needs no
+//! asynchronous runtime.
+//!
+//! # An echo server
+//!
+//! ```
+//! use standfast::{Config, Context, Listen, Server, Service};
+//!
+//! struct Echo;
+//!
+//! impl Service for Echo {
+//!     type State = (); // what is remembered of one connection
+//!
+//!     fn open(&self, _conn: &mut Context<'_>) {}
+//!
+//!     fn input(&self, _state: &mut (), conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+//!         conn.write(bytes);
+//!         bytes.len() // used all of it
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), standfast::Error> {
+//! let listen = Listen::new("127.0.0.1:0".parse().unwrap(), Echo);
+//! let server = Server::bind(Config { listen: vec![listen], ..Config::default() })?;
+//! println!("listening on {}", server.addresses()[0]);
+//! # server.handle().drain();
+//! let summary = server.run()?; // until a Handle says drain() or stop()
+//! println!("{summary}");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The map
+//!
+//! A connection's life, each stage a file:
+//!
+//! | stage | file | |
+//! |---|---|---|
+//! | listen | `listener.rs` | `SO_REUSEADDR`, bind, backlog; or an inherited socket |
+//! | accept | `accept.rs` | a batch until there is no more; paused without descriptors |
+//! | admit | `admission.rs` | limits in all and per address |
+//! | configure | `sockopt.rs` | keepalive and its kin, inherited from the listener on Linux |
+//! | poll | `worker.rs` | one turn: wait, dispatch, accept, leftovers, deadlines, orders, closes |
+//! | read, serve | `connection.rs` | until there is no more, the budget is spent, or there is no room |
+//! | service | `service.rs` | bytes in, bytes out: the trait you write |
+//! | write | `io.rs`, `outbox.rs` | straight to the socket; what it will not take waits |
+//! | deadline | `deadline.rs` | who is due, and when |
+//! | reap | `reap.rs` | the judgement over silence, and the reason for an error |
+//! | close | `close.rs` | FIN, reset or release; the reason; the one line in the log |
+//!
+//! Around it: `config.rs` (every setting), `keepalive.rs` (the arithmetic of detection), `server.rs` (from settings to
+//! summary), `handle.rs` (the way in from other threads), `stats.rs`, `check.rs`, `address.rs`, `holder.rs`,
+//! `error.rs`, and `sys.rs`, the system calls no safe crate offers. Files import only from those that come before them
+//! in a connection's life or stand around it; `server.rs` is imported by nobody.
+//!
+//! # Logging
+//!
+//! Through [`log`], with key-values; nothing is printed by the library. Each connection that ends leaves one line at
+//! info, `closed`, with `id peer listener reason age read written`, and `errno probes retransmits` where the kernel
+//! gave a verdict.
+//!
+//! # Features
+//!
+//! `cli` (default) carries what only the binary needs: an embedder sets `default-features = false`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod accept;
 mod address;
 mod admission;
@@ -34,3 +105,8 @@ pub use keepalive::{DEAD_AFTER_LEAST, DetectionError, Keepalive};
 pub use server::Server;
 pub use service::{AnyService, Context, Service};
 pub use stats::Summary;
+
+/// The README's examples compile and run, too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,11 +1,10 @@
-//! From a [`Listen`](crate::Listen) to listening sockets: bound, inherited, or passed by systemd.
+//! From a [`Listen`] to listening sockets: bound, inherited, or passed by systemd.
 
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -26,8 +25,6 @@ pub(crate) struct Settings {
     pub(crate) service: AnyService,
     pub(crate) options: SocketOptions,
     pub(crate) limits: Limits,
-    pub(crate) read_timeout: Option<Duration>,
-    pub(crate) buffer: usize,
     pub(crate) when_full: WhenFull,
     pub(crate) admission: Admission,
 }
@@ -76,12 +73,12 @@ impl Settings {
             service: listen.service.clone(),
             options,
             limits: Limits {
+                read_timeout: listen.read_timeout,
                 dead_after: detection.dead_after.filter(|_| sys::KERNEL_TELLS),
                 write_timeout: listen.write_timeout,
                 half_close_timeout: listen.half_close_timeout,
+                buffer: listen.buffer,
             },
-            read_timeout: listen.read_timeout,
-            buffer: listen.buffer,
             when_full: listen.when_full,
             admission: Admission::new(
                 listen

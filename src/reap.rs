@@ -8,15 +8,19 @@ use crate::close::{CloseReason, Ending, How};
 use crate::deadline::Moment;
 use crate::sys::TcpInfo;
 
-/// What applies to a connection's output.
+/// What applies to each connection of a listener.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
+    /// Longest silence of a client: the read deadline.
+    pub(crate) read_timeout: Option<Duration>,
     /// The bound within which a vanished peer must be found.
     pub(crate) dead_after: Option<Duration>,
     /// Longest time without an acknowledgement while output waits.
     pub(crate) write_timeout: Option<Duration>,
     /// Longest time without one on a half-closed connection, whether output waits or not.
     pub(crate) half_close_timeout: Option<Duration>,
+    /// High-water mark of waiting output, bytes.
+    pub(crate) buffer: usize,
 }
 
 /// What was seen of a connection's output when its deadline fired.
@@ -166,6 +170,8 @@ mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits {
+        read_timeout: None,
+        buffer: 1000,
         dead_after: Some(Duration::from_secs(100)),
         write_timeout: Some(Duration::from_secs(300)),
         half_close_timeout: Some(Duration::from_secs(60)),
@@ -321,6 +327,7 @@ mod tests {
             dead_after: None,
             write_timeout: None,
             half_close_timeout: None,
+            ..LIMITS
         };
         assert_eq!(
             judge(&off, at(1), &queued(info(900, 9, 9)), &mut None),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::handle::Handle;
-use crate::io::Io;
+use crate::io::{Io, Turn};
 
 /// What a listener does with its connections.
 ///
@@ -82,14 +82,6 @@ pub struct Context<'a> {
     pub(crate) turn: &'a Turn<'a>,
 }
 
-/// What holds for all service calls of a listener's connection in one turn.
-#[derive(Debug)]
-pub(crate) struct Turn<'a> {
-    pub(crate) now: crate::deadline::Moment,
-    pub(crate) settings: &'a crate::listener::Settings,
-    pub(crate) stats: &'a crate::stats::Stats,
-}
-
 impl Context<'_> {
     /// Sends `bytes`: straight to the socket, and what that does not take waits, in order, within this process.
     ///
@@ -109,7 +101,7 @@ impl Context<'_> {
     /// The high-water mark of this connection's waiting output, and of the input kept for its service.
     #[must_use]
     pub fn buffer(&self) -> usize {
-        self.turn.settings.buffer
+        self.turn.limits.buffer
     }
 
     /// Ends the connection once all output is delivered.

@@ -16,9 +16,9 @@ use crate::close::{Ending, Obituary};
 use crate::connection::{Connection, Step};
 use crate::deadline::{Clock, Deadlines, Moment};
 use crate::handle::{Order, Shared};
-use crate::io::{INTEREST, Io};
+use crate::io::{INTEREST, Io, Turn};
 use crate::listener::Settings;
-use crate::service::{AnyService, Turn};
+use crate::service::AnyService;
 use crate::stats::Stats;
 
 /// Events taken in one turn.
@@ -246,7 +246,7 @@ impl Worker {
         };
         let turn = Turn {
             now: self.now,
-            settings: &origin.settings,
+            limits: &origin.settings.limits,
             stats: &origin.stats,
         };
         log::debug!(id = io.id, peer:% = io.peer, listener:% = origin.address, worker = self.index; "opened");
@@ -299,7 +299,7 @@ impl Worker {
             let origin = &self.origins[usize::from(connection.io.listener)];
             let turn = Turn {
                 now: self.now,
-                settings: &origin.settings,
+                limits: &origin.settings.limits,
                 stats: &origin.stats,
             };
             let due = connection.io.due(&turn);
@@ -329,7 +329,7 @@ impl Worker {
         let origin = &self.origins[usize::from(connection.io.listener)];
         let turn = Turn {
             now: self.now,
-            settings: &origin.settings,
+            limits: &origin.settings.limits,
             stats: &origin.stats,
         };
         let step = what(

@@ -1,5 +1,9 @@
 //! The command line as typed. What it means is for `serve.rs` and `check.rs` to say.
-#![expect(clippy::doc_markdown, reason = "these comments are the text of --help")]
+#![expect(
+    clippy::doc_markdown,
+    rustdoc::broken_intra_doc_links,
+    reason = "these comments are the text of --help"
+)]
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
