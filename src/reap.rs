@@ -55,6 +55,9 @@ pub(crate) enum Verdict {
     Reap(Ending),
 }
 
+/// The kernel counts silence in ticks of up to this length (`CONFIG_HZ` of 100): no use in looking sooner.
+const CLOCK_TICK: Duration = Duration::from_millis(10);
+
 /// When to look first after a write at `now`, the peer's last byte having come at `last_in`.
 ///
 /// Not before the bound could be reached, and not before an acknowledgement had a chance to come.
@@ -132,8 +135,14 @@ pub(crate) fn judge(
         next = stands.since.after(limit).min(now.after(limit / 8));
     }
     if let (Some(bound), Some(info), true) = (limits.dead_after, seen.info, seen.queued > 0) {
-        let due = now.after((bound / 20 * 19).saturating_sub(info.silence));
-        next = next.min(due.max(now.after(bound / 20)));
+        // To the point where the bound could be reached; past that, as long as an answer needs.
+        let left = (bound / 20 * 19).saturating_sub(info.silence);
+        let look = if left.is_zero() {
+            bound / 20
+        } else {
+            left.max(CLOCK_TICK)
+        };
+        next = next.min(now.after(look));
     } else if let (Some(bound), true) = (limits.dead_after, seen.outbox > 0) {
         next = next.min(now.after(bound / 20 * 19));
     }
@@ -259,7 +268,8 @@ mod tests {
         };
         let next = |seen| judge(&far, at(1000), &queued(seen), &mut None);
         assert_eq!(next(info(15, 0, 0)), Verdict::Wait(at(1080)));
-        assert_eq!(next(info(94, 0, 1)), Verdict::Wait(at(1005)));
+        assert_eq!(next(info(94, 0, 1)), Verdict::Wait(at(1001)));
+        assert_eq!(next(info(96, 0, 0)), Verdict::Wait(at(1005)));
         assert_eq!(next(info(500, 0, 0)), Verdict::Wait(at(1005)));
     }
 

@@ -10,7 +10,7 @@
 )]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 /// What the kernel knows of a connection's peer: the part of `TCP_INFO` that tells the living from the vanished.
@@ -41,7 +41,9 @@ pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
 
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 mod imp {
-    use super::{AsRawFd, BorrowedFd, Duration, TcpInfo, io};
+    use std::os::fd::AsRawFd;
+
+    use super::{BorrowedFd, Duration, TcpInfo, io};
 
     /// `TCP_RTO_MAX_MS` of `include/uapi/linux/tcp.h`, Linux 6.15; the C library's headers do not have it yet.
     const TCP_RTO_MAX_MS: libc::c_int = 44;
@@ -155,7 +157,9 @@ pub(crate) const KERNEL_TELLS: bool = cfg!(all(target_os = "linux", not(standfas
 mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
-    use std::os::fd::{AsFd, IntoRawFd};
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    use std::os::fd::AsFd;
+    use std::os::fd::IntoRawFd;
 
     use super::*;
 
