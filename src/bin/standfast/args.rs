@@ -95,27 +95,27 @@ pub(crate) struct ServeArgs {
 
     /// The bound within which a vanished peer is found in every state; at least 5s. Given alone it derives
     /// keepalive. [default: 1.125 x (idle + interval x retries), so 102s]
-    #[arg(long, value_name = "DUR", value_parser = duration, help_heading = "Vanished peers")]
+    #[arg(long, value_name = "DUR", value_parser = duration, allow_hyphen_values = true, help_heading = "Vanished peers")]
     pub(crate) dead_after: Option<Duration>,
 
     /// TCP_USER_TIMEOUT as such. It cuts living slow readers, too; dead-after does not.
-    #[arg(long, value_name = "DUR", value_parser = duration_or_off, default_value = "off", help_heading = "Vanished peers")]
+    #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "off", help_heading = "Vanished peers")]
     pub(crate) user_timeout: Setting<Duration>,
 
     /// The read deadline: a client silent for this long is closed.
-    #[arg(short = 'i', long, alias = "idle-timeout", value_name = "DUR", value_parser = duration_or_off, default_value = "10m", help_heading = "Deadlines")]
+    #[arg(short = 'i', long, alias = "idle-timeout", value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "10m", help_heading = "Deadlines")]
     pub(crate) read_timeout: Setting<Duration>,
 
     /// Write stall: a client that acknowledges nothing for this long, while output waits, is reset.
-    #[arg(long, value_name = "DUR", value_parser = duration_or_off, default_value = "5m", help_heading = "Deadlines")]
+    #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "5m", help_heading = "Deadlines")]
     pub(crate) write_timeout: Setting<Duration>,
 
     /// A half-closed connection on which nothing moves for this long is reset.
-    #[arg(long, value_name = "DUR", value_parser = duration_or_off, default_value = "60s", help_heading = "Deadlines")]
+    #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "60s", help_heading = "Deadlines")]
     pub(crate) half_close_timeout: Setting<Duration>,
 
     /// How long a drain may take before what is left is cut.
-    #[arg(long, value_name = "DUR", value_parser = duration_or_off, default_value = "10s", help_heading = "Deadlines")]
+    #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "10s", help_heading = "Deadlines")]
     pub(crate) drain_timeout: Setting<Duration>,
 
     /// Most connections at a time. [default: from the descriptor limit]

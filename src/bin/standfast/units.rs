@@ -21,6 +21,9 @@ impl<T> Setting<T> {
 
 /// A duration: a plain number is seconds; suffixes `ms s m h d`. Zero is no duration.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    if text.starts_with("-") && text[1..].starts_with(|c: char| c.is_ascii_digit()) {
+        return Err("negative; to turn it off say off".to_owned());
+    }
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
@@ -133,7 +136,7 @@ mod tests {
         for (text, hint) in [
             ("0", "say off"),
             ("0ms", "say off"),
-            ("-5", "expected a number"),
+            ("-5", "negative"),
             ("", "expected a number"),
             ("s", "expected a number"),
             ("5 s", "unknown unit"),
