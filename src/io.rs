@@ -296,11 +296,7 @@ impl Io {
         let fd = self.stream.as_fd();
         let queued = self.waiting_output() > 0 || sys::unacknowledged(fd).unwrap_or(0) > 0;
         let reason = reap::reason_of(errno, queued);
-        let told = matches!(
-            reason,
-            CloseReason::KeepaliveDead | CloseReason::Unacknowledged | CloseReason::Unreachable
-        );
-        let info = if told { sys::tcp_info(fd).ok() } else { None };
+        let info = sys::tcp_info(fd).ok();
         self.overrule(Ending {
             reason,
             how: How::Release,
