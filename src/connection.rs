@@ -275,12 +275,8 @@ impl Connection {
                     .after_if(limits.half_close_timeout.map(|wait| wait / 8)),
             );
         }
-        if io
-            .pending
-            .as_ref()
-            .is_some_and(|pending| pending.is_vacant())
-        {
-            io.pending = None;
+        if io.pending.is_some() {
+            io.tidy(turn);
         }
         if more { Step::Again } else { Step::Rest }
     }
@@ -374,5 +370,18 @@ impl Connection {
             How::Reset => crate::close::reset(self.io.stream),
             How::Fin | How::Release => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With its entry in the queue of deadlines (20 bytes) an idle connection is to stay below 160.
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn an_idle_connection_is_small() {
+        let slot = size_of::<Option<Connection>>();
+        assert!(slot <= 136, "{slot} bytes");
     }
 }

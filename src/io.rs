@@ -58,6 +58,8 @@ pub(crate) struct Io {
     pub(crate) closing: bool,
     /// On the worker's list of connections with something left to do in the next turn.
     pub(crate) leftover: bool,
+    /// On the worker's list of connections whose service waits.
+    pub(crate) waiting: bool,
     /// Output is being delivered, then FIN: for this reason.
     pub(crate) finishing: Option<CloseReason>,
     pub(crate) id: u64,
@@ -132,6 +134,7 @@ impl Io {
             writable_interest: false,
             closing: false,
             leftover: false,
+            waiting: false,
             finishing: None,
             id,
             peer,
@@ -269,6 +272,20 @@ impl Io {
 
     pub(crate) fn pause(&mut self, now: Moment) {
         self.pending().paused.get_or_insert(now);
+    }
+
+    /// Without room nothing is read, whether something has come or not; and what holds nothing is given back.
+    pub(crate) fn tidy(&mut self, turn: &Turn<'_>) {
+        if self.input_room(turn) == 0 {
+            self.pause(turn.now);
+        }
+        if self
+            .pending
+            .as_ref()
+            .is_some_and(|pending| pending.is_vacant())
+        {
+            self.pending = None;
+        }
     }
 
     /// Reading goes on: the read deadline stood still meanwhile.

@@ -194,6 +194,7 @@ impl Worker {
             self.resumed = resumed;
             for key in std::mem::take(&mut self.halted) {
                 self.step(key, |connection, service, turn, buffer| {
+                    connection.io.waiting = false;
                     connection.resume(turn);
                     connection.advance(service, turn, buffer)
                 });
@@ -351,7 +352,8 @@ impl Worker {
             }
             Step::Again | Step::Rest => {}
         }
-        if io.is_halted() && !self.halted.contains(&key) {
+        if io.is_halted() && !io.waiting {
+            io.waiting = true;
             self.halted.push(key);
         }
         if let Some(interest) = io.interest_changed()
