@@ -36,13 +36,15 @@ pub enum CloseReason {
     Service,
     /// The server is stopping.
     Drain,
+    /// An operator ended it.
+    Killed,
     /// Another error of the system, named by `errno`.
     IoError,
 }
 
 impl CloseReason {
     /// Every reason, in the order of DESIGN.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::PeerClosed,
         Self::PeerReset,
         Self::KeepaliveDead,
@@ -54,6 +56,7 @@ impl CloseReason {
         Self::Limit,
         Self::Service,
         Self::Drain,
+        Self::Killed,
         Self::IoError,
     ];
 
@@ -72,6 +75,7 @@ impl CloseReason {
             Self::Limit => "limit",
             Self::Service => "service",
             Self::Drain => "drain",
+            Self::Killed => "killed",
             Self::IoError => "io-error",
         }
     }

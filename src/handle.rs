@@ -2,13 +2,18 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use mio::Waker;
 
+use crate::close::CloseReason;
+use crate::deadline::{Clock, Moment};
+use crate::inspect::{ConnectionInfo, ListenerInfo, Status};
 use crate::io::Io;
+use crate::stats::{Stats, Summary};
 
 /// A running server, from outside: cheap to clone, usable from every thread.
 #[derive(Clone)]
@@ -31,6 +36,71 @@ impl Handle {
     pub fn resume(&self) {
         self.shared.resumed.fetch_add(1, Ordering::Release);
         self.shared.wake_all();
+    }
+
+    /// The server, its listeners and its counters.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let shared = &self.shared;
+        let mut sum = Summary::default();
+        for stats in shared.stats.iter().flatten() {
+            sum.add(stats);
+        }
+        let listeners = shared
+            .listeners
+            .iter()
+            .enumerate()
+            .map(|(at, (address, service))| {
+                let mut sum = Summary::default();
+                for stats in shared.stats.iter().filter_map(|worker| worker.get(at)) {
+                    sum.add(stats);
+                }
+                ListenerInfo {
+                    address: *address,
+                    service: service.clone(),
+                    accepted: sum.accepted,
+                }
+            });
+        let reasons = CloseReason::ALL.into_iter();
+        let closed = reasons.map(|reason| (reason.as_str().to_owned(), sum.closed(reason)));
+        Status {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime: shared.clock.now().since(shared.started),
+            draining: shared.ordered() != Order::Run,
+            workers: shared.workers.len(),
+            open: shared
+                .workers
+                .iter()
+                .map(|worker| worker.open.load(Ordering::Relaxed))
+                .sum(),
+            accepted: sum.accepted,
+            read: sum.read,
+            written: sum.written,
+            closed: closed.filter(|&(_, count)| count > 0).collect(),
+            listeners: listeners.collect(),
+        }
+    }
+
+    /// Every open connection, in batches as the workers come to it: they go on serving meanwhile. Ends when all have
+    /// been shown, or the server has ended.
+    pub fn connections(&self) -> impl Iterator<Item = Vec<ConnectionInfo>> + use<> {
+        let (reply, batches) = mpsc::channel();
+        for worker in &self.shared.workers {
+            worker.post(Mail::List(reply.clone()));
+        }
+        batches.into_iter()
+    }
+
+    /// Ends connection `id` with reason `killed`. Answers whether there was one.
+    #[must_use]
+    pub fn kill(&self, id: u64) -> bool {
+        let (reply, found) = mpsc::channel();
+        for worker in &self.shared.workers {
+            worker.post(Mail::Kill(id, reply.clone()));
+        }
+        drop(reply);
+        found.into_iter().any(|found| found)
     }
 
     /// Whether the server was told to end at once.
@@ -69,24 +139,41 @@ pub(crate) struct Shared {
     /// Accepting is paused for want of room: whoever closes a connection wakes the accepting worker.
     pub(crate) accept_waits: AtomicBool,
     pub(crate) workers: Vec<Mailbox>,
+    /// Every listener's address and service.
+    listeners: Vec<(SocketAddr, String)>,
+    /// Each worker's counters, by listener.
+    stats: Vec<Vec<Arc<Stats>>>,
+    clock: Clock,
+    started: Moment,
+}
+
+/// What a worker finds in its mailbox.
+#[derive(Debug)]
+pub(crate) enum Mail {
+    /// A connection that was accepted for it.
+    Arrival(Io),
+    /// Show every connection, in batches; no more come once the sender is dropped.
+    List(Sender<Vec<ConnectionInfo>>),
+    /// End the connection of this number; answers if it is here.
+    Kill(u64, Sender<bool>),
 }
 
 /// The way to one worker.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     waker: Waker,
-    arrivals: Sender<Io>,
+    mail: Sender<Mail>,
     /// Connections it has, those on their way to it included.
     pub(crate) open: AtomicUsize,
 }
 
 impl Mailbox {
-    pub(crate) fn new(waker: Waker) -> (Self, Receiver<Io>) {
-        let (arrivals, receiver) = mpsc::channel();
+    pub(crate) fn new(waker: Waker) -> (Self, Receiver<Mail>) {
+        let (mail, receiver) = mpsc::channel();
         (
             Self {
                 waker,
-                arrivals,
+                mail,
                 open: AtomicUsize::new(0),
             },
             receiver,
@@ -95,7 +182,19 @@ impl Mailbox {
 
     /// Gives the worker an accepted connection; it looks when it is woken. Gives it back if the worker is gone.
     pub(crate) fn send(&self, io: Io) -> Result<(), Io> {
-        self.arrivals.send(io).map_err(|unsent| unsent.0)
+        self.mail
+            .send(Mail::Arrival(io))
+            .map_err(|unsent| match unsent.0 {
+                Mail::Arrival(io) => io,
+                _ => unreachable!("what could not be sent is what was to be sent"),
+            })
+    }
+
+    /// Asks the worker for something. One that has ended does not answer.
+    pub(crate) fn post(&self, mail: Mail) {
+        if self.mail.send(mail).is_ok() {
+            self.wake();
+        }
     }
 
     pub(crate) fn wake(&self) {
@@ -109,8 +208,17 @@ impl Mailbox {
 }
 
 impl Shared {
-    pub(crate) fn new(workers: Vec<Mailbox>) -> Self {
+    pub(crate) fn new(
+        workers: Vec<Mailbox>,
+        listeners: Vec<(SocketAddr, String)>,
+        stats: Vec<Vec<Arc<Stats>>>,
+        clock: Clock,
+    ) -> Self {
         Self {
+            listeners,
+            stats,
+            clock,
+            started: clock.now(),
             order: AtomicU8::new(Order::Run as u8),
             resumed: AtomicU64::new(0),
             last_id: AtomicU64::new(0),

@@ -15,6 +15,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use crate::close::{CloseReason, Ending, How};
 use crate::deadline::Moment;
+use crate::inspect::{ConnectionInfo, DeadlineKind, NextDeadline};
 use crate::outbox::Outbox;
 use crate::reap::{self, Limits, Progress, Seen, Verdict};
 use crate::stats::Stats;
@@ -468,6 +469,44 @@ impl Io {
             return until;
         }
         self.watch.min(self.read_deadline(turn))
+    }
+
+    /// This connection, for the table.
+    pub(crate) fn info(
+        &self,
+        listener: SocketAddr,
+        service: &str,
+        turn: &Turn<'_>,
+    ) -> ConnectionInfo {
+        let fd = self.stream.as_fd();
+        let until = |kind, at: Moment| {
+            (at != Moment::NEVER).then(|| NextDeadline {
+                kind,
+                due_in: at.since(turn.now),
+            })
+        };
+        let deadlines = [
+            until(DeadlineKind::Linger, self.linger().unwrap_or(Moment::NEVER)),
+            until(DeadlineKind::Output, self.watch),
+            until(DeadlineKind::Read, self.read_deadline(turn)),
+        ];
+        ConnectionInfo {
+            id: self.id,
+            peer: self.peer,
+            listener,
+            service: service.to_owned(),
+            age: turn.now.since(self.opened),
+            idle: turn.now.since(self.last_in),
+            read: self.read,
+            written: self.written,
+            waiting: self.waiting_output(),
+            unacknowledged: sys::unacknowledged(fd).ok(),
+            round_trip: sys::tcp_info(fd).ok().map(|info| info.round_trip),
+            next_deadline: deadlines
+                .into_iter()
+                .flatten()
+                .min_by_key(|deadline| deadline.due_in),
+        }
     }
 
     /// The interest to register anew, if it has changed: write readiness is asked for while output waits, and while

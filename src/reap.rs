@@ -195,6 +195,7 @@ mod tests {
             silence: Duration::from_secs(silence),
             probes,
             retransmits,
+            ..TcpInfo::default()
         })
     }
 

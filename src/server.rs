@@ -49,7 +49,7 @@ pub struct Server {
     workers: Vec<Worker>,
     services: Vec<AnyService>,
     addresses: Vec<SocketAddr>,
-    stats: Vec<Arc<Stats>>,
+    stats: Vec<Vec<Arc<Stats>>>,
     clock: Clock,
     drain_timeout: Option<Duration>,
 }
@@ -104,32 +104,44 @@ impl Server {
         let mut mailboxes = Vec::new();
         for _ in 0..workers.get() {
             let poll = Poll::new()?;
-            let (mailbox, arrivals) = Mailbox::new(Waker::new(poll.registry(), WAKER)?);
-            polls.push((poll, arrivals));
+            let (mailbox, mail) = Mailbox::new(Waker::new(poll.registry(), WAKER)?);
+            polls.push((poll, mail));
             mailboxes.push(mailbox);
         }
-        let shared = Arc::new(Shared::new(mailboxes));
+        let stats: Vec<Vec<Arc<Stats>>> = mailboxes
+            .iter()
+            .map(|_| listeners.iter().map(|_| Arc::default()).collect())
+            .collect();
+        let named = listeners
+            .iter()
+            .map(|listener| {
+                (
+                    listener.address,
+                    listener.settings.service.name().to_owned(),
+                )
+            })
+            .collect();
+        let shared = Arc::new(Shared::new(mailboxes, named, stats.clone(), clock));
         let addresses: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
-        let mut stats = Vec::new();
         let mut workers: Vec<_> = polls
             .into_iter()
             .enumerate()
-            .map(|(index, (poll, arrivals))| {
-                let origins: Vec<_> = listeners
+            .map(|(index, (poll, mail))| {
+                let origins = listeners
                     .iter()
-                    .map(|listener| Origin {
+                    .zip(&stats[index])
+                    .map(|(listener, stats)| Origin {
                         address: listener.address,
                         settings: Arc::clone(&listener.settings),
-                        stats: Arc::default(),
+                        stats: Arc::clone(stats),
                     })
                     .collect();
-                stats.extend(origins.iter().map(|origin| Arc::clone(&origin.stats)));
                 Worker::new(
                     index,
                     poll,
                     clock,
                     origins,
-                    arrivals,
+                    mail,
                     Arc::clone(&shared),
                     drain_timeout,
                 )
@@ -137,7 +149,7 @@ impl Server {
             .collect();
         let mut acceptor = Acceptor::new();
         for (at, listener) in listeners.into_iter().enumerate() {
-            let stats = Arc::clone(&stats[at]);
+            let stats = Arc::clone(&stats[0][at]);
             acceptor.add(
                 workers[0].poll().registry(),
                 listener_token(at),
@@ -219,7 +231,7 @@ impl Server {
             let patience = self.drain_timeout.unwrap_or(Duration::MAX);
             service.stop(patience.saturating_sub(self.clock.now().since(drained)))
         });
-        for stats in &self.stats {
+        for stats in self.stats.iter().flatten() {
             summary.add(stats);
         }
         failed.map_or(Ok(summary), Err)

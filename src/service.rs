@@ -43,6 +43,12 @@ pub trait Service: Send + Sync + 'static {
     /// What is remembered of one connection; `()` if nothing is. A zero-sized state costs no memory.
     type State: Send + 'static;
 
+    /// What this service is called in tables. Default: the name of its type.
+    fn name(&self) -> &str {
+        let path = std::any::type_name::<Self>();
+        path.rsplit("::").next().unwrap_or(path)
+    }
+
     /// The server starts; `server` may be kept, to wake waiting connections or to drain. Default: nothing.
     fn start(&self, server: &Handle) {
         let _ = server;
@@ -138,6 +144,10 @@ impl AnyService {
         Self(Arc::new(service))
     }
 
+    pub(crate) fn name(&self) -> &str {
+        self.0.name()
+    }
+
     pub(crate) fn start(&self, server: &Handle) {
         self.0.start(server);
     }
@@ -177,6 +187,7 @@ pub(crate) type State = Box<dyn Any + Send>;
 
 /// [`Service`] without its associated type.
 trait Erased: Send + Sync {
+    fn name(&self) -> &str;
     fn start(&self, server: &Handle);
     fn open(&self, conn: &mut Context<'_>) -> State;
     fn input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) -> usize;
@@ -185,6 +196,10 @@ trait Erased: Send + Sync {
 }
 
 impl<S: Service> Erased for S {
+    fn name(&self) -> &str {
+        Service::name(self)
+    }
+
     fn start(&self, server: &Handle) {
         Service::start(self, server);
     }

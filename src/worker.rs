@@ -5,17 +5,18 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
 use crate::accept::Acceptor;
-use crate::close::{Ending, Obituary};
+use crate::close::{CloseReason, Ending, Obituary};
 use crate::connection::{Connection, Step};
 use crate::deadline::{Clock, Deadlines, Moment};
-use crate::handle::{Order, Shared};
+use crate::handle::{Mail, Order, Shared};
+use crate::inspect::ConnectionInfo;
 use crate::io::{INTEREST, Io, Turn};
 use crate::listener::Settings;
 use crate::service::AnyService;
@@ -23,6 +24,9 @@ use crate::stats::Stats;
 
 /// Events taken in one turn.
 const EVENTS: usize = 1024;
+
+/// Connections shown in one turn: a table of all must not hold up those that are served.
+const LIST_BATCH: usize = 256;
 
 /// What one read may bring; one such buffer a worker.
 const READ_BUFFER: usize = 64 * 1024;
@@ -55,7 +59,9 @@ pub(crate) struct Worker {
     origins: Vec<Origin>,
     /// Worker 0's listeners, until the drain.
     acceptor: Option<Acceptor>,
-    arrivals: Receiver<Io>,
+    mail: Receiver<Mail>,
+    /// Tables being shown, a batch a turn: who wants it, and how far it has come.
+    listings: Vec<(Sender<Vec<ConnectionInfo>>, usize)>,
     shared: Arc<Shared>,
     buffer: Box<[u8]>,
     drain_timeout: Option<Duration>,
@@ -73,13 +79,25 @@ pub(crate) struct Origin {
     pub(crate) stats: Arc<Stats>,
 }
 
+impl Origin {
+    /// What holds for its connections now.
+    #[inline]
+    fn turn(&self, now: Moment) -> Turn<'_> {
+        Turn {
+            now,
+            limits: &self.settings.limits,
+            stats: &self.stats,
+        }
+    }
+}
+
 impl Worker {
     pub(crate) fn new(
         index: usize,
         poll: Poll,
         clock: Clock,
         origins: Vec<Origin>,
-        arrivals: Receiver<Io>,
+        mail: Receiver<Mail>,
         shared: Arc<Shared>,
         drain_timeout: Option<Duration>,
     ) -> Self {
@@ -96,7 +114,8 @@ impl Worker {
             resumed: 0,
             origins,
             acceptor: None,
-            arrivals,
+            mail,
+            listings: Vec::new(),
             shared,
             buffer: vec![0; READ_BUFFER].into_boxed_slice(),
             drain_timeout,
@@ -132,6 +151,7 @@ impl Worker {
         self.dispatch(events);
         self.accept();
         self.serve_leftovers();
+        self.list();
         self.expire();
         self.obey();
         self.close();
@@ -146,7 +166,7 @@ impl Worker {
         if let Some(end) = self.draining {
             until = until.min(end);
         }
-        let timeout = if !self.leftovers.is_empty() {
+        let timeout = if !self.leftovers.is_empty() || !self.listings.is_empty() {
             Some(Duration::ZERO)
         } else if until == Moment::NEVER {
             None
@@ -186,8 +206,12 @@ impl Worker {
 
     /// Somebody wants something: looks in the mailbox, and whether waiting services may go on.
     fn woken(&mut self) {
-        while let Ok(io) = self.arrivals.try_recv() {
-            self.adopt(io);
+        while let Ok(mail) = self.mail.try_recv() {
+            match mail {
+                Mail::Arrival(io) => self.adopt(io),
+                Mail::List(reply) => self.listings.push((reply, 0)),
+                Mail::Kill(id, found) => self.kill(id, &found),
+            }
         }
         let resumed = self.shared.resumed.load(Ordering::Acquire);
         if resumed != self.resumed {
@@ -245,11 +269,7 @@ impl Worker {
         let Some(origin) = self.origins.get(usize::from(io.listener)) else {
             return;
         };
-        let turn = Turn {
-            now: self.now,
-            limits: &origin.settings.limits,
-            stats: &origin.stats,
-        };
+        let turn = origin.turn(self.now);
         log::debug!(id = io.id, peer:% = io.peer, listener:% = origin.address, worker = self.index; "opened");
         let entry = self.connections.vacant_entry();
         let key = entry.key();
@@ -259,7 +279,7 @@ impl Worker {
             .register(io.stream(), Token(key), INTEREST)
         {
             // Out of memory for it (epoll_ctl(2): ENOMEM, ENOSPC): the connection cannot be served.
-            let ending = Ending::fin(crate::close::CloseReason::IoError);
+            let ending = Ending::fin(CloseReason::IoError);
             self.closing.push((
                 key,
                 Ending {
@@ -291,6 +311,44 @@ impl Worker {
         }
     }
 
+    /// Shows the next batch of each table that is asked for.
+    fn list(&mut self) {
+        let mut listings = std::mem::take(&mut self.listings);
+        listings.retain_mut(|(reply, from)| {
+            let end = (*from + LIST_BATCH).min(self.connections.capacity());
+            let batch = (*from..end)
+                .filter_map(|key| self.connections.get(key))
+                .map(|connection| {
+                    let origin = &self.origins[usize::from(connection.io.listener)];
+                    let turn = origin.turn(self.now);
+                    connection
+                        .io
+                        .info(origin.address, origin.settings.service.name(), &turn)
+                })
+                .collect();
+            *from = end;
+            // Nobody listens any more, or there is no more to show.
+            reply.send(batch).is_ok() && end < self.connections.capacity()
+        });
+        self.listings = listings;
+    }
+
+    /// Ends a connection because an operator wants that.
+    fn kill(&mut self, id: u64, found: &Sender<bool>) {
+        let key = self
+            .connections
+            .iter()
+            .find(|(_, connection)| connection.io.id == id);
+        let Some(key) = key.map(|(key, _)| key) else {
+            return;
+        };
+        self.step(key, |_, _, _, _| {
+            Step::Close(Ending::reset(CloseReason::Killed))
+        });
+        // Who asked may have gone.
+        let _ = found.send(true);
+    }
+
     fn expire(&mut self) {
         while let Some(key) = self.deadlines.pop_due(self.now) {
             let key = key as usize;
@@ -298,11 +356,7 @@ impl Worker {
                 continue;
             };
             let origin = &self.origins[usize::from(connection.io.listener)];
-            let turn = Turn {
-                now: self.now,
-                limits: &origin.settings.limits,
-                stats: &origin.stats,
-            };
+            let turn = origin.turn(self.now);
             let due = connection.io.due(&turn);
             if due > self.now {
                 // Renewed since.
@@ -328,11 +382,7 @@ impl Worker {
             return;
         }
         let origin = &self.origins[usize::from(connection.io.listener)];
-        let turn = Turn {
-            now: self.now,
-            limits: &origin.settings.limits,
-            stats: &origin.stats,
-        };
+        let turn = origin.turn(self.now);
         let step = what(
             connection,
             &origin.settings.service,

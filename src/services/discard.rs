@@ -9,6 +9,10 @@ pub struct Discard;
 impl Service for Discard {
     type State = ();
 
+    fn name(&self) -> &'static str {
+        "discard"
+    }
+
     fn open(&self, _: &mut Context<'_>) {}
 
     fn input(&self, (): &mut (), _: &mut Context<'_>, bytes: &[u8]) -> usize {

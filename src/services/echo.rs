@@ -9,6 +9,10 @@ pub struct Echo;
 impl Service for Echo {
     type State = ();
 
+    fn name(&self) -> &'static str {
+        "echo"
+    }
+
     fn open(&self, _: &mut Context<'_>) {}
 
     #[inline]

@@ -145,6 +145,10 @@ impl Lines {
 impl Service for Print {
     type State = ();
 
+    fn name(&self) -> &'static str {
+        "print"
+    }
+
     fn start(&self, server: &Handle) {
         let output = self
             .output

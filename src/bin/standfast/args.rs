@@ -6,6 +6,7 @@
 )]
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
@@ -27,6 +28,61 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Print what the given serve flags really do on this host, and exit.
     Check(ServeArgs),
+    /// Show a running server: its listeners, connections, counters.
+    Status(TargetArgs),
+    /// Show every connection of a running server.
+    List(TargetArgs),
+    /// End one connection of a running server, with reason killed.
+    Kill {
+        /// Its number, as list and the log show it.
+        id: u64,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+    /// Make a running server drain, as a first SIGTERM does.
+    Drain(TargetArgs),
+    /// End a running server at once, as a second SIGTERM does.
+    Stop(TargetArgs),
+}
+
+/// What a running server is asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Order {
+    Status,
+    List,
+    Kill { id: u64 },
+    Drain,
+    Stop,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TargetArgs {
+    /// Which server: PORT, ADDRESS:PORT, or the path of its control socket. Not needed while there is only one.
+    #[arg(value_name = "SERVER")]
+    pub(crate) server: Option<String>,
+
+    /// The path of its control socket.
+    #[arg(long, value_name = "PATH", conflicts_with = "server")]
+    pub(crate) control: Option<PathBuf>,
+
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Where the control socket is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ControlPath {
+    Off,
+    At(PathBuf),
+}
+
+fn control_path(text: &str) -> Result<ControlPath, String> {
+    match text {
+        "off" => Ok(ControlPath::Off),
+        "" => Err("expected a path, or off".to_owned()),
+        path => Ok(ControlPath::At(path.into())),
+    }
 }
 
 /// What to do with connections.
@@ -141,6 +197,11 @@ pub(crate) struct ServeArgs {
     /// Threads that serve. [default: the cores]
     #[arg(long, value_name = "N", help_heading = "Limits")]
     pub(crate) workers: Option<NonZeroUsize>,
+
+    /// The control socket, for status, list, kill, drain and stop, or off. [default: standfast/ADDRESS-PORT.sock in
+    /// XDG_RUNTIME_DIR, else /run/user/UID, else /tmp/standfast-UID]
+    #[arg(long, value_name = "PATH", value_parser = control_path)]
+    pub(crate) control: Option<ControlPath>,
 
     /// print: the peer before each line.
     #[arg(long)]

@@ -3,6 +3,7 @@
 
 mod args;
 mod check;
+mod ctl;
 mod logger;
 mod serve;
 mod signals;
@@ -12,12 +13,17 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Args, Command};
+use crate::args::{Args, Command, Order};
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Serve(serve) => serve::run(&serve),
         Command::Check(serve) => check::run(&serve),
+        Command::Status(target) => ctl::run(Order::Status, &target),
+        Command::List(target) => ctl::run(Order::List, &target),
+        Command::Kill { id, target } => ctl::run(Order::Kill { id }, &target),
+        Command::Drain(target) => ctl::run(Order::Drain, &target),
+        Command::Stop(target) => ctl::run(Order::Stop, &target),
     };
     match result {
         Ok(code) => code,

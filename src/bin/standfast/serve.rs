@@ -3,11 +3,12 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use standfast::control::{self, Control};
 use standfast::services::{Discard, Echo, Print};
 use standfast::{AnyService, Config, Keepalive, Listen, Server, WhenFull};
 
 use crate::Failure;
-use crate::args::{Full, ServeArgs, ServiceName};
+use crate::args::{ControlPath, Full, ServeArgs, ServiceName};
 use crate::units::{Setting, shown_or};
 use crate::{logger, signals};
 
@@ -19,6 +20,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let effective = config.listen[0].effective(&config)?;
     let server = Server::bind(config)?;
     signals::obey(&server.handle())?;
+    let _control = control(args, &server)?;
     for address in server.addresses() {
         log::info!(
             listener:% = address,
@@ -42,6 +44,28 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Opens the control socket. One that was asked for must be had; the default one is a convenience.
+fn control(args: &ServeArgs, server: &Server) -> Result<Option<Control>, Failure> {
+    let first = server.addresses().first();
+    let default = first.map(|address| control::path::of(*address));
+    let (path, asked) = match (&args.control, default) {
+        (Some(ControlPath::Off), _) | (None, None) => return Ok(None),
+        (Some(ControlPath::At(path)), _) => (path.clone(), true),
+        (None, Some(path)) => (path, false),
+    };
+    match Control::open(&path, &server.handle()) {
+        Ok(control) => Ok(Some(control)),
+        Err(error) if asked => Err(Failure::failed(format!(
+            "cannot open the control socket {}: {error}",
+            path.display()
+        ))),
+        Err(error) => {
+            log::warn!(path:% = path.display(), error:%; "no control socket");
+            Ok(None)
+        }
+    }
 }
 
 /// The settings that `args` ask for.
