@@ -4,6 +4,8 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+#[cfg(feature = "control")]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -218,6 +220,28 @@ impl Acceptor {
         if now >= self.quiet_until {
             self.quiet_until = now.after(SAID);
             log::warn!("{what}");
+        }
+    }
+
+    /// The listeners, to be lent to another process.
+    #[cfg(feature = "control")]
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = (SocketAddr, &str, BorrowedFd<'_>)> {
+        self.doors.iter().map(|door| {
+            (
+                door.address,
+                door.settings.service.name(),
+                door.socket.as_fd(),
+            )
+        })
+    }
+
+    /// Another process has the listeners: they are let go of here, and nothing is done to them.
+    #[cfg(feature = "control")]
+    pub(crate) fn let_go(mut self, registry: &Registry) {
+        for door in &mut self.doors {
+            if let Err(error) = registry.deregister(&mut door.socket) {
+                log::debug!(error:%; "cannot deregister a listener");
+            }
         }
     }
 

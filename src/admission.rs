@@ -55,6 +55,16 @@ impl Admission {
         true
     }
 
+    /// Counts a connection in that a former process admitted, whatever the limits.
+    #[cfg(feature = "control")]
+    pub(crate) fn count(&self, ip: IpAddr) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        if let Some(per_ip) = &self.per_ip {
+            let mut open = per_ip.open.lock().unwrap_or_else(PoisonError::into_inner);
+            *open.entry(ip).or_default() += 1;
+        }
+    }
+
     /// Counts an admitted connection out.
     pub(crate) fn release(&self, ip: IpAddr) {
         self.open.fetch_sub(1, Ordering::Relaxed);

@@ -38,13 +38,15 @@ pub enum CloseReason {
     Drain,
     /// An operator ended it.
     Killed,
+    /// Another process has it now.
+    HandedOff,
     /// Another error of the system, named by `errno`.
     IoError,
 }
 
 impl CloseReason {
     /// Every reason, in the order of DESIGN.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::PeerClosed,
         Self::PeerReset,
         Self::KeepaliveDead,
@@ -57,6 +59,7 @@ impl CloseReason {
         Self::Service,
         Self::Drain,
         Self::Killed,
+        Self::HandedOff,
         Self::IoError,
     ];
 
@@ -76,6 +79,7 @@ impl CloseReason {
             Self::Service => "service",
             Self::Drain => "drain",
             Self::Killed => "killed",
+            Self::HandedOff => "handed-off",
             Self::IoError => "io-error",
         }
     }

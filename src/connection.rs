@@ -54,6 +54,21 @@ impl Connection {
         Self { io, state }
     }
 
+    #[cfg(feature = "control")]
+    pub(crate) fn with_state(io: Io, state: State) -> Self {
+        Self { io, state }
+    }
+
+    #[cfg(feature = "control")]
+    pub(crate) fn set_state(&mut self, state: State) {
+        self.state = state;
+    }
+
+    #[cfg(feature = "control")]
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
     /// What follows from the greeting.
     pub(crate) fn opened(&mut self, service: &AnyService, turn: &Turn<'_>) -> Step {
         self.conclude(service, turn, false)

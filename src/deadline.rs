@@ -23,6 +23,10 @@ impl Moment {
         Self(self.0.saturating_add(nanos(wait)))
     }
 
+    pub(crate) fn before(self, time: Duration) -> Self {
+        Self(self.0.saturating_sub(nanos(time)))
+    }
+
     /// `after`, or never.
     pub(crate) fn after_if(self, wait: Option<Duration>) -> Self {
         wait.map_or(Self::NEVER, |wait| self.after(wait))
@@ -49,6 +53,9 @@ pub(crate) struct Clock {
     epoch: Instant,
 }
 
+/// What a clock shows at its start: late enough that what a former process began still has its moment.
+const EPOCH: u64 = 1 << 62;
+
 impl Clock {
     #[expect(
         clippy::disallowed_methods,
@@ -65,7 +72,7 @@ impl Clock {
         reason = "the clock is read here and nowhere else"
     )]
     pub(crate) fn now(&self) -> Moment {
-        Moment(nanos(Instant::now().duration_since(self.epoch)))
+        Moment(EPOCH + nanos(Instant::now().duration_since(self.epoch)))
     }
 }
 

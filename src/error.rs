@@ -44,6 +44,13 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The running server was not taken over; it goes on.
+    TakeOver {
+        /// Its control socket.
+        path: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The event loop or a thread could not be had.
     Start {
         /// What was tried.
@@ -109,6 +116,9 @@ impl fmt::Display for Error {
             Self::Bind { address, .. } => write!(f, "cannot listen on {address}"),
             Self::Inherit { address, .. } => write!(f, "cannot listen on {address}"),
             Self::Option { option, .. } => write!(f, "cannot set {option}"),
+            Self::TakeOver { path, .. } => {
+                write!(f, "cannot take over from the server at {}", path.display())
+            }
             Self::Start { what, .. } => write!(f, "cannot {what}"),
         }
     }
@@ -122,6 +132,7 @@ impl std::error::Error for Error {
             | Self::Bind { source, .. }
             | Self::Inherit { source, .. }
             | Self::Option { source, .. }
+            | Self::TakeOver { source, .. }
             | Self::Start { source, .. } => Some(source),
         }
     }

@@ -4,13 +4,21 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+#[cfg(feature = "control")]
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
+#[cfg(feature = "control")]
+use std::time::Instant;
 
 use mio::Waker;
 
 use crate::close::CloseReason;
 use crate::deadline::{Clock, Moment};
+#[cfg(feature = "control")]
+use crate::handoff::give::{Giving, Outcome};
+#[cfg(feature = "control")]
+use crate::inspect::Takeover;
 use crate::inspect::{ConnectionInfo, ListenerInfo, Status};
 use crate::io::Io;
 use crate::stats::{Stats, Summary};
@@ -79,6 +87,10 @@ impl Handle {
             written: sum.written,
             closed: closed.filter(|&(_, count)| count > 0).collect(),
             listeners: listeners.collect(),
+            #[cfg(feature = "control")]
+            takeover: shared.takeover.get().cloned(),
+            #[cfg(not(feature = "control"))]
+            takeover: None,
         }
     }
 
@@ -101,6 +113,12 @@ impl Handle {
         }
         drop(reply);
         found.into_iter().any(|found| found)
+    }
+
+    /// Whether the server was told to end, at once or not.
+    #[cfg(feature = "control")]
+    pub(crate) fn is_ending(&self) -> bool {
+        self.shared.ordered() != Order::Run
     }
 
     /// Whether the server was told to end at once.
@@ -138,6 +156,12 @@ pub(crate) struct Shared {
     pub(crate) closed: AtomicBool,
     /// Accepting is paused for want of room: whoever closes a connection wakes the accepting worker.
     pub(crate) accept_waits: AtomicBool,
+    /// A takeover is under way, or done.
+    #[cfg(feature = "control")]
+    pub(crate) giving: AtomicBool,
+    /// What came of a takeover, in the process that gave and in the one that took.
+    #[cfg(feature = "control")]
+    pub(crate) takeover: OnceLock<Takeover>,
     pub(crate) workers: Vec<Mailbox>,
     /// Every listener's address and service.
     listeners: Vec<(SocketAddr, String)>,
@@ -156,6 +180,15 @@ pub(crate) enum Mail {
     List(Sender<Vec<ConnectionInfo>>),
     /// End the connection of this number; answers if it is here.
     Kill(u64, Sender<bool>),
+    /// Send a copy of every connection to the process that takes over.
+    #[cfg(feature = "control")]
+    Give(Giving),
+    /// The takeover failed: the copies do not count.
+    #[cfg(feature = "control")]
+    Keep,
+    /// Stand still, send the rest until then, and learn what came of it.
+    #[cfg(feature = "control")]
+    Freeze(Instant, Receiver<Outcome>),
 }
 
 /// The way to one worker.
@@ -224,6 +257,10 @@ impl Shared {
             last_id: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             accept_waits: AtomicBool::new(false),
+            #[cfg(feature = "control")]
+            giving: AtomicBool::new(false),
+            #[cfg(feature = "control")]
+            takeover: OnceLock::new(),
             workers,
         }
     }
@@ -243,6 +280,23 @@ impl Shared {
 
     pub(crate) fn next_id(&self) -> u64 {
         self.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    #[cfg(feature = "control")]
+    pub(crate) fn last_id(&self) -> u64 {
+        self.last_id.load(Ordering::Relaxed)
+    }
+
+    /// Numbers go on behind `id`.
+    #[cfg(feature = "control")]
+    pub(crate) fn continue_from(&self, id: u64) {
+        self.last_id.store(id, Ordering::Relaxed);
+    }
+
+    /// Another process has the listeners.
+    #[cfg(feature = "control")]
+    pub(crate) fn given(&self) {
+        self.closed.store(true, Ordering::Release);
     }
 
     /// Notes whether accepting waits for a connection to close.

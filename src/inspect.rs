@@ -102,4 +102,17 @@ pub struct Status {
     pub closed: Vec<(String, u64)>,
     /// What it listens on.
     pub listeners: Vec<ListenerInfo>,
+    /// The takeover it came from, or ended in.
+    pub takeover: Option<Takeover>,
+}
+
+/// A takeover, from either side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "control", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Takeover {
+    /// Connections that changed hands.
+    pub connections: u64,
+    /// How long nobody served, from the freeze to the commit.
+    pub frozen: Duration,
 }

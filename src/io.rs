@@ -59,6 +59,12 @@ pub(crate) struct Io {
     pub(crate) closing: bool,
     /// On the worker's list of connections with something left to do in the next turn.
     pub(crate) leftover: bool,
+    /// A copy of the descriptor is with another process that may take over.
+    #[cfg(feature = "control")]
+    pub(crate) copied: bool,
+    /// Changed since it was copied.
+    #[cfg(feature = "control")]
+    pub(crate) changed: bool,
     /// On the worker's list of connections whose service waits.
     pub(crate) waiting: bool,
     /// Output is being delivered, then FIN: for this reason.
@@ -136,6 +142,10 @@ impl Io {
             closing: false,
             leftover: false,
             waiting: false,
+            #[cfg(feature = "control")]
+            copied: false,
+            #[cfg(feature = "control")]
+            changed: false,
             finishing: None,
             id,
             peer,

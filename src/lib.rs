@@ -82,6 +82,8 @@ pub mod control;
 mod deadline;
 mod error;
 mod handle;
+#[cfg(feature = "control")]
+mod handoff;
 mod holder;
 mod inspect;
 mod io;
@@ -104,10 +106,10 @@ pub use close::CloseReason;
 pub use config::{Config, Listen, WhenFull};
 pub use error::Error;
 pub use handle::Handle;
-pub use inspect::{ConnectionInfo, DeadlineKind, ListenerInfo, NextDeadline, Status};
+pub use inspect::{ConnectionInfo, DeadlineKind, ListenerInfo, NextDeadline, Status, Takeover};
 pub use keepalive::{DEAD_AFTER_LEAST, DetectionError, Keepalive};
 pub use server::Server;
-pub use service::{AnyService, Context, Service};
+pub use service::{AnyService, Context, Exported, Service};
 pub use stats::Summary;
 
 /// The README's examples compile and run, too.

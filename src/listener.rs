@@ -179,7 +179,11 @@ fn lacks_family(error: &Error) -> bool {
 
 /// Binds and listens: `SO_REUSEADDR`, so that a restart works past every state its predecessor left behind
 /// (socket(7)), options before the first handshake, and a backlog worth the name.
-fn bind(address: SocketAddr, listen: &Listen, settings: &Arc<Settings>) -> Result<Listener, Error> {
+pub(crate) fn bind(
+    address: SocketAddr,
+    listen: &Listen,
+    settings: &Arc<Settings>,
+) -> Result<Listener, Error> {
     let failed = |source: io::Error| {
         let in_use = source.kind() == io::ErrorKind::AddrInUse;
         Error::Bind {
@@ -253,6 +257,44 @@ fn inherit(address: &Address, fd: RawFd, settings: &Arc<Settings>) -> Result<Lis
         settings: Arc::clone(settings),
         configure_each: true,
     })
+}
+
+/// A listening socket that a former process had, of the address it had it at.
+#[cfg(feature = "control")]
+pub(crate) fn taken_over(
+    socket: TcpListener,
+    address: SocketAddr,
+    settings: &Arc<Settings>,
+) -> Listener {
+    // New connections inherit this process's options; those in its queue get them when they are accepted.
+    if let Err(refused) = settings.options.apply(&socket) {
+        log::debug!(option = refused.option.as_str(), error:% = refused.source; "option refused");
+    }
+    Listener {
+        socket,
+        address,
+        settings: Arc::clone(settings),
+        configure_each: true,
+    }
+}
+
+/// Every address of `listen`, names resolved. Inherited sockets cannot be had twice, and are refused.
+#[cfg(feature = "control")]
+pub(crate) fn resolve_all(listen: &Listen) -> Result<Vec<SocketAddr>, Error> {
+    let mut resolved = Vec::new();
+    for address in &listen.addresses {
+        if matches!(address, Address::Fd(_) | Address::Systemd(_)) {
+            return Err(Error::Config(format!(
+                "{address} cannot be taken over: name its address"
+            )));
+        }
+        let found = address.resolve().map_err(|source| Error::Resolve {
+            address: address.to_string(),
+            source,
+        })?;
+        resolved.extend(found);
+    }
+    Ok(resolved)
 }
 
 /// The descriptors systemd passed to this process under `name`, or all.

@@ -12,9 +12,15 @@ use mio::{Poll, Waker};
 use crate::accept::Acceptor;
 use crate::admission;
 use crate::config::Config;
+#[cfg(feature = "control")]
+use crate::control::{Client, Control};
 use crate::deadline::Clock;
 use crate::error::Error;
 use crate::handle::{Handle, Mailbox, Shared};
+#[cfg(feature = "control")]
+use crate::handoff::take::{self, Giver};
+#[cfg(feature = "control")]
+use crate::inspect::Takeover;
 use crate::listener::{self, Listener, Settings};
 use crate::service::AnyService;
 use crate::stats::{Stats, Summary};
@@ -52,6 +58,9 @@ pub struct Server {
     stats: Vec<Vec<Arc<Stats>>>,
     clock: Clock,
     drain_timeout: Option<Duration>,
+    /// What was taken over from a former process, which waits to hear that this one runs.
+    #[cfg(feature = "control")]
+    taken: Option<take::Taken>,
 }
 
 impl Server {
@@ -65,12 +74,7 @@ impl Server {
         reason = "a server is made of its settings, once"
     )]
     pub fn bind(config: Config) -> Result<Self, Error> {
-        let allowed = admission::descriptors_for_connections();
-        let asked = config.max_conns.map(usize::from);
-        if let Some(asked) = asked.filter(|&asked| asked > allowed) {
-            log::warn!(asked, allowed; "connection limit capped by the descriptor limit");
-        }
-        let max_conns = asked.map_or(allowed, |asked| asked.min(allowed));
+        let max_conns = Self::max_conns(&config);
         let mut listeners = Vec::new();
         let mut services = Vec::new();
         for listen in &config.listen {
@@ -81,10 +85,7 @@ impl Server {
         if listeners.is_empty() {
             return Err(Error::Config("nothing to listen on".to_owned()));
         }
-        let workers = config
-            .workers
-            .or_else(|| thread::available_parallelism().ok());
-        let workers = workers.unwrap_or(NonZeroUsize::MIN);
+        let workers = Self::workers(&config);
         Self::start(listeners, services, workers, config.drain_timeout).map_err(|source| {
             Error::Start {
                 what: "make an event loop",
@@ -166,7 +167,149 @@ impl Server {
             stats,
             clock,
             drain_timeout,
+            #[cfg(feature = "control")]
+            taken: None,
         })
+    }
+
+    fn max_conns(config: &Config) -> usize {
+        let allowed = admission::descriptors_for_connections();
+        let asked = config.max_conns.map(usize::from);
+        if let Some(asked) = asked.filter(|&asked| asked > allowed) {
+            log::warn!(asked, allowed; "connection limit capped by the descriptor limit");
+        }
+        asked.map_or(allowed, |asked| asked.min(allowed))
+    }
+
+    fn workers(config: &Config) -> NonZeroUsize {
+        let workers = config
+            .workers
+            .or_else(|| thread::available_parallelism().ok());
+        workers.unwrap_or(NonZeroUsize::MIN)
+    }
+
+    /// Takes over from the server whose control socket is at `path`: its listeners and its live connections. It must
+    /// not listen on more than `config` does. `None` if no server answers there.
+    ///
+    /// The connections are this process's when this returns; [`run`](Self::run) serves them.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind); and whatever keeps the takeover from happening. The other server goes on then, as if
+    /// nothing had happened.
+    #[cfg(feature = "control")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a server is made of its settings, once"
+    )]
+    pub fn take_over(config: Config, path: &std::path::Path) -> Result<Option<Self>, Error> {
+        let failed = |source| Error::TakeOver {
+            path: path.to_owned(),
+            source,
+        };
+        let client = Client::at(path.to_owned());
+        take::may_fail("init");
+        let status = match client.status() {
+            Ok(status) => status,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let max_conns = Self::max_conns(&config);
+        let mut theirs: Vec<SocketAddr> = status
+            .listeners
+            .iter()
+            .map(|listener| listener.address)
+            .collect();
+        let mut wanted = Vec::new();
+        let mut services = Vec::new();
+        for listen in &config.listen {
+            let settings = Arc::new(Settings::new(listen, max_conns)?);
+            for address in listener::resolve_all(listen)? {
+                // Port 0 means the port that the running server was given.
+                let same = |running: &SocketAddr| {
+                    *running == address || address.port() == 0 && running.ip() == address.ip()
+                };
+                let running = theirs.iter().position(same).map(|at| theirs.remove(at));
+                wanted.push((
+                    running.unwrap_or(address),
+                    running.is_some(),
+                    listen,
+                    Arc::clone(&settings),
+                ));
+            }
+            services.push(listen.service.clone());
+        }
+        let hello = wanted
+            .iter()
+            .filter(|(_, running, ..)| *running)
+            .map(|(address, _, _, settings)| (*address, settings.service.name().to_owned()))
+            .collect();
+        let line = client
+            .take_over(take::hello(hello, max_conns))
+            .map_err(failed)?;
+        let (giver, mut given) = Giver::listeners(line).map_err(failed)?;
+        let order: Vec<SocketAddr> = given.iter().map(|(record, _)| record.address).collect();
+        let mut listener_of = vec![u16::MAX; order.len()];
+        let mut listeners = Vec::new();
+        for (address, running, listen, settings) in wanted {
+            if !running {
+                let bound = listener::bind(address, listen, &settings);
+                listeners.push(bound.inspect_err(|error| {
+                    giver.abort(&error.to_string());
+                })?);
+                continue;
+            }
+            let at = given
+                .iter()
+                .position(|(record, _)| record.address == address);
+            let Some(at) = at else {
+                return Err(failed(giver.abort("a listener did not come")));
+            };
+            let (record, socket) = given.remove(at);
+            if let Some(number) = order.iter().position(|address| *address == record.address) {
+                listener_of[number] = u16::try_from(listeners.len()).unwrap_or(u16::MAX);
+            }
+            listeners.push(listener::taken_over(socket, record.address, &settings));
+        }
+        let started = Self::start(
+            listeners,
+            services,
+            Self::workers(&config),
+            config.drain_timeout,
+        );
+        let mut server = started.map_err(|source| Error::Start {
+            what: "make an event loop",
+            source,
+        })?;
+        let shared = Arc::clone(&server.handle.shared);
+        let taken = giver
+            .connections(&mut server.workers, &listener_of, || shared.least_loaded(0))
+            .map_err(failed)?;
+        shared.continue_from(taken.last_id);
+        let _ = shared.takeover.set(Takeover {
+            connections: taken.connections,
+            frozen: taken.frozen,
+        });
+        server.taken = Some(taken);
+        Ok(Some(server))
+    }
+
+    /// Opens this server's control socket at `path`; it stands there until what this answers is dropped. After a
+    /// [`take_over`](Self::take_over) it takes the place of the former process's.
+    ///
+    /// # Errors
+    /// `AddrInUse` while another server has that path; `AlreadyExists` if something else than a socket stands there;
+    /// and what the system says.
+    #[cfg(feature = "control")]
+    pub fn control(&mut self, path: &std::path::Path) -> io::Result<Control> {
+        let lock = self.taken.as_mut().and_then(|taken| taken.lock.take());
+        Control::open(path, &self.handle, lock)
     }
 
     /// The addresses listened on, with their real ports, in the order of the settings.
@@ -204,6 +347,13 @@ impl Server {
                     break;
                 }
             }
+        }
+        #[cfg(feature = "control")]
+        if let Some(taken) = self.taken
+            && failed.is_none()
+            && let Err(error) = taken.running()
+        {
+            log::debug!(error:%; "the former process does not hear that this one runs");
         }
         let mut summary = Summary::default();
         for thread in threads {

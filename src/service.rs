@@ -73,12 +73,38 @@ pub trait Service: Send + Sync + 'static {
         conn.finish();
     }
 
+    /// The state of a connection, to go on in a process that takes over. `None` (default): it cannot leave, and the
+    /// connection stays with this process, which drains it.
+    fn export(&self, state: &Self::State) -> Option<Exported> {
+        let _ = state;
+        None
+    }
+
+    /// A connection's state as another process exported it.
+    ///
+    /// # Errors
+    /// In words, what is wrong with it (default: that this service takes none); then nothing is taken over.
+    fn import(&self, exported: &Exported) -> Result<Self::State, String> {
+        let _ = exported;
+        Err(format!("{} takes over no connections", self.name()))
+    }
+
     /// All connections have ended. Brings to an end what the service still does, in at most `patience`, and answers
     /// whether all was done. Default: nothing, all was.
     fn stop(&self, patience: Duration) -> bool {
         let _ = patience;
         true
     }
+}
+
+/// A connection's state on its way to another process: opaque bytes, and the number of their form, which is the
+/// service's own affair.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exported {
+    /// The form of `bytes`.
+    pub schema: u16,
+    /// The state; at most 64 KiB, or the connection stays.
+    pub bytes: Vec<u8>,
 }
 
 /// A connection, as the service sees it during a call.
@@ -165,6 +191,14 @@ impl AnyService {
         self.0.end(state, conn, rest);
     }
 
+    pub(crate) fn export(&self, state: &State) -> Option<Exported> {
+        self.0.export(state)
+    }
+
+    pub(crate) fn import(&self, exported: &Exported) -> Result<State, String> {
+        self.0.import(exported)
+    }
+
     pub(crate) fn stop(&self, patience: Duration) -> bool {
         self.0.stop(patience)
     }
@@ -192,6 +226,8 @@ trait Erased: Send + Sync {
     fn open(&self, conn: &mut Context<'_>) -> State;
     fn input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) -> usize;
     fn end(&self, state: &mut State, conn: &mut Context<'_>, rest: &[u8]);
+    fn export(&self, state: &State) -> Option<Exported>;
+    fn import(&self, exported: &Exported) -> Result<State, String>;
     fn stop(&self, patience: Duration) -> bool;
 }
 
@@ -214,6 +250,14 @@ impl<S: Service> Erased for S {
 
     fn end(&self, state: &mut State, conn: &mut Context<'_>, rest: &[u8]) {
         Service::end(self, own(state), conn, rest);
+    }
+
+    fn export(&self, state: &State) -> Option<Exported> {
+        Service::export(self, state.downcast_ref()?)
+    }
+
+    fn import(&self, exported: &Exported) -> Result<State, String> {
+        Ok(Box::new(Service::import(self, exported)?))
     }
 
     fn stop(&self, patience: Duration) -> bool {

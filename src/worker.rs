@@ -7,7 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
+#[cfg(feature = "control")]
+use std::time::Instant;
 
+#[cfg(feature = "control")]
+use mio::net::TcpStream;
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
@@ -16,6 +20,11 @@ use crate::close::{CloseReason, Ending, Obituary};
 use crate::connection::{Connection, Step};
 use crate::deadline::{Clock, Deadlines, Moment};
 use crate::handle::{Mail, Order, Shared};
+#[cfg(feature = "control")]
+use crate::handoff::{
+    give::{Giving, Outcome, Share},
+    record::Record,
+};
 use crate::inspect::ConnectionInfo;
 use crate::io::{INTEREST, Io, Turn};
 use crate::listener::Settings;
@@ -27,6 +36,10 @@ const EVENTS: usize = 1024;
 
 /// Connections shown in one turn: a table of all must not hold up those that are served.
 const LIST_BATCH: usize = 256;
+
+/// Taken over connections that get their options in one turn.
+#[cfg(feature = "control")]
+const OPTIONS_BATCH: usize = 256;
 
 /// What one read may bring; one such buffer a worker.
 const READ_BUFFER: usize = 64 * 1024;
@@ -63,6 +76,12 @@ pub(crate) struct Worker {
     /// Tables being shown, a batch a turn: who wants it, and how far it has come.
     listings: Vec<(Sender<Vec<ConnectionInfo>>, usize)>,
     shared: Arc<Shared>,
+    /// A takeover is under way, and this is our share in it.
+    #[cfg(feature = "control")]
+    giving: Option<Giving>,
+    /// Taken over connections below this key have their former listener's options yet.
+    #[cfg(feature = "control")]
+    unconfigured: usize,
     buffer: Box<[u8]>,
     drain_timeout: Option<Duration>,
     /// Draining, until then.
@@ -117,6 +136,10 @@ impl Worker {
             mail,
             listings: Vec::new(),
             shared,
+            #[cfg(feature = "control")]
+            giving: None,
+            #[cfg(feature = "control")]
+            unconfigured: 0,
             buffer: vec![0; READ_BUFFER].into_boxed_slice(),
             drain_timeout,
             draining: None,
@@ -152,6 +175,8 @@ impl Worker {
         self.accept();
         self.serve_leftovers();
         self.list();
+        #[cfg(feature = "control")]
+        self.hand_over();
         self.expire();
         self.obey();
         self.close();
@@ -166,7 +191,12 @@ impl Worker {
         if let Some(end) = self.draining {
             until = until.min(end);
         }
-        let timeout = if !self.leftovers.is_empty() || !self.listings.is_empty() {
+        #[cfg(feature = "control")]
+        let pressing =
+            self.unconfigured > 0 || self.giving.as_ref().is_some_and(Giving::is_pressing);
+        #[cfg(not(feature = "control"))]
+        let pressing = false;
+        let timeout = if pressing || !self.leftovers.is_empty() || !self.listings.is_empty() {
             Some(Duration::ZERO)
         } else if until == Moment::NEVER {
             None
@@ -211,6 +241,12 @@ impl Worker {
                 Mail::Arrival(io) => self.adopt(io),
                 Mail::List(reply) => self.listings.push((reply, 0)),
                 Mail::Kill(id, found) => self.kill(id, &found),
+                #[cfg(feature = "control")]
+                Mail::Give(giving) => self.give(giving),
+                #[cfg(feature = "control")]
+                Mail::Keep => self.keep(),
+                #[cfg(feature = "control")]
+                Mail::Freeze(until, outcome) => self.freeze(until, &outcome),
             }
         }
         let resumed = self.shared.resumed.load(Ordering::Acquire);
@@ -289,6 +325,10 @@ impl Worker {
             ));
         }
         entry.insert(Connection::open(io, &origin.settings.service, &turn));
+        #[cfg(feature = "control")]
+        if let Some(giving) = &mut self.giving {
+            giving.arrived(key);
+        }
         self.step(key, |connection, service, turn, _| {
             connection.opened(service, turn)
         });
@@ -402,6 +442,14 @@ impl Worker {
             }
             Step::Again | Step::Rest => {}
         }
+        #[cfg(feature = "control")]
+        if io.copied
+            && !io.changed
+            && let Some(giving) = &mut self.giving
+        {
+            io.changed = true;
+            giving.changed.push(key);
+        }
         if io.is_halted() && !io.waiting {
             io.waiting = true;
             self.halted.push(key);
@@ -475,9 +523,18 @@ impl Worker {
             return;
         }
         for (key, ending) in std::mem::take(&mut self.closing) {
-            let Some(connection) = self.connections.try_remove(key) else {
+            let Some(mut connection) = self.connections.try_remove(key) else {
                 continue;
             };
+            #[cfg(feature = "control")]
+            if connection.io.copied {
+                // A close alone would end nothing while a copy lives elsewhere.
+                let _ = self.poll.registry().deregister(connection.io.stream());
+                connection.io.end_for_all();
+                if let Some(giving) = &mut self.giving {
+                    giving.gone.push(connection.io.id);
+                }
+            }
             self.deadlines.remove(slot(key));
             let io = &connection.io;
             let origin = &self.origins[usize::from(io.listener)];
@@ -514,6 +571,169 @@ impl Worker {
             && self.connections.is_empty()
             && self.shared.closed.load(Ordering::Acquire)
             && self.shared.workers[self.index].open.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// The takeover, a worker's part of it.
+#[cfg(feature = "control")]
+impl Worker {
+    /// A process wants to take over: from here on copies are sent.
+    fn give(&mut self, mut giving: Giving) {
+        self.keep();
+        if let Some(acceptor) = &self.acceptor {
+            giving.send_listeners(acceptor.listeners());
+        }
+        self.giving = Some(giving);
+    }
+
+    /// It came to nothing: no connection is copied any more.
+    fn keep(&mut self) {
+        if self.giving.take().is_some() {
+            for (_, connection) in &mut self.connections {
+                connection.io.copied = false;
+                connection.io.changed = false;
+            }
+        }
+    }
+
+    /// The slices of a takeover that a turn has time for, on either side of it.
+    fn hand_over(&mut self) {
+        if let Some(mut giving) = self.giving.take() {
+            giving.advance(&mut self.share());
+            self.giving = Some(giving);
+        }
+        for _ in 0..OPTIONS_BATCH.min(self.unconfigured) {
+            self.unconfigured -= 1;
+            if let Some(connection) = self.connections.get(self.unconfigured) {
+                let options = &self.origins[usize::from(connection.io.listener)]
+                    .settings
+                    .options;
+                if let Err(refused) = options.apply(&connection.io.descriptor()) {
+                    log::debug!(id = connection.io.id, option = refused.option.as_str(), error:% = refused.source; "option refused");
+                }
+            }
+        }
+    }
+
+    fn share(&mut self) -> Share<'_> {
+        Share {
+            connections: &mut self.connections,
+            origins: &self.origins,
+            now: self.now,
+        }
+    }
+
+    /// Stands still until the outcome is known.
+    fn freeze(&mut self, until: Instant, outcome: &Receiver<Outcome>) {
+        self.close();
+        let Some(mut giving) = self.giving.take() else {
+            return;
+        };
+        let outcome = giving.freeze(&mut self.share(), until, outcome);
+        self.giving = Some(giving);
+        match outcome {
+            Outcome::Resumed => self.keep(),
+            Outcome::Committed => self.let_go(),
+        }
+    }
+
+    /// What was given is the other process's: it is only closed here. What could not leave is drained.
+    fn let_go(&mut self) {
+        self.giving = None;
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.let_go(self.poll.registry());
+        }
+        for key in self.keys() {
+            let Some(connection) = self.connections.get_mut(key) else {
+                continue;
+            };
+            if !connection.io.copied {
+                continue;
+            }
+            let _ = self.poll.registry().deregister(connection.io.stream());
+            let connection = self.connections.remove(key);
+            self.deadlines.remove(slot(key));
+            let io = &connection.io;
+            let origin = &self.origins[usize::from(io.listener)];
+            origin.stats.closed(CloseReason::HandedOff);
+            origin.settings.admission.release(io.peer.ip());
+            log::debug!(id = io.id, peer:% = io.peer, listener:% = origin.address, reason:% = CloseReason::HandedOff, read = io.read, written = io.written; "closed");
+            self.shared.workers[self.index]
+                .open
+                .fetch_sub(1, Ordering::Relaxed);
+        }
+        self.draining = Some(self.now.after_if(self.drain_timeout));
+        for key in self.keys() {
+            self.step(key, Connection::drain);
+        }
+    }
+
+    /// Takes in a connection of the former process: it is registered, and not read before the commit.
+    pub(crate) fn import(&mut self, record: &Record, stream: TcpStream) -> Result<usize, String> {
+        let origin = self
+            .origins
+            .get(usize::from(record.listener))
+            .ok_or("a connection of no listener")?;
+        let mut connection =
+            Connection::import(record, stream, &origin.settings.service, self.now)?;
+        let entry = self.connections.vacant_entry();
+        let key = entry.key();
+        let interest = connection.io.interest_changed().unwrap_or(INTEREST);
+        self.poll
+            .registry()
+            .register(connection.io.stream(), Token(key), interest)
+            .map_err(|error| format!("cannot register a connection: {error}"))?;
+        entry.insert(connection);
+        origin.settings.admission.count(record.peer.ip());
+        self.shared.workers[self.index]
+            .open
+            .fetch_add(1, Ordering::Relaxed);
+        Ok(key)
+    }
+
+    /// The connection under `key`, taken in before.
+    pub(crate) fn imported(
+        &mut self,
+        key: usize,
+    ) -> Option<(&mut Connection, &AnyService, Moment)> {
+        let connection = self.connections.get_mut(key)?;
+        let origin = &self.origins[usize::from(connection.io.listener)];
+        Some((connection, &origin.settings.service, self.now))
+    }
+
+    /// A connection taken in has ended before the commit.
+    pub(crate) fn forget(&mut self, key: usize) {
+        if let Some(mut connection) = self.connections.try_remove(key) {
+            let _ = self.poll.registry().deregister(connection.io.stream());
+            let origin = &self.origins[usize::from(connection.io.listener)];
+            origin.settings.admission.release(connection.io.peer.ip());
+            self.shared.workers[self.index]
+                .open
+                .fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The commit: from here on the connections are ours. Those that have changed since they were registered are
+    /// served first; for the others an event tells.
+    pub(crate) fn own(&mut self, changed: Vec<usize>) {
+        self.now = self.clock.now();
+        for key in self.keys() {
+            let Some(connection) = self.connections.get(key) else {
+                continue;
+            };
+            let origin = &self.origins[usize::from(connection.io.listener)];
+            let due = connection.io.due(&origin.turn(self.now));
+            self.deadlines.set(slot(key), due);
+        }
+        for key in changed {
+            if let Some(connection) = self.connections.get_mut(key)
+                && !connection.io.leftover
+            {
+                connection.io.leftover = true;
+                self.leftovers.push(key);
+            }
+        }
+        self.unconfigured = self.connections.capacity();
     }
 }
 

@@ -5,13 +5,15 @@
 //! server, and it appears by a rename, so that nobody finds it half made.
 
 pub mod path;
-mod wire;
+pub(crate) mod wire;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -22,8 +24,9 @@ use rustix::net::{
 };
 
 use crate::handle::Handle;
+use crate::handoff::{give, take};
 use crate::inspect::{ConnectionInfo, Status};
-use wire::{Answer, Line, Question};
+use wire::{Answer, Hello, Line, Question};
 
 /// How long the server waits for one who connects and says nothing, or does not read.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -40,18 +43,23 @@ pub struct Control {
     path: PathBuf,
     /// The socket's inode: what stands under `path` later may be another's.
     inode: u64,
-    _lock: File,
+    /// Held as long as the server lives; a process that takes over gets it, too.
+    _lock: Arc<OwnedFd>,
 }
 
 impl Control {
-    /// Opens the control socket of the server behind `handle` at `path`, and answers there from now on.
+    /// Opens the control socket of the server behind `handle` at `path`, and answers there from now on. `lock`: what a
+    /// former process had locked there.
     ///
     /// # Errors
     /// `AddrInUse` while another server has that path; `AlreadyExists` if something else than a socket stands there;
     /// and what the system says.
-    pub fn open(path: &Path, handle: &Handle) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, handle: &Handle, lock: Option<OwnedFd>) -> io::Result<Self> {
         path::prepare(path)?;
-        let lock = lock(path)?;
+        let lock = Arc::new(match lock {
+            Some(lock) => lock,
+            None => self::lock(path)?,
+        });
         match fs::symlink_metadata(path) {
             Ok(found) if !std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
                 return Err(io::Error::new(
@@ -78,10 +86,10 @@ impl Control {
                 return Err(error);
             }
         };
-        let handle = handle.clone();
+        let (handle, held) = (handle.clone(), Arc::clone(&lock));
         thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || answer_all(&socket, &handle))?;
+            .spawn(move || answer_all(&socket, &handle, &held))?;
         Ok(Self {
             path: path.to_owned(),
             inode,
@@ -105,7 +113,7 @@ impl Drop for Control {
 }
 
 /// The lock that a living server holds beside its control socket.
-fn lock(path: &Path) -> io::Result<File> {
+fn lock(path: &Path) -> io::Result<OwnedFd> {
     let lock = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -113,7 +121,7 @@ fn lock(path: &Path) -> io::Result<File> {
         .mode(0o600)
         .open(beside(path, ".lock"))?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
+        Ok(()) => Ok(lock.into()),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::new(
             io::ErrorKind::AddrInUse,
             "another server runs there",
@@ -138,7 +146,7 @@ fn socket() -> io::Result<OwnedFd> {
 }
 
 /// Answers each client on a thread of its own: one that hangs holds up nobody else.
-fn answer_all(socket: &OwnedFd, handle: &Handle) {
+fn answer_all(socket: &OwnedFd, handle: &Handle, lock: &Arc<OwnedFd>) {
     loop {
         let client = match accept_with(socket.as_fd(), SocketFlags::CLOEXEC) {
             Ok(client) => client,
@@ -149,11 +157,12 @@ fn answer_all(socket: &OwnedFd, handle: &Handle) {
                 continue;
             }
         };
-        let handle = handle.clone();
+        let (handle, lock) = (handle.clone(), Arc::clone(lock));
         let answering = thread::Builder::new()
             .name("control-client".to_owned())
             .spawn(move || {
-                let answered = Line::new(client, PATIENCE).and_then(|line| answer(&line, &handle));
+                let answered =
+                    Line::new(client, PATIENCE).and_then(|line| answer(line, &handle, &lock));
                 if let Err(error) = answered {
                     log::debug!(error:%; "control client failed");
                 }
@@ -164,7 +173,7 @@ fn answer_all(socket: &OwnedFd, handle: &Handle) {
     }
 }
 
-fn answer(line: &Line, handle: &Handle) -> io::Result<()> {
+fn answer(line: Line, handle: &Handle, lock: &OwnedFd) -> io::Result<()> {
     if !line.is_of_this_user()? {
         log::warn!("control client of another user refused");
         return line.send(&Answer::Refused("this server is another user's".to_owned()));
@@ -193,8 +202,45 @@ fn answer(line: &Line, handle: &Handle) -> io::Result<()> {
         }
         Question::Drain => handle.drain(),
         Question::Stop => handle.stop(),
+        Question::TakeOver(hello) => return give(line, handle, lock, &hello),
     }
     line.send(&Answer::Done)
+}
+
+/// Gives the server to the asking process, one at a time, or says why not.
+fn give(line: Line, handle: &Handle, lock: &OwnedFd, hello: &Hello) -> io::Result<()> {
+    let shared = &handle.shared;
+    let alone = shared
+        .giving
+        .compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire);
+    let outcome = match alone {
+        Err(_) => Err("another takeover is under way".to_owned()),
+        Ok(_) => give::compare(hello, handle, &take::network()),
+    };
+    if let Err(why) = outcome {
+        log::warn!(pid = hello.pid, reason = why.as_str(); "takeover refused");
+        if alone.is_ok() {
+            shared.giving.store(false, Ordering::Release);
+        }
+        return line.send(&Answer::Refused(why));
+    }
+    log::info!(pid = hello.pid, version = hello.version.as_str(); "takeover asked for");
+    line.send(&Answer::Giving)?;
+    match give::give(line, handle, lock.as_fd()) {
+        Ok(given) => {
+            log::info!(
+                pid = hello.pid,
+                connections = given.connections,
+                frozen_ms = given.frozen.as_secs_f64() * 1e3;
+                "handed over"
+            );
+        }
+        Err(why) => {
+            log::warn!(pid = hello.pid, reason = why.as_str(); "takeover failed, serving on");
+            shared.giving.store(false, Ordering::Release);
+        }
+    }
+    Ok(())
 }
 
 /// A running server, asked from another process.
@@ -228,6 +274,16 @@ impl Client {
         let line = Line::new(socket, ANSWER)?;
         line.send(question)?;
         Ok(line)
+    }
+
+    /// Asks for the server itself.
+    pub(crate) fn take_over(&self, hello: Hello) -> io::Result<Line> {
+        let line = self.ask(&Question::TakeOver(hello))?;
+        match line.receive()? {
+            Answer::Giving => Ok(line),
+            Answer::Refused(why) => Err(io::Error::other(why)),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
     }
 
     /// Asks for something that is done or refused.

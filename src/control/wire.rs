@@ -1,21 +1,27 @@
 //! The conversation on the control socket: one message a question, JSON, and its answers.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use rustix::process::geteuid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::handoff::record::{DESCRIPTORS, LONGEST, Message};
 use crate::inspect::{ConnectionInfo, Status};
 
-/// The longest message either side sends; a longer one is refused unread.
-const LONGEST: usize = 128 * 1024;
+/// Bytes that may be under way in a takeover.
+const ROOM: usize = 4 * 1024 * 1024;
 
 /// What is asked of a server.
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,9 +29,28 @@ const LONGEST: usize = 128 * 1024;
 pub(crate) enum Question {
     Status,
     List,
-    Kill { id: u64 },
+    Kill {
+        id: u64,
+    },
     Drain,
     Stop,
+    /// Give the server over to the asking process.
+    TakeOver(Hello),
+}
+
+/// What a process that wants to take over says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) protocol: u8,
+    pub(crate) schema: u16,
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+    /// How many connections its descriptor limit allows.
+    pub(crate) max_conns: usize,
+    /// Its network namespace, as `/proc/self/ns/net` names it.
+    pub(crate) network: String,
+    /// What it will listen on, and the service there.
+    pub(crate) listeners: Vec<(SocketAddr, String)>,
 }
 
 /// What it answers.
@@ -35,6 +60,8 @@ pub(crate) enum Answer {
     Status(Status),
     /// Some of the connections; more follow until `Done`.
     Connections(Vec<ConnectionInfo>),
+    /// The takeover begins: listeners and connections follow.
+    Giving,
     /// It is done, or the last of a series.
     Done,
     /// It cannot be done; why.
@@ -96,4 +123,116 @@ impl Line {
             length => Ok(serde_json::from_slice(&text[..length])?),
         }
     }
+
+    /// Room for what is under way during a takeover.
+    pub(crate) fn widen(&self) {
+        // Less room only makes it slower.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&self.socket, ROOM);
+        let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&self.socket, ROOM);
+    }
+
+    /// Sends a message of a takeover, waiting for room until `until`, or not at all.
+    pub(crate) fn pass(
+        &self,
+        message: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+        until: Option<Instant>,
+    ) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        loop {
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if !descriptors.is_empty() {
+                control.push(SendAncillaryMessage::ScmRights(descriptors));
+            }
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            match sendmsg(
+                self.socket.as_fd(),
+                &[IoSlice::new(message)],
+                &mut control,
+                flags,
+            ) {
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                // In flight descriptors count against the sender's limit: they come free as they are taken.
+                Err(Errno::AGAIN | Errno::TOOMANYREFS | Errno::NOBUFS) => match until {
+                    None => return Err(io::ErrorKind::WouldBlock.into()),
+                    Some(until) => self.wait(PollFlags::OUT, until)?,
+                },
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Takes the next message of a takeover, and its descriptors.
+    ///
+    /// # Errors
+    /// `TimedOut` at `until`, `UnexpectedEof` when the other end is gone, `InvalidData` where a message or
+    /// descriptors did not arrive whole.
+    pub(crate) fn take(&self, until: Instant) -> io::Result<(Message, Vec<OwnedFd>)> {
+        let mut bytes = vec![0; LONGEST];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+        loop {
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+            let received = recvmsg(
+                self.socket.as_fd(),
+                &mut [IoSliceMut::new(&mut bytes)],
+                &mut control,
+                flags,
+            );
+            let received = match received {
+                Ok(received) => received,
+                Err(Errno::AGAIN) => {
+                    self.wait(PollFlags::IN, until)?;
+                    continue;
+                }
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            // What has come is owned from here on, and closed when it is not used.
+            let mut descriptors = Vec::new();
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(passed) = message {
+                    descriptors.extend(passed);
+                }
+            }
+            if received
+                .flags
+                .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+            {
+                return Err(invalid(
+                    "descriptors were lost on the way: the limit is too low".to_owned(),
+                ));
+            }
+            if received.bytes == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let message = Message::decode(bytes.get(..received.bytes).unwrap_or_default())
+                .map_err(invalid)?;
+            return Ok((message, descriptors));
+        }
+    }
+
+    fn wait(&self, what: PollFlags, until: Instant) -> io::Result<()> {
+        let left = until.saturating_duration_since(now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let timeout = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
+        match poll(&mut [PollFd::new(&self.socket, what)], Some(&timeout)) {
+            Ok(0) => Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The clock of the conversation, which no worker's turn is concerned with.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a conversation between processes has its own deadlines"
+)]
+pub(crate) fn now() -> Instant {
+    Instant::now()
 }

@@ -1,6 +1,6 @@
 //! Sends every byte back (RFC 862).
 
-use crate::service::{Context, Service};
+use crate::service::{Context, Exported, Service};
 
 /// Sends every byte back.
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,6 +14,14 @@ impl Service for Echo {
     }
 
     fn open(&self, _: &mut Context<'_>) {}
+
+    fn export(&self, (): &()) -> Option<Exported> {
+        Some(Exported::default())
+    }
+
+    fn import(&self, _: &Exported) -> Result<(), String> {
+        Ok(())
+    }
 
     #[inline]
     fn input(&self, (): &mut (), conn: &mut Context<'_>, bytes: &[u8]) -> usize {

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::handle::Handle;
-use crate::service::{Context, Service};
+use crate::service::{Context, Exported, Service};
 
 /// How many bytes may wait for the output before clients are slowed.
 const QUEUE: usize = 1024 * 1024;
@@ -169,6 +169,14 @@ impl Service for Print {
     }
 
     fn open(&self, _: &mut Context<'_>) {}
+
+    fn export(&self, (): &()) -> Option<Exported> {
+        Some(Exported::default())
+    }
+
+    fn import(&self, _: &Exported) -> Result<(), String> {
+        Ok(())
+    }
 
     fn input(&self, (): &mut (), conn: &mut Context<'_>, bytes: &[u8]) -> usize {
         let whole = match bytes.iter().rposition(|&byte| byte == b'\n') {

@@ -198,6 +198,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", help_heading = "Limits")]
     pub(crate) workers: Option<NonZeroUsize>,
 
+    /// Take over from the server that runs at the same control path: its listeners and its live connections. Start
+    /// afresh if there is none.
+    #[arg(long)]
+    pub(crate) replace: bool,
+
     /// The control socket, for status, list, kill, drain and stop, or off. [default: standfast/ADDRESS-PORT.sock in
     /// XDG_RUNTIME_DIR, else /run/user/UID, else /tmp/standfast-UID]
     #[arg(long, value_name = "PATH", value_parser = control_path)]

@@ -147,6 +147,16 @@ fn status_table(status: &Status) -> String {
             ),
         );
     }
+    if let Some(takeover) = &status.takeover {
+        let frozen = takeover.frozen.as_secs_f64() * 1e3;
+        row(
+            "takeover",
+            &format!(
+                "{} connections, frozen for {frozen:.2} ms",
+                takeover.connections
+            ),
+        );
+    }
     row("workers", &status.workers);
     row("open", &status.open);
     row("accepted", &status.accepted);

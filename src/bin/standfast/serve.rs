@@ -18,9 +18,17 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     standfast::raise_descriptor_limit();
     let config = meant(args)?;
     let effective = config.listen[0].effective(&config)?;
-    let server = Server::bind(config)?;
+    let replaced = if args.replace {
+        take_over(args, &config)?
+    } else {
+        None
+    };
+    let mut server = match replaced {
+        Some(server) => server,
+        None => Server::bind(config)?,
+    };
     signals::obey(&server.handle())?;
-    let _control = control(args, &server)?;
+    let _control = control(args, &mut server)?;
     for address in server.addresses() {
         log::info!(
             listener:% = address,
@@ -46,8 +54,34 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     })
 }
 
+/// Takes over from the running server, if there is one.
+fn take_over(args: &ServeArgs, config: &Config) -> Result<Option<Server>, Failure> {
+    let path = match &args.control {
+        Some(ControlPath::Off) => {
+            return Err(Failure::usage(
+                "--replace needs the control socket, which is off",
+            ));
+        }
+        Some(ControlPath::At(path)) => path.clone(),
+        None => {
+            let effective = config.listen[0].effective(config)?;
+            let first = effective.addresses.first().copied();
+            let first = first.ok_or_else(|| {
+                Failure::usage("--replace needs an address of its own: name it, or --control")
+            })?;
+            if first.port() == 0 {
+                return Err(Failure::usage(
+                    "--replace with port 0 needs --control: which server is meant?",
+                ));
+            }
+            control::path::of(first)
+        }
+    };
+    Ok(Server::take_over(config.clone(), &path)?)
+}
+
 /// Opens the control socket. One that was asked for must be had; the default one is a convenience.
-fn control(args: &ServeArgs, server: &Server) -> Result<Option<Control>, Failure> {
+fn control(args: &ServeArgs, server: &mut Server) -> Result<Option<Control>, Failure> {
     let first = server.addresses().first();
     let default = first.map(|address| control::path::of(*address));
     let (path, asked) = match (&args.control, default) {
@@ -55,7 +89,7 @@ fn control(args: &ServeArgs, server: &Server) -> Result<Option<Control>, Failure
         (Some(ControlPath::At(path)), _) => (path.clone(), true),
         (None, Some(path)) => (path, false),
     };
-    match Control::open(&path, &server.handle()) {
+    match server.control(&path) {
         Ok(control) => Ok(Some(control)),
         Err(error) if asked => Err(Failure::failed(format!(
             "cannot open the control socket {}: {error}",
