@@ -23,6 +23,10 @@ impl Moment {
         Self(self.0.saturating_add(nanos(wait)))
     }
 
+    pub(crate) fn before(self, time: Duration) -> Self {
+        Self(self.0.saturating_sub(nanos(time)))
+    }
+
     /// `after`, or never.
     pub(crate) fn after_if(self, wait: Option<Duration>) -> Self {
         wait.map_or(Self::NEVER, |wait| self.after(wait))

@@ -10,9 +10,9 @@ use std::time::Duration;
 use mio::{Poll, Waker};
 
 use crate::accept::Acceptor;
-use crate::admission;
+use crate::admission::{self, Limit};
 use crate::config::Config;
-use crate::deadline::Clock;
+use crate::deadline::{Clock, Moment};
 use crate::error::Error;
 use crate::handle::{Handle, Mailbox, Shared};
 use crate::listener::{self, Listener, Settings};
@@ -71,10 +71,11 @@ impl Server {
             log::warn!(asked, allowed; "connection limit capped by the descriptor limit");
         }
         let max_conns = asked.map_or(allowed, |asked| asked.min(allowed));
+        let total = Arc::new(Limit::new(max_conns));
         let mut listeners = Vec::new();
         let mut services = Vec::new();
         for listen in &config.listen {
-            let settings = Arc::new(Settings::new(listen, max_conns)?);
+            let settings = Arc::new(Settings::new(listen, &total)?);
             listeners.extend(listener::open(listen, &settings)?);
             services.push(listen.service.clone());
         }
@@ -194,9 +195,13 @@ impl Server {
             }
         }
         let mut summary = Summary::default();
+        let mut drained_from = Moment::NEVER;
         for thread in threads {
             match thread.join() {
-                Ok(Ok(cut)) => summary.cut += cut,
+                Ok(Ok(ended)) => {
+                    summary.cut += ended.cut;
+                    drained_from = drained_from.min(ended.drained_from);
+                }
                 Ok(Err(source)) => {
                     self.handle.stop();
                     failed = Some(Error::Start {
@@ -214,11 +219,13 @@ impl Server {
                 }
             }
         }
-        let drained = self.clock.now();
-        summary.finished = self.services.iter().all(|service| {
+        // One drain, one timeout: what the connections have used of it the services do not get again.
+        summary.finished = true;
+        for service in &self.services {
+            let used = self.clock.now().since(drained_from);
             let patience = self.drain_timeout.unwrap_or(Duration::MAX);
-            service.stop(patience.saturating_sub(self.clock.now().since(drained)))
-        });
+            summary.finished &= service.stop(patience.saturating_sub(used));
+        }
         for stats in &self.stats {
             summary.add(stats);
         }
