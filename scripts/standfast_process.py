@@ -3,6 +3,7 @@
 Imported by netcat-load and restart-loop; it runs nothing by itself.
 """
 
+import argparse
 import os
 import select
 import shutil
@@ -28,6 +29,12 @@ def add_options(parser):
                         help=f"nc, {', '.join(FLAVOURS)} (default: the first of these that is installed)")
 
 
+def count(text):
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
 def find_binary(parser, named):
     target = Path(__file__).resolve().parent.parent / "target"
     wanted = named or os.environ.get("STANDFAST_BIN")
@@ -43,7 +50,8 @@ def run_trial(trial):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that `finally` runs
     try:
         trial()
-    except (Failure, OSError) as failure:
+    except (Failure, OSError, subprocess.SubprocessError) as failure:
+        sys.stdout.flush()  # the table stands above the verdict, also in a file
         sys.exit(f"{Path(sys.argv[0]).name}: failed: {failure}")
     except KeyboardInterrupt:
         sys.exit(130)

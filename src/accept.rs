@@ -3,7 +3,7 @@
 //! `worker.rs` owns the [`Acceptor`] (worker 0 alone has one) and places what it answers.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 #[cfg(feature = "control")]
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -37,8 +37,9 @@ pub(crate) struct Acceptor {
     paused: Option<Moment>,
     /// A lack of the system's has been said in the log, and not yet that it is over.
     said_pause: bool,
-    /// When the log may be told again of a limit or a pause.
-    quiet_until: Moment,
+    /// When the log may be told again of a pause, and of a limit.
+    pause_quiet_until: Moment,
+    limit_quiet_until: Moment,
 }
 
 /// One listener.
@@ -66,7 +67,8 @@ impl Acceptor {
             doors: Vec::new(),
             paused: None,
             said_pause: false,
-            quiet_until: Moment::at_start(),
+            pause_quiet_until: Moment::at_start(),
+            limit_quiet_until: Moment::at_start(),
         }
     }
 
@@ -142,20 +144,16 @@ impl Acceptor {
                         self.doors[at].ready = false;
                         self.resumed();
                     }
-                    Err(error) => match error.raw_os_error() {
-                        Some(
-                            errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM),
-                        ) => {
-                            self.pause(now, errno);
-                            shared.accept_waits(true);
-                            return;
-                        }
-                        // Errors of the connection that was accepted, as accept(2) tells: the next one may do.
-                        _ => {
-                            let listener = self.doors[at].address;
-                            log::debug!(listener:%, error:%; "accept failed");
-                        }
-                    },
+                    Err(error) if is_of_the_connection(&error) => {
+                        let listener = self.doors[at].address;
+                        log::debug!(listener:%, error:%; "accept failed");
+                    }
+                    // A lack of descriptors or memory; or the listener itself is broken.
+                    Err(error) => {
+                        self.pause(now, self.doors[at].address, &error);
+                        shared.accept_waits(true);
+                        return;
+                    }
                 }
             }
         }
@@ -174,7 +172,10 @@ impl Acceptor {
         let door = &self.doors[at];
         let id = shared.next_id();
         // An IPv4 client of a dual-stack listener is an IPv4 client.
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let peer = match peer.ip().to_canonical() {
+            ip @ IpAddr::V4(_) => SocketAddr::new(ip, peer.port()),
+            IpAddr::V6(_) => peer,
+        };
         door.stats.accepted.add(1);
         if !door.settings.admission.admit(peer.ip()) {
             door.stats.closed(CloseReason::Limit);
@@ -201,12 +202,13 @@ impl Acceptor {
         Some(Io::new(stream, id, peer, listener, now))
     }
 
-    fn pause(&mut self, now: Moment, errno: i32) {
+    fn pause(&mut self, now: Moment, listener: SocketAddr, error: &io::Error) {
         self.paused = Some(now.after(PAUSE));
-        if !self.said_pause && now >= self.quiet_until {
+        if !self.said_pause && now >= self.pause_quiet_until {
             self.said_pause = true;
-            self.quiet_until = now.after(SAID);
-            log::warn!(errno:% = Errno(errno); "accepting paused, clients wait in the backlog");
+            self.pause_quiet_until = now.after(SAID);
+            let errno = error.raw_os_error().map(|errno| Errno(errno).to_string());
+            log::warn!(listener:%, errno = errno.as_deref(); "accepting paused, clients wait in the backlog");
         }
     }
 
@@ -217,8 +219,8 @@ impl Acceptor {
     }
 
     fn say(&mut self, now: Moment, what: &'static str) {
-        if now >= self.quiet_until {
-            self.quiet_until = now.after(SAID);
+        if now >= self.limit_quiet_until {
+            self.limit_quiet_until = now.after(SAID);
             log::warn!("{what}");
         }
     }
@@ -268,4 +270,23 @@ impl Acceptor {
             self.accept(now, shared, &mut place);
         }
     }
+}
+
+/// Whether an error of accept(2) is that of the connection that was to be accepted: the next one may do.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::EPROTO
+                | libc::EPERM
+                | libc::ENOPROTOOPT
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::EOPNOTSUPP
+        )
+    )
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -11,9 +11,30 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// connection comes or goes.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    max_conns: usize,
-    open: AtomicUsize,
+    own: Limit,
+    /// The whole server's.
+    total: Arc<Limit>,
     per_ip: Option<PerIp>,
+}
+
+/// A limit, and how many connections count against it.
+#[derive(Debug)]
+pub(crate) struct Limit {
+    max: usize,
+    open: AtomicUsize,
+}
+
+impl Limit {
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            max,
+            open: AtomicUsize::new(0),
+        }
+    }
+
+    fn is_reached(&self) -> bool {
+        self.open.load(Ordering::SeqCst) >= self.max
+    }
 }
 
 #[derive(Debug)]
@@ -23,10 +44,10 @@ struct PerIp {
 }
 
 impl Admission {
-    pub(crate) fn new(max_conns: usize, max_per_ip: Option<usize>) -> Self {
+    pub(crate) fn new(own: Limit, total: Arc<Limit>, max_per_ip: Option<usize>) -> Self {
         Self {
-            max_conns,
-            open: AtomicUsize::new(0),
+            own,
+            total,
             per_ip: max_per_ip.map(|max| PerIp {
                 max,
                 open: Mutex::default(),
@@ -35,7 +56,7 @@ impl Admission {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.open.load(Ordering::Relaxed) >= self.max_conns
+        self.own.is_reached() || self.total.is_reached()
     }
 
     /// Counts a connection in, if the limits allow it. Only the accepting thread admits.
@@ -51,14 +72,16 @@ impl Admission {
             }
             *count += 1;
         }
-        self.open.fetch_add(1, Ordering::Relaxed);
+        self.own.open.fetch_add(1, Ordering::SeqCst);
+        self.total.open.fetch_add(1, Ordering::SeqCst);
         true
     }
 
     /// Counts a connection in that a former process admitted, whatever the limits.
     #[cfg(feature = "control")]
     pub(crate) fn count(&self, ip: IpAddr) {
-        self.open.fetch_add(1, Ordering::Relaxed);
+        self.own.open.fetch_add(1, Ordering::SeqCst);
+        self.total.open.fetch_add(1, Ordering::SeqCst);
         if let Some(per_ip) = &self.per_ip {
             let mut open = per_ip.open.lock().unwrap_or_else(PoisonError::into_inner);
             *open.entry(ip).or_default() += 1;
@@ -67,7 +90,8 @@ impl Admission {
 
     /// Counts an admitted connection out.
     pub(crate) fn release(&self, ip: IpAddr) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.own.open.fetch_sub(1, Ordering::SeqCst);
+        self.total.open.fetch_sub(1, Ordering::SeqCst);
         if let Some(per_ip) = &self.per_ip {
             let mut open = per_ip.open.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(count) = open.get_mut(&ip) {
@@ -120,9 +144,24 @@ mod tests {
     const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
     const TWO: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
 
+    fn admission(own: usize, total: usize, per_ip: Option<usize>) -> Admission {
+        Admission::new(Limit::new(own), Arc::new(Limit::new(total)), per_ip)
+    }
+
+    #[test]
+    fn the_limit_of_the_server_counts_every_listener() {
+        let total = Arc::new(Limit::new(1));
+        let one = Admission::new(Limit::new(9), Arc::clone(&total), None);
+        let other = Admission::new(Limit::new(9), total, None);
+        assert!(one.admit(ONE));
+        assert!(other.is_full() && !other.admit(ONE));
+        one.release(ONE);
+        assert!(other.admit(ONE));
+    }
+
     #[test]
     fn the_limit_on_all_counts_those_that_are_there() {
-        let admission = Admission::new(2, None);
+        let admission = admission(2, 9, None);
         assert!(admission.admit(ONE) && admission.admit(ONE));
         assert!(admission.is_full() && !admission.admit(TWO));
         admission.release(ONE);
@@ -131,7 +170,7 @@ mod tests {
 
     #[test]
     fn the_limit_on_one_address_leaves_the_others_alone() {
-        let admission = Admission::new(9, Some(1));
+        let admission = admission(9, 9, Some(1));
         assert!(admission.admit(ONE));
         assert!(!admission.admit(ONE));
         assert!(admission.admit(TWO));

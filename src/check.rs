@@ -1,9 +1,10 @@
 //! What settings really do, on this host and this kernel, before anything is opened.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::admission;
+use crate::admission::{self, Limit};
 use crate::config::{Config, Listen};
 use crate::error::Error;
 use crate::keepalive::Keepalive;
@@ -38,7 +39,7 @@ impl Listen {
         let max_conns = config
             .max_conns
             .map_or(allowed, |asked| allowed.min(asked.get()));
-        let settings = Settings::new(self, max_conns)?;
+        let settings = Settings::new(self, &Arc::new(Limit::new(max_conns)))?;
         let probe = listener::probe()?;
         let mut addresses = Vec::new();
         for address in &self.addresses {

@@ -205,6 +205,8 @@ impl fmt::Debug for Errno {
             libc::ENOMEM => "ENOMEM",
             libc::EPROTO => "EPROTO",
             libc::ENOTCONN => "ENOTCONN",
+            libc::EINVAL => "EINVAL",
+            libc::EBADF => "EBADF",
             other => return write!(f, "{other}"),
         };
         f.write_str(name)

@@ -119,6 +119,7 @@ impl Connection {
                 Ok(count) => {
                     budget = budget.saturating_sub(count);
                     self.io.last_in = turn.now;
+                    self.io.shifted = false;
                     self.io.read += count as u64;
                     turn.stats.read.add(count as u64);
                     if count < room && !self.io.read_on {
@@ -278,12 +279,14 @@ impl Connection {
             io.finish_for(CloseReason::Drain);
             return self.conclude(service, turn, false);
         }
+        // A service that waits still holds what it was sent: that comes out before the end.
         if io.finishing.is_some()
+            && (io.ended || !io.halted)
             && let Some(ending) = io.deliver_and_fin(turn)
         {
             return Step::Close(ending);
         }
-        if io.half_closed() {
+        if io.half_closed() && !io.halted {
             let limits = turn.limits;
             io.watch = io.watch.min(
                 turn.now

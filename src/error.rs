@@ -69,7 +69,7 @@ impl Error {
                 address, source, ..
             } => match source.kind() {
                 io::ErrorKind::AddrInUse => {
-                    Some("stop that one, or choose another port with --listen".to_owned())
+                    Some("stop that one, or choose another port".to_owned())
                 }
                 io::ErrorKind::AddrNotAvailable => {
                     Some(format!("{} is no address of this host", address.ip()))

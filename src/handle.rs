@@ -301,8 +301,9 @@ impl Shared {
 
     /// Notes whether accepting waits for a connection to close.
     pub(crate) fn accept_waits(&self, waits: bool) {
+        // Against a worker that counts a connection out and then looks here: one of the two sees the other.
         if self.accept_waits.load(Ordering::Relaxed) != waits {
-            self.accept_waits.store(waits, Ordering::Release);
+            self.accept_waits.store(waits, Ordering::SeqCst);
         }
     }
 

@@ -65,6 +65,8 @@ pub(crate) struct Io {
     /// Changed since it was copied.
     #[cfg(feature = "control")]
     pub(crate) changed: bool,
+    /// `last_in` was made later, for time in which nothing was read.
+    pub(crate) shifted: bool,
     /// On the worker's list of connections whose service waits.
     pub(crate) waiting: bool,
     /// Output is being delivered, then FIN: for this reason.
@@ -146,6 +148,7 @@ impl Io {
             copied: false,
             #[cfg(feature = "control")]
             changed: false,
+            shifted: false,
             finishing: None,
             id,
             peer,
@@ -194,9 +197,7 @@ impl Io {
             match send(&self.stream, bytes) {
                 Ok(count) => {
                     self.count_written(count, turn);
-                    if self.watch == Moment::NEVER {
-                        self.watch = reap::first_look(turn.limits, turn.now, self.last_in, false);
-                    }
+                    self.watch_output(turn);
                     bytes = &bytes[count..];
                 }
                 Err(errno) => return self.write_failed(errno),
@@ -204,10 +205,22 @@ impl Io {
             if bytes.is_empty() {
                 return;
             }
-            let look = reap::first_look(turn.limits, turn.now, self.last_in, true);
-            self.watch = self.watch.min(look);
         }
         self.pending().outbox.push(bytes);
+    }
+
+    /// Something waits for the peer from now on: arms the look at whether it is acknowledged.
+    #[inline]
+    fn watch_output(&mut self, turn: &Turn<'_>) {
+        if self.watch == Moment::NEVER {
+            // Reading had paused: the last byte is older than its moment says, so it does not count.
+            let last_in = if self.shifted {
+                turn.now.before(Duration::MAX)
+            } else {
+                self.last_in
+            };
+            self.watch = reap::first_look(turn.limits, turn.now, last_in);
+        }
     }
 
     /// Writes what waits, as far as the socket takes it.
@@ -262,12 +275,12 @@ impl Io {
     /// How many bytes may be read now: bounded by what may have to be kept of them, or of the answer to them.
     #[inline]
     pub(crate) fn input_room(&self, turn: &Turn<'_>) -> usize {
-        let Some(pending) = &self.pending else {
-            return usize::MAX;
-        };
         if self.ended || self.finishing.is_some() {
             return usize::MAX;
         }
+        let Some(pending) = &self.pending else {
+            return turn.limits.buffer;
+        };
         if self.halted {
             return 0;
         }
@@ -305,6 +318,7 @@ impl Io {
             && let Some(paused) = pending.paused.take()
         {
             self.last_in = self.last_in.after(now.since(paused));
+            self.shifted = true;
         }
     }
 
@@ -333,10 +347,12 @@ impl Io {
         });
     }
 
-    /// Ends the connection at once. A reason that was there first stays, unless it was that all is well.
+    /// Ends the connection at once. A reason that was there first stays, unless that was to end well.
     pub(crate) fn overrule(&mut self, ending: Ending) {
         let reason = match self.finishing {
-            None | Some(CloseReason::PeerClosed | CloseReason::Service) => ending.reason,
+            None | Some(CloseReason::PeerClosed | CloseReason::Service | CloseReason::Drain) => {
+                ending.reason
+            }
             Some(first) => first,
         };
         let pending = self.pending();
@@ -400,9 +416,7 @@ impl Io {
                 log::debug!(id = self.id, error:% = error; "shutdown failed");
             }
             queued = sys::unacknowledged(self.stream.as_fd()).unwrap_or(0);
-            self.watch =
-                self.watch
-                    .min(reap::first_look(turn.limits, turn.now, self.last_in, false));
+            self.watch_output(turn);
             if self.peer_fin && queued == 0 {
                 return Some(self.ending());
             }
@@ -432,7 +446,7 @@ impl Io {
                 None
             },
             acknowledged: (self.written + u64::from(self.fin_sent)).saturating_sub(queued),
-            half_closed: self.half_closed(),
+            half_closed: self.half_closed() && !self.halted,
         };
         let mut progress = self.pending.as_ref().and_then(|pending| pending.progress);
         let verdict = reap::judge(turn.limits, turn.now, &seen, &mut progress);
@@ -443,6 +457,7 @@ impl Io {
             Verdict::Quiet => self.watch = Moment::NEVER,
             Verdict::Wait(until) => self.watch = until,
             Verdict::Reap(mut ending) => {
+                self.watch = Moment::NEVER;
                 // It ends in any case, so a soft error may be taken now: the network's word on why.
                 if ending.reason == CloseReason::Unacknowledged
                     && let Ok(Some(error)) = self.stream.take_error()

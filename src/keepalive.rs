@@ -53,6 +53,8 @@ impl Keepalive {
         }
         // The kernel's timers run up to an eighth late, so aim at 8/9 of the bound.
         let nominal = u32::try_from(bound.as_secs().saturating_mul(8) / 9).unwrap_or(u32::MAX);
+        // TCP_KEEPIDLE goes up to 32767 s; a longer bound is met all the earlier.
+        let nominal = nominal.min(2 * 32_767);
         let retries = if nominal >= 8 { 4 } else { nominal / 2 };
         let interval = (nominal / 8).max(1);
         Ok(Self::new(nominal - retries * interval, interval, retries))

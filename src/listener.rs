@@ -3,13 +3,15 @@
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::num::NonZeroU32;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::address::Address;
-use crate::admission::Admission;
+use crate::admission::{Admission, Limit};
 use crate::config::{Listen, WhenFull};
 use crate::error::Error;
 use crate::holder;
@@ -40,16 +42,30 @@ pub(crate) struct Listener {
 }
 
 impl Settings {
-    /// Checks what `listen` asks and fills in what it left open. `max_conns` is the server's.
-    pub(crate) fn new(listen: &Listen, max_conns: usize) -> Result<Self, Error> {
+    /// Checks what `listen` asks and fills in what it left open. `total`: the limit of the whole server.
+    pub(crate) fn new(listen: &Listen, total: &Arc<Limit>) -> Result<Self, Error> {
         if listen.buffer == 0 {
             return Err(Error::Config(
                 "buffer is 0: no output could ever wait".to_owned(),
             ));
         }
+        for (name, time) in [
+            ("read timeout", listen.read_timeout),
+            ("write timeout", listen.write_timeout),
+            ("half-close timeout", listen.half_close_timeout),
+        ] {
+            if time.is_some_and(|time| time < Duration::from_millis(1)) {
+                return Err(Error::Config(format!(
+                    "{name} below 1 ms: nobody could meet it"
+                )));
+            }
+        }
         let probe = probe()?;
         let system = sockopt::system_keepalive(&probe);
         let detection = Detection::resolve(listen.keepalive, listen.dead_after, system)?;
+        if detection.keepalive.and_then(|keepalive| keepalive.retries) == Some(NonZeroU32::MIN) {
+            log::warn!("with one keepalive retry a single lost packet ends a living connection");
+        }
         let options = SocketOptions {
             detection,
             user_timeout: listen.user_timeout,
@@ -81,10 +97,8 @@ impl Settings {
             },
             when_full: listen.when_full,
             admission: Admission::new(
-                listen
-                    .max_conns
-                    .map_or(max_conns, usize::from)
-                    .min(max_conns),
+                Limit::new(listen.max_conns.map_or(usize::MAX, usize::from)),
+                Arc::clone(total),
                 listen.max_conns_per_ip.map(usize::from),
             ),
         })
@@ -235,6 +249,11 @@ fn inherit(address: &Address, fd: RawFd, settings: &Arc<Settings>) -> Result<Lis
         address: address.to_string(),
         source,
     };
+    if matches!(fd, 1 | 2) {
+        return Err(Error::Config(format!(
+            "{address} is where this program's own output goes"
+        )));
+    }
     let not = |what| failed(io::Error::new(io::ErrorKind::InvalidInput, what));
     let socket = Socket::from(sys::adopt(fd).map_err(failed)?);
     let socket_ref = SockRef::from(&socket);

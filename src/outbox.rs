@@ -8,7 +8,7 @@ pub(crate) struct Outbox {
     bytes: VecDeque<u8>,
 }
 
-/// What an emptied outbox may keep of its memory, so that a pool of them stays small.
+/// What an emptied outbox may keep of its memory.
 const KEEP: usize = 16 * 1024;
 
 impl Outbox {

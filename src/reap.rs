@@ -61,16 +61,11 @@ const CLOCK_TICK: Duration = Duration::from_millis(10);
 /// When to look first after a write at `now`, the peer's last byte having come at `last_in`.
 ///
 /// Not before the bound could be reached, and not before an acknowledgement had a chance to come.
-pub(crate) fn first_look(limits: &Limits, now: Moment, last_in: Moment, outbox: bool) -> Moment {
+pub(crate) fn first_look(limits: &Limits, now: Moment, last_in: Moment) -> Moment {
     let vanished = limits.dead_after.map_or(Moment::NEVER, |bound| {
         last_in.after(bound / 20 * 19).max(now.after(bound / 20))
     });
-    let stalled = match limits.write_timeout {
-        Some(wait) if outbox => now.after(wait / 8),
-        // The kernel took it all: whether it moves on is asked together with the rest.
-        Some(wait) if limits.dead_after.is_none() => now.after(wait),
-        _ => Moment::NEVER,
-    };
+    let stalled = now.after_if(limits.write_timeout.map(|wait| wait / 8));
     vanished.min(stalled)
 }
 
@@ -344,17 +339,21 @@ mod tests {
             judge(&off, at(1), &queued(info(900, 9, 9)), &mut None),
             Verdict::Wait(Moment::NEVER)
         );
-        assert_eq!(first_look(&off, at(1), at(0), true), Moment::NEVER);
+        assert_eq!(first_look(&off, at(1), at(0)), Moment::NEVER);
     }
 
     #[test]
     fn the_first_look_waits_for_the_bound_and_for_an_answer() {
-        assert_eq!(first_look(&LIMITS, at(10), at(10), false), at(105));
+        let patient = Limits {
+            write_timeout: None,
+            ..LIMITS
+        };
+        assert_eq!(first_look(&patient, at(10), at(10)), at(105));
         // Written into a long silence: a twentieth for the answer.
-        assert_eq!(first_look(&LIMITS, at(400), at(10), false), at(405));
-        // What the kernel did not take can stall: an eighth of that.
+        assert_eq!(first_look(&patient, at(400), at(10)), at(405));
+        // Output can stall: an eighth of that.
         assert_eq!(
-            first_look(&LIMITS, at(10), at(10), true),
+            first_look(&LIMITS, at(10), at(10)),
             Moment::at(Duration::from_millis(47_500))
         );
     }

@@ -10,11 +10,11 @@ use std::time::Duration;
 use mio::{Poll, Waker};
 
 use crate::accept::Acceptor;
-use crate::admission;
+use crate::admission::{self, Limit};
 use crate::config::Config;
 #[cfg(feature = "control")]
 use crate::control::{Client, Control};
-use crate::deadline::Clock;
+use crate::deadline::{Clock, Moment};
 use crate::error::Error;
 use crate::handle::{Handle, Mailbox, Shared};
 #[cfg(feature = "control")]
@@ -75,10 +75,11 @@ impl Server {
     )]
     pub fn bind(config: Config) -> Result<Self, Error> {
         let max_conns = Self::max_conns(&config);
+        let total = Arc::new(Limit::new(max_conns));
         let mut listeners = Vec::new();
         let mut services = Vec::new();
         for listen in &config.listen {
-            let settings = Arc::new(Settings::new(listen, max_conns)?);
+            let settings = Arc::new(Settings::new(listen, &total)?);
             listeners.extend(listener::open(listen, &settings)?);
             services.push(listen.service.clone());
         }
@@ -221,6 +222,7 @@ impl Server {
             Err(error) => return Err(failed(error)),
         };
         let max_conns = Self::max_conns(&config);
+        let total = Arc::new(Limit::new(max_conns));
         let mut theirs: Vec<SocketAddr> = status
             .listeners
             .iter()
@@ -229,7 +231,7 @@ impl Server {
         let mut wanted = Vec::new();
         let mut services = Vec::new();
         for listen in &config.listen {
-            let settings = Arc::new(Settings::new(listen, max_conns)?);
+            let settings = Arc::new(Settings::new(listen, &total)?);
             for address in listener::resolve_all(listen)? {
                 // Port 0 means the port that the running server was given.
                 let same = |running: &SocketAddr| {
@@ -356,9 +358,13 @@ impl Server {
             log::debug!(error:%; "the former process does not hear that this one runs");
         }
         let mut summary = Summary::default();
+        let mut drained_from = Moment::NEVER;
         for thread in threads {
             match thread.join() {
-                Ok(Ok(cut)) => summary.cut += cut,
+                Ok(Ok(ended)) => {
+                    summary.cut += ended.cut;
+                    drained_from = drained_from.min(ended.drained_from);
+                }
                 Ok(Err(source)) => {
                     self.handle.stop();
                     failed = Some(Error::Start {
@@ -376,11 +382,13 @@ impl Server {
                 }
             }
         }
-        let drained = self.clock.now();
-        summary.finished = self.services.iter().all(|service| {
+        // One drain, one timeout: what the connections have used of it the services do not get again.
+        summary.finished = true;
+        for service in &self.services {
+            let used = self.clock.now().since(drained_from);
             let patience = self.drain_timeout.unwrap_or(Duration::MAX);
-            service.stop(patience.saturating_sub(self.clock.now().since(drained)))
-        });
+            summary.finished &= service.stop(patience.saturating_sub(used));
+        }
         for stats in self.stats.iter().flatten() {
             summary.add(stats);
         }

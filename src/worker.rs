@@ -65,6 +65,8 @@ pub(crate) struct Worker {
     leftovers: Vec<usize>,
     /// Connections to close at the end of the turn: their keys are not used anew before.
     closing: Vec<(usize, Ending)>,
+    /// Connections whose deadline has come in this turn.
+    due: Vec<u32>,
     /// Connections whose service waits.
     halted: Vec<usize>,
     /// The last `resume` seen.
@@ -86,7 +88,27 @@ pub(crate) struct Worker {
     drain_timeout: Option<Duration>,
     /// Draining, until then.
     draining: Option<Moment>,
+    drained_from: Moment,
     cut: u64,
+}
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    /// Connections that were cut off.
+    pub(crate) cut: u64,
+    /// When the drain began.
+    pub(crate) drained_from: Moment,
+}
+
+impl Drop for Worker {
+    /// However the accepting worker ends, nobody waits for more from it.
+    fn drop(&mut self) {
+        if self.index == 0 {
+            self.shared.closed.store(true, Ordering::Release);
+            self.shared.wake_all();
+        }
+    }
 }
 
 /// The listener a connection came through, as every worker knows it.
@@ -129,6 +151,7 @@ impl Worker {
             deadlines: Deadlines::default(),
             leftovers: Vec::new(),
             closing: Vec::new(),
+            due: Vec::new(),
             halted: Vec::new(),
             resumed: 0,
             origins,
@@ -143,6 +166,7 @@ impl Worker {
             buffer: vec![0; READ_BUFFER].into_boxed_slice(),
             drain_timeout,
             draining: None,
+            drained_from: Moment::NEVER,
             cut: 0,
         }
     }
@@ -155,16 +179,19 @@ impl Worker {
         self.acceptor = Some(acceptor);
     }
 
-    /// Runs until the server ends. Answers how many connections were cut off.
+    /// Runs until the server ends.
     ///
     /// # Errors
     /// What the event queue itself said; a connection's errors never come here.
-    pub(crate) fn run(mut self) -> io::Result<u64> {
+    pub(crate) fn run(mut self) -> io::Result<Ended> {
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_done() {
             self.turn(&mut events)?;
         }
-        Ok(self.cut)
+        Ok(Ended {
+            cut: self.cut,
+            drained_from: self.drained_from,
+        })
     }
 
     /// One turn. I/O before deadlines: a byte that came in this turn saves the connection.
@@ -309,28 +336,22 @@ impl Worker {
         log::debug!(id = io.id, peer:% = io.peer, listener:% = origin.address, worker = self.index; "opened");
         let entry = self.connections.vacant_entry();
         let key = entry.key();
-        if let Err(error) = self
+        let registered = self
             .poll
             .registry()
-            .register(io.stream(), Token(key), INTEREST)
-        {
-            // Out of memory for it (epoll_ctl(2): ENOMEM, ENOSPC): the connection cannot be served.
-            let ending = Ending::fin(CloseReason::IoError);
-            self.closing.push((
-                key,
-                Ending {
-                    errno: error.raw_os_error(),
-                    ..ending
-                },
-            ));
-        }
+            .register(io.stream(), Token(key), INTEREST);
         entry.insert(Connection::open(io, &origin.settings.service, &turn));
         #[cfg(feature = "control")]
         if let Some(giving) = &mut self.giving {
             giving.arrived(key);
         }
-        self.step(key, |connection, service, turn, _| {
-            connection.opened(service, turn)
+        self.step(key, |connection, service, turn, _| match &registered {
+            Ok(()) => connection.opened(service, turn),
+            // Out of memory for it (epoll_ctl(2): ENOMEM, ENOSPC): it cannot be served.
+            Err(error) => Step::Close(Ending {
+                errno: error.raw_os_error(),
+                ..Ending::fin(CloseReason::IoError)
+            }),
         });
         if self.draining.is_some() {
             self.step(key, Connection::drain);
@@ -390,7 +411,12 @@ impl Worker {
     }
 
     fn expire(&mut self) {
+        // Each once a turn: none that is due again at once can hold up the others.
+        let mut due_now = std::mem::take(&mut self.due);
         while let Some(key) = self.deadlines.pop_due(self.now) {
+            due_now.push(key);
+        }
+        for key in due_now.drain(..) {
             let key = key as usize;
             let Some(connection) = self.connections.get(key) else {
                 continue;
@@ -405,6 +431,7 @@ impl Worker {
                 self.step(key, Connection::expire);
             }
         }
+        self.due = due_now;
     }
 
     /// Does `what` with a connection, and what follows: closing, leftovers, interest, deadline.
@@ -476,6 +503,7 @@ impl Worker {
         }
         if self.draining.is_none() {
             self.draining = Some(self.now.after_if(self.drain_timeout));
+            self.drained_from = self.now;
             self.close_listeners();
             for key in self.keys() {
                 self.step(key, Connection::drain);
@@ -561,7 +589,7 @@ impl Worker {
         }
         if let Some(acceptor) = &mut self.acceptor {
             acceptor.retry();
-        } else if self.shared.accept_waits.swap(false, Ordering::AcqRel) {
+        } else if self.shared.accept_waits.swap(false, Ordering::SeqCst) {
             self.shared.workers[0].wake();
         }
     }

@@ -42,6 +42,8 @@ const RUNNING: Duration = Duration::from_secs(10);
 /// What a worker tells the conversation.
 #[derive(Debug)]
 pub(crate) enum Event {
+    /// Worker 0 has sent the listeners.
+    Announced,
     /// Everything it has was sent once.
     Copied,
     /// It stands still, and everything is sent.
@@ -144,8 +146,10 @@ impl Giving {
         let until = now() + FREEZE;
         let sent = encoded(&message)
             .and_then(|bytes| self.baton.line.pass(&bytes, &descriptors, Some(until)));
-        if let Err(error) = sent {
-            self.fail(&error);
+        match sent {
+            // A conversation that has ended does not want to know.
+            Ok(()) => drop(self.events.send(Event::Announced)),
+            Err(error) => self.fail(&error),
         }
     }
 
@@ -430,11 +434,21 @@ pub(crate) fn give(line: Line, handle: &Handle, lock: BorrowedFd<'_>) -> Result<
     });
     let (events, told) = mpsc::channel();
     let workers = &handle.shared.workers;
-    for worker in workers {
-        worker.post(Mail::Give(Giving::new(Arc::clone(&baton), events.clone())));
+    let share = || Mail::Give(Giving::new(Arc::clone(&baton), events.clone()));
+    // The listeners come first: the connections name them.
+    workers[0].post(share());
+    let announced = match told.recv_timeout(PRE_COPY) {
+        Ok(Event::Announced) => Ok(()),
+        Ok(Event::Failed(why)) => Err(why),
+        Ok(_) | Err(_) => Err("the listeners could not be sent".to_owned()),
+    };
+    for worker in &workers[1..] {
+        worker.post(share());
     }
     drop(events);
-    let given = pre_copy(&baton, handle, &told).and_then(|()| freeze(&baton, handle, &told, lock));
+    let given = announced
+        .and_then(|()| pre_copy(&baton, handle, &told))
+        .and_then(|()| freeze(&baton, handle, &told, lock));
     if given.is_err() {
         for worker in workers {
             worker.post(Mail::Keep);
@@ -466,7 +480,7 @@ fn pre_copy(baton: &Baton, handle: &Handle, told: &Receiver<Event>) -> Result<()
             match event {
                 Event::Failed(why) => return Err(why),
                 Event::Copied => copying -= 1,
-                Event::Frozen { .. } => {}
+                Event::Announced | Event::Frozen { .. } => {}
             }
         }
         if copying == 0 && baton.under_way() == 0 {
@@ -540,7 +554,7 @@ fn freeze(
                         break;
                     }
                     Ok(Event::Failed(why)) => return Err(why),
-                    Ok(Event::Copied) => {}
+                    Ok(Event::Announced | Event::Copied) => {}
                     Err(_) => {
                         return Err(format!(
                             "the workers did not stop within {} ms",

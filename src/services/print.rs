@@ -4,7 +4,7 @@
 //! full the clients wait, each with what it sent, so a slow output slows them and nothing is lost or torn.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -18,6 +18,9 @@ const QUEUE: usize = 1024 * 1024;
 
 /// How often a stop looks whether it has become urgent.
 const GLANCE: Duration = Duration::from_millis(50);
+
+/// How long to leave an output alone that takes nothing and does not block.
+const RETRY: Duration = Duration::from_millis(10);
 
 /// What clients send goes to one output: byte-exact per client, lines never interleaved. A line longer than the
 /// connection's buffer goes in pieces, and what a client left without a line end goes out as it is.
@@ -70,6 +73,8 @@ struct Lines {
     writing: bool,
     /// The output failed: everything is dropped.
     failed: bool,
+    /// Something was dropped that somebody wanted.
+    lost: bool,
     /// Nothing more comes.
     over: bool,
 }
@@ -103,10 +108,12 @@ impl Queue {
             if waited_for {
                 server.resume();
             }
-            if let Err(error) = output.write_all(&taken).and_then(|()| output.flush()) {
-                log::warn!(error:% = error; "cannot print, draining");
+            if let Err(error) = write_all(output, &taken) {
+                log::warn!(error:%; "cannot print, draining");
                 let mut lines = self.lock();
                 lines.failed = true;
+                // A reader that has had enough is no fault of anybody's.
+                lines.lost = error.kind() != ErrorKind::BrokenPipe;
                 lines.writing = false;
                 lines.bytes = Vec::new();
                 self.changed.notify_all();
@@ -115,6 +122,25 @@ impl Queue {
                 server.drain();
                 return;
             }
+        }
+    }
+}
+
+/// Writes all of it, also to an output that somebody made non-blocking: a terminal or a pipe shared with others.
+fn write_all(output: &mut dyn Write, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match output.write(bytes) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::park_timeout(RETRY),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    loop {
+        match output.flush() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::park_timeout(RETRY),
+            flushed => return flushed,
         }
     }
 }
@@ -143,7 +169,8 @@ impl Lines {
 }
 
 impl Service for Print {
-    type State = ();
+    /// How much of the input that is left was found to have no line end.
+    type State = usize;
 
     fn name(&self) -> &'static str {
         "print"
@@ -163,26 +190,35 @@ impl Service for Print {
             .spawn(move || queue.write_out(&mut *output, &handle));
         if let Err(error) = writing {
             log::error!(error:% = error; "cannot start the printing thread");
-            self.queue.lock().failed = true;
+            let mut lines = self.queue.lock();
+            lines.failed = true;
+            lines.lost = true;
+            drop(lines);
             server.drain();
         }
     }
 
-    fn open(&self, _: &mut Context<'_>) {}
+    fn open(&self, _: &mut Context<'_>) -> usize {
+        0
+    }
 
-    fn export(&self, (): &()) -> Option<Exported> {
+    fn export(&self, _: &usize) -> Option<Exported> {
         Some(Exported::default())
     }
 
-    fn import(&self, _: &Exported) -> Result<(), String> {
-        Ok(())
+    fn import(&self, _: &Exported) -> Result<usize, String> {
+        Ok(0)
     }
 
-    fn input(&self, (): &mut (), conn: &mut Context<'_>, bytes: &[u8]) -> usize {
-        let whole = match bytes.iter().rposition(|&byte| byte == b'\n') {
-            Some(last) => last + 1,
+    fn input(&self, searched: &mut usize, conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+        let new = bytes.get(*searched..).unwrap_or_default();
+        let whole = match new.iter().rposition(|&byte| byte == b'\n') {
+            Some(last) => *searched + last + 1,
             None if bytes.len() >= conn.buffer() => bytes.len(),
-            None => return 0,
+            None => {
+                *searched = bytes.len();
+                return 0;
+            }
         };
         let mut lines = self.queue.lock();
         if lines.bytes.len() >= QUEUE && !lines.failed {
@@ -193,10 +229,11 @@ impl Service for Print {
         lines.push(conn.peer(), self.prefix, &bytes[..whole]);
         drop(lines);
         self.queue.changed.notify_all();
+        *searched = 0;
         whole
     }
 
-    fn end(&self, (): &mut (), conn: &mut Context<'_>, rest: &[u8]) {
+    fn end(&self, _: &mut usize, conn: &mut Context<'_>, rest: &[u8]) {
         let mut lines = self.queue.lock();
         if lines.bytes.len() >= QUEUE && !lines.failed && !rest.is_empty() {
             lines.waited_for = true;
@@ -229,6 +266,6 @@ impl Service for Print {
                 waited += GLANCE;
             }
         }
-        !lines.writing && lines.bytes.is_empty()
+        !lines.writing && lines.bytes.is_empty() && !lines.lost
     }
 }

@@ -175,7 +175,7 @@ pub(crate) struct ServeArgs {
     pub(crate) drain_timeout: Setting<Duration>,
 
     /// Most connections at a time. [default: from the descriptor limit]
-    #[arg(short, long, value_name = "N", help_heading = "Limits")]
+    #[arg(short, long, value_name = "N", value_parser = count, help_heading = "Limits")]
     pub(crate) max_conns: Option<NonZeroUsize>,
 
     /// Most connections at a time from one address, or off.
@@ -195,7 +195,7 @@ pub(crate) struct ServeArgs {
     pub(crate) buffer: usize,
 
     /// Threads that serve. [default: the cores]
-    #[arg(long, value_name = "N", help_heading = "Limits")]
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "Limits")]
     pub(crate) workers: Option<NonZeroUsize>,
 
     /// Take over from the server that runs at the same control path: its listeners and its live connections. Start
@@ -231,6 +231,11 @@ fn keepalive(text: &str) -> Result<Setting<Keepalive>, String> {
     } else {
         text.parse().map(Setting::On)
     }
+}
+
+fn count(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse()
+        .map_err(|_| "expected a whole number, at least 1".to_owned())
 }
 
 fn count_or_off(text: &str) -> Result<Setting<NonZeroUsize>, String> {

@@ -155,7 +155,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
             (effective.max_conns as u128 * args.buffer as u128) >> 20
         ),
     );
-    log.finish();
+    drop(log);
     let mut stdout = std::io::stdout().lock();
     match stdout
         .write_all(table.as_bytes())

@@ -76,12 +76,19 @@ pub(crate) fn start(format: LogFormat, verbose: u8, quiet: bool) -> Result<Log, 
 
 impl Log {
     /// Waits, within bounds, until everything logged so far is out.
-    pub(crate) fn finish(&self) {
+    fn finish(&self) {
         let (done, is_done) = mpsc::channel();
         // The queue may be full for the same reason that would keep us waiting here.
         if self.queue.try_send(Item::Flush(done)).is_ok() {
             let _ = is_done.recv_timeout(PATIENCE);
         }
+    }
+}
+
+impl Drop for Log {
+    /// What was logged comes before the line that ends the program.
+    fn drop(&mut self) {
+        self.finish();
     }
 }
 
@@ -113,13 +120,26 @@ fn write_out(items: &Receiver<Item>, dropped: &AtomicU64) {
             Err(RecvTimeoutError::Disconnected) => return,
         };
         match item {
-            // Nobody is left to tell if stderr is closed.
-            Item::Line(line) => drop(stderr.write_all(&line)),
+            Item::Line(line) => write_line(&mut stderr, &line),
             Item::Flush(done) => drop(done.send(())),
         }
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
             say(&format!("{lost} log lines dropped, stderr was too slow"));
+        }
+    }
+}
+
+/// Writes a line; nobody is left to tell if stderr is closed. One that somebody made non-blocking is waited for.
+fn write_line(stderr: &mut io::Stderr, mut line: &[u8]) {
+    while !line.is_empty() {
+        match stderr.write(line) {
+            Ok(count @ 1..) => line = &line[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                thread::park_timeout(Duration::from_millis(10));
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(_) | Err(_) => return,
         }
     }
 }

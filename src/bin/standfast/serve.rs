@@ -45,7 +45,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     }
     let summary = server.run()?;
     logger::summary(&summary);
-    log.finish();
+    drop(log);
     let drained = summary.cut == 0 && summary.finished;
     Ok(if drained {
         ExitCode::SUCCESS
