@@ -159,6 +159,9 @@ pub(crate) struct Shared {
     /// A takeover is under way, or done.
     #[cfg(feature = "control")]
     pub(crate) giving: AtomicBool,
+    /// Another process has the listeners.
+    #[cfg(feature = "control")]
+    was_given: AtomicBool,
     /// What came of a takeover, in the process that gave and in the one that took.
     #[cfg(feature = "control")]
     pub(crate) takeover: OnceLock<Takeover>,
@@ -261,6 +264,8 @@ impl Shared {
             giving: AtomicBool::new(false),
             #[cfg(feature = "control")]
             takeover: OnceLock::new(),
+            #[cfg(feature = "control")]
+            was_given: AtomicBool::new(false),
             workers,
         }
     }
@@ -296,7 +301,14 @@ impl Shared {
     /// Another process has the listeners.
     #[cfg(feature = "control")]
     pub(crate) fn given(&self) {
+        self.was_given.store(true, Ordering::Release);
         self.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether another process has the listeners.
+    #[cfg(feature = "control")]
+    pub(crate) fn was_given(&self) -> bool {
+        self.was_given.load(Ordering::Acquire)
     }
 
     /// Notes whether accepting waits for a connection to close.

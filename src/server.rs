@@ -217,6 +217,7 @@ impl Server {
                     io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
                 ) =>
             {
+                log::info!(path:% = path.display(), error:%; "no server to take over from");
                 return Ok(None);
             }
             Err(error) => return Err(failed(error)),

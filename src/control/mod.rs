@@ -43,6 +43,7 @@ pub struct Control {
     path: PathBuf,
     /// The socket's inode: what stands under `path` later may be another's.
     inode: u64,
+    handle: Handle,
     /// Held as long as the server lives; a process that takes over gets it, too.
     _lock: Arc<OwnedFd>,
 }
@@ -86,13 +87,15 @@ impl Control {
                 return Err(error);
             }
         };
-        let (handle, held) = (handle.clone(), Arc::clone(&lock));
+        let handle = handle.clone();
+        let (answering, held) = (handle.clone(), Arc::clone(&lock));
         thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || answer_all(&socket, &handle, &held))?;
+            .spawn(move || answer_all(&socket, &answering, &held))?;
         Ok(Self {
             path: path.to_owned(),
             inode,
+            handle,
             _lock: lock,
         })
     }
@@ -106,6 +109,10 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
+        // After a takeover the path is the other process's, even while it has not replaced the socket there yet.
+        if self.handle.shared.was_given() {
+            return;
+        }
         if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
