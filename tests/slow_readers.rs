@@ -56,7 +56,12 @@ fn no_living_slow_reader_is_cut_and_every_byte_is_right() {
         for _ in 0..18 {
             let closed = server.closed();
             assert_eq!(closed.reason(), "peer-closed", "{}", closed.line);
-            assert!(closed.age() >= RUN, "{}", closed.line);
+            // It is counted from the accept, the run from a little before.
+            assert!(
+                closed.age() + Duration::from_secs(2) >= RUN,
+                "{}",
+                closed.line
+            );
             written += closed.get("written").parse::<u64>().unwrap();
         }
     }

@@ -515,6 +515,8 @@ pub(crate) fn unacknowledged(client: &TcpStream) -> usize {
 pub(crate) struct Row {
     /// The keepalive timer, if that is the one that runs: time to the next probe.
     pub(crate) keepalive: Option<Duration>,
+    /// No process holds it any more, and the kernel goes on with it alone.
+    pub(crate) orphan: bool,
 }
 
 /// The row of the connection from `local` to `peer`. Slow where the host has many connections.
@@ -527,10 +529,12 @@ pub(crate) fn row(local: SocketAddr, peer: SocketAddr) -> Option<Row> {
     let both = format!(" {} {} ", in_table(local), in_table(peer));
     let table = std::fs::read_to_string(table).unwrap();
     let line = table.lines().find(|line| line.contains(&both))?;
-    let (timer, when) = line.split_ascii_whitespace().nth(5)?.split_once(':')?;
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    let (timer, when) = fields[5].split_once(':')?;
     let when = u64::from_str_radix(when, 16).unwrap();
     Some(Row {
         keepalive: (timer == "02").then(|| Duration::from_millis(when * 10)),
+        orphan: fields[9] == "0",
     })
 }
 
