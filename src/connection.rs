@@ -207,8 +207,8 @@ impl Connection {
     fn left_over(&mut self, turn: &Turn<'_>, used: usize) {
         let halted = self.io.halted;
         let pending = self.io.pending();
-        let full = pending.outbox.len() >= turn.limits.buffer;
-        if halted || full {
+        if halted || !pending.outbox.is_empty() {
+            // Seen again when the service is resumed, or output has left and there is more room.
             pending.offer = true;
         } else if used == 0 && pending.kept.len() >= turn.limits.buffer {
             log::warn!(
@@ -258,6 +258,11 @@ impl Connection {
 
     /// What follows from what was read and written.
     fn conclude(&mut self, service: &AnyService, turn: &Turn<'_>, more: bool) -> Step {
+        if self.io.halted && self.io.is_given_up() && !self.io.holds_input() {
+            // Nothing is to be read first, so the verdict need not wait for the service.
+            self.io.input_over();
+            self.io.halted = self.io.verdict().is_none();
+        }
         if self.io.input_is_over() && !self.io.ended && !self.io.halted {
             self.end(service, turn);
             if let Some(errno) = self.io.failed() {

@@ -265,6 +265,11 @@ impl Io {
         self.pending.as_ref().and_then(|pending| pending.failed)
     }
 
+    /// The connection has failed, or an event said so.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.error || self.has_failed()
+    }
+
     /// Nothing more can be sent.
     pub(crate) fn has_failed(&self) -> bool {
         self.pending
@@ -320,6 +325,15 @@ impl Io {
             self.last_in = self.last_in.after(now.since(paused));
             self.shifted = true;
         }
+    }
+
+    /// Whether the client sent something that the service has not used.
+    pub(crate) fn holds_input(&self) -> bool {
+        let kept = self
+            .pending
+            .as_ref()
+            .is_some_and(|pending| !pending.kept.is_empty());
+        kept || rustix::io::ioctl_fionread(self.stream.as_fd()).is_ok_and(|unread| unread > 0)
     }
 
     /// Nothing more can be read: FIN, or an error behind the bytes.

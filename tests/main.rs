@@ -1,6 +1,7 @@
 //! The tests that drive the real binary over real sockets; an index of what stands where.
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     reason = "a test that cannot go on fails with the line it happened on"
 )]
 

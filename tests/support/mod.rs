@@ -1,7 +1,10 @@
 //! What the tests share: a server that ends with its test, its log, and waiting for things with a bound.
 
+pub(crate) mod clients;
+pub(crate) mod embedded;
+
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -44,30 +47,28 @@ impl Server {
 
     /// Starts `command` and waits for `listeners` lines `listening on`.
     pub(crate) fn spawn(mut command: Command, listeners: usize) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdout = chunks(child.stdout.take().unwrap());
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut server = Self::launch(command);
+        for _ in 0..listeners {
+            let line = server.stdout_line();
+            server.addresses.push(listening(&line));
+        }
+        server
+    }
+
+    /// Starts `command` with the stdin and stdout it has, and waits for nothing.
+    pub(crate) fn launch(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let stdout = child.stdout.take();
         let log = lines(child.stderr.take().unwrap());
-        let mut server = Self {
+        Self {
             child,
-            stdout,
+            stdout: stdout.map_or_else(|| mpsc::channel().1, chunks),
             printed: Vec::new(),
             log,
             lines: Vec::new(),
             addresses: Vec::new(),
-        };
-        for _ in 0..listeners {
-            let line = server.stdout_line();
-            let address = line
-                .strip_prefix("listening on ")
-                .expect("the line of a listener");
-            server.addresses.push(address.parse().unwrap());
         }
-        server
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -226,6 +227,44 @@ impl Server {
             .map(|ticks| ticks.parse::<u64>().unwrap())
             .sum();
         Duration::from_millis(ticks * 10)
+    }
+}
+
+impl Server {
+    /// The `closed` lines that have come since the last one asked for.
+    pub(crate) fn closed_so_far(&mut self) -> Vec<Closed> {
+        let lines: Vec<String> = self.log.try_iter().collect();
+        self.lines.extend(lines.iter().cloned());
+        let closed = lines
+            .into_iter()
+            .filter(|line| line.contains(" info closed "));
+        let facts_of = |line: String| Closed {
+            facts: facts(&line),
+            line,
+        };
+        closed.map(facts_of).collect()
+    }
+
+    /// Stops all of its threads (SIGSTOP), until [`Self::resume`].
+    pub(crate) fn suspend(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        until("all threads stopped", || {
+            let mut tasks = std::fs::read_dir(&tasks).unwrap();
+            tasks.all(|task| {
+                let stat = std::fs::read_to_string(task.unwrap().path().join("stat"));
+                stat.is_ok_and(|stat| stat.contains(") T "))
+            })
+        });
+    }
+
+    pub(crate) fn resume(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    /// Whether the process has not ended yet.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 }
 
@@ -399,4 +438,115 @@ fn chunks(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
         }
     });
     receiver
+}
+
+/// The address of a `listening on` line.
+pub(crate) fn listening(line: &str) -> SocketAddr {
+    let address = line.strip_prefix("listening on ");
+    assert!(address.is_some(), "not the line of a listener: {line}");
+    address.unwrap().parse().unwrap()
+}
+
+/// `sh -c SCRIPT`, in which `"$@"` is `standfast ARGS...`.
+pub(crate) fn shell(script: &str, args: &[&str]) -> Command {
+    let standfast = standfast();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script, "sh"])
+        .arg(standfast.get_program())
+        .args(args)
+        .env_remove("RUST_LOG");
+    command
+}
+
+/// Sends `bytes` and reads as many back, which have to be the same.
+pub(crate) fn assert_echoes(client: &mut TcpStream, bytes: &[u8]) {
+    client.write_all(bytes).unwrap();
+    let mut echoed = vec![0; bytes.len()];
+    client.read_exact(&mut echoed).unwrap();
+    assert_eq!(echoed, bytes);
+}
+
+/// All that still comes, to the FIN.
+pub(crate) fn read_to_fin(client: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    client.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// A test that cannot run here says so, and fails where CI relies on it.
+pub(crate) fn cannot_run(test: &str, why: &str) {
+    eprintln!("NOT RUN: {test}: {why}");
+    assert!(std::env::var_os("CI").is_none(), "{test}: {why}");
+}
+
+/// Sends `text` over and over until neither the server nor the kernel takes any more. Answers how many bytes were
+/// taken.
+pub(crate) fn send_until_stuck(client: &mut TcpStream, text: &[u8]) -> usize {
+    let patience = Some(Duration::from_millis(500));
+    client.set_write_timeout(patience).unwrap();
+    let mut sent = 0;
+    loop {
+        match client.write(&text[sent % text.len()..]) {
+            Ok(count) => sent += count,
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}");
+                break;
+            }
+        }
+    }
+    client.set_write_timeout(Some(GUARD)).unwrap();
+    sent
+}
+
+/// How many bytes of `client`'s the server's kernel has not acknowledged (`SIOCOUTQ`, tcp(7)).
+#[expect(unsafe_code, reason = "no safe crate asks SIOCOUTQ")]
+pub(crate) fn unacknowledged(client: &TcpStream) -> usize {
+    use std::os::fd::AsRawFd;
+    let mut count: libc::c_int = 0;
+    // SAFETY: the request writes one int to `count`, which outlives the call; `client` is borrowed, so open.
+    let answer = unsafe { libc::ioctl(client.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
+    usize::try_from(count).unwrap()
+}
+
+/// A connection as the kernel's table has it (`/proc/net/tcp`, proc(5)), seen from `local`.
+#[derive(Debug)]
+pub(crate) struct Row {
+    /// The keepalive timer, if that is the one that runs: time to the next probe.
+    pub(crate) keepalive: Option<Duration>,
+    /// No process holds it any more, and the kernel goes on with it alone.
+    pub(crate) orphan: bool,
+}
+
+/// The row of the connection from `local` to `peer`. Slow where the host has many connections.
+pub(crate) fn row(local: SocketAddr, peer: SocketAddr) -> Option<Row> {
+    let table = if local.is_ipv4() {
+        "/proc/net/tcp"
+    } else {
+        "/proc/net/tcp6"
+    };
+    let both = format!(" {} {} ", in_table(local), in_table(peer));
+    let table = std::fs::read_to_string(table).unwrap();
+    let line = table.lines().find(|line| line.contains(&both))?;
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    let (timer, when) = fields[5].split_once(':')?;
+    let when = u64::from_str_radix(when, 16).unwrap();
+    Some(Row {
+        keepalive: (timer == "02").then(|| Duration::from_millis(when * 10)),
+        orphan: fields[9] == "0",
+    })
+}
+
+/// An address in the table's notation: 32-bit words of the host's byte order.
+fn in_table(address: SocketAddr) -> String {
+    let bytes = match address.ip() {
+        std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
+        std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let words: String = bytes
+        .chunks(4)
+        .map(|word| format!("{:08X}", u32::from_ne_bytes(word.try_into().unwrap())))
+        .collect();
+    format!("{words}:{:04X}", address.port())
 }

@@ -146,7 +146,7 @@ pub(crate) struct ServeArgs {
 
     /// TCP keepalive in seconds and probes, or off: finds the idle vanished peer. An empty field keeps the
     /// system's. [default: 60:10:3]
-    #[arg(long, value_name = "IDLE:INTERVAL:RETRIES", value_parser = keepalive, help_heading = "Vanished peers")]
+    #[arg(long, value_name = "IDLE:INTERVAL:RETRIES", value_parser = keepalive, allow_hyphen_values = true, help_heading = "Vanished peers")]
     pub(crate) keepalive: Option<Setting<Keepalive>>,
 
     /// The bound within which a vanished peer is found in every state; at least 5s. Given alone it derives
@@ -175,11 +175,11 @@ pub(crate) struct ServeArgs {
     pub(crate) drain_timeout: Setting<Duration>,
 
     /// Most connections at a time. [default: from the descriptor limit]
-    #[arg(short, long, value_name = "N", value_parser = count, help_heading = "Limits")]
+    #[arg(short, long, value_name = "N", value_parser = count, allow_hyphen_values = true, help_heading = "Limits")]
     pub(crate) max_conns: Option<NonZeroUsize>,
 
     /// Most connections at a time from one address, or off.
-    #[arg(long, value_name = "N", value_parser = count_or_off, default_value = "off", help_heading = "Limits")]
+    #[arg(long, value_name = "N", value_parser = count_or_off, allow_hyphen_values = true, default_value = "off", help_heading = "Limits")]
     pub(crate) max_conns_per_ip: Setting<NonZeroUsize>,
 
     /// What happens to a connection over max-conns.
@@ -187,15 +187,15 @@ pub(crate) struct ServeArgs {
     pub(crate) when_full: Full,
 
     /// Connections that may wait to be accepted.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), default_value = "4096", help_heading = "Limits")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), allow_hyphen_values = true, default_value = "4096", help_heading = "Limits")]
     pub(crate) backlog: u32,
 
     /// High-water mark of one connection's waiting output: above it the client is not read from.
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256k", help_heading = "Limits")]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true, default_value = "256k", help_heading = "Limits")]
     pub(crate) buffer: usize,
 
     /// Threads that serve. [default: the cores]
-    #[arg(long, value_name = "N", value_parser = count, help_heading = "Limits")]
+    #[arg(long, value_name = "N", value_parser = count, allow_hyphen_values = true, help_heading = "Limits")]
     pub(crate) workers: Option<NonZeroUsize>,
 
     /// Take over from the server that runs at the same control path: its listeners and its live connections. Start

@@ -56,9 +56,13 @@ pub(crate) fn start(format: LogFormat, verbose: u8, quiet: bool) -> Result<Log, 
         queue: queue.clone(),
         dropped: Arc::clone(&dropped),
     };
-    Builder::new()
-        .filter_module("standfast", level)
-        .parse_default_env()
+    let mut builder = Builder::new();
+    // Who sets RUST_LOG means just that.
+    match std::env::var("RUST_LOG") {
+        Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
+        _ => builder.filter_module("standfast", level),
+    };
+    builder
         .target(Target::Pipe(Box::new(pipe)))
         .format(move |out, record| match format {
             LogFormat::Text => text(out, record),

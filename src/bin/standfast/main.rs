@@ -12,11 +12,16 @@ mod units;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 use crate::args::{Args, Command, Order};
 
 fn main() -> ExitCode {
-    let result = match Args::parse().command {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return mistyped(&error),
+    };
+    let result = match args.command {
         Command::Serve(serve) => serve::run(&serve),
         Command::Check(serve) => check::run(&serve),
         Command::Status(target) => ctl::run(Order::Status, &target),
@@ -32,6 +37,30 @@ fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Help and version as clap prints them; what is wrong with the arguments as one line.
+fn mistyped(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // A reader that has had enough is no fault of anybody's.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return ExitCode::from(2);
+    }
+    let text = error.render().to_string();
+    let said: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    let said = said.join(" ");
+    let said = said.strip_prefix("error: ").unwrap_or(&said);
+    logger::say(&format!("{said} (see --help)"));
+    ExitCode::from(2)
 }
 
 /// Why a command failed, in one line, and the exit code for it: 1 failed, 2 asked wrongly.
