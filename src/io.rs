@@ -430,7 +430,10 @@ impl Io {
                 log::debug!(id = self.id, error:% = error; "shutdown failed");
             }
             queued = sys::unacknowledged(self.stream.as_fd()).unwrap_or(0);
+            // A look may be armed for a half-closed connection with nothing to deliver: that is too late now.
+            let armed = std::mem::replace(&mut self.watch, Moment::NEVER);
             self.watch_output(turn);
+            self.watch = self.watch.min(armed);
             if self.peer_fin && queued == 0 {
                 return Some(self.ending());
             }
