@@ -179,7 +179,7 @@ impl Io {
     /// Straight to the socket if nothing waits; what it does not take waits.
     #[inline]
     pub(crate) fn write(&mut self, mut bytes: &[u8], turn: &Turn<'_>) {
-        if self.fin_sent || self.has_failed() {
+        if bytes.is_empty() || self.fin_sent || self.has_failed() {
             return;
         }
         if self.waiting_output() == 0 {

@@ -239,12 +239,9 @@ impl Worker {
         };
         if acceptor.next() <= self.now {
             let shared = Arc::clone(&self.shared);
-            let mut receivers = 0_u128;
+            let mut receivers: Vec<usize> = Vec::new();
             acceptor.accept(self.now, &shared, |io| {
-                let mut to = shared.least_loaded(self.index);
-                if to >= 128 {
-                    to = self.index;
-                }
+                let to = shared.least_loaded(self.index);
                 shared.workers[to].open.fetch_add(1, Ordering::Relaxed);
                 if to == self.index {
                     self.adopt(io);
@@ -254,14 +251,12 @@ impl Worker {
                         .open
                         .fetch_add(1, Ordering::Relaxed);
                     self.adopt(io);
-                } else {
-                    receivers |= 1 << to;
+                } else if !receivers.contains(&to) {
+                    receivers.push(to);
                 }
             });
-            for (at, worker) in shared.workers.iter().enumerate() {
-                if at < 128 && receivers & (1 << at) != 0 {
-                    worker.wake();
-                }
+            for to in receivers {
+                shared.workers[to].wake();
             }
         }
         self.acceptor = Some(acceptor);

@@ -481,23 +481,13 @@ fn a_reset_is_told_from_a_fin() {
     assert_echoes(&mut client, b"hello");
     reset(client);
     let closed = server.closed();
-    assert_eq!(
-        (closed.reason(), closed.get("errno")),
-        ("peer-reset", "ECONNRESET"),
-        "{}",
-        closed.line
-    );
+    closed.assert_error("peer-reset", "ECONNRESET");
 
     // With output waiting for it.
     let client = stuffed(server.address());
     reset(client);
     let closed = server.closed();
-    assert_eq!(
-        (closed.reason(), closed.get("errno")),
-        ("peer-reset", "ECONNRESET"),
-        "{}",
-        closed.line
-    );
+    closed.assert_error("peer-reset", "ECONNRESET");
 }
 
 /// `read` says 0 for ever then: only the socket's error tells.
@@ -511,12 +501,7 @@ fn a_reset_after_a_fin_is_not_taken_for_a_good_end() {
     let local = client.local_addr().unwrap();
     reset(client);
     let closed = server.closed_from(local);
-    assert_eq!(
-        (closed.reason(), closed.get("errno")),
-        ("peer-reset", "EPIPE"),
-        "{}",
-        closed.line
-    );
+    closed.assert_error("peer-reset", "EPIPE");
 
     // Our own FIN waits behind the output: the kernel has another name for that.
     let mut server = Server::start(&["echo"]);
@@ -525,12 +510,7 @@ fn a_reset_after_a_fin_is_not_taken_for_a_good_end() {
     until_acknowledged(&client);
     reset(client);
     let closed = server.closed();
-    assert_eq!(
-        (closed.reason(), closed.get("errno")),
-        ("peer-reset", "ECONNRESET"),
-        "{}",
-        closed.line
-    );
+    closed.assert_error("peer-reset", "ECONNRESET");
 }
 
 #[test]

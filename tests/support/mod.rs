@@ -292,6 +292,17 @@ impl Closed {
         self.get("reason")
     }
 
+    /// It ended for `reason`, by the error `errno`.
+    #[track_caller]
+    pub(crate) fn assert_error(&self, reason: &str, errno: &str) {
+        assert_eq!(
+            (self.reason(), self.get("errno")),
+            (reason, errno),
+            "{}",
+            self.line
+        );
+    }
+
     pub(crate) fn age(&self) -> Duration {
         Duration::from_secs_f64(self.get("age").parse().unwrap())
     }

@@ -151,7 +151,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         "buffer",
         &args.buffer,
         &format!(
-            "bytes of output that may wait for one client, so at most {} MiB for all",
+            "bytes of output that may wait for one client, so about {} MiB at most for all",
             (effective.max_conns as u128 * args.buffer as u128) >> 20
         ),
     );
