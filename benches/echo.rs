@@ -22,7 +22,7 @@ fn main() {
         ..Config::default()
     })
     .unwrap();
-    let ours = server.addresses()[0];
+    let ours = server.addresses()[0].tcp().unwrap();
     let handle = server.handle();
     let serving = thread::spawn(move || server.run());
     let threads = thread_per_connection();

@@ -3,19 +3,25 @@
 //! `worker.rs` owns the [`Acceptor`] (worker 0 alone has one) and places what it answers.
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+use std::net::SocketAddr;
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mio::net::{TcpListener, TcpStream};
+use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use crate::close::{CloseReason, Ending, Errno, Obituary};
 use crate::config::WhenFull;
 use crate::deadline::Moment;
+use crate::endpoint::{Endpoint, Peer};
 use crate::handle::Shared;
 use crate::io::Io;
-use crate::listener::Settings;
+use crate::listener::{Listener, Settings};
+use crate::socket_file::SocketFile;
 use crate::stats::Stats;
 
 /// How many connections are accepted in a turn before those that are open get theirs.
@@ -38,16 +44,25 @@ pub(crate) struct Acceptor {
     /// When the log may be told again of a pause, and of a limit.
     pause_quiet_until: Moment,
     limit_quiet_until: Moment,
+    /// Another process was given copies of the listeners, and may have them yet.
+    #[cfg(control)]
+    lent: bool,
 }
 
 /// One listener.
 #[derive(Debug)]
 struct Door {
-    socket: TcpListener,
-    address: SocketAddr,
+    socket: OwnedFd,
+    address: Endpoint,
+    /// The path of a Unix socket, as long as the door is open.
+    #[cfg_attr(not(control), expect(dead_code, reason = "held until the door closes"))]
+    file: Option<Arc<SocketFile>>,
     settings: Arc<Settings>,
     stats: Arc<Stats>,
     configure_each: bool,
+    /// Others may listen with it, too.
+    #[cfg(control)]
+    inherited: bool,
     /// An edge said that connections wait, and no accept has said otherwise.
     ready: bool,
 }
@@ -56,6 +71,13 @@ impl Door {
     /// The backlog is where connections wait while there is no room.
     fn holds_back(&self) -> bool {
         self.settings.when_full == WhenFull::Wait && self.settings.admission.is_full()
+    }
+
+    fn deregister(&self, registry: &Registry) {
+        let source = &mut SourceFd(&self.socket.as_raw_fd());
+        if let Err(error) = registry.deregister(source) {
+            log::debug!(error:%; "cannot deregister a listener");
+        }
     }
 }
 
@@ -67,6 +89,8 @@ impl Acceptor {
             said_pause: false,
             pause_quiet_until: Moment::at_start(),
             limit_quiet_until: Moment::at_start(),
+            #[cfg(control)]
+            lent: false,
         }
     }
 
@@ -74,17 +98,20 @@ impl Acceptor {
         &mut self,
         registry: &Registry,
         token: Token,
-        listener: crate::listener::Listener,
+        listener: Listener,
         stats: Arc<Stats>,
     ) -> io::Result<()> {
-        let mut socket = TcpListener::from_std(listener.socket);
-        registry.register(&mut socket, token, Interest::READABLE)?;
+        let source = &mut SourceFd(&listener.socket.as_raw_fd());
+        registry.register(source, token, Interest::READABLE)?;
         self.doors.push(Door {
-            socket,
+            socket: listener.socket,
             address: listener.address,
+            file: listener.file,
             settings: listener.settings,
             stats,
             configure_each: listener.configure_each,
+            #[cfg(control)]
+            inherited: listener.inherited_as.is_some(),
             // What came before the registration may have made its edge already.
             ready: true,
         });
@@ -132,9 +159,13 @@ impl Acceptor {
                     holds_back = true;
                     break;
                 }
-                match self.doors[at].socket.accept() {
-                    Ok((stream, peer)) => {
-                        if let Some(io) = self.admit(at, stream, peer, now, shared) {
+                let accepted = {
+                    let _alone = shared.descriptors.lock();
+                    accept(self.doors[at].socket.as_fd())
+                };
+                match accepted {
+                    Ok((socket, peer)) => {
+                        if let Some(io) = self.admit(at, socket, peer, now, shared) {
                             place(io);
                         }
                     }
@@ -143,12 +174,12 @@ impl Acceptor {
                         self.resumed();
                     }
                     Err(error) if is_of_the_connection(&error) => {
-                        let listener = self.doors[at].address;
+                        let listener = &self.doors[at].address;
                         log::debug!(listener:%, error:%; "accept failed");
                     }
                     // A lack of descriptors or memory; or the listener itself is broken.
                     Err(error) => {
-                        self.pause(now, self.doors[at].address, &error);
+                        self.pause(now, &self.doors[at].address.clone(), &error);
                         shared.accept_waits(true);
                         return;
                     }
@@ -162,25 +193,20 @@ impl Acceptor {
     fn admit(
         &mut self,
         at: usize,
-        stream: TcpStream,
-        peer: SocketAddr,
+        socket: OwnedFd,
+        peer: Peer,
         now: Moment,
         shared: &Shared,
     ) -> Option<Io> {
         let door = &self.doors[at];
         let id = shared.next_id();
-        // An IPv4 client of a dual-stack listener is an IPv4 client.
-        let peer = match peer.ip().to_canonical() {
-            ip @ IpAddr::V4(_) => SocketAddr::new(ip, peer.port()),
-            IpAddr::V6(_) => peer,
-        };
         door.stats.accepted.add(1);
         if !door.settings.admission.admit(peer.ip()) {
             door.stats.closed(CloseReason::Limit);
             let obituary = Obituary {
                 id,
                 peer,
-                listener: door.address,
+                listener: &door.address,
                 ending: &Ending::fin(CloseReason::Limit),
                 age: Duration::ZERO,
                 read: 0,
@@ -191,16 +217,16 @@ impl Acceptor {
             return None;
         }
         if door.configure_each
-            && let Err(refused) = door.settings.options.apply(&stream)
+            && let Err(refused) = door.settings.options.apply(&socket)
         {
             // Gone already, or a system without the option: detection lacks, the connection lives.
             log::debug!(id, option = refused.option.as_str(), error:% = refused.source; "option refused");
         }
         let listener = u16::try_from(at).unwrap_or(u16::MAX);
-        Some(Io::new(stream, id, peer, listener, now))
+        Some(Io::new(socket, id, peer, listener, now))
     }
 
-    fn pause(&mut self, now: Moment, listener: SocketAddr, error: &io::Error) {
+    fn pause(&mut self, now: Moment, listener: &Endpoint, error: &io::Error) {
         self.paused = Some(now.after(PAUSE));
         if !self.said_pause && now >= self.pause_quiet_until {
             self.said_pause = true;
@@ -223,6 +249,24 @@ impl Acceptor {
         }
     }
 
+    /// The listeners, to be lent to another process.
+    #[cfg(control)]
+    pub(crate) fn lend(&mut self) -> Vec<BorrowedFd<'_>> {
+        self.lent = true;
+        self.doors.iter().map(|door| door.socket.as_fd()).collect()
+    }
+
+    /// Another process has the listeners: they are let go of here, and nothing is done to them.
+    #[cfg(control)]
+    pub(crate) fn let_go(self, registry: &Registry) {
+        for door in &self.doors {
+            door.deregister(registry);
+            if let Some(file) = &door.file {
+                file.give();
+            }
+        }
+    }
+
     /// Lets nobody in any more. What has been accepted by the system is taken first: closing would reset it.
     pub(crate) fn close(
         mut self,
@@ -234,9 +278,7 @@ impl Acceptor {
         self.paused = None;
         for door in &mut self.doors {
             door.ready = true;
-            if let Err(error) = registry.deregister(&mut door.socket) {
-                log::debug!(error:% = error; "cannot deregister a listener");
-            }
+            door.deregister(registry);
         }
         // A batch a turn is for the sake of others; here a bound is enough.
         for _ in 0..BATCH {
@@ -245,7 +287,41 @@ impl Acceptor {
             }
             self.accept(now, shared, &mut place);
         }
+        #[cfg(control)]
+        for door in &self.doors {
+            if self.lent && !door.inherited {
+                // A process that failed to take over and hangs would go on listening with its copy.
+                let _ = rustix::net::shutdown(&door.socket, rustix::net::Shutdown::Both);
+            }
+        }
     }
+}
+
+/// Accepts one connection: non-blocking, and no child of this process gets it.
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Peer)> {
+    use rustix::net::{SocketFlags, acceptfrom_with};
+
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (socket, from) = acceptfrom_with(listener, flags)?;
+    let from = from.and_then(|from| SocketAddr::try_from(from).ok());
+    let peer = from.map_or_else(
+        || {
+            let process = rustix::net::sockopt::socket_peercred(&socket).ok();
+            let process = process.and_then(|of| u32::try_from(of.pid.as_raw_pid()).ok());
+            Peer::Unix(process.and_then(NonZeroU32::new))
+        },
+        Peer::from,
+    );
+    Ok((socket, peer))
+}
+
+#[cfg(not(all(target_os = "linux", not(standfast_portable))))]
+fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Peer)> {
+    let (socket, from) = socket2::SockRef::from(&listener).accept()?;
+    socket.set_nonblocking(true)?;
+    let peer = from.as_socket().map_or(Peer::Unix(None), Peer::from);
+    Ok((socket.into(), peer))
 }
 
 /// Whether an error of accept(2) is that of the connection that was to be accepted: the next one may do.

@@ -4,7 +4,10 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::str::FromStr;
+
+use crate::endpoint::Endpoint;
 
 /// Where to listen.
 ///
@@ -13,6 +16,8 @@ use std::str::FromStr;
 /// | `7000` | 127.0.0.1, this host only |
 /// | `:7000` | every address of this host, IPv4 and IPv6 |
 /// | `HOST:7000`, `[::1]:7000` | that address, or every address of that name |
+/// | `unix:PATH` | a Unix socket under that path |
+/// | `unix:@NAME` | a Unix socket of that abstract name (unix(7), Linux) |
 /// | `fd:3` | a listening socket this process inherited under that number |
 /// | `systemd`, `systemd:NAME` | the sockets systemd passed, or those named so (`FileDescriptorName=`) |
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +29,10 @@ pub enum Address {
     Any(u16),
     /// A name or a literal address.
     Host(String, u16),
+    /// A Unix socket under a path.
+    Unix(PathBuf),
+    /// A Unix socket of an abstract name.
+    Abstract(String),
     /// An inherited descriptor.
     Fd(RawFd),
     /// What systemd passed (`sd_listen_fds(3)`), all or those of one name.
@@ -31,18 +40,23 @@ pub enum Address {
 }
 
 impl Address {
-    /// The socket addresses meant, as the host has them now. Empty for inherited sockets.
-    pub(crate) fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
-        let mut resolved: Vec<SocketAddr> = match self {
-            Self::Loopback(port) => vec![(Ipv4Addr::LOCALHOST, *port).into()],
-            Self::Any(port) => vec![(Ipv6Addr::UNSPECIFIED, *port).into()],
-            Self::Host(host, port) => (host.as_str(), *port).to_socket_addrs()?.collect(),
+    /// The endpoints meant, as the host has them now. Empty for inherited sockets.
+    pub(crate) fn resolve(&self) -> io::Result<Vec<Endpoint>> {
+        let mut resolved: Vec<Endpoint> = match self {
+            Self::Loopback(port) => vec![Endpoint::Tcp((Ipv4Addr::LOCALHOST, *port).into())],
+            Self::Any(port) => vec![Endpoint::Tcp((Ipv6Addr::UNSPECIFIED, *port).into())],
+            Self::Host(host, port) => (host.as_str(), *port)
+                .to_socket_addrs()?
+                .map(Endpoint::Tcp)
+                .collect(),
+            Self::Unix(path) => vec![Endpoint::Unix(path.clone())],
+            Self::Abstract(name) => vec![Endpoint::Abstract(name.clone())],
             Self::Fd(_) | Self::Systemd(_) => Vec::new(),
         };
         let mut seen = Vec::new();
         resolved.retain(|address| {
             let new = !seen.contains(address);
-            seen.push(*address);
+            seen.push(address.clone());
             new
         });
         Ok(resolved)
@@ -56,6 +70,8 @@ impl fmt::Display for Address {
             Self::Any(port) => write!(f, ":{port}"),
             Self::Host(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Host(host, port) => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Abstract(name) => write!(f, "unix:@{name}"),
             Self::Fd(fd) => write!(f, "fd:{fd}"),
             Self::Systemd(None) => f.write_str("systemd"),
             Self::Systemd(Some(name)) => write!(f, "systemd:{name}"),
@@ -90,6 +106,13 @@ impl FromStr for Address {
                 _ => Err(format!("{number:?} is not a descriptor number")),
             };
         }
+        if text.starts_with("unix:") {
+            return match text.parse()? {
+                Endpoint::Unix(path) => Ok(Self::Unix(path)),
+                Endpoint::Abstract(name) => Ok(Self::Abstract(name)),
+                Endpoint::Tcp(address) => Ok(address.into()),
+            };
+        }
         if text == "systemd" {
             return Ok(Self::Systemd(None));
         }
@@ -116,7 +139,7 @@ impl FromStr for Address {
             }
             Some((host, digits)) => Ok(Self::Host(host.to_owned(), port(digits)?)),
             None => Err(
-                "expected PORT, :PORT, HOST:PORT, [IPV6]:PORT, fd:N or systemd[:NAME]".to_owned(),
+                "expected PORT, :PORT, HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME, fd:N or systemd[:NAME]".to_owned(),
             ),
         }
     }
@@ -149,6 +172,8 @@ mod tests {
                 "[fe80::1%lo]:80",
             ),
             ("fd:3", Address::Fd(3), "fd:3"),
+            ("unix:/x", Address::Unix("/x".into()), "unix:/x"),
+            ("unix:@x", Address::Abstract("x".into()), "unix:@x"),
             ("systemd", Address::Systemd(None), "systemd"),
             (
                 "systemd:web",
@@ -172,6 +197,8 @@ mod tests {
             ("::1:80", "in brackets"),
             ("[::1]", "[IPV6]:PORT"),
             ("[localhost]:80", "not an IPv6 address"),
+            ("unix:", "unix:PATH"),
+            ("unix:@", "unix:@NAME"),
             ("fd:x", "not a descriptor"),
             ("fd:-1", "not a descriptor"),
         ] {
@@ -183,6 +210,7 @@ mod tests {
     #[test]
     fn a_literal_resolves_to_itself_once() {
         let address: Address = "127.0.0.1:5".parse().unwrap();
-        assert_eq!(address.resolve().unwrap(), ["127.0.0.1:5".parse().unwrap()]);
+        let itself = "127.0.0.1:5".parse().unwrap();
+        assert_eq!(address.resolve().unwrap(), [Endpoint::Tcp(itself)]);
     }
 }

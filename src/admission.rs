@@ -59,12 +59,14 @@ impl Admission {
         self.own.is_reached() || self.total.is_reached()
     }
 
-    /// Counts a connection in, if the limits allow it. Only the accepting thread admits.
-    pub(crate) fn admit(&self, ip: IpAddr) -> bool {
+    /// Counts a connection in, if the limits allow it; one without an address counts against no address. Only the accepting thread admits.
+    pub(crate) fn admit(&self, ip: Option<IpAddr>) -> bool {
         if self.is_full() {
             return false;
         }
-        if let Some(per_ip) = &self.per_ip {
+        if let Some(per_ip) = &self.per_ip
+            && let Some(ip) = ip
+        {
             let mut open = per_ip.open.lock().unwrap_or_else(PoisonError::into_inner);
             let count = open.entry(ip).or_default();
             if *count >= per_ip.max {
@@ -77,11 +79,26 @@ impl Admission {
         true
     }
 
+    /// Counts a connection in that a former process admitted, whatever the limits.
+    #[cfg(control)]
+    pub(crate) fn count(&self, ip: Option<IpAddr>) {
+        self.own.open.fetch_add(1, Ordering::SeqCst);
+        self.total.open.fetch_add(1, Ordering::SeqCst);
+        if let Some(per_ip) = &self.per_ip
+            && let Some(ip) = ip
+        {
+            let mut open = per_ip.open.lock().unwrap_or_else(PoisonError::into_inner);
+            *open.entry(ip).or_default() += 1;
+        }
+    }
+
     /// Counts an admitted connection out.
-    pub(crate) fn release(&self, ip: IpAddr) {
+    pub(crate) fn release(&self, ip: Option<IpAddr>) {
         self.own.open.fetch_sub(1, Ordering::SeqCst);
         self.total.open.fetch_sub(1, Ordering::SeqCst);
-        if let Some(per_ip) = &self.per_ip {
+        if let Some(per_ip) = &self.per_ip
+            && let Some(ip) = ip
+        {
             let mut open = per_ip.open.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(count) = open.get_mut(&ip) {
                 *count -= 1;
@@ -130,8 +147,8 @@ pub fn raise_descriptor_limit() -> Option<u64> {
 mod tests {
     use super::*;
 
-    const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
-    const TWO: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
+    const ONE: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1)));
+    const TWO: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2)));
 
     fn admission(own: usize, total: usize, per_ip: Option<usize>) -> Admission {
         Admission::new(Limit::new(own), Arc::new(Limit::new(total)), per_ip)

@@ -1,11 +1,11 @@
 //! What settings really do, on this host and this kernel, before anything is opened.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admission::{self, Limit};
 use crate::config::{Config, Listen};
+use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::keepalive::Keepalive;
 use crate::listener::{self, Settings};
@@ -15,8 +15,8 @@ use crate::sockopt;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Effective {
-    /// The addresses, names resolved. Empty for inherited sockets.
-    pub addresses: Vec<SocketAddr>,
+    /// Where it listens, names resolved. Empty for inherited sockets.
+    pub addresses: Vec<Endpoint>,
     /// Keepalive, with the system's values where those are kept. `None`: off.
     pub keepalive: Option<Keepalive>,
     /// The bound within which a vanished peer is found. `None`: nothing finds it.

@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use mio::net::TcpStream;
 use socket2::SockRef;
 
+use crate::endpoint::{Endpoint, Peer};
 use crate::sys::TcpInfo;
 
 /// Why a connection ended. A closed set: the log key `reason`, the metric label, the table.
@@ -36,13 +36,17 @@ pub enum CloseReason {
     Service,
     /// The server is stopping.
     Drain,
+    /// An operator ended it.
+    Killed,
+    /// Another process has it now.
+    HandedOff,
     /// Another error of the system, named by `errno`.
     IoError,
 }
 
 impl CloseReason {
     /// Every reason, in the order of DESIGN.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::PeerClosed,
         Self::PeerReset,
         Self::KeepaliveDead,
@@ -54,6 +58,8 @@ impl CloseReason {
         Self::Limit,
         Self::Service,
         Self::Drain,
+        Self::Killed,
+        Self::HandedOff,
         Self::IoError,
     ];
 
@@ -72,6 +78,8 @@ impl CloseReason {
             Self::Limit => "limit",
             Self::Service => "service",
             Self::Drain => "drain",
+            Self::Killed => "killed",
+            Self::HandedOff => "handed-off",
             Self::IoError => "io-error",
         }
     }
@@ -127,8 +135,8 @@ impl Ending {
 #[derive(Debug)]
 pub(crate) struct Obituary<'a> {
     pub(crate) id: u64,
-    pub(crate) peer: SocketAddr,
-    pub(crate) listener: SocketAddr,
+    pub(crate) peer: Peer,
+    pub(crate) listener: &'a Endpoint,
     pub(crate) ending: &'a Ending,
     pub(crate) age: Duration,
     pub(crate) read: u64,
@@ -211,9 +219,21 @@ impl fmt::Display for Errno {
     }
 }
 
+/// Ends a connection of which a copy lives in another process, where closing it would not: with FIN, or with a reset.
+#[cfg(control)]
+pub(crate) fn end_shared(socket: &OwnedFd, ending: &Ending) {
+    // To dissolve the association resets the peer (tcp_disconnect in the kernel's net/ipv4/tcp.c); a Unix socket has
+    // no such thing.
+    let reset = ending.how == How::Reset && rustix::net::connect_unspec(socket).is_ok();
+    if !reset {
+        // It may have ended by itself.
+        let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+    }
+}
+
 /// Closes with a reset: no orphan in the kernel, no `TIME_WAIT` (`SO_LINGER` with time zero, socket(7)).
-pub(crate) fn reset(stream: TcpStream) -> io::Result<()> {
-    SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
-    drop(stream);
+pub(crate) fn reset(socket: OwnedFd) -> io::Result<()> {
+    SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
+    drop(socket);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! One connection: read, serve, write, and the way to its end.
 //!
 //! All of a connection's state is in [`Connection`], nothing in a stack frame or a closure: that is what will let it
-//! leave for another process. What an idle connection does not need stands in [`Pending`](crate::io::Pending), which it does not have.
+//! leave for another process. What an idle connection does not need stands in [`Pending`](crate::pending::Pending), which it does not have.
 //!
 //! `worker.rs` says when (readiness, leftovers, deadlines) and carries out a [`Step::Close`]; the judgement over
 //! silence is in `reap.rs`.
@@ -52,6 +52,21 @@ impl Connection {
             Box::new(())
         });
         Self { io, state }
+    }
+
+    #[cfg(control)]
+    pub(crate) fn with_state(io: Io, state: State) -> Self {
+        Self { io, state }
+    }
+
+    #[cfg(control)]
+    pub(crate) fn set_state(&mut self, state: State) {
+        self.state = state;
+    }
+
+    #[cfg(control)]
+    pub(crate) fn state(&self) -> &State {
+        &self.state
     }
 
     /// What follows from the greeting.
@@ -156,8 +171,10 @@ impl Connection {
         }
         let used = self.serve(service, turn, bytes);
         if used < bytes.len() {
+            let kept_at = self.io.read - (bytes.len() - used) as u64;
             let pending = self.io.pending();
             pending.kept.extend_from_slice(&bytes[used..]);
+            pending.kept_at = kept_at;
             self.left_over(turn, used);
         }
         if drained {
@@ -182,7 +199,9 @@ impl Connection {
         let used = self.serve(service, turn, &kept);
         kept.drain(..used);
         let left = !kept.is_empty();
-        self.io.pending().kept = kept;
+        let pending = self.io.pending();
+        pending.kept = kept;
+        pending.kept_at += used as u64;
         if left {
             self.left_over(turn, used);
         }
@@ -311,7 +330,7 @@ impl Connection {
                 return self.conclude(service, turn, more);
             }
             self.io.finish_for(CloseReason::ReadTimeout);
-            if let Ok(info) = sys::tcp_info(self.io.stream.as_fd())
+            if let Ok(info) = sys::tcp_info(self.io.socket.as_fd())
                 && (info.probes > 0 || info.retransmits > 0)
             {
                 self.io.pending().silent = Some(info);
@@ -329,7 +348,7 @@ impl Connection {
     ) -> Step {
         let io = &mut self.io;
         if io.finishing.is_none() && !io.ended && !io.peer_fin {
-            let unread = rustix::io::ioctl_fionread(io.stream.as_fd()).unwrap_or(0);
+            let unread = rustix::io::ioctl_fionread(io.socket.as_fd()).unwrap_or(0);
             if unread == 0 && !io.halted && io.pending.as_ref().is_none_or(|pending| !pending.offer)
             {
                 io.finish_for(CloseReason::Drain);
@@ -347,12 +366,12 @@ impl Connection {
     pub(crate) fn cut(&mut self) -> (Ending, bool) {
         let io = &mut self.io;
         let undelivered = io.waiting_output() > 0;
-        let queued = sys::unacknowledged(io.stream.as_fd()).unwrap_or(0);
+        let queued = sys::unacknowledged(io.socket.as_fd()).unwrap_or(0);
         io.overrule(if undelivered {
             Ending::reset(CloseReason::Drain)
         } else {
             // The kernel goes on delivering what it holds, with its usual patience.
-            let _ = sys::set_rto_max(io.stream.as_fd(), RTO_MAX_DEFAULT);
+            let _ = sys::set_rto_max(io.socket.as_fd(), RTO_MAX_DEFAULT);
             Ending {
                 how: How::Release,
                 ..Ending::fin(CloseReason::Drain)
@@ -375,7 +394,7 @@ impl Connection {
     /// Closes the socket as `ending` says.
     pub(crate) fn close(self, ending: &Ending) -> io::Result<()> {
         match ending.how {
-            How::Reset => crate::close::reset(self.io.stream),
+            How::Reset => crate::close::reset(self.io.socket),
             How::Fin | How::Release => Ok(()),
         }
     }

@@ -53,6 +53,9 @@ pub(crate) struct Clock {
     epoch: Instant,
 }
 
+/// What a clock shows at its start: late enough that what a former process began still has its moment.
+const EPOCH: u64 = 1 << 62;
+
 impl Clock {
     #[expect(
         clippy::disallowed_methods,
@@ -69,7 +72,7 @@ impl Clock {
         reason = "the clock is read here and nowhere else"
     )]
     pub(crate) fn now(&self) -> Moment {
-        Moment(nanos(Instant::now().duration_since(self.epoch)))
+        Moment(EPOCH + nanos(Instant::now().duration_since(self.epoch)))
     }
 }
 

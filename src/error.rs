@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 
+use crate::endpoint::Endpoint;
 use crate::keepalive::DetectionError;
 
 /// Why a server could not be started. The system's word is the [`source`](std::error::Error::source).
@@ -24,7 +24,7 @@ pub enum Error {
     /// An address that cannot be listened on.
     Bind {
         /// The address.
-        address: SocketAddr,
+        address: Endpoint,
         /// What the system said.
         source: io::Error,
         /// Who holds it, where the system tells.
@@ -44,6 +44,13 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The running server was not taken over; it goes on.
+    TakeOver {
+        /// Its control socket.
+        path: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The event loop or a thread could not be had.
     Start {
         /// What was tried.
@@ -61,11 +68,11 @@ impl Error {
             Self::Bind {
                 address, source, ..
             } => match source.kind() {
-                io::ErrorKind::AddrInUse => {
-                    Some("stop that one, or choose another port".to_owned())
-                }
+                io::ErrorKind::AddrInUse => Some(
+                    "stop that one, choose another, or take over from it with --replace".to_owned(),
+                ),
                 io::ErrorKind::AddrNotAvailable => {
-                    Some(format!("{} is no address of this host", address.ip()))
+                    Some(format!("{address} is no address of this host"))
                 }
                 io::ErrorKind::PermissionDenied => Some(
                     "ports below 1024 need root, CAP_NET_BIND_SERVICE, or a lower \
@@ -109,6 +116,9 @@ impl fmt::Display for Error {
             Self::Bind { address, .. } => write!(f, "cannot listen on {address}"),
             Self::Inherit { address, .. } => write!(f, "cannot listen on {address}"),
             Self::Option { option, .. } => write!(f, "cannot set {option}"),
+            Self::TakeOver { path, .. } => {
+                write!(f, "cannot take over from the server at {}", path.display())
+            }
             Self::Start { what, .. } => write!(f, "cannot {what}"),
         }
     }
@@ -122,6 +132,7 @@ impl std::error::Error for Error {
             | Self::Bind { source, .. }
             | Self::Inherit { source, .. }
             | Self::Option { source, .. }
+            | Self::TakeOver { source, .. }
             | Self::Start { source, .. } => Some(source),
         }
     }

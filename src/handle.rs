@@ -2,13 +2,22 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+#[cfg(control)]
+use std::time::Instant;
 
 use mio::Waker;
 
+use crate::close::CloseReason;
+use crate::deadline::{Clock, Moment};
+#[cfg(control)]
+use crate::handoff::baton::{Baton, Event, Outcome};
+use crate::inspect::{ConnectionInfo, ListenerInfo, Status, Takeover};
 use crate::io::Io;
+use crate::stats::{Stats, Summary};
 
 /// A running server, from outside: cheap to clone, usable from every thread.
 #[derive(Clone)]
@@ -31,6 +40,91 @@ impl Handle {
     pub fn resume(&self) {
         self.shared.resumed.fetch_add(1, Ordering::Release);
         self.shared.wake_all();
+    }
+
+    /// The server, its listeners and its counters.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let shared = &self.shared;
+        let mut sum = Summary::default();
+        for stats in shared.stats.iter().flatten() {
+            sum.add(stats);
+        }
+        let listeners = shared.listeners.iter().enumerate().map(|(at, listener)| {
+            let mut sum = Summary::default();
+            for stats in shared.stats.iter().filter_map(|worker| worker.get(at)) {
+                sum.add(stats);
+            }
+            ListenerInfo {
+                accepted: sum.accepted,
+                ..listener.clone()
+            }
+        });
+        let reasons = CloseReason::ALL.into_iter();
+        let closed = reasons.map(|reason| (reason.as_str().to_owned(), sum.closed(reason)));
+        Status {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime: shared.clock.now().since(shared.started),
+            draining: shared.ordered() != Order::Run,
+            workers: shared.workers.len(),
+            open: shared
+                .workers
+                .iter()
+                .map(|worker| worker.open.load(Ordering::Relaxed))
+                .sum(),
+            accepted: sum.accepted,
+            read: sum.read,
+            written: sum.written,
+            closed: closed.filter(|&(_, count)| count > 0).collect(),
+            listeners: listeners.collect(),
+            takeover: shared.gave.get().or_else(|| shared.took.get()).cloned(),
+        }
+    }
+
+    /// Every open connection, in batches as the workers come to it: they go on serving meanwhile. Ends when all have
+    /// been shown, or the server has ended.
+    pub fn connections(&self) -> impl Iterator<Item = Vec<ConnectionInfo>> + use<> {
+        let (reply, batches) = mpsc::channel();
+        for worker in &self.shared.workers {
+            worker.post(Mail::List(reply.clone()));
+        }
+        batches.into_iter()
+    }
+
+    /// Ends connection `id` with reason `killed`. Answers whether there was one.
+    #[must_use]
+    pub fn kill(&self, id: u64) -> bool {
+        let (reply, found) = mpsc::channel();
+        for worker in &self.shared.workers {
+            worker.post(Mail::Kill(id, reply.clone()));
+        }
+        drop(reply);
+        found.into_iter().any(|found| found)
+    }
+
+    /// Whether every worker turns: each is asked, and answers within `patience`. What a watchdog wants to know.
+    #[must_use]
+    pub fn is_turning(&self, patience: Duration) -> bool {
+        let (reply, turning) = mpsc::channel();
+        for worker in &self.shared.workers {
+            worker.post(Mail::Ping(reply.clone()));
+        }
+        drop(reply);
+        let answers = std::iter::from_fn(|| turning.recv_timeout(patience).ok());
+        answers.count() == self.shared.workers.len()
+    }
+
+    /// Waits until this server is the only one: a process it was taken over from may have something to write yet.
+    /// Returns at once if it was not taken over.
+    pub fn wait_until_alone(&self) {
+        self.shared.alone.wait();
+    }
+
+    /// Whether the server was told to end, at once or not.
+    #[cfg(control)]
+    pub(crate) fn is_ending(&self) -> bool {
+        self.shared.ordered() != Order::Run
     }
 
     /// Whether the server was told to end at once.
@@ -57,7 +151,6 @@ pub(crate) enum Order {
 }
 
 /// What the workers of a server have in common. Nothing here is touched by a read or a write.
-#[derive(Debug)]
 pub(crate) struct Shared {
     order: AtomicU8,
     /// Raised by each `resume`.
@@ -68,25 +161,68 @@ pub(crate) struct Shared {
     pub(crate) closed: AtomicBool,
     /// Accepting is paused for want of room: whoever closes a connection wakes the accepting worker.
     pub(crate) accept_waits: AtomicBool,
+    /// Held while a connection gets its descriptor: the one that the control socket keeps for itself is none.
+    pub(crate) descriptors: Mutex<()>,
+    /// A takeover is under way, or done.
+    #[cfg(control)]
+    pub(crate) giving: AtomicBool,
+    /// Another process has the listeners.
+    #[cfg(control)]
+    was_given: AtomicBool,
+    /// The takeover this server came from, and the one it ended in.
+    pub(crate) took: OnceLock<Takeover>,
+    pub(crate) gave: OnceLock<Takeover>,
+    /// Called when the server is told to end.
+    pub(crate) ending: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// No process that was taken over from lives any more.
+    pub(crate) alone: OnceLock<()>,
     pub(crate) workers: Vec<Mailbox>,
+    /// What every listener is; its counters are elsewhere.
+    listeners: Vec<ListenerInfo>,
+    /// Each worker's counters, by listener.
+    stats: Vec<Vec<Arc<Stats>>>,
+    clock: Clock,
+    started: Moment,
+}
+
+/// What a worker finds in its mailbox.
+#[derive(Debug)]
+pub(crate) enum Mail {
+    /// A connection that was accepted for it.
+    Arrival(Io),
+    /// Show every connection, in batches; no more come once the sender is dropped.
+    List(Sender<Vec<ConnectionInfo>>),
+    /// End the connection of this number; answers if it is here.
+    Kill(u64, Sender<bool>),
+    /// Say that you turn.
+    Ping(Sender<()>),
+    /// Send a copy of every connection to the process that takes over.
+    #[cfg(control)]
+    Give(Arc<Baton>, Sender<Event>),
+    /// The takeover failed: the copies do not count.
+    #[cfg(control)]
+    Keep,
+    /// Stand still, send the rest until then, and learn what came of it.
+    #[cfg(control)]
+    Freeze(Instant, Receiver<Outcome>),
 }
 
 /// The way to one worker.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     waker: Waker,
-    arrivals: Sender<Io>,
+    mail: Sender<Mail>,
     /// Connections it has, those on their way to it included.
     pub(crate) open: AtomicUsize,
 }
 
 impl Mailbox {
-    pub(crate) fn new(waker: Waker) -> (Self, Receiver<Io>) {
-        let (arrivals, receiver) = mpsc::channel();
+    pub(crate) fn new(waker: Waker) -> (Self, Receiver<Mail>) {
+        let (mail, receiver) = mpsc::channel();
         (
             Self {
                 waker,
-                arrivals,
+                mail,
                 open: AtomicUsize::new(0),
             },
             receiver,
@@ -95,7 +231,19 @@ impl Mailbox {
 
     /// Gives the worker an accepted connection; it looks when it is woken. Gives it back if the worker is gone.
     pub(crate) fn send(&self, io: Io) -> Result<(), Io> {
-        self.arrivals.send(io).map_err(|unsent| unsent.0)
+        self.mail
+            .send(Mail::Arrival(io))
+            .map_err(|unsent| match unsent.0 {
+                Mail::Arrival(io) => io,
+                _ => unreachable!("what could not be sent is what was to be sent"),
+            })
+    }
+
+    /// Asks the worker for something. One that has ended does not answer.
+    pub(crate) fn post(&self, mail: Mail) {
+        if self.mail.send(mail).is_ok() {
+            self.wake();
+        }
     }
 
     pub(crate) fn wake(&self) {
@@ -108,14 +256,40 @@ impl Mailbox {
     }
 }
 
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("order", &self.ordered())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Shared {
-    pub(crate) fn new(workers: Vec<Mailbox>) -> Self {
+    pub(crate) fn new(
+        workers: Vec<Mailbox>,
+        listeners: Vec<ListenerInfo>,
+        stats: Vec<Vec<Arc<Stats>>>,
+        clock: Clock,
+    ) -> Self {
         Self {
+            listeners,
+            stats,
+            clock,
+            started: clock.now(),
             order: AtomicU8::new(Order::Run as u8),
             resumed: AtomicU64::new(0),
             last_id: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             accept_waits: AtomicBool::new(false),
+            descriptors: Mutex::default(),
+            #[cfg(control)]
+            giving: AtomicBool::new(false),
+            took: OnceLock::new(),
+            gave: OnceLock::new(),
+            ending: OnceLock::new(),
+            alone: OnceLock::new(),
+            #[cfg(control)]
+            was_given: AtomicBool::new(false),
             workers,
         }
     }
@@ -129,12 +303,41 @@ impl Shared {
     }
 
     fn order(&self, order: Order) {
-        self.order.fetch_max(order as u8, Ordering::AcqRel);
+        let before = self.order.fetch_max(order as u8, Ordering::AcqRel);
         self.wake_all();
+        if before == Order::Run as u8
+            && let Some(ending) = self.ending.get()
+        {
+            ending();
+        }
     }
 
     pub(crate) fn next_id(&self) -> u64 {
         self.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    #[cfg(control)]
+    pub(crate) fn last_id(&self) -> u64 {
+        self.last_id.load(Ordering::Relaxed)
+    }
+
+    /// Numbers go on behind `id`.
+    #[cfg(control)]
+    pub(crate) fn continue_from(&self, id: u64) {
+        self.last_id.store(id, Ordering::Relaxed);
+    }
+
+    /// Another process has the listeners.
+    #[cfg(control)]
+    pub(crate) fn given(&self) {
+        self.was_given.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether another process has the listeners.
+    #[cfg(control)]
+    pub(crate) fn was_given(&self) -> bool {
+        self.was_given.load(Ordering::Acquire)
     }
 
     /// Notes whether accepting waits for a connection to close.

@@ -3,22 +3,23 @@
 //! The half of a connection that a service call works on ([`Context`](crate::Context)); the half that calls the
 //! service is in `connection.rs`.
 
-use std::io::ErrorKind;
-use std::net::{Shutdown, SocketAddr};
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use mio::Interest;
-use mio::net::TcpStream;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use socket2::SockRef;
 
 use crate::close::{CloseReason, Ending, How};
 use crate::deadline::Moment;
-use crate::outbox::Outbox;
-use crate::reap::{self, Limits, Progress, Seen, Verdict};
+use crate::endpoint::Peer;
+use crate::pending::Pending;
+use crate::reap::{self, Limits, Seen, Verdict};
 use crate::stats::Stats;
-use crate::sys::{self, TcpInfo};
+use crate::sys;
 
 /// How long a client that has acknowledged everything, our FIN included, is given to send its own.
 const LINGER: Duration = Duration::from_secs(1);
@@ -34,7 +35,7 @@ pub(crate) struct Turn<'a> {
 /// A connection without its service: the socket, its counters, and what waits.
 #[derive(Debug)]
 pub(crate) struct Io {
-    pub(crate) stream: TcpStream,
+    pub(crate) socket: OwnedFd,
     /// Which of the server's listeners it came through.
     pub(crate) listener: u16,
     /// An edge said there is something to read, and no read has said otherwise: edges come once.
@@ -58,6 +59,15 @@ pub(crate) struct Io {
     pub(crate) closing: bool,
     /// On the worker's list of connections with something left to do in the next turn.
     pub(crate) leftover: bool,
+    /// The process that is taking over has a copy of it.
+    #[cfg(control)]
+    pub(crate) copied: bool,
+    /// A copy of the descriptor was given away, and may live as long as whoever has it: closing ours ends nothing.
+    #[cfg(control)]
+    pub(crate) shared: bool,
+    /// Changed since it was copied.
+    #[cfg(control)]
+    pub(crate) changed: bool,
     /// `last_in` was made later, for time in which nothing was read.
     pub(crate) shifted: bool,
     /// On the worker's list of connections whose service waits.
@@ -65,7 +75,7 @@ pub(crate) struct Io {
     /// Output is being delivered, then FIN: for this reason.
     pub(crate) finishing: Option<CloseReason>,
     pub(crate) id: u64,
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: Peer,
     pub(crate) opened: Moment,
     /// When the last byte came, later by the time we did not read: what the read deadline counts from.
     pub(crate) last_in: Moment,
@@ -77,54 +87,10 @@ pub(crate) struct Io {
     pub(crate) pending: Option<Box<Pending>>,
 }
 
-/// What an idle connection does not have.
-#[derive(Debug, Default)]
-pub(crate) struct Pending {
-    pub(crate) outbox: Outbox,
-    /// Input that the service left.
-    pub(crate) kept: Vec<u8>,
-    /// The service is to see `kept` again, though nothing new has come.
-    pub(crate) offer: bool,
-    /// Since when nothing is read, for want of room or because the service waits.
-    pub(crate) paused: Option<Moment>,
-    /// How far acknowledgements had come, and since when they stand.
-    pub(crate) progress: Option<Progress>,
-    /// A write failed: what it said. Bytes that came before are still read.
-    pub(crate) failed: Option<i32>,
-    /// The end, decided; only the service has not been told yet.
-    pub(crate) verdict: Option<Ending>,
-    /// The kernel's view of a silent peer, noted when a deadline of ours ended it.
-    pub(crate) silent: Option<TcpInfo>,
-    /// Draining: how many more bytes are served.
-    pub(crate) quota: Option<u64>,
-    /// All is acknowledged; the client's FIN is awaited until then.
-    pub(crate) linger: Option<Moment>,
-}
-
-impl Pending {
-    pub(crate) fn is_vacant(&self) -> bool {
-        self.outbox.is_empty()
-            && self.kept.is_empty()
-            && self.paused.is_none()
-            && self.progress.is_none()
-            && self.failed.is_none()
-            && self.verdict.is_none()
-            && self.silent.is_none()
-            && self.quota.is_none()
-            && self.linger.is_none()
-    }
-}
-
 impl Io {
-    pub(crate) fn new(
-        stream: TcpStream,
-        id: u64,
-        peer: SocketAddr,
-        listener: u16,
-        opened: Moment,
-    ) -> Self {
+    pub(crate) fn new(socket: OwnedFd, id: u64, peer: Peer, listener: u16, opened: Moment) -> Self {
         Self {
-            stream,
+            socket,
             listener,
             readable: false,
             read_on: false,
@@ -137,6 +103,12 @@ impl Io {
             closing: false,
             leftover: false,
             waiting: false,
+            #[cfg(control)]
+            copied: false,
+            #[cfg(control)]
+            shared: false,
+            #[cfg(control)]
+            changed: false,
             shifted: false,
             finishing: None,
             id,
@@ -150,14 +122,29 @@ impl Io {
         }
     }
 
-    pub(crate) fn stream(&mut self) -> &mut TcpStream {
-        &mut self.stream
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Has its events told under `token`, from now on.
+    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let interest = self.interest();
+        self.writable_interest = interest.is_writable();
+        registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, interest)
+    }
+
+    /// Has no events told any more: while a copy of the socket lives elsewhere, closing it would not end that.
+    #[cfg(control)]
+    pub(crate) fn deregister(&self, registry: &Registry) {
+        if let Err(error) = registry.deregister(&mut SourceFd(&self.socket.as_raw_fd())) {
+            log::debug!(id = self.id, error:%; "cannot deregister a connection");
+        }
     }
 
     /// Reads what has come. `EAGAIN`: nothing.
     #[inline]
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let (received, _) = rustix::net::recv(self.stream.as_fd(), buffer, RecvFlags::empty())?;
+        let (received, _) = rustix::net::recv(self.socket.as_fd(), buffer, RecvFlags::empty())?;
         Ok(received)
     }
 
@@ -183,7 +170,7 @@ impl Io {
             return;
         }
         if self.waiting_output() == 0 {
-            match send(&self.stream, bytes) {
+            match send(&self.socket, bytes) {
                 Ok(count) => {
                     self.count_written(count, turn);
                     self.watch_output(turn);
@@ -219,7 +206,7 @@ impl Io {
         {
             let front = pending.outbox.front();
             let whole = front.len();
-            match send(&self.stream, front) {
+            match send(&self.socket, front) {
                 Ok(count) => {
                     pending.outbox.advance(count);
                     self.count_written(count, turn);
@@ -322,7 +309,7 @@ impl Io {
             .pending
             .as_ref()
             .is_some_and(|pending| !pending.kept.is_empty());
-        kept || rustix::io::ioctl_fionread(self.stream.as_fd()).is_ok_and(|unread| unread > 0)
+        kept || rustix::io::ioctl_fionread(self.socket.as_fd()).is_ok_and(|unread| unread > 0)
     }
 
     /// Nothing more can be read: FIN, or an error behind the bytes.
@@ -330,7 +317,7 @@ impl Io {
         if let Some(errno) = self.failed() {
             self.fail(errno);
         } else if std::mem::take(&mut self.error)
-            && let Ok(Some(error)) = self.stream.take_error()
+            && let Ok(Some(error)) = SockRef::from(&self.socket).take_error()
         {
             self.fail(error.raw_os_error().unwrap_or(libc::EIO));
         }
@@ -338,7 +325,7 @@ impl Io {
 
     /// The system gave the connection up.
     pub(crate) fn fail(&mut self, errno: i32) {
-        let fd = self.stream.as_fd();
+        let fd = self.socket.as_fd();
         let queued = self.waiting_output() > 0 || sys::unacknowledged(fd).unwrap_or(0) > 0;
         let reason = reap::reason_of(errno, queued);
         let info = sys::tcp_info(fd).ok();
@@ -407,18 +394,19 @@ impl Io {
         if self.waiting_output() > 0 {
             return None;
         }
-        let mut queued = sys::unacknowledged(self.stream.as_fd()).unwrap_or(0);
+        let mut queued = sys::unacknowledged(self.socket.as_fd()).unwrap_or(0);
         if self.peer_fin && queued == 0 {
             return Some(self.ending());
         }
         if !self.fin_sent {
             self.fin_sent = true;
-            if let Err(error) = self.stream.shutdown(Shutdown::Write)
-                && error.kind() != ErrorKind::NotConnected
-            {
-                log::debug!(id = self.id, error:% = error; "shutdown failed");
+            match rustix::net::shutdown(&self.socket, Shutdown::Write) {
+                Ok(()) | Err(Errno::NOTCONN) => {}
+                Err(error) => {
+                    log::debug!(id = self.id, error:% = io::Error::from(error); "shutdown failed");
+                }
             }
-            queued = sys::unacknowledged(self.stream.as_fd()).unwrap_or(0);
+            queued = sys::unacknowledged(self.socket.as_fd()).unwrap_or(0);
             // A look may be armed for a half-closed connection with nothing to deliver: that is too late now.
             let armed = std::mem::replace(&mut self.watch, Moment::NEVER);
             self.watch_output(turn);
@@ -441,7 +429,7 @@ impl Io {
 
     /// Looks whether the peer acknowledges, and judges.
     pub(crate) fn look(&mut self, turn: &Turn<'_>) {
-        let fd = self.stream.as_fd();
+        let fd = self.socket.as_fd();
         let queued = sys::unacknowledged(fd).unwrap_or(0);
         let seen = Seen {
             outbox: self.waiting_output(),
@@ -451,7 +439,7 @@ impl Io {
             } else {
                 None
             },
-            acknowledged: (self.written + u64::from(self.fin_sent)).saturating_sub(queued),
+            acknowledged: (self.written + u64::from(self.fin_sent)).wrapping_sub(queued),
             half_closed: self.half_closed() && !self.halted,
         };
         let mut progress = self.pending.as_ref().and_then(|pending| pending.progress);
@@ -466,7 +454,7 @@ impl Io {
                 self.watch = Moment::NEVER;
                 // It ends in any case, so a soft error may be taken now: the network's word on why.
                 if ending.reason == CloseReason::Unacknowledged
-                    && let Ok(Some(error)) = self.stream.take_error()
+                    && let Ok(Some(error)) = SockRef::from(&self.socket).take_error()
                     && let Some(errno) = error.raw_os_error()
                 {
                     ending.reason = reap::reason_of(errno, true);
@@ -502,38 +490,47 @@ impl Io {
         self.watch.min(self.read_deadline(turn))
     }
 
-    /// The interest to register anew, if it has changed: write readiness is asked for while output waits, and while
-    /// acknowledgement of our FIN is awaited, for that changes the socket's state.
+    /// What it waits for: write readiness while output waits, and while acknowledgement of our FIN is awaited, for
+    /// that changes the socket's state.
     #[inline]
-    pub(crate) fn interest_changed(&mut self) -> Option<Interest> {
-        let writable = self.fin_sent || self.waiting_output() > 0;
-        if writable == self.writable_interest {
-            return None;
-        }
-        self.writable_interest = writable;
-        Some(if writable {
+    fn interest(&self) -> Interest {
+        if self.fin_sent || self.waiting_output() > 0 {
             INTEREST | Interest::WRITABLE
         } else {
             INTEREST
-        })
+        }
+    }
+
+    /// Registers it anew if what it waits for has changed.
+    #[inline]
+    pub(crate) fn reregister(&mut self, registry: &Registry, token: Token) {
+        let interest = self.interest();
+        if interest.is_writable() == self.writable_interest {
+            return;
+        }
+        self.writable_interest = interest.is_writable();
+        let source = &mut SourceFd(&self.socket.as_raw_fd());
+        if let Err(error) = registry.reregister(source, token, interest) {
+            log::debug!(id = self.id, error:%; "cannot change interest");
+        }
     }
 }
 
 /// What every connection is registered for. Urgent data makes its own edge on Linux: `recv` stops at the mark, with
 /// bytes behind it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) const INTEREST: Interest = Interest::READABLE.add(Interest::PRIORITY);
+const INTEREST: Interest = Interest::READABLE.add(Interest::PRIORITY);
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) const INTEREST: Interest = Interest::READABLE;
+const INTEREST: Interest = Interest::READABLE;
 
 /// What the socket takes of `bytes`; a full one takes nothing. An error is its number.
 ///
 /// By rustix, not by the standard library: on Linux that enters the kernel without passing the C library's
 /// cancellation points, four locked instructions a message.
 #[inline]
-fn send(stream: &TcpStream, bytes: &[u8]) -> Result<usize, i32> {
+fn send(socket: &OwnedFd, bytes: &[u8]) -> Result<usize, i32> {
     loop {
-        match rustix::net::send(stream.as_fd(), bytes, SEND) {
+        match rustix::net::send(socket.as_fd(), bytes, SEND) {
             Err(Errno::AGAIN) => return Ok(0),
             Err(Errno::INTR) => {}
             sent => return sent.map_err(Errno::raw_os_error),

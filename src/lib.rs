@@ -53,11 +53,13 @@
 //! | deadline | `deadline.rs` | who is due, and when |
 //! | reap | `reap.rs` | the judgement over silence, and the reason for an error |
 //! | close | `close.rs` | FIN, reset or release; the reason; the one line in the log |
+//! | handoff | `handoff/` | or to a new process: what a connection is goes there, with its bytes |
 //!
 //! Around it: `config.rs` (every setting), `keepalive.rs` (the arithmetic of detection), `server.rs` (from settings to
-//! summary), `handle.rs` (the way in from other threads), `stats.rs`, `check.rs`, `address.rs`, `holder.rs`,
-//! `error.rs`, and `sys.rs`, the system calls no safe crate offers. Files import only from those that come before them
-//! in a connection's life or stand around it; `server.rs` is imported by nobody.
+//! summary), `handle.rs` (the way in from other threads), `control/` (the way in from other processes), `inspect.rs`,
+//! `stats.rs`, `check.rs`, `address.rs`, `endpoint.rs`, `socket_file.rs`, `holder.rs`, `error.rs`, and
+//! `sys.rs`, the system calls no safe crate offers. Files import only from those that come before them in a connection's
+//! life or stand around it; `server.rs` is imported by nobody.
 //!
 //! # Logging
 //!
@@ -67,7 +69,8 @@
 //!
 //! # Features
 //!
-//! `cli` (default) carries what only the binary needs: an embedder sets `default-features = false`.
+//! `cli` (default) carries what only the binary needs: an embedder sets `default-features = false`. `control` (part of
+//! `cli`, Linux) is the control socket and the takeover: [`Server::control`](crate::Server) and what stands beside it.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod accept;
@@ -77,18 +80,27 @@ mod check;
 mod close;
 mod config;
 mod connection;
+#[cfg(control)]
+pub mod control;
 mod deadline;
+mod endpoint;
 mod error;
 mod handle;
+#[cfg(control)]
+mod handoff;
 mod holder;
+mod inspect;
 mod io;
 mod keepalive;
 mod listener;
+mod origin;
 mod outbox;
+mod pending;
 mod reap;
 mod server;
 mod service;
 pub mod services;
+mod socket_file;
 mod sockopt;
 mod stats;
 mod sys;
@@ -99,11 +111,15 @@ pub use admission::{descriptors_for_connections, raise_descriptor_limit};
 pub use check::Effective;
 pub use close::CloseReason;
 pub use config::{Config, Listen, WhenFull};
+pub use endpoint::{Endpoint, Peer};
 pub use error::Error;
 pub use handle::Handle;
+pub use inspect::{
+    ConnectionInfo, DeadlineKind, ListenerInfo, NextDeadline, Role, Status, Takeover,
+};
 pub use keepalive::{DEAD_AFTER_LEAST, DetectionError, Keepalive};
 pub use server::Server;
-pub use service::{AnyService, Context, Service};
+pub use service::{AnyService, Context, Exported, Service};
 pub use stats::Summary;
 
 /// The README's examples compile and run, too.

@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +16,15 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use crate::address::Address;
 use crate::admission::{Admission, Limit};
 use crate::config::{Listen, WhenFull};
+use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::holder;
+#[cfg(control)]
+use crate::inspect::ListenerInfo;
 use crate::keepalive::Detection;
 use crate::reap::Limits;
 use crate::service::AnyService;
+use crate::socket_file::SocketFile;
 use crate::sockopt::{self, SocketOptions};
 use crate::sys;
 
@@ -34,8 +41,12 @@ pub(crate) struct Settings {
 /// A listening socket.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    pub(crate) socket: TcpListener,
-    pub(crate) address: SocketAddr,
+    pub(crate) socket: OwnedFd,
+    pub(crate) address: Endpoint,
+    /// The path of a Unix socket, while the listener is open.
+    pub(crate) file: Option<Arc<SocketFile>>,
+    /// As it was written, where that is all that a successor's settings know of it: `systemd`, `fd:3`.
+    pub(crate) inherited_as: Option<String>,
     pub(crate) settings: Arc<Settings>,
     /// Accepted sockets do not have their options from this one.
     pub(crate) configure_each: bool,
@@ -122,15 +133,7 @@ pub(crate) fn open(listen: &Listen, settings: &Arc<Settings>) -> Result<Vec<List
     }
     let mut listeners = Vec::new();
     for address in &listen.addresses {
-        match address {
-            Address::Fd(fd) => listeners.push(inherit(address, *fd, settings)?),
-            Address::Systemd(name) => {
-                for fd in passed_by_systemd(address, name.as_deref())? {
-                    listeners.push(inherit(address, fd, settings)?);
-                }
-            }
-            _ => listeners.extend(bind_all(address, listen, settings)?),
-        }
+        listeners.extend(open_one(address, listen, settings)?);
     }
     let somaxconn = somaxconn();
     if let Some(cap) = somaxconn.filter(|&cap| cap < listen.backlog) {
@@ -140,6 +143,23 @@ pub(crate) fn open(listen: &Listen, settings: &Arc<Settings>) -> Result<Vec<List
         );
     }
     Ok(listeners)
+}
+
+/// Opens the listeners of one address.
+pub(crate) fn open_one(
+    address: &Address,
+    listen: &Listen,
+    settings: &Arc<Settings>,
+) -> Result<Vec<Listener>, Error> {
+    match address {
+        Address::Fd(fd) => Ok(vec![inherit(address, *fd, settings)?]),
+        Address::Systemd(name) => {
+            let passed = passed_by_systemd(address, name.as_deref())?;
+            let passed = passed.into_iter();
+            passed.map(|fd| inherit(address, fd, settings)).collect()
+        }
+        _ => bind_all(address, listen, settings),
+    }
 }
 
 /// What caps the backlog, where the system tells.
@@ -163,12 +183,13 @@ fn bind_all(
     let mut listeners = Vec::new();
     let mut absent = None;
     for one in &resolved {
-        let opened = match bind(*one, listen, settings) {
-            Err(error) if matches!(address, Address::Any(_)) && lacks_family(&error) => {
-                log::warn!(address:% = address; "this host has no IPv6, listening on IPv4 only");
-                bind((Ipv4Addr::UNSPECIFIED, one.port()).into(), listen, settings)
+        let opened = match (bind(one, listen, settings), address) {
+            (Err(error), Address::Any(port)) if lacks_family(&error) => {
+                log::warn!(address:%; "this host has no IPv6, listening on IPv4 only");
+                let every = SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port));
+                bind(&every.into(), listen, settings)
             }
-            opened => opened,
+            (opened, _) => opened,
         };
         match opened {
             Ok(listener) => listeners.push(listener),
@@ -191,13 +212,85 @@ fn lacks_family(error: &Error) -> bool {
             || source.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
-/// Binds and listens: `SO_REUSEADDR`, so that a restart works past every state its predecessor left behind
-/// (socket(7)), options before the first handshake, and a backlog worth the name.
-fn bind(address: SocketAddr, listen: &Listen, settings: &Arc<Settings>) -> Result<Listener, Error> {
+/// Binds and listens.
+pub(crate) fn bind(
+    endpoint: &Endpoint,
+    listen: &Listen,
+    settings: &Arc<Settings>,
+) -> Result<Listener, Error> {
+    match endpoint {
+        Endpoint::Tcp(address) => bind_tcp(*address, listen, settings),
+        Endpoint::Unix(_) | Endpoint::Abstract(_) => bind_unix(endpoint, listen, settings),
+    }
+}
+
+/// A Unix socket's own options are none, so neither are those of its connections; its path is this process's alone.
+fn bind_unix(
+    endpoint: &Endpoint,
+    listen: &Listen,
+    settings: &Arc<Settings>,
+) -> Result<Listener, Error> {
+    let open = || {
+        let backlog = i32::try_from(listen.backlog).unwrap_or(i32::MAX);
+        let (socket, file) = match endpoint {
+            Endpoint::Unix(path) => {
+                let file = SocketFile::claim(path)?;
+                let socket = file.bind(rustix::net::SocketType::STREAM)?;
+                rustix::net::listen(&socket, backlog)?;
+                file.show()?;
+                (socket, Some(Arc::new(file)))
+            }
+            other => (abstract_listener(other, backlog)?, None),
+        };
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok((socket, file))
+    };
+    let (socket, file) = open().map_err(|source| Error::Bind {
+        address: endpoint.clone(),
+        holder: None,
+        source,
+    })?;
+    Ok(Listener {
+        socket,
+        address: endpoint.clone(),
+        file,
+        inherited_as: None,
+        settings: Arc::clone(settings),
+        configure_each: false,
+    })
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn abstract_listener(endpoint: &Endpoint, backlog: i32) -> io::Result<OwnedFd> {
+    let Endpoint::Abstract(name) = endpoint else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+    let socket = OwnedFd::from(UnixListener::bind_addr(&address)?);
+    // A second listen(2) sets the backlog.
+    rustix::net::listen(&socket, backlog)?;
+    Ok(socket)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn abstract_listener(_: &Endpoint, _: i32) -> io::Result<OwnedFd> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this system has no abstract names",
+    ))
+}
+
+/// `SO_REUSEADDR`, so that a restart works past every state its predecessor left behind (socket(7)), options before
+/// the first handshake, and a backlog worth the name.
+fn bind_tcp(
+    address: SocketAddr,
+    listen: &Listen,
+    settings: &Arc<Settings>,
+) -> Result<Listener, Error> {
     let failed = |source: io::Error| {
         let in_use = source.kind() == io::ErrorKind::AddrInUse;
         Error::Bind {
-            address,
+            address: address.into(),
             holder: if in_use { holder::of(address) } else { None },
             source,
         }
@@ -229,11 +322,12 @@ fn bind(address: SocketAddr, listen: &Listen, settings: &Arc<Settings>) -> Resul
         .listen(i32::try_from(listen.backlog).unwrap_or(i32::MAX))
         .map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
-    let socket = TcpListener::from(socket);
-    let address = socket.local_addr().map_err(failed)?;
+    let local = socket.local_addr().map_err(failed)?;
     Ok(Listener {
-        socket,
-        address,
+        socket: socket.into(),
+        address: local.as_socket().unwrap_or(address).into(),
+        file: None,
+        inherited_as: None,
         settings: Arc::clone(settings),
         configure_each: !sockopt::INHERITED,
     })
@@ -262,16 +356,63 @@ fn inherit(address: &Address, fd: RawFd, settings: &Arc<Settings>) -> Result<Lis
         return Err(not("a socket, but not listening"));
     }
     let local = socket_ref.local_addr().map_err(failed)?;
-    let Some(address) = local.as_socket() else {
-        return Err(not("listening, but not on TCP"));
+    let endpoint = match (local.as_socket(), local.as_pathname()) {
+        (Some(address), _) => Endpoint::Tcp(address),
+        (_, Some(path)) => Endpoint::Unix(path.to_owned()),
+        _ => match abstract_name(&local) {
+            Some(name) => Endpoint::Abstract(name),
+            None => return Err(not("listening, but neither on TCP nor on a Unix socket")),
+        },
     };
     socket.set_nonblocking(true).map_err(failed)?;
     Ok(Listener {
-        socket: TcpListener::from(socket),
-        address,
+        socket: socket.into(),
+        configure_each: endpoint.tcp().is_some(),
+        address: endpoint,
+        // Whoever made the socket takes its path away.
+        file: None,
+        inherited_as: Some(address.to_string()),
         settings: Arc::clone(settings),
-        configure_each: true,
     })
+}
+
+/// A listening socket that a former process had.
+#[cfg(control)]
+pub(crate) fn taken_over(
+    socket: OwnedFd,
+    info: &ListenerInfo,
+    settings: &Arc<Settings>,
+) -> Listener {
+    let configure_each = info.address.tcp().is_some();
+    // New connections inherit this process's options; those in its queue get them when they are accepted.
+    if configure_each && let Err(refused) = settings.options.apply(&socket) {
+        log::debug!(option = refused.option.as_str(), error:% = refused.source; "option refused");
+    }
+    let file = match &info.address {
+        Endpoint::Unix(path) if info.inherited_as.is_none() => {
+            Some(Arc::new(SocketFile::heir(path)))
+        }
+        _ => None,
+    };
+    Listener {
+        socket,
+        address: info.address.clone(),
+        file,
+        inherited_as: info.inherited_as.clone(),
+        settings: Arc::clone(settings),
+        configure_each,
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn abstract_name(local: &socket2::SockAddr) -> Option<String> {
+    let name = local.as_abstract_namespace()?;
+    String::from_utf8(name.to_vec()).ok()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn abstract_name(_: &socket2::SockAddr) -> Option<String> {
+    None
 }
 
 /// The descriptors systemd passed to this process under `name`, or all.

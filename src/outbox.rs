@@ -29,6 +29,12 @@ impl Outbox {
         self.bytes.as_slices().0
     }
 
+    /// All of it, in two pieces.
+    #[cfg(control)]
+    pub(crate) fn pieces(&self) -> (&[u8], &[u8]) {
+        self.bytes.as_slices()
+    }
+
     /// Drops `count` bytes from the front.
     pub(crate) fn advance(&mut self, count: usize) {
         self.bytes.drain(..count);

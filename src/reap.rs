@@ -190,6 +190,7 @@ mod tests {
             silence: Duration::from_secs(silence),
             probes,
             retransmits,
+            ..TcpInfo::default()
         })
     }
 

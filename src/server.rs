@@ -1,7 +1,10 @@
 //! A server from its settings to its end: binds, starts the workers, waits for them, and sums up.
 
+#[cfg(control)]
+mod takeover;
+
+use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread;
@@ -13,12 +16,15 @@ use crate::accept::Acceptor;
 use crate::admission::{self, Limit};
 use crate::config::Config;
 use crate::deadline::{Clock, Moment};
+use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::handle::{Handle, Mailbox, Shared};
+use crate::inspect::ListenerInfo;
 use crate::listener::{self, Listener, Settings};
+use crate::origin::Origin;
 use crate::service::AnyService;
 use crate::stats::{Stats, Summary};
-use crate::worker::{Origin, WAKER, Worker, listener_token};
+use crate::worker::{WAKER, Worker, listener_token};
 
 /// A TCP server: listening from [`bind`](Server::bind) on, serving in [`run`](Server::run).
 ///
@@ -30,7 +36,7 @@ use crate::worker::{Origin, WAKER, Worker, listener_token};
 ///     listen: vec![Listen::new("127.0.0.1:0".parse().unwrap(), Echo)],
 ///     ..Config::default()
 /// })?;
-/// let address = server.addresses()[0];
+/// let address = server.addresses()[0].tcp().unwrap();
 /// let handle = server.handle();
 /// let serving = std::thread::spawn(|| server.run());
 ///
@@ -43,15 +49,28 @@ use crate::worker::{Origin, WAKER, Worker, listener_token};
 /// assert_eq!(serving.join().unwrap()?.accepted, 1);
 /// # Ok::<(), standfast::Error>(())
 /// ```
-#[derive(Debug)]
 pub struct Server {
     handle: Handle,
     workers: Vec<Worker>,
     services: Vec<AnyService>,
-    addresses: Vec<SocketAddr>,
-    stats: Vec<Arc<Stats>>,
+    addresses: Vec<Endpoint>,
+    stats: Vec<Vec<Arc<Stats>>>,
     clock: Clock,
     drain_timeout: Option<Duration>,
+    /// Called once it serves.
+    running: Option<Box<dyn FnOnce() + Send>>,
+    /// Called once it is the only one.
+    alone: Option<Box<dyn FnOnce() + Send>>,
+    #[cfg(control)]
+    takeover: takeover::Part,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Server {
@@ -65,12 +84,7 @@ impl Server {
         reason = "a server is made of its settings, once"
     )]
     pub fn bind(config: Config) -> Result<Self, Error> {
-        let allowed = admission::descriptors_for_connections();
-        let asked = config.max_conns.map(usize::from);
-        if let Some(asked) = asked.filter(|&asked| asked > allowed) {
-            log::warn!(asked, allowed; "connection limit capped by the descriptor limit");
-        }
-        let max_conns = asked.map_or(allowed, |asked| asked.min(allowed));
+        let max_conns = Self::max_conns(&config);
         let total = Arc::new(Limit::new(max_conns));
         let mut listeners = Vec::new();
         let mut services = Vec::new();
@@ -82,10 +96,7 @@ impl Server {
         if listeners.is_empty() {
             return Err(Error::Config("nothing to listen on".to_owned()));
         }
-        let workers = config
-            .workers
-            .or_else(|| thread::available_parallelism().ok());
-        let workers = workers.unwrap_or(NonZeroUsize::MIN);
+        let workers = Self::workers(&config);
         Self::start(listeners, services, workers, config.drain_timeout).map_err(|source| {
             Error::Start {
                 what: "make an event loop",
@@ -105,32 +116,47 @@ impl Server {
         let mut mailboxes = Vec::new();
         for _ in 0..workers.get() {
             let poll = Poll::new()?;
-            let (mailbox, arrivals) = Mailbox::new(Waker::new(poll.registry(), WAKER)?);
-            polls.push((poll, arrivals));
+            let (mailbox, mail) = Mailbox::new(Waker::new(poll.registry(), WAKER)?);
+            polls.push((poll, mail));
             mailboxes.push(mailbox);
         }
-        let shared = Arc::new(Shared::new(mailboxes));
-        let addresses: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
-        let mut stats = Vec::new();
+        let stats: Vec<Vec<Arc<Stats>>> = mailboxes
+            .iter()
+            .map(|_| listeners.iter().map(|_| Arc::default()).collect())
+            .collect();
+        let named = listeners
+            .iter()
+            .map(|listener| ListenerInfo {
+                address: listener.address.clone(),
+                inherited_as: listener.inherited_as.clone(),
+                service: listener.settings.service.name().to_owned(),
+                accepted: 0,
+            })
+            .collect();
+        let shared = Arc::new(Shared::new(mailboxes, named, stats.clone(), clock));
+        let addresses = listeners.iter().map(|listener| listener.address.clone());
+        let addresses = addresses.collect();
+        #[cfg(control)]
+        let takeover = takeover::Part::of(&listeners);
         let mut workers: Vec<_> = polls
             .into_iter()
             .enumerate()
-            .map(|(index, (poll, arrivals))| {
-                let origins: Vec<_> = listeners
+            .map(|(index, (poll, mail))| {
+                let origins = listeners
                     .iter()
-                    .map(|listener| Origin {
-                        address: listener.address,
+                    .zip(&stats[index])
+                    .map(|(listener, stats)| Origin {
+                        address: listener.address.clone(),
                         settings: Arc::clone(&listener.settings),
-                        stats: Arc::default(),
+                        stats: Arc::clone(stats),
                     })
                     .collect();
-                stats.extend(origins.iter().map(|origin| Arc::clone(&origin.stats)));
                 Worker::new(
                     index,
                     poll,
                     clock,
                     origins,
-                    arrivals,
+                    mail,
                     Arc::clone(&shared),
                     drain_timeout,
                 )
@@ -138,7 +164,7 @@ impl Server {
             .collect();
         let mut acceptor = Acceptor::new();
         for (at, listener) in listeners.into_iter().enumerate() {
-            let stats = Arc::clone(&stats[at]);
+            let stats = Arc::clone(&stats[0][at]);
             acceptor.add(
                 workers[0].poll().registry(),
                 listener_token(at),
@@ -155,12 +181,32 @@ impl Server {
             stats,
             clock,
             drain_timeout,
+            running: None,
+            alone: None,
+            #[cfg(control)]
+            takeover,
         })
     }
 
-    /// The addresses listened on, with their real ports, in the order of the settings.
+    fn max_conns(config: &Config) -> usize {
+        let allowed = admission::descriptors_for_connections();
+        let asked = config.max_conns.map(usize::from);
+        if let Some(asked) = asked.filter(|&asked| asked > allowed) {
+            log::warn!(asked, allowed; "connection limit capped by the descriptor limit");
+        }
+        asked.map_or(allowed, |asked| asked.min(allowed))
+    }
+
+    fn workers(config: &Config) -> NonZeroUsize {
+        let workers = config
+            .workers
+            .or_else(|| thread::available_parallelism().ok());
+        workers.unwrap_or(NonZeroUsize::MIN)
+    }
+
+    /// Where it listens, with real ports, in the order of the settings; what was taken over comes first.
     #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> &[Endpoint] {
         &self.addresses
     }
 
@@ -170,17 +216,38 @@ impl Server {
         self.handle.clone()
     }
 
-    /// Serves until told to end by a [`Handle`], and answers what happened.
+    /// What to do once this server serves: after a takeover, that is when the former one does not any more.
+    pub fn on_running(&mut self, what: impl FnOnce() + Send + 'static) {
+        self.running = Some(Box::new(what));
+    }
+
+    /// What to do once this server is the only one, just before [`Handle::wait_until_alone`] returns: a former one has
+    /// ended and writes nothing any more.
+    pub fn on_alone(&mut self, what: impl FnOnce() + Send + 'static) {
+        self.alone = Some(Box::new(what));
+    }
+
+    /// What to do once this server is told to end, by whomever.
+    pub fn on_ending(&mut self, what: impl Fn() + Send + Sync + 'static) {
+        // Once: a second wish is not heard.
+        let _ = self.handle.shared.ending.set(Box::new(what));
+    }
+
+    /// Serves until told to end by a [`Handle`], and answers what happened. After
+    /// [`take_over`](Self::take_over) it takes the connections over first.
     ///
     /// # Errors
-    /// A thread that could not be started, or an event queue that failed.
-    pub fn run(self) -> Result<Summary, Error> {
+    /// A thread that could not be started, or an event queue that failed. A takeover that came to nothing; the
+    /// former server goes on then, as if nothing had happened.
+    pub fn run(mut self) -> Result<Summary, Error> {
         for service in &self.services {
             service.start(&self.handle);
         }
+        #[cfg(control)]
+        let taken = self.take()?;
         let mut threads = Vec::new();
         let mut failed = None;
-        for (index, worker) in self.workers.into_iter().enumerate() {
+        for (index, worker) in std::mem::take(&mut self.workers).into_iter().enumerate() {
             let name = format!("worker-{index}");
             match thread::Builder::new().name(name).spawn(|| worker.run()) {
                 Ok(thread) => threads.push(thread),
@@ -193,6 +260,22 @@ impl Server {
                     break;
                 }
             }
+        }
+        #[cfg(control)]
+        let alone = taken.is_none();
+        #[cfg(not(control))]
+        let alone = true;
+        #[cfg(control)]
+        if let Some(taken) = taken {
+            self.succeed(taken);
+        }
+        if let Some(running) = self.running.take()
+            && failed.is_none()
+        {
+            running();
+        }
+        if alone {
+            become_alone(self.alone.take(), &self.handle);
         }
         let mut summary = Summary::default();
         let mut drained_from = Moment::NEVER;
@@ -219,16 +302,35 @@ impl Server {
                 }
             }
         }
+        // What another process goes on with may not be lost here: it waits for this one to have finished.
+        #[cfg(control)]
+        let given = self.handle.shared.was_given();
+        #[cfg(not(control))]
+        let given = false;
         // One drain, one timeout: what the connections have used of it the services do not get again.
         summary.finished = true;
         for service in &self.services {
             let used = self.clock.now().since(drained_from);
-            let patience = self.drain_timeout.unwrap_or(Duration::MAX);
+            let patience = self.drain_timeout.filter(|_| !given);
+            let patience = patience.unwrap_or(Duration::MAX);
             summary.finished &= service.stop(patience.saturating_sub(used));
         }
-        for stats in &self.stats {
+        for stats in self.stats.iter().flatten() {
             summary.add(stats);
+        }
+        #[cfg(control)]
+        {
+            summary.takeover = self.gave();
         }
         failed.map_or(Ok(summary), Err)
     }
+}
+
+/// No former server lives any more.
+fn become_alone(what: Option<Box<dyn FnOnce() + Send>>, handle: &Handle) {
+    if let Some(what) = what {
+        what();
+    }
+    // Only ever set once, here.
+    let _ = handle.shared.alone.set(());
 }

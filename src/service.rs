@@ -2,10 +2,10 @@
 
 use std::any::Any;
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::endpoint::Peer;
 use crate::handle::Handle;
 use crate::io::{Io, Turn};
 
@@ -43,6 +43,12 @@ pub trait Service: Send + Sync + 'static {
     /// What is remembered of one connection; `()` if nothing is. A zero-sized state costs no memory.
     type State: Send + 'static;
 
+    /// What this service is called in tables. Default: the name of its type.
+    fn name(&self) -> &str {
+        let path = std::any::type_name::<Self>();
+        path.rsplit("::").next().unwrap_or(path)
+    }
+
     /// The server starts; `server` may be kept, to wake waiting connections or to drain. Default: nothing.
     fn start(&self, server: &Handle) {
         let _ = server;
@@ -67,12 +73,38 @@ pub trait Service: Send + Sync + 'static {
         conn.finish();
     }
 
+    /// The state of a connection, to go on in a process that takes over. `None` (default): it cannot leave, and the
+    /// connection stays with this process, which drains it.
+    fn export(&self, state: &Self::State) -> Option<Exported> {
+        let _ = state;
+        None
+    }
+
+    /// A connection's state as another process exported it.
+    ///
+    /// # Errors
+    /// In words, what is wrong with it (default: that this service takes none); then nothing is taken over.
+    fn import(&self, exported: &Exported) -> Result<Self::State, String> {
+        let _ = exported;
+        Err(format!("{} takes over no connections", self.name()))
+    }
+
     /// All connections have ended. Brings to an end what the service still does, in at most `patience`, and answers
     /// whether all was done. Default: nothing, all was.
     fn stop(&self, patience: Duration) -> bool {
         let _ = patience;
         true
     }
+}
+
+/// A connection's state on its way to another process: opaque bytes, and the number of their form, which is the
+/// service's own affair.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exported {
+    /// The form of `bytes`.
+    pub schema: u16,
+    /// The state; at most 64 KiB, or the connection stays.
+    pub bytes: Vec<u8>,
 }
 
 /// A connection, as the service sees it during a call.
@@ -123,7 +155,7 @@ impl Context<'_> {
 
     /// Who is at the other end.
     #[must_use]
-    pub fn peer(&self) -> SocketAddr {
+    pub fn peer(&self) -> Peer {
         self.io.peer
     }
 }
@@ -136,6 +168,10 @@ impl AnyService {
     /// Wraps a service.
     pub fn new(service: impl Service) -> Self {
         Self(Arc::new(service))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.0.name()
     }
 
     pub(crate) fn start(&self, server: &Handle) {
@@ -153,6 +189,16 @@ impl AnyService {
 
     pub(crate) fn end(&self, state: &mut State, conn: &mut Context<'_>, rest: &[u8]) {
         self.0.end(state, conn, rest);
+    }
+
+    #[cfg(control)]
+    pub(crate) fn export(&self, state: &State) -> Option<Exported> {
+        self.0.export(state)
+    }
+
+    #[cfg(control)]
+    pub(crate) fn import(&self, exported: &Exported) -> Result<State, String> {
+        self.0.import(exported)
     }
 
     pub(crate) fn stop(&self, patience: Duration) -> bool {
@@ -177,14 +223,23 @@ pub(crate) type State = Box<dyn Any + Send>;
 
 /// [`Service`] without its associated type.
 trait Erased: Send + Sync {
+    fn name(&self) -> &str;
     fn start(&self, server: &Handle);
     fn open(&self, conn: &mut Context<'_>) -> State;
     fn input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) -> usize;
     fn end(&self, state: &mut State, conn: &mut Context<'_>, rest: &[u8]);
+    #[cfg(control)]
+    fn export(&self, state: &State) -> Option<Exported>;
+    #[cfg(control)]
+    fn import(&self, exported: &Exported) -> Result<State, String>;
     fn stop(&self, patience: Duration) -> bool;
 }
 
 impl<S: Service> Erased for S {
+    fn name(&self) -> &str {
+        Service::name(self)
+    }
+
     fn start(&self, server: &Handle) {
         Service::start(self, server);
     }
@@ -199,6 +254,16 @@ impl<S: Service> Erased for S {
 
     fn end(&self, state: &mut State, conn: &mut Context<'_>, rest: &[u8]) {
         Service::end(self, own(state), conn, rest);
+    }
+
+    #[cfg(control)]
+    fn export(&self, state: &State) -> Option<Exported> {
+        Service::export(self, state.downcast_ref()?)
+    }
+
+    #[cfg(control)]
+    fn import(&self, exported: &Exported) -> Result<State, String> {
+        Ok(Box::new(Service::import(self, exported)?))
     }
 
     fn stop(&self, patience: Duration) -> bool {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::close::CloseReason;
+use crate::inspect::Takeover;
 
 /// A number that one thread raises and any may read.
 #[derive(Debug, Default)]
@@ -53,6 +54,8 @@ pub struct Summary {
     pub cut: u64,
     /// Whether every service could finish what it still had to do.
     pub finished: bool,
+    /// The takeover it ended in.
+    pub takeover: Option<Takeover>,
     closed: [u64; CloseReason::ALL.len()],
 }
 
@@ -97,6 +100,9 @@ impl fmt::Display for Summary {
             if count > 0 {
                 write!(f, " {reason}={count}")?;
             }
+        }
+        if let Some(takeover) = &self.takeover {
+            write!(f, " frozen_ms={}", takeover.frozen.as_micros() as f64 / 1e3)?;
         }
         Ok(())
     }

@@ -20,6 +20,8 @@ pub(crate) struct TcpInfo {
     pub(crate) silence: Duration,
     /// `tcpi_probes`: keepalive or window probes sent since the last answer.
     pub(crate) probes: u8,
+    /// `tcpi_rtt`: the smoothed round-trip time.
+    pub(crate) round_trip: Duration,
     /// `tcpi_retransmits`: retransmissions of the oldest unacknowledged segment since the last answer.
     pub(crate) retransmits: u8,
 }
@@ -72,6 +74,7 @@ mod imp {
                 info.tcpi_last_ack_recv.min(info.tcpi_last_data_recv).into(),
             ),
             probes: info.tcpi_probes,
+            round_trip: Duration::from_micros(info.tcpi_rtt.into()),
             retransmits: info.tcpi_retransmits,
         })
     }

@@ -1,11 +1,13 @@
 //! The event loop: one turn after another, over connections that belong to this worker alone.
 
+#[cfg(control)]
+mod takeover;
+
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 use mio::{Events, Poll, Token};
@@ -15,14 +17,19 @@ use crate::accept::Acceptor;
 use crate::close::{CloseReason, Ending, Obituary};
 use crate::connection::{Connection, Step};
 use crate::deadline::{Clock, Deadlines, Moment};
-use crate::handle::{Order, Shared};
-use crate::io::{INTEREST, Io, Turn};
-use crate::listener::Settings;
+use crate::handle::{Mail, Order, Shared};
+#[cfg(control)]
+use crate::handoff::share::Giving;
+use crate::inspect::ConnectionInfo;
+use crate::io::{Io, Turn};
+use crate::origin::Origin;
 use crate::service::AnyService;
-use crate::stats::Stats;
 
 /// Events taken in one turn.
 const EVENTS: usize = 1024;
+
+/// Connections shown in one turn: a table of all must not hold up those that are served.
+const LIST_BATCH: usize = 256;
 
 /// What one read may bring; one such buffer a worker.
 const READ_BUFFER: usize = 64 * 1024;
@@ -57,8 +64,16 @@ pub(crate) struct Worker {
     origins: Vec<Origin>,
     /// Worker 0's listeners, until the drain.
     acceptor: Option<Acceptor>,
-    arrivals: Receiver<Io>,
+    mail: Receiver<Mail>,
+    /// Tables being shown, a batch a turn: who wants it, and how far it has come.
+    listings: Vec<(Sender<Vec<ConnectionInfo>>, usize)>,
     shared: Arc<Shared>,
+    /// A takeover is under way, and this is our share in it.
+    #[cfg(control)]
+    giving: Option<Giving>,
+    /// Taken over connections below this key have their former listener's options yet.
+    #[cfg(control)]
+    unconfigured: usize,
     buffer: Box<[u8]>,
     drain_timeout: Option<Duration>,
     /// Draining, until then.
@@ -86,22 +101,13 @@ impl Drop for Worker {
     }
 }
 
-/// The listener a connection came through, as every worker knows it.
-#[derive(Clone, Debug)]
-pub(crate) struct Origin {
-    pub(crate) address: SocketAddr,
-    pub(crate) settings: Arc<Settings>,
-    /// This worker's counters.
-    pub(crate) stats: Arc<Stats>,
-}
-
 impl Worker {
     pub(crate) fn new(
         index: usize,
         poll: Poll,
         clock: Clock,
         origins: Vec<Origin>,
-        arrivals: Receiver<Io>,
+        mail: Receiver<Mail>,
         shared: Arc<Shared>,
         drain_timeout: Option<Duration>,
     ) -> Self {
@@ -119,8 +125,13 @@ impl Worker {
             resumed: 0,
             origins,
             acceptor: None,
-            arrivals,
+            mail,
+            listings: Vec::new(),
             shared,
+            #[cfg(control)]
+            giving: None,
+            #[cfg(control)]
+            unconfigured: 0,
             buffer: vec![0; READ_BUFFER].into_boxed_slice(),
             drain_timeout,
             draining: None,
@@ -159,6 +170,9 @@ impl Worker {
         self.dispatch(events);
         self.accept();
         self.serve_leftovers();
+        self.list();
+        #[cfg(control)]
+        self.hand_over();
         self.expire();
         self.obey();
         self.close();
@@ -173,7 +187,12 @@ impl Worker {
         if let Some(end) = self.draining {
             until = until.min(end);
         }
-        let timeout = if !self.leftovers.is_empty() {
+        #[cfg(control)]
+        let pressing =
+            self.unconfigured > 0 || self.giving.as_ref().is_some_and(Giving::is_pressing);
+        #[cfg(not(control))]
+        let pressing = false;
+        let timeout = if pressing || !self.leftovers.is_empty() || !self.listings.is_empty() {
             Some(Duration::ZERO)
         } else if until == Moment::NEVER {
             None
@@ -213,8 +232,20 @@ impl Worker {
 
     /// Somebody wants something: looks in the mailbox, and whether waiting services may go on.
     fn woken(&mut self) {
-        while let Ok(io) = self.arrivals.try_recv() {
-            self.adopt(io);
+        while let Ok(mail) = self.mail.try_recv() {
+            match mail {
+                Mail::Arrival(io) => self.adopt(io),
+                Mail::List(reply) => self.listings.push((reply, 0)),
+                Mail::Kill(id, found) => self.kill(id, &found),
+                // Who asked may have gone.
+                Mail::Ping(turning) => drop(turning.send(())),
+                #[cfg(control)]
+                Mail::Give(baton, events) => self.give(baton, events),
+                #[cfg(control)]
+                Mail::Keep => self.keep(),
+                #[cfg(control)]
+                Mail::Freeze(until, outcome) => self.freeze(until, &outcome),
+            }
         }
         let resumed = self.shared.resumed.load(Ordering::Acquire);
         if resumed != self.resumed {
@@ -241,7 +272,7 @@ impl Worker {
             let shared = Arc::clone(&self.shared);
             let mut receivers: Vec<usize> = Vec::new();
             acceptor.accept(self.now, &shared, |io| {
-                let to = shared.least_loaded(self.index);
+                let to = self.receiver();
                 shared.workers[to].open.fetch_add(1, Ordering::Relaxed);
                 if to == self.index {
                     self.adopt(io);
@@ -262,24 +293,30 @@ impl Worker {
         self.acceptor = Some(acceptor);
     }
 
+    /// Who gets the next connection. During a takeover none moves: it would be in nobody's copy.
+    fn receiver(&self) -> usize {
+        #[cfg(control)]
+        if self.giving.is_some() {
+            return self.index;
+        }
+        self.shared.least_loaded(self.index)
+    }
+
     /// A connection is this worker's from here on.
     fn adopt(&mut self, mut io: Io) {
         let Some(origin) = self.origins.get(usize::from(io.listener)) else {
             return;
         };
-        let turn = Turn {
-            now: self.now,
-            limits: &origin.settings.limits,
-            stats: &origin.stats,
-        };
+        let turn = origin.turn(self.now);
         log::debug!(id = io.id, peer:% = io.peer, listener:% = origin.address, worker = self.index; "opened");
         let entry = self.connections.vacant_entry();
         let key = entry.key();
-        let registered = self
-            .poll
-            .registry()
-            .register(io.stream(), Token(key), INTEREST);
+        let registered = io.register(self.poll.registry(), Token(key));
         entry.insert(Connection::open(io, &origin.settings.service, &turn));
+        #[cfg(control)]
+        if let Some(giving) = &mut self.giving {
+            giving.arrived(key);
+        }
         self.step(key, |connection, service, turn, _| match &registered {
             Ok(()) => connection.opened(service, turn),
             // Out of memory for it (epoll_ctl(2): ENOMEM, ENOSPC): it cannot be served.
@@ -307,6 +344,41 @@ impl Worker {
         }
     }
 
+    /// Shows the next batch of each table that is asked for.
+    fn list(&mut self) {
+        let mut listings = std::mem::take(&mut self.listings);
+        listings.retain_mut(|(reply, from)| {
+            let end = (*from + LIST_BATCH).min(self.connections.capacity());
+            let batch = (*from..end)
+                .filter_map(|key| self.connections.get(key))
+                .map(|connection| {
+                    let origin = &self.origins[usize::from(connection.io.listener)];
+                    origin.show(&connection.io, self.now)
+                })
+                .collect();
+            *from = end;
+            // Nobody listens any more, or there is no more to show.
+            reply.send(batch).is_ok() && end < self.connections.capacity()
+        });
+        self.listings = listings;
+    }
+
+    /// Ends a connection because an operator wants that.
+    fn kill(&mut self, id: u64, found: &Sender<bool>) {
+        let key = self
+            .connections
+            .iter()
+            .find(|(_, connection)| connection.io.id == id);
+        let Some(key) = key.map(|(key, _)| key) else {
+            return;
+        };
+        self.step(key, |_, _, _, _| {
+            Step::Close(Ending::reset(CloseReason::Killed))
+        });
+        // Who asked may have gone.
+        let _ = found.send(true);
+    }
+
     fn expire(&mut self) {
         // Each once a turn: none that is due again at once can hold up the others.
         let mut due_now = std::mem::take(&mut self.due);
@@ -319,11 +391,7 @@ impl Worker {
                 continue;
             };
             let origin = &self.origins[usize::from(connection.io.listener)];
-            let turn = Turn {
-                now: self.now,
-                limits: &origin.settings.limits,
-                stats: &origin.stats,
-            };
+            let turn = origin.turn(self.now);
             let due = connection.io.due(&turn);
             if due > self.now {
                 // Renewed since.
@@ -350,11 +418,7 @@ impl Worker {
             return;
         }
         let origin = &self.origins[usize::from(connection.io.listener)];
-        let turn = Turn {
-            now: self.now,
-            limits: &origin.settings.limits,
-            stats: &origin.stats,
-        };
+        let turn = origin.turn(self.now);
         let step = what(
             connection,
             &origin.settings.service,
@@ -374,18 +438,19 @@ impl Worker {
             }
             Step::Again | Step::Rest => {}
         }
+        #[cfg(control)]
+        if io.copied
+            && !io.changed
+            && let Some(giving) = &mut self.giving
+        {
+            io.changed = true;
+            giving.changed(key);
+        }
         if io.is_halted() && !io.waiting {
             io.waiting = true;
             self.halted.push(key);
         }
-        if let Some(interest) = io.interest_changed()
-            && let Err(error) = self
-                .poll
-                .registry()
-                .reregister(io.stream(), Token(key), interest)
-        {
-            log::debug!(id = io.id, error:% = error; "cannot change interest");
-        }
+        io.reregister(self.poll.registry(), Token(key));
         let due = io.due(&turn);
         if due < self.deadlines.get(slot(key)) {
             self.deadlines.set(slot(key), due);
@@ -451,6 +516,17 @@ impl Worker {
             let Some(connection) = self.connections.try_remove(key) else {
                 continue;
             };
+            #[cfg(control)]
+            if connection.io.shared {
+                // A close alone would end nothing while a copy lives elsewhere.
+                connection.io.deregister(self.poll.registry());
+                crate::close::end_shared(&connection.io.socket, &ending);
+                if connection.io.copied
+                    && let Some(giving) = &mut self.giving
+                {
+                    giving.ended(connection.io.id);
+                }
+            }
             self.deadlines.remove(slot(key));
             let io = &connection.io;
             let origin = &self.origins[usize::from(io.listener)];
@@ -459,7 +535,7 @@ impl Worker {
             let obituary = Obituary {
                 id: io.id,
                 peer: io.peer,
-                listener: origin.address,
+                listener: &origin.address,
                 ending: &ending,
                 age: self.now.since(io.opened),
                 read: io.read,

@@ -102,7 +102,7 @@ fn an_echoed_message_allocates_nothing() {
         ..Config::default()
     })
     .unwrap();
-    let (address, handle) = (server.addresses()[0], server.handle());
+    let (address, handle) = (server.addresses()[0].tcp().unwrap(), server.handle());
     let serving = thread::spawn(|| server.run());
     let mut clients: Vec<TcpStream> = (0..10)
         .map(|_| {

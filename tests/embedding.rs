@@ -9,7 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use standfast::services::{Discard, Echo};
-use standfast::{CloseReason, Config, Context, Handle, Keepalive, Listen, Server, Service};
+use standfast::{
+    CloseReason, Config, Context, Exported, Handle, Keepalive, Listen, Server, Service,
+};
 
 use crate::support::clients::{Stream, connect_with_window, send_all, until_acknowledged};
 use crate::support::embedded::{Embedded, listen};
@@ -35,7 +37,7 @@ fn an_echo_server_takes_twenty_lines() {
         ..Config::default()
     })
     .unwrap();
-    let (address, handle) = (server.addresses()[0], server.handle());
+    let (address, handle) = (server.addresses()[0].tcp().unwrap(), server.handle());
     let serving = thread::spawn(|| server.run());
 
     let mut client = connect(address);
@@ -578,4 +580,96 @@ fn settings_that_contradict_are_refused_at_once() {
         }
         assert!(told.contains(about), "{told}");
     }
+}
+
+// Takeovers between servers of this process.
+
+/// Answers each line with its number; a client that says `stay` cannot leave.
+struct Numbering;
+
+impl Service for Numbering {
+    type State = Option<u64>;
+
+    fn open(&self, _: &mut Context<'_>) -> Option<u64> {
+        Some(0)
+    }
+
+    fn input(&self, lines: &mut Option<u64>, conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+        let whole = bytes.iter().rposition(|&byte| byte == b'\n');
+        let used = whole.map_or(0, |last| last + 1);
+        for line in bytes[..used].split_inclusive(|&byte| byte == b'\n') {
+            if line == b"stay\n" {
+                *lines = None;
+            }
+            *lines = lines.map(|lines| lines + 1);
+            conn.write(format!("{}\n", lines.unwrap_or(0)).as_bytes());
+        }
+        used
+    }
+
+    fn export(&self, lines: &Option<u64>) -> Option<Exported> {
+        let bytes = lines.as_ref()?.to_be_bytes().to_vec();
+        Some(Exported { schema: 7, bytes })
+    }
+
+    fn import(&self, exported: &Exported) -> Result<Option<u64>, String> {
+        match (exported.schema, exported.bytes.as_slice().try_into()) {
+            (7, Ok(bytes)) => Ok(Some(u64::from_be_bytes(bytes))),
+            _ => Err("a count of another schema".to_owned()),
+        }
+    }
+}
+
+#[test]
+fn a_services_state_goes_along_and_what_cannot_leave_stays() {
+    let control = std::env::temp_dir().join(format!("standfast-embedded-{}", std::process::id()));
+    let numbering = |port: u16| Config {
+        listen: vec![Listen::new(
+            format!("127.0.0.1:{port}").parse().unwrap(),
+            Numbering,
+        )],
+        workers: NonZeroUsize::new(2),
+        ..Config::default()
+    };
+    let mut old = Server::bind(numbering(0)).unwrap();
+    let address = old.addresses()[0].tcp().unwrap();
+    let old_control = old.control(&control).unwrap();
+    let old = thread::spawn(|| old.run());
+    let mut leaves = connect(address);
+    let mut stays = connect(address);
+    for (number, line) in [("1\n", "one\n"), ("2\n", "two\n")] {
+        assert_answers(&mut leaves, line, number);
+    }
+    // Half a line is kept for the service, and so goes along.
+    leaves.write_all(b"thr").unwrap();
+    assert_answers(&mut stays, "stay\n", "0\n");
+
+    let mut new = Server::take_over(numbering(address.port()), &control)
+        .unwrap()
+        .expect("a server is there");
+    let new_control = new.control(&control).unwrap();
+    let handle = new.handle();
+    let new = thread::spawn(|| new.run());
+    let ended = old.join().unwrap().unwrap();
+    drop(old_control);
+    let takeover = ended.takeover.clone().expect("it was taken over");
+    assert_eq!((takeover.connections, takeover.staying), (1, 1));
+    assert_eq!(ended.closed(CloseReason::HandedOff), 1);
+    // What stayed was drained by the old one; what left goes on counting.
+    assert_eq!(read_to_fin(&mut stays), b"");
+    assert_eq!(ended.closed(CloseReason::Drain), 1);
+    assert_answers(&mut leaves, "ee\n", "3\n");
+    assert_answers(&mut connect(address), "one\n", "1\n");
+    assert_eq!(handle.status().takeover.unwrap().connections, 1);
+    handle.drain();
+    new.join().unwrap().unwrap();
+    drop(new_control);
+    assert!(!control.exists());
+}
+
+fn assert_answers(client: &mut TcpStream, line: &str, answer: &str) {
+    client.write_all(line.as_bytes()).unwrap();
+    let mut came = vec![0; answer.len()];
+    client.read_exact(&mut came).unwrap();
+    assert_eq!(came, answer.as_bytes());
 }

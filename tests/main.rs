@@ -12,6 +12,8 @@ mod support;
 mod bad_clients;
 /// Addresses, options, refusals: what the command line promises.
 mod command_line;
+/// The control socket, and the commands that use it.
+mod control;
 /// Read deadline, write stall, half-close timeout.
 mod deadlines;
 /// An embedder's server: the library from outside, several listeners, panicking services.

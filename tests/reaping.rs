@@ -111,7 +111,10 @@ impl Speaker {
 
     /// Speaks if it was told to, waits otherwise.
     fn speak(&self, conn: &mut Context<'_>) -> bool {
-        let told = self.told.lock().unwrap().contains(&conn.peer());
+        let told = self.told.lock().unwrap();
+        let told = told
+            .iter()
+            .any(|told| standfast::Peer::from(*told) == conn.peer());
         if told {
             conn.write(WORDS);
         } else {

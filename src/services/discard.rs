@@ -1,6 +1,6 @@
 //! Reads and forgets (RFC 863).
 
-use crate::service::{Context, Service};
+use crate::service::{Context, Exported, Service};
 
 /// Reads and forgets.
 #[derive(Clone, Copy, Debug, Default)]
@@ -9,7 +9,19 @@ pub struct Discard;
 impl Service for Discard {
     type State = ();
 
+    fn name(&self) -> &'static str {
+        "discard"
+    }
+
     fn open(&self, _: &mut Context<'_>) {}
+
+    fn export(&self, (): &()) -> Option<Exported> {
+        Some(Exported::default())
+    }
+
+    fn import(&self, _: &Exported) -> Result<(), String> {
+        Ok(())
+    }
 
     fn input(&self, (): &mut (), _: &mut Context<'_>, bytes: &[u8]) -> usize {
         bytes.len()

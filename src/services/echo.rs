@@ -1,6 +1,6 @@
 //! Sends every byte back (RFC 862).
 
-use crate::service::{Context, Service};
+use crate::service::{Context, Exported, Service};
 
 /// Sends every byte back.
 #[derive(Clone, Copy, Debug, Default)]
@@ -9,7 +9,19 @@ pub struct Echo;
 impl Service for Echo {
     type State = ();
 
+    fn name(&self) -> &'static str {
+        "echo"
+    }
+
     fn open(&self, _: &mut Context<'_>) {}
+
+    fn export(&self, (): &()) -> Option<Exported> {
+        Some(Exported::default())
+    }
+
+    fn import(&self, _: &Exported) -> Result<(), String> {
+        Ok(())
+    }
 
     #[inline]
     fn input(&self, (): &mut (), conn: &mut Context<'_>, bytes: &[u8]) -> usize {

@@ -5,13 +5,13 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
-use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::endpoint::Peer;
 use crate::handle::Handle;
-use crate::service::{Context, Service};
+use crate::service::{Context, Exported, Service};
 
 /// How many bytes may wait for the output before clients are slowed.
 const QUEUE: usize = 1024 * 1024;
@@ -66,7 +66,7 @@ struct Queue {
 struct Lines {
     bytes: Vec<u8>,
     /// Whose line the last byte belongs to, if that has no end yet.
-    open: Option<SocketAddr>,
+    open: Option<Peer>,
     /// A client was told to wait.
     waited_for: bool,
     /// The writing thread holds bytes that are not out yet.
@@ -87,6 +87,8 @@ impl Queue {
     /// The writing thread: takes all that waits, writes it, tells the clients that there is room.
     fn write_out(&self, output: &mut dyn Write, server: &Handle) {
         let mut taken = Vec::new();
+        // What a server had that this one has taken over from comes first.
+        server.wait_until_alone();
         loop {
             let mut lines = self.lock();
             lines.writing = false;
@@ -147,7 +149,7 @@ fn write_all(output: &mut dyn Write, mut bytes: &[u8]) -> io::Result<()> {
 
 impl Lines {
     /// Adds whole lines, or a piece of one, of `peer`.
-    fn push(&mut self, peer: SocketAddr, prefix: bool, bytes: &[u8]) {
+    fn push(&mut self, peer: Peer, prefix: bool, bytes: &[u8]) {
         if self.failed {
             return;
         }
@@ -171,6 +173,10 @@ impl Lines {
 impl Service for Print {
     /// How much of the input that is left was found to have no line end.
     type State = usize;
+
+    fn name(&self) -> &'static str {
+        "print"
+    }
 
     fn start(&self, server: &Handle) {
         let output = self
@@ -196,6 +202,14 @@ impl Service for Print {
 
     fn open(&self, _: &mut Context<'_>) -> usize {
         0
+    }
+
+    fn export(&self, _: &usize) -> Option<Exported> {
+        Some(Exported::default())
+    }
+
+    fn import(&self, _: &Exported) -> Result<usize, String> {
+        Ok(0)
     }
 
     fn input(&self, searched: &mut usize, conn: &mut Context<'_>, bytes: &[u8]) -> usize {

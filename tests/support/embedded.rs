@@ -42,7 +42,11 @@ impl Embedded {
         .unwrap();
         Self {
             handle: server.handle(),
-            addresses: server.addresses().to_vec(),
+            addresses: server
+                .addresses()
+                .iter()
+                .filter_map(standfast::Endpoint::tcp)
+                .collect(),
             serving: Some(thread::spawn(|| server.run())),
         }
     }

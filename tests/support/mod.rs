@@ -561,3 +561,18 @@ fn in_table(address: SocketAddr) -> String {
         .collect();
     format!("{words}:{:04X}", address.port())
 }
+
+/// Leaves the running server `more` descriptors than it has: the limit is on their numbers, and the lowest free one
+/// is taken.
+pub(crate) fn leave_descriptors(server: &Server, more: usize) {
+    let entries = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let taken: std::collections::HashSet<u64> = names.map(|name| name.parse().unwrap()).collect();
+    let limit = (0..).filter(|fd| !taken.contains(fd)).nth(more).unwrap();
+    let limit = rustix::process::Rlimit {
+        current: Some(limit),
+        maximum: rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum,
+    };
+    let pid = rustix::process::Pid::from_raw(i32::try_from(server.pid()).unwrap());
+    rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit).unwrap();
+}

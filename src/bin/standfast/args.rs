@@ -6,6 +6,8 @@
 )]
 
 use std::num::NonZeroUsize;
+#[cfg(control)]
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
@@ -27,6 +29,74 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Print what the given serve flags really do on this host, and exit.
     Check(ServeArgs),
+    /// Show a running server: its listeners, connections, counters.
+    #[cfg(control)]
+    Status(TargetArgs),
+    /// Show every connection of a running server.
+    #[cfg(control)]
+    List(TargetArgs),
+    /// End one connection of a running server, with reason killed.
+    #[cfg(control)]
+    Kill {
+        /// Its number, as list and the log show it.
+        id: u64,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+    /// Make a running server drain, as a first SIGTERM does.
+    #[cfg(control)]
+    Drain(TargetArgs),
+    /// End a running server at once, as a second SIGTERM does.
+    #[cfg(control)]
+    Stop(TargetArgs),
+    /// Have a running server start its own successor, which takes over its connections. Waits for the outcome.
+    #[cfg(control)]
+    Restart(TargetArgs),
+}
+
+/// What a running server is asked.
+#[cfg(control)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Order {
+    Status,
+    List,
+    Kill { id: u64 },
+    Drain,
+    Stop,
+    Restart,
+}
+
+#[cfg(control)]
+#[derive(Debug, clap::Args)]
+pub(crate) struct TargetArgs {
+    /// Which server: PORT, ADDRESS:PORT, or the path of its control socket. Not needed while there is only one.
+    #[arg(value_name = "SERVER")]
+    pub(crate) server: Option<String>,
+
+    /// The path of its control socket.
+    #[arg(long, value_name = "PATH", conflicts_with = "server")]
+    pub(crate) control: Option<PathBuf>,
+
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Where the control socket is.
+#[cfg(control)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ControlPath {
+    Off,
+    At(PathBuf),
+}
+
+#[cfg(control)]
+fn control_path(text: &str) -> Result<ControlPath, String> {
+    match text {
+        "off" => Ok(ControlPath::Off),
+        "" => Err("expected a path, or off".to_owned()),
+        path => Ok(ControlPath::At(path.into())),
+    }
 }
 
 /// What to do with connections.
@@ -79,7 +149,7 @@ pub(crate) struct ServeArgs {
     pub(crate) service: ServiceName,
 
     /// Where to listen, repeatable: PORT (this host only), :PORT (every address, IPv4 and IPv6), HOST:PORT,
-    /// [::1]:PORT, fd:N (inherited), systemd[:NAME]. Port 0 takes a free one.
+    /// [::1]:PORT, unix:PATH, unix:@NAME (abstract), fd:N (inherited), systemd[:NAME]. Port 0 takes a free one.
     #[arg(
         short,
         long = "listen",
@@ -141,6 +211,18 @@ pub(crate) struct ServeArgs {
     /// Threads that serve. [default: the cores]
     #[arg(long, value_name = "N", value_parser = count, allow_hyphen_values = true, help_heading = "Limits")]
     pub(crate) workers: Option<NonZeroUsize>,
+
+    /// Take over from the server that runs at the same control path: its listeners and its live connections. Start
+    /// afresh if there is none.
+    #[cfg(control)]
+    #[arg(long)]
+    pub(crate) replace: bool,
+
+    /// The control socket, for status, list, kill, drain, stop and restart, or off. [default: standfast/ADDRESS-PORT.sock in
+    /// XDG_RUNTIME_DIR, else /run/user/UID, else /tmp/standfast-UID]
+    #[cfg(control)]
+    #[arg(long, value_name = "PATH", value_parser = control_path)]
+    pub(crate) control: Option<ControlPath>,
 
     /// print: the peer before each line.
     #[arg(long)]

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use crate::Failure;
@@ -29,15 +30,12 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         row("listen", address, "");
     }
     for address in &effective.addresses {
-        let note = if address.ip().is_unspecified() {
-            "every address of this host, IPv4 and IPv6"
-        } else {
-            ""
-        };
-        let note = if address.is_ipv4() && address.ip().is_unspecified() {
-            "every IPv4 address"
-        } else {
-            note
+        let note = match address.tcp().map(|address| address.ip()) {
+            Some(IpAddr::V6(ip)) if ip.is_unspecified() => {
+                "every address of this host, IPv4 and IPv6"
+            }
+            Some(IpAddr::V4(ip)) if ip.is_unspecified() => "every IPv4 address",
+            _ => "",
         };
         row("  resolved", address, note);
     }

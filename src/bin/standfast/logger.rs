@@ -161,7 +161,18 @@ pub(crate) fn summary(summary: &Summary) {
         ("read", summary.read),
         ("written", summary.written),
     ];
-    let facts: Vec<_> = numbers.into_iter().chain(closed).collect();
+    let numbers = numbers.into_iter().chain(closed);
+    let mut facts: Vec<_> = numbers
+        .map(|(name, count)| (name, Value::from(count)))
+        .collect();
+    if let Some(takeover) = &summary.takeover {
+        let name = CloseReason::HandedOff.as_str();
+        if !facts.iter().any(|(other, _)| *other == name) {
+            facts.push((name, Value::from(0)));
+        }
+        let frozen_ms = takeover.frozen.as_micros() as f64 / 1e3;
+        facts.push(("frozen_ms", Value::from(frozen_ms)));
+    }
     log::logger().log(
         &Record::builder()
             .level(Level::Info)

@@ -3,9 +3,14 @@
 
 mod args;
 mod check;
+#[cfg(control)]
+mod ctl;
 mod logger;
 mod serve;
 mod signals;
+mod supervisor;
+#[cfg(control)]
+mod takeover;
 mod units;
 
 use std::process::ExitCode;
@@ -13,6 +18,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
+#[cfg(control)]
+use crate::args::Order;
 use crate::args::{Args, Command};
 
 fn main() -> ExitCode {
@@ -23,6 +30,18 @@ fn main() -> ExitCode {
     let result = match args.command {
         Command::Serve(serve) => serve::run(&serve),
         Command::Check(serve) => check::run(&serve),
+        #[cfg(control)]
+        Command::Status(target) => ctl::run(Order::Status, &target),
+        #[cfg(control)]
+        Command::List(target) => ctl::run(Order::List, &target),
+        #[cfg(control)]
+        Command::Kill { id, target } => ctl::run(Order::Kill { id }, &target),
+        #[cfg(control)]
+        Command::Drain(target) => ctl::run(Order::Drain, &target),
+        #[cfg(control)]
+        Command::Stop(target) => ctl::run(Order::Stop, &target),
+        #[cfg(control)]
+        Command::Restart(target) => ctl::run(Order::Restart, &target),
     };
     match result {
         Ok(code) => code,

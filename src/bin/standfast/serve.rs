@@ -4,10 +4,13 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use standfast::services::{Discard, Echo, Print};
-use standfast::{AnyService, Config, Keepalive, Listen, Server, WhenFull};
+use standfast::{AnyService, Config, Effective, Endpoint, Keepalive, Listen, Server, WhenFull};
 
 use crate::Failure;
 use crate::args::{Full, ServeArgs, ServiceName};
+use crate::supervisor::Supervisor;
+#[cfg(control)]
+use crate::takeover;
 use crate::units::{Setting, shown_or};
 use crate::{logger, signals};
 
@@ -17,23 +20,33 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     standfast::raise_descriptor_limit();
     let config = meant(args)?;
     let effective = config.listen[0].effective(&config)?;
-    let server = Server::bind(config)?;
+    let supervisor = Supervisor::from_env();
+    #[cfg(control)]
+    let (mut server, control) = takeover::start(args, config, &effective, &supervisor)?;
+    #[cfg(not(control))]
+    let mut server = Server::bind(config)?;
+    let told = supervisor.clone();
+    server.on_ending(move || told.stopping());
     signals::obey(&server.handle())?;
-    for address in server.addresses() {
-        log::info!(
-            listener:% = address,
-            service = args.service.as_str(),
-            keepalive:% = effective.keepalive.map_or_else(|| "off".to_owned(), |triple| triple.to_string()),
-            dead_after:% = shown_or(effective.dead_after, "off"),
-            read_timeout:% = shown_or(args.read_timeout.into_option(), "off"),
-            max_conns = effective.max_conns;
-            "listening"
-        );
-        // Whoever closed stdout does not want to know; the server serves all the same.
-        let mut stdout = std::io::stdout().lock();
-        let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
+    let handle = server.handle();
+    supervisor.watch(move |patience| handle.is_turning(patience));
+    let announce = announce(args, &effective, &server, supervisor);
+    let addresses = server.addresses().to_vec();
+    let say = move || say_listening(&addresses);
+    if args.service == ServiceName::Print {
+        server.on_running(announce);
+        // What a server that this one takes over from prints comes first, in whole lines.
+        server.on_alone(say);
+    } else {
+        server.on_running(move || {
+            announce();
+            say();
+        });
     }
     let summary = server.run()?;
+    // Whoever is being answered hears the end of it, and the path is free when the log says that this one ended.
+    #[cfg(control)]
+    drop(control);
     logger::summary(&summary);
     drop(log);
     let drained = summary.cut == 0 && summary.finished;
@@ -42,6 +55,45 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Says that the server accepts: in the log, and to systemd.
+fn announce(
+    args: &ServeArgs,
+    effective: &Effective,
+    server: &Server,
+    supervisor: Supervisor,
+) -> impl FnOnce() + Send + use<> {
+    let service = args.service.as_str();
+    let keepalive = effective.keepalive;
+    let keepalive = keepalive.map_or_else(|| "off".to_owned(), |triple| triple.to_string());
+    let dead_after = shown_or(effective.dead_after, "off");
+    let read_timeout = shown_or(args.read_timeout.into_option(), "off");
+    let max_conns = effective.max_conns;
+    let addresses = server.addresses().to_vec();
+    move || {
+        for address in &addresses {
+            log::info!(
+                listener:% = address,
+                service,
+                keepalive = keepalive.as_str(),
+                dead_after = dead_after.as_str(),
+                read_timeout = read_timeout.as_str(),
+                max_conns;
+                "listening"
+            );
+        }
+        supervisor.ready(&addresses);
+    }
+}
+
+/// The same on stdout: a line for each listener.
+fn say_listening(addresses: &[Endpoint]) {
+    let mut stdout = std::io::stdout().lock();
+    for address in addresses {
+        // Whoever closed stdout does not want to know; the server serves all the same.
+        let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
+    }
 }
 
 /// The settings that `args` ask for.

@@ -1,0 +1,13 @@
+//! Names the condition under which there is a control socket, and so a takeover: the feature `control`, on Linux.
+
+use std::env;
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-check-cfg=cfg(control)");
+    let is_linux = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux");
+    let is_portable = env::var_os("CARGO_CFG_STANDFAST_PORTABLE").is_some();
+    if is_linux && !is_portable && env::var_os("CARGO_FEATURE_CONTROL").is_some() {
+        println!("cargo::rustc-cfg=control");
+    }
+}

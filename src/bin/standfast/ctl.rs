@@ -1,0 +1,290 @@
+//! `standfast status|list|kill|drain|stop|restart`: talks to a running server over its control socket.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+use standfast::control::{Client, path};
+use standfast::{Address, ConnectionInfo, Role, Status, Takeover};
+
+use crate::Failure;
+use crate::args::{Order, TargetArgs};
+
+/// Asks the server that `target` names.
+pub(crate) fn run(order: Order, target: &TargetArgs) -> Result<ExitCode, Failure> {
+    let client = find(target)?;
+    let failed = |error: io::Error| unanswered(&client, &error);
+    let text = match order {
+        Order::Status => {
+            let status = client.status().map_err(failed)?;
+            if target.json {
+                encoded(&status)?
+            } else {
+                status_table(&status)
+            }
+        }
+        Order::List => {
+            let connections = client.connections().map_err(failed)?;
+            if target.json {
+                encoded(&connections)?
+            } else {
+                list_table(&connections)
+            }
+        }
+        Order::Kill { id } => done(
+            target,
+            client.kill(id).map_err(failed)?,
+            &format!("killed {id}"),
+        ),
+        Order::Drain => done(target, client.drain().map_err(failed)?, "draining"),
+        Order::Stop => done(target, client.stop().map_err(failed)?, "stopping"),
+        Order::Restart => {
+            let takeover = client
+                .restart()
+                .map_err(|error| not_restarted(&client, &error))?;
+            if target.json {
+                encoded(&takeover)?
+            } else {
+                let restarted = format!("restarted: pid {}, {}", takeover.pid, told(&takeover));
+                restarted + "\n"
+            }
+        }
+    };
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::failed(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn done(target: &TargetArgs, (): (), what: &str) -> String {
+    if target.json {
+        format!("{}\n", json!({ "done": what }))
+    } else {
+        format!("{what}\n")
+    }
+}
+
+fn encoded(value: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value)
+        .map(|text| text + "\n")
+        .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))
+}
+
+/// The control socket that is meant: by path, by address, by port, or the only one there is.
+fn find(target: &TargetArgs) -> Result<Client, Failure> {
+    if let Some(path) = &target.control {
+        return Ok(Client::at(path.clone()));
+    }
+    let (candidates, meant) = match &target.server {
+        None => (Client::candidates(None), "any address".to_owned()),
+        Some(text) if text.contains('/') => return Ok(Client::at(PathBuf::from(text))),
+        Some(text) => match text.parse::<Address>() {
+            Ok(Address::Loopback(port) | Address::Any(port)) => {
+                (Client::candidates(Some(port)), format!("port {port}"))
+            }
+            _ => match text.parse() {
+                Ok(endpoint) => return Ok(Client::at(path::of(&endpoint))),
+                Err(_) => {
+                    return Err(Failure::usage(format!(
+                        "{text:?} is no server: expected PORT, ADDRESS:PORT or the path of a control socket"
+                    )));
+                }
+            },
+        },
+    };
+    match candidates.as_slice() {
+        [one] => Ok(Client::at(one.clone())),
+        [] => Err(Failure::failed(format!(
+            "no server of this user on {meant}: no control socket in {}",
+            path::folder().display()
+        ))),
+        several => Err(Failure::usage(format!(
+            "several servers, say which: {}",
+            several
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect::<Vec<_>>()
+                .join(", ")
+        ))),
+    }
+}
+
+fn unanswered(client: &Client, error: &io::Error) -> Failure {
+    let path = client.path().display();
+    match error.kind() {
+        io::ErrorKind::NotFound => Failure::failed(format!(
+            "no server answers: there is no control socket {path}"
+        )),
+        io::ErrorKind::ConnectionRefused if !is_socket(client.path()) => {
+            Failure::failed(format!("no server answers at {path}: that is no socket"))
+        }
+        io::ErrorKind::ConnectionRefused => Failure::failed(format!(
+            "no server answers at {path}: it ended without taking its socket away"
+        )),
+        io::ErrorKind::Other => Failure::failed(error.to_string()),
+        _ => Failure::failed(format!("cannot ask the server at {path}: {error}")),
+    }
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
+fn not_restarted(client: &Client, error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::Other {
+        return Failure::failed(format!("not restarted, the server goes on: {error}"));
+    }
+    unanswered(client, error)
+}
+
+/// What came of a takeover, in words.
+fn told(takeover: &Takeover) -> String {
+    let Takeover {
+        connections,
+        staying,
+        frozen,
+        ..
+    } = takeover;
+    let stay = match staying {
+        0 => String::new(),
+        some => format!(", {some} stay with the former process and are drained"),
+    };
+    let frozen = frozen.as_secs_f64() * 1e3;
+    let plural = if *connections == 1 { "" } else { "s" };
+    format!("{connections} connection{plural} handed over{stay}, frozen for {frozen:.2} ms")
+}
+
+fn status_table(status: &Status) -> String {
+    let mut table = String::new();
+    let mut row = |name: &str, value: &dyn std::fmt::Display| {
+        // Writing into a string cannot fail.
+        let _ = writeln!(table, "{name:<12} {value}");
+    };
+    row("pid", &status.pid);
+    row("version", &status.version);
+    row("up", &short(status.uptime));
+    row(
+        "state",
+        &if status.draining {
+            "draining"
+        } else {
+            "serving"
+        },
+    );
+    for listener in &status.listeners {
+        row(
+            "listening",
+            &format!(
+                "{} {} accepted={}",
+                listener.address, listener.service, listener.accepted
+            ),
+        );
+    }
+    if let Some(takeover) = &status.takeover {
+        let side = match takeover.role {
+            Role::Took => "from",
+            _ => "to",
+        };
+        row(
+            "takeover",
+            &format!("{side} pid {}: {}", takeover.pid, told(takeover)),
+        );
+    }
+    row("workers", &status.workers);
+    row("open", &status.open);
+    row("accepted", &status.accepted);
+    row("read", &status.read);
+    row("written", &status.written);
+    for (reason, count) in &status.closed {
+        row("closed", &format!("{reason} {count}"));
+    }
+    table
+}
+
+fn list_table(connections: &[ConnectionInfo]) -> String {
+    const HEAD: [&str; 13] = [
+        "ID", "PEER", "LISTENER", "SERVICE", "AGE", "IDLE", "READ", "WRITTEN", "WAITING",
+        "UNACKED", "RTT", "NEXT", "IN",
+    ];
+    let optional = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    let rows = connections.iter().map(|connection| {
+        let next = connection.next_deadline;
+        let kind = next.and_then(|next| serde_json::to_value(next.kind).ok());
+        [
+            connection.id.to_string(),
+            connection.peer.to_string(),
+            connection.listener.to_string(),
+            connection.service.clone(),
+            short(connection.age),
+            short(connection.idle),
+            connection.read.to_string(),
+            connection.written.to_string(),
+            connection.waiting.to_string(),
+            optional(connection.unacknowledged.map(|bytes| bytes.to_string())),
+            optional(
+                connection
+                    .round_trip
+                    .map(|time| format!("{:.2}ms", time.as_secs_f64() * 1e3)),
+            ),
+            optional(kind.as_ref().and_then(Json::as_str).map(str::to_owned)),
+            optional(next.map(|next| short(next.due_in))),
+        ]
+    });
+    let rows: Vec<[String; 13]> = std::iter::once(HEAD.map(str::to_owned))
+        .chain(rows)
+        .collect();
+    let mut widths = [0; 13];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.len().max(*width);
+        }
+    }
+    let mut table = String::new();
+    for row in &rows {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        let _ = writeln!(table, "{}", cells.join("  ").trim_end());
+    }
+    table
+}
+
+/// A time in a table: `0.3s`, `42s`, `7m05s`, `3h02m`.
+fn short(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..10 => format!("{:.1}s", time.as_secs_f64()),
+        10..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_short() {
+        for (millis, text) in [
+            (300, "0.3s"),
+            (42_000, "42s"),
+            (425_000, "7m05s"),
+            (10_920_000, "3h02m"),
+        ] {
+            assert_eq!(short(Duration::from_millis(millis)), text);
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! The service manager, told by the protocol of `sd_notify(3)` that the server is ready, that it ends, which process it
+//! is after a takeover, and that its workers turn.
+//!
+//! Without a manager (no `NOTIFY_SOCKET`) nothing happens. One that does not hear costs a line in the log and a bounded
+//! wait, never the server.
+#![cfg_attr(
+    not(control),
+    expect(dead_code, reason = "without a takeover nothing is handed over")
+)]
+
+use std::env;
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs;
+use std::io::{self, IoSlice, PipeReader};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixDatagram;
+use std::process::{self, Command};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
+use rustix::net::{
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr,
+};
+use sd_notify::NotifyState;
+
+/// How long the manager may take to hear. It is deaf for seconds while it reads all of its units anew.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The way to the service manager, if there is one; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Supervisor(Option<Arc<Speaker>>);
+
+#[derive(Debug)]
+struct Speaker {
+    /// Open from the start: a server that is out of descriptors is alive, and says so.
+    socket: UnixDatagram,
+    manager: SocketAddrUnix,
+    /// The manager ends this process if it says nothing for that long.
+    watchdog: Option<Duration>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Another process is the service: a word of this one would count for it, or against it.
+    handed_over: bool,
+    /// Dropped, it ends the watchdog's thread.
+    watching: Option<Sender<()>>,
+}
+
+impl Supervisor {
+    /// The manager that started this process.
+    pub(crate) fn from_env() -> Self {
+        let name = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
+        let watchdog = sd_notify::watchdog_enabled().filter(|period| !period.is_zero());
+        Self(name.and_then(|name| match Speaker::new(&name, watchdog) {
+            Ok(speaker) => Some(Arc::new(speaker)),
+            Err(error) => {
+                log::warn!(notify_socket:? = name, error:%; "no way to the service manager");
+                None
+            }
+        }))
+    }
+
+    /// The server listens on `addresses` and serves.
+    pub(crate) fn ready<A: fmt::Display>(&self, addresses: &[A]) {
+        let status = listening(addresses);
+        self.say(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    }
+
+    /// The server ends, when it has drained or at once.
+    pub(crate) fn stopping(&self) {
+        self.say(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+    }
+
+    /// Process `pid` has taken over and serves. When this returns the manager has heard so, or is not going to, and
+    /// this process may end; it tells the manager nothing any more.
+    pub(crate) fn handed_over(&self, pid: u32) {
+        let Some(speaker) = &self.0 else { return };
+        let mut state = speaker.state();
+        if state.handed_over {
+            return;
+        }
+        state.handed_over = true;
+        state.watching = None;
+        if !is_of_this_service(pid) {
+            // systemd refuses it as a main process, or, asked by root, would later end it with this service.
+            log::warn!(pid; "the new process is not part of this service, which ends");
+            return;
+        }
+        let mut states = vec![NotifyState::MainPid(pid)];
+        if speaker.watchdog.is_some() {
+            // The new process's first word comes half a period later, and this one's last may be as old.
+            states.push(NotifyState::Watchdog);
+        }
+        speaker.tell(&states);
+        drop(state);
+        match speaker.await_hearing() {
+            Ok(true) => {}
+            Ok(false) => log::warn!(pid; "the service manager may not know the new process yet"),
+            Err(error) => log::debug!(error:%; "cannot wait for the service manager"),
+        }
+    }
+
+    /// Tells the manager in time, from now on, that this process is alive, as long as `is_turning` finds it so: whether
+    /// every worker completes a turn within the time it is given. If the manager does not ask for that, nothing happens.
+    pub(crate) fn watch(&self, is_turning: impl Fn(Duration) -> bool + Send + 'static) {
+        let Some(speaker) = &self.0 else { return };
+        let Some(period) = speaker.watchdog else {
+            return;
+        };
+        let (watching, ended) = mpsc::channel();
+        speaker.state().watching = Some(watching);
+        let this = self.clone();
+        let started = thread::Builder::new()
+            .name("watchdog".to_owned())
+            .spawn(move || this.keep_alive(period, &is_turning, &ended));
+        if let Err(error) = started {
+            log::warn!(error:%; "no watchdog: the service manager will think this process hangs");
+        }
+    }
+
+    fn keep_alive(
+        &self,
+        period: Duration,
+        is_turning: &impl Fn(Duration) -> bool,
+        ended: &Receiver<()>,
+    ) {
+        let mut pause = period / 2;
+        while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+            // Half a period of waiting and a quarter for the answer: the next word is in time.
+            if is_turning(period / 4) {
+                self.say(&[NotifyState::Watchdog]);
+                pause = period / 2;
+            } else {
+                log::warn!("a worker stands still, the watchdog of the service manager is not fed");
+                pause = period / 8;
+            }
+        }
+    }
+
+    fn say(&self, states: &[NotifyState<'_>]) {
+        let Some(speaker) = &self.0 else { return };
+        let state = speaker.state();
+        if !state.handed_over {
+            speaker.tell(states);
+        }
+    }
+}
+
+/// Makes `command`, which starts this process's successor, take what the manager gave this process: its watchdog, too.
+/// The sockets passed to this process come by the takeover.
+pub(crate) fn succeed(command: &mut Command) {
+    for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+        command.env_remove(name);
+    }
+    // Another's number there means that the watchdog is not for us, and no more for the successor.
+    let watched = env::var("WATCHDOG_PID").ok();
+    if watched.and_then(|pid| pid.parse().ok()) == Some(process::id()) {
+        command.env_remove("WATCHDOG_PID");
+    }
+}
+
+impl Speaker {
+    fn new(name: &OsStr, watchdog: Option<Duration>) -> io::Result<Self> {
+        let manager = address(name)?;
+        let socket = UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self {
+            socket,
+            manager,
+            watchdog,
+            state: Mutex::default(),
+        })
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, states: &[NotifyState<'_>]) {
+        let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
+        if let Err(error) = self.send(&lines.join("\n"), &[]) {
+            log::warn!(said = lines[0].as_str(), error:%; "the service manager does not hear");
+        }
+    }
+
+    /// Waits until the manager has heard all that was said before. Answers whether it has, in time: it closes the
+    /// descriptor that comes with a barrier when it is there (`sd_notify_barrier(3)`).
+    fn await_hearing(&self) -> io::Result<bool> {
+        let (ours, theirs) = io::pipe()?;
+        self.send("BARRIER=1", &[theirs.as_fd()])?;
+        drop(theirs);
+        hangs_up(&ours, PATIENCE)
+    }
+
+    fn send(&self, text: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(descriptors));
+        }
+        let text = [IoSlice::new(text.as_bytes())];
+        retry_on_intr(|| {
+            sendmsg_addr(
+                &self.socket,
+                &self.manager,
+                &text,
+                &mut control,
+                SendFlags::empty(),
+            )
+        })?;
+        Ok(())
+    }
+}
+
+/// Whether the other end of the pipe is closed within `bound`.
+fn hangs_up(pipe: &PipeReader, bound: Duration) -> io::Result<bool> {
+    let bound = Timespec::try_from(bound).map_err(io::Error::other)?;
+    let mut polled = [PollFd::new(pipe, PollFlags::empty())];
+    Ok(retry_on_intr(|| poll(&mut polled, Some(&bound)))? > 0)
+}
+
+/// A path, or `@NAME` in the abstract namespace, which the crate `sd-notify` takes for a path.
+fn address(name: &OsStr) -> io::Result<SocketAddrUnix> {
+    match name.as_bytes() {
+        [b'/', ..] => Ok(SocketAddrUnix::new(name)?),
+        #[cfg(target_os = "linux")]
+        [b'@', name @ ..] => Ok(SocketAddrUnix::new_abstract_name(name)?),
+        _ => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// What a person reads in `systemctl status`: one line, whatever is in the name of a socket.
+fn listening<A: fmt::Display>(addresses: &[A]) -> String {
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    format!("listening on {}", addresses.join(", ")).replace(char::is_control, "?")
+}
+
+/// Whether process `pid` belongs to the same service as this one. Where the system does not tell, the manager decides.
+fn is_of_this_service(pid: u32) -> bool {
+    let of = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup"));
+    match (of("self"), of(&pid.to_string())) {
+        (Ok(ours), Ok(theirs)) => service(&ours) == service(&theirs),
+        _ => true,
+    }
+}
+
+/// What cgroups(7) shows of the service in `/proc/PID/cgroup`: the line of the unified hierarchy, or the one of systemd's
+/// own. The other lines are about resources.
+fn service(cgroups: &str) -> Vec<&str> {
+    let decides = |line: &&str| line.starts_with("0::") || line.contains(":name=systemd:");
+    cgroups.lines().filter(decides).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_one_line() {
+        assert_eq!(
+            listening(&["127.0.0.1:7000"]),
+            "listening on 127.0.0.1:7000"
+        );
+        assert_eq!(
+            listening(&["[::1]:7000", "unix:/tmp/a\nMAINPID=1"]),
+            "listening on [::1]:7000, unix:/tmp/a?MAINPID=1"
+        );
+    }
+
+    #[test]
+    fn a_manager_is_at_a_path_or_at_an_abstract_name() {
+        let path = address("/run/systemd/notify".as_ref()).unwrap();
+        assert_eq!(path.path_bytes(), Some(b"/run/systemd/notify".as_slice()));
+        #[cfg(target_os = "linux")]
+        {
+            let name = address("@notify".as_ref()).unwrap();
+            assert_eq!(name.abstract_name(), Some(b"notify".as_slice()));
+        }
+        for wrong in ["vsock:2:1234", "notify", &"/long".repeat(30)] {
+            assert!(address(wrong.as_ref()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_service_is_told_by_its_control_group_alone() {
+        let ours = "4:memory:/a\n1:name=systemd:/system.slice/standfast.service\n0::/system.slice/standfast.service\n";
+        assert_eq!(service(ours), service(&ours.replace("/a", "/b")));
+        let shell = "0::/user.slice/user-0.slice/session-1.scope\n";
+        assert_ne!(
+            service(shell),
+            service("0::/system.slice/standfast.service\n")
+        );
+        assert!(is_of_this_service(process::id()));
+    }
+
+    #[test]
+    fn the_manager_hears_of_life_only_while_the_workers_turn() {
+        let folder = env::temp_dir().join(format!("standfast-supervisor-{}", process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let period = Duration::from_millis(8);
+        let speaker = Speaker::new(path.as_os_str(), Some(period)).unwrap();
+        let supervisor = Supervisor(Some(Arc::new(speaker)));
+        let (watching, ended) = mpsc::channel();
+        let watching = Mutex::new(Some(watching));
+        let answers = Mutex::new([false, true, false, false, true].into_iter());
+        let is_turning = |patience| {
+            assert_eq!(patience, period / 4);
+            let answer = answers.lock().unwrap().next();
+            if answer.is_none() {
+                drop(watching.lock().unwrap().take());
+            }
+            answer.unwrap_or(false)
+        };
+        supervisor.keep_alive(period, &is_turning, &ended);
+        fs::remove_dir_all(&folder).unwrap();
+        let mut buffer = [0; 64];
+        for _ in 0..2 {
+            let count = manager.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..count], b"WATCHDOG=1");
+        }
+        let silence = manager.recv(&mut buffer).unwrap_err();
+        assert_eq!(silence.kind(), io::ErrorKind::WouldBlock);
+    }
+}

@@ -1,0 +1,140 @@
+//! How one server succeeds another: its control socket, `--replace`, and the successor that `restart` starts.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use standfast::control::{self, Control};
+use standfast::{Config, Effective, Server};
+
+use crate::Failure;
+use crate::args::{ControlPath, ServeArgs};
+use crate::supervisor::{self, Supervisor};
+
+/// Set for a process that a server starts as its successor: it takes over, or ends.
+const SUCCESSOR: &str = "STANDFAST_SUCCESSOR";
+
+/// A server by `config`, in the place of the running one if that is asked for, with its control socket.
+pub(crate) fn start(
+    args: &ServeArgs,
+    config: Config,
+    effective: &Effective,
+    supervisor: &Supervisor,
+) -> Result<(Server, Option<Control>), Failure> {
+    let replaced = if args.replace {
+        Server::take_over(config.clone(), &path_to_replace(args, effective)?)?
+    } else {
+        None
+    };
+    let mut server = match replaced {
+        Some(server) => server,
+        None if env::var_os(SUCCESSOR).is_some() => {
+            return Err(Failure::failed(
+                "cannot take over: the server that started this one for that has ended",
+            ));
+        }
+        None => Server::bind(config)?,
+    };
+    let told = supervisor.clone();
+    server.on_handed_over(move |takeover| told.handed_over(takeover.pid));
+    let Some((path, asked)) = control_path(args, &server) else {
+        return Ok((server, None));
+    };
+    server.successor(successor(&path));
+    let control = open_control(&mut server, &path, asked)?;
+    Ok((server, control))
+}
+
+/// The control socket of the server that is to be taken over from.
+fn path_to_replace(args: &ServeArgs, effective: &Effective) -> Result<PathBuf, Failure> {
+    match &args.control {
+        Some(ControlPath::Off) => Err(Failure::usage(
+            "--replace needs the control socket, which is off",
+        )),
+        Some(ControlPath::At(path)) => Ok(path.clone()),
+        None => match effective.addresses.first() {
+            None => Err(Failure::usage(
+                "--replace of an inherited socket needs --control: which server is meant?",
+            )),
+            Some(first) if first.tcp().is_some_and(|first| first.port() == 0) => Err(
+                Failure::usage("--replace with port 0 needs --control: which server is meant?"),
+            ),
+            Some(first) => Ok(control::path::of(first)),
+        },
+    }
+}
+
+/// Where this server's control socket is to be, and whether that was asked for.
+fn control_path(args: &ServeArgs, server: &Server) -> Option<(PathBuf, bool)> {
+    match &args.control {
+        Some(ControlPath::Off) => None,
+        Some(ControlPath::At(path)) => Some((path.clone(), true)),
+        None => Some((control::path::of(server.addresses().first()?), false)),
+    }
+}
+
+/// Opens the control socket. One that was asked for must be had; the default one is a convenience.
+fn open_control(server: &mut Server, path: &Path, asked: bool) -> Result<Option<Control>, Failure> {
+    match server.control(path) {
+        Ok(control) => Ok(Some(control)),
+        Err(error) if asked => Err(Failure::failed(format!(
+            "cannot open the control socket {}: {error}",
+            path.display()
+        ))),
+        Err(error) => {
+            log::warn!(path:% = path.display(), error:%; "no control socket");
+            Ok(None)
+        }
+    }
+}
+
+/// Starts this program anew, to take over from this process: the same arguments, the program's path opened again.
+fn successor(control: &Path) -> impl Fn() -> io::Result<Child> + Send + Sync + 'static {
+    let program = program();
+    let mut arguments: Vec<OsString> = env::args_os().skip(1).collect();
+    for (flag, value) in [
+        ("--replace", None),
+        ("--control", Some(control.as_os_str())),
+    ] {
+        let equals = format!("{flag}=");
+        let is_flag = |argument: &OsString| {
+            let argument = argument.to_string_lossy();
+            argument == flag || argument.starts_with(&equals)
+        };
+        if !arguments.iter().any(is_flag) {
+            arguments.push(flag.into());
+            arguments.extend(value.map(OsString::from));
+        }
+    }
+    move || {
+        let program = program
+            .as_ref()
+            .map_err(|error| io::Error::from(error.kind()))?;
+        let mut command = Command::new(program);
+        command.args(&arguments).env(SUCCESSOR, "1");
+        supervisor::succeed(&mut command);
+        command.spawn().map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", program.display()))
+        })
+    }
+}
+
+/// Where this program is: as it was called, if that is a path, for that may be a link to the newest release; else as
+/// the system names it. Asked at the start: once the file has been replaced, the system names the old one.
+fn program() -> io::Result<PathBuf> {
+    let program = env::current_exe()?;
+    let called = env::args_os().next().map(PathBuf::from);
+    let called = called.filter(|path| path.components().count() > 1);
+    let same = |path: &Path| {
+        let (this, other) = (fs::metadata(&program).ok()?, fs::metadata(path).ok()?);
+        Some((this.dev(), this.ino()) == (other.dev(), other.ino()))
+    };
+    let called = called.and_then(|path| std::path::absolute(path).ok());
+    Ok(called
+        .filter(|path| same(path) == Some(true))
+        .unwrap_or(program))
+}

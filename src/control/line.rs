@@ -1,0 +1,223 @@
+//! One end of the control socket: messages with bounds, descriptors beside them, and how long to wait.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use rustix::process::geteuid;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::handoff::record::{DESCRIPTORS, LONGEST, Message};
+
+/// Bytes that may be under way in a takeover.
+const ROOM: usize = 4 * 1024 * 1024;
+
+/// One end of the conversation.
+#[derive(Debug)]
+pub(crate) struct Line {
+    socket: Arc<OwnedFd>,
+}
+
+impl Line {
+    /// Both directions give up after `patience`.
+    pub(crate) fn new(socket: Arc<OwnedFd>, patience: Duration) -> io::Result<Self> {
+        set_socket_timeout(&socket, Timeout::Recv, Some(patience))?;
+        set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
+        Ok(Self { socket })
+    }
+
+    /// Whether the other end is a process of this user.
+    pub(crate) fn is_of_this_user(&self) -> io::Result<bool> {
+        Ok(socket_peercred(&self.socket)?.uid == geteuid())
+    }
+
+    /// Waits until the other end has hung up; what it says meanwhile is not heard.
+    pub(crate) fn until_hung_up(&self) {
+        const LONG: Duration = Duration::from_secs(3600);
+        loop {
+            match self.take(now() + LONG) {
+                Err(error)
+                    if !matches!(
+                        error.kind(),
+                        io::ErrorKind::InvalidData | io::ErrorKind::TimedOut
+                    ) =>
+                {
+                    return;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(crate) fn send(&self, message: &impl Serialize) -> io::Result<()> {
+        let text = serde_json::to_vec(message)?;
+        // With a timeout on the socket even SIGCONT interrupts (signal(7)).
+        rustix::io::retry_on_intr(|| {
+            sendmsg(
+                self.socket.as_fd(),
+                &[IoSlice::new(&text)],
+                &mut SendAncillaryBuffer::default(),
+                SendFlags::NOSIGNAL,
+            )
+        })?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// `UnexpectedEof` when the other end has hung up; `InvalidData` for what is no message.
+    pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<T> {
+        let mut text = vec![0; LONGEST];
+        let received = rustix::io::retry_on_intr(|| {
+            recvmsg(
+                self.socket.as_fd(),
+                &mut [IoSliceMut::new(&mut text)],
+                &mut RecvAncillaryBuffer::default(),
+                RecvFlags::CMSG_CLOEXEC,
+            )
+        });
+        let received = match received {
+            Err(Errno::AGAIN) => {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "it says nothing"));
+            }
+            received => received?,
+        };
+        if received
+            .flags
+            .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a message too long, or with descriptors",
+            ));
+        }
+        match received.bytes {
+            0 => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "it hung up without a word",
+            )),
+            length => Ok(serde_json::from_slice(&text[..length])?),
+        }
+    }
+
+    /// Room for what is under way during a takeover.
+    pub(crate) fn widen(&self) {
+        // Less room only makes it slower.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&self.socket, ROOM);
+        let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&self.socket, ROOM);
+    }
+
+    /// Sends a message of a takeover, waiting for room until `until`, or not at all.
+    pub(crate) fn pass(
+        &self,
+        message: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+        until: Option<Instant>,
+    ) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        loop {
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if !descriptors.is_empty() {
+                control.push(SendAncillaryMessage::ScmRights(descriptors));
+            }
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            match sendmsg(
+                self.socket.as_fd(),
+                &[IoSlice::new(message)],
+                &mut control,
+                flags,
+            ) {
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                // In flight descriptors count against the sender's limit: they come free as they are taken.
+                Err(Errno::AGAIN | Errno::TOOMANYREFS | Errno::NOBUFS) => match until {
+                    None => return Err(io::ErrorKind::WouldBlock.into()),
+                    Some(until) => self.wait(PollFlags::OUT, until)?,
+                },
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Takes the next message of a takeover, and its descriptors.
+    ///
+    /// # Errors
+    /// `TimedOut` at `until`, `UnexpectedEof` when the other end is gone, `InvalidData` where a message or
+    /// descriptors did not arrive whole.
+    pub(crate) fn take(&self, until: Instant) -> io::Result<(Message, Vec<OwnedFd>)> {
+        let mut bytes = vec![0; LONGEST];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+        loop {
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+            let received = recvmsg(
+                self.socket.as_fd(),
+                &mut [IoSliceMut::new(&mut bytes)],
+                &mut control,
+                flags,
+            );
+            let received = match received {
+                Ok(received) => received,
+                Err(Errno::AGAIN) => {
+                    self.wait(PollFlags::IN, until)?;
+                    continue;
+                }
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            // What has come is owned from here on, and closed when it is not used.
+            let mut descriptors = Vec::new();
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(passed) = message {
+                    descriptors.extend(passed);
+                }
+            }
+            if received
+                .flags
+                .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+            {
+                return Err(invalid(
+                    "descriptors were lost on the way: the limit is too low".to_owned(),
+                ));
+            }
+            if received.bytes == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let message = Message::decode(bytes.get(..received.bytes).unwrap_or_default())
+                .map_err(invalid)?;
+            return Ok((message, descriptors));
+        }
+    }
+
+    fn wait(&self, what: PollFlags, until: Instant) -> io::Result<()> {
+        let left = until.saturating_duration_since(now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let timeout = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
+        match poll(&mut [PollFd::new(&self.socket, what)], Some(&timeout)) {
+            Ok(0) => Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The clock of the conversation, which no worker's turn is concerned with.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a conversation between processes has its own deadlines"
+)]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}

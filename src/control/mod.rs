@@ -1,0 +1,554 @@
+//! The control socket: what a running server is asked from outside its process.
+//!
+//! A Unix socket of mode 0600, answered to processes of the same user only. It stands under its path exactly as long
+//! as the server runs, or the one that has taken over from it.
+
+pub(crate) mod line;
+pub mod path;
+pub(crate) mod question;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with, connect, listen,
+};
+
+use crate::handle::Handle;
+use crate::handoff::baton::Baton;
+use crate::handoff::{give, take};
+use crate::inspect::{ConnectionInfo, Status, Takeover};
+use crate::socket_file::{self, SocketFile};
+use line::{Line, now};
+use question::{Answer, Hello, Question};
+
+/// How long the server waits for one who connects and says nothing, or does not read.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a client waits for an answer.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// How long a successor may take from its start to its end or to the takeover.
+const SUCCESSOR: Duration = Duration::from_secs(20);
+
+/// How often it is looked what has become of a successor.
+const GLANCE: Duration = Duration::from_millis(10);
+
+/// Clients answered at a time; the one that is there longest is hung up on for one more.
+const CLIENTS: usize = 16;
+
+/// How long the end of the server waits until those who gave it an order have heard that it was taken.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Connections shown in one message.
+const BATCH: usize = 128;
+
+/// Starts the program that is to take over from this server.
+pub(crate) type Successor = Arc<dyn Fn() -> io::Result<Child> + Send + Sync>;
+
+/// What a takeover is told to, in the process that gives.
+pub(crate) type Farewell = Arc<dyn Fn(&Takeover) + Send + Sync>;
+
+/// A server's control socket. Dropping it takes the path away, and waits a moment for those who gave an order.
+#[derive(Debug)]
+pub struct Control {
+    desk: Arc<Desk>,
+}
+
+/// What the threads share that answer.
+pub(crate) struct Desk {
+    pub(crate) file: SocketFile,
+    socket: OwnedFd,
+    closed: AtomicBool,
+    /// Paths of listeners, given away together with this one. The server alone keeps them: they go when it ends, not
+    /// when the last client here has its answer.
+    listeners: Vec<Weak<SocketFile>>,
+    handle: Handle,
+    successor: Option<Successor>,
+    farewell: Option<Farewell>,
+    /// Those who are being answered, the longest there first.
+    clients: Mutex<VecDeque<Arc<OwnedFd>>>,
+    /// Orders whose givers have not heard yet that they were taken.
+    orders: Mutex<usize>,
+    answered: Condvar,
+    /// Why the last takeover did not come about.
+    refusal: Mutex<Option<String>>,
+    /// Held until this server has ended: the process that took over hears of that by it.
+    given: Mutex<Option<Arc<Baton>>>,
+}
+
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Control {
+    /// Opens the control socket of the server behind `handle`, and answers there from now on; it is seen under its
+    /// path when that is [shown](SocketFile::show).
+    pub(crate) fn open(
+        file: SocketFile,
+        listeners: &[Arc<SocketFile>],
+        handle: &Handle,
+        successor: Option<Successor>,
+        farewell: Option<Farewell>,
+    ) -> io::Result<(Self, Arc<Desk>)> {
+        let socket = file.bind(SocketType::SEQPACKET)?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        fs::set_permissions(file.hidden_path(), fs::Permissions::from_mode(0o600))?;
+        listen(&socket, 64)?;
+        let desk = Arc::new(Desk {
+            file,
+            socket,
+            closed: AtomicBool::new(false),
+            listeners: listeners.iter().map(Arc::downgrade).collect(),
+            handle: handle.clone(),
+            successor,
+            farewell,
+            clients: Mutex::default(),
+            orders: Mutex::new(0),
+            answered: Condvar::new(),
+            refusal: Mutex::default(),
+            given: Mutex::default(),
+        });
+        let spare = desk.spare();
+        let answering = Arc::clone(&desk);
+        thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || answering.answer_all(spare))?;
+        Ok((
+            Self {
+                desk: Arc::clone(&desk),
+            },
+            desk,
+        ))
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.desk.file.path()
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.desk.until_answered();
+        self.desk.file.withdraw();
+        lock(&self.desk.given).take();
+        self.desk.closed.store(true, Ordering::Release);
+        // Ends the wait for clients.
+        let _ = rustix::net::shutdown(&self.desk.socket, Shutdown::Both);
+    }
+}
+
+impl Desk {
+    /// A descriptor kept for the time when there is no other.
+    fn spare(&self) -> Option<OwnedFd> {
+        rustix::io::fcntl_dupfd_cloexec(&self.socket, 0).ok()
+    }
+
+    /// Answers each client on a thread of its own: one that hangs holds up nobody else.
+    fn answer_all(self: Arc<Self>, mut spare: Option<OwnedFd>) {
+        while !self.closed.load(Ordering::Acquire) {
+            spare = spare.or_else(|| self.spare());
+            let client = match self.next(&mut spare) {
+                Ok(client) => Arc::new(client),
+                Err(Errno::AGAIN | Errno::INTR | Errno::INVAL) => continue,
+                Err(error) => {
+                    log::debug!(error:% = io::Error::from(error); "cannot accept on the control socket");
+                    // Out of descriptors, most likely; the client waits in the queue meanwhile.
+                    thread::park_timeout(Duration::from_millis(100));
+                    continue;
+                }
+            };
+            self.enter(&client);
+            let last = spare.is_none();
+            let answering = {
+                let (desk, client) = (Arc::clone(&self), Arc::clone(&client));
+                let patience = if last { LAST_WORDS } else { PATIENCE };
+                thread::Builder::new()
+                    .name("control-client".to_owned())
+                    .spawn(move || desk.serve(&client, patience))
+            };
+            match answering {
+                // One after the other; its descriptor becomes the spare one without ever being free.
+                Ok(answering) if last => {
+                    let _ = answering.join();
+                    spare = Arc::try_unwrap(client).ok().and_then(|mut client| {
+                        let kept = rustix::io::dup2(&self.socket, &mut client);
+                        kept.is_ok().then_some(client)
+                    });
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    log::warn!(error:%; "cannot answer a control client");
+                    self.leave(&client);
+                }
+            }
+        }
+    }
+
+    /// Waits for a client. Out of descriptors it gets the spare one.
+    fn next(&self, spare: &mut Option<OwnedFd>) -> rustix::io::Result<OwnedFd> {
+        poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], None)?;
+        match accept_with(&self.socket, SocketFlags::CLOEXEC) {
+            Err(Errno::MFILE | Errno::NFILE) if spare.is_some() => {
+                let _alone = lock(&self.handle.shared.descriptors);
+                drop(spare.take());
+                accept_with(&self.socket, SocketFlags::CLOEXEC)
+            }
+            accepted => accepted,
+        }
+    }
+
+    fn enter(&self, client: &Arc<OwnedFd>) {
+        let mut clients = lock(&self.clients);
+        clients.push_back(Arc::clone(client));
+        if clients.len() > CLIENTS
+            && let Some(oldest) = clients.pop_front()
+        {
+            let _ = rustix::net::shutdown(&oldest, Shutdown::Both);
+        }
+    }
+
+    fn leave(&self, client: &Arc<OwnedFd>) {
+        lock(&self.clients).retain(|other| !Arc::ptr_eq(other, client));
+    }
+
+    fn serve(&self, client: &Arc<OwnedFd>, patience: Duration) {
+        let line = Line::new(Arc::clone(client), patience);
+        let answered = line.and_then(|line| self.answer(line, client));
+        self.leave(client);
+        if let Err(error) = answered {
+            log::debug!(error:%; "control client failed");
+        }
+    }
+
+    /// Notes an order, until what this answers is dropped.
+    fn ordered(&self) -> impl Drop {
+        struct Ordered<'a>(&'a Desk);
+
+        impl Drop for Ordered<'_> {
+            fn drop(&mut self) {
+                *lock(&self.0.orders) -= 1;
+                self.0.answered.notify_all();
+            }
+        }
+
+        *lock(&self.orders) += 1;
+        Ordered(self)
+    }
+
+    /// Waits until whoever gave an order has heard that it was taken.
+    fn until_answered(&self) {
+        let orders = lock(&self.orders);
+        let unanswered = |orders: &mut usize| *orders > 0;
+        let waited = self
+            .answered
+            .wait_timeout_while(orders, LAST_WORDS, unanswered);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn answer(&self, line: Line, client: &Arc<OwnedFd>) -> io::Result<()> {
+        if !line.is_of_this_user()? {
+            log::warn!("control client of another user refused");
+            // Read first: who has something unread left at the end hears of a reset, not of the reason.
+            let _ = line.receive::<serde::de::IgnoredAny>();
+            return line.send(&Answer::Refused(
+                "this server is another user's: ask as that user".to_owned(),
+            ));
+        }
+        let question = match line.receive() {
+            Ok(question) => question,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => {
+                let _ = line.send(&Answer::Refused(format!("not a question: {error}")));
+                return Err(error);
+            }
+        };
+        let handle = &self.handle;
+        match question {
+            Question::Status => line.send(&Answer::Status(handle.status())),
+            Question::List => {
+                for batch in handle.connections() {
+                    for part in batch.chunks(BATCH) {
+                        line.send(&Answer::Connections(part.to_vec()))?;
+                    }
+                }
+                line.send(&Answer::Done)
+            }
+            order => {
+                let _ordered = self.ordered();
+                self.obey(line, order, client)
+            }
+        }
+    }
+
+    fn obey(&self, line: Line, order: Question, client: &Arc<OwnedFd>) -> io::Result<()> {
+        let answer = match order {
+            Question::Kill { id } if self.handle.kill(id) => Answer::Done,
+            Question::Kill { id } => Answer::Refused(format!("no connection {id}")),
+            Question::Drain => {
+                log::info!(by = "control"; "draining");
+                self.handle.drain();
+                Answer::Done
+            }
+            Question::Stop => {
+                log::info!(by = "control"; "ending at once");
+                self.handle.stop();
+                Answer::Done
+            }
+            Question::Restart => {
+                self.leave(client);
+                match self.restart() {
+                    Ok(takeover) => Answer::Restarted(takeover),
+                    Err(why) => Answer::Refused(why),
+                }
+            }
+            Question::TakeOver(hello) => {
+                self.leave(client);
+                return self.give(line, &hello);
+            }
+            Question::Status | Question::List => Answer::Done,
+        };
+        line.send(&answer)
+    }
+
+    /// Gives the server to the asking process, one at a time, or says why not.
+    fn give(&self, line: Line, hello: &Hello) -> io::Result<()> {
+        let shared = &self.handle.shared;
+        let alone = !shared.giving.swap(true, Ordering::AcqRel);
+        let outcome = if alone {
+            give::compare(hello, &self.handle, &take::network())
+        } else if shared.was_given() {
+            Err("this server has been taken over already".to_owned())
+        } else {
+            Err("another takeover is under way".to_owned())
+        };
+        if let Err(why) = outcome {
+            log::warn!(pid = hello.pid, reason = why.as_str(); "takeover refused");
+            *lock(&self.refusal) = Some(why.clone());
+            if alone {
+                shared.giving.store(false, Ordering::Release);
+            }
+            return line.send(&Answer::Refused(why));
+        }
+        log::info!(pid = hello.pid, version = hello.version.as_str(); "takeover asked for");
+        line.send(&Answer::Giving)?;
+        let listeners: Vec<_> = self.listeners.iter().filter_map(Weak::upgrade).collect();
+        let files = || std::iter::once(&self.file).chain(listeners.iter().map(Arc::as_ref));
+        let locks: Vec<BorrowedFd<'_>> = files().filter_map(SocketFile::lock).collect();
+        match give::give(line, &self.handle, hello.pid, &locks) {
+            Ok((takeover, baton)) => {
+                files().for_each(SocketFile::give);
+                *lock(&self.given) = Some(baton);
+                log::info!(
+                    pid = takeover.pid,
+                    connections = takeover.connections,
+                    staying = takeover.staying,
+                    frozen_ms = takeover.frozen.as_micros() as f64 / 1e3;
+                    "handed over"
+                );
+                if let Some(farewell) = &self.farewell {
+                    farewell(&takeover);
+                }
+                // From here on the server may end.
+                let _ = shared.gave.set(takeover);
+            }
+            Err(why) => {
+                log::warn!(pid = hello.pid, reason = why.as_str(); "takeover failed, serving on");
+                *lock(&self.refusal) = Some(why);
+                shared.giving.store(false, Ordering::Release);
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a successor, and waits for what comes of it.
+    fn restart(&self) -> Result<Takeover, String> {
+        let shared = &self.handle.shared;
+        let successor = self.successor.as_ref();
+        let start = successor.ok_or("this server does not know how to start a successor")?;
+        if shared.giving.load(Ordering::Acquire) {
+            return Err("another takeover is under way".to_owned());
+        }
+        lock(&self.refusal).take();
+        let mut child = start().map_err(|error| format!("cannot start a successor: {error}"))?;
+        log::info!(pid = child.id(); "successor started");
+        let until = now() + SUCCESSOR;
+        loop {
+            if let Some(takeover) = shared.gave.get() {
+                return Ok(takeover.clone());
+            }
+            match child.try_wait() {
+                Ok(None) if now() < until => thread::park_timeout(GLANCE),
+                Ok(None) => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err(format!(
+                        "the successor (pid {}) did not take over within {} s, and was ended",
+                        child.id(),
+                        SUCCESSOR.as_secs()
+                    ));
+                }
+                Ok(Some(status)) => return Err(self.why_it_failed(&child, status)),
+                Err(error) => return Err(format!("cannot watch the successor: {error}")),
+            }
+        }
+    }
+
+    fn why_it_failed(&self, child: &Child, status: ExitStatus) -> String {
+        let ended = format!("the successor (pid {}) ended: {status}", child.id());
+        match lock(&self.refusal).take() {
+            Some(why) => format!("{why}; {ended}"),
+            None => format!("{ended}; its own words are in the log"),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A running server, asked from another process.
+#[derive(Debug)]
+pub struct Client {
+    path: PathBuf,
+}
+
+impl Client {
+    /// The server whose control socket is at `path`.
+    #[must_use]
+    pub fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// The control sockets this user's servers have, of those that listen first on `port`, or of all.
+    #[must_use]
+    pub fn candidates(port: Option<u16>) -> Vec<PathBuf> {
+        path::existing(port)
+    }
+
+    /// Where it is asked.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn ask(&self, question: &Question) -> io::Result<Line> {
+        let socket = socket_file::socket(SocketType::SEQPACKET)?;
+        connect(&socket, &SocketAddrUnix::new(&self.path)?)?;
+        let line = Line::new(Arc::new(socket), ANSWER)?;
+        if !line.is_of_this_user()? {
+            return Err(io::Error::other(format!(
+                "the server at {} is another user's: ask as that user",
+                self.path.display()
+            )));
+        }
+        line.send(question)?;
+        Ok(line)
+    }
+
+    /// Asks for the server itself.
+    pub(crate) fn take_over(&self, hello: Hello) -> io::Result<Line> {
+        let line = self.ask(&Question::TakeOver(hello))?;
+        match line.receive()? {
+            Answer::Giving => Ok(line),
+            answer => Err(refused(answer)),
+        }
+    }
+
+    /// Asks for something that is done or refused.
+    fn order(&self, question: &Question) -> io::Result<()> {
+        match self.ask(question)?.receive()? {
+            Answer::Done => Ok(()),
+            answer => Err(refused(answer)),
+        }
+    }
+
+    /// The server, its listeners and its counters.
+    ///
+    /// # Errors
+    /// No server answers there, or it refuses.
+    pub fn status(&self) -> io::Result<Status> {
+        match self.ask(&Question::Status)?.receive()? {
+            Answer::Status(status) => Ok(status),
+            answer => Err(refused(answer)),
+        }
+    }
+
+    /// Every open connection, in the order of their numbers.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub fn connections(&self) -> io::Result<Vec<ConnectionInfo>> {
+        let line = self.ask(&Question::List)?;
+        let mut all = Vec::new();
+        loop {
+            match line.receive()? {
+                Answer::Connections(batch) => all.extend(batch),
+                Answer::Done => break,
+                answer => return Err(refused(answer)),
+            }
+        }
+        all.sort_by_key(|connection: &ConnectionInfo| connection.id);
+        Ok(all)
+    }
+
+    /// Ends connection `id`.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status); there is no such connection.
+    pub fn kill(&self, id: u64) -> io::Result<()> {
+        self.order(&Question::Kill { id })
+    }
+
+    /// Makes the server drain.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub fn drain(&self) -> io::Result<()> {
+        self.order(&Question::Drain)
+    }
+
+    /// Ends the server at once.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub fn stop(&self) -> io::Result<()> {
+        self.order(&Question::Stop)
+    }
+
+    /// Has the server start its own successor, and waits for what comes of it.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status); and in words, why the server goes on by itself.
+    pub fn restart(&self) -> io::Result<Takeover> {
+        match self.ask(&Question::Restart)?.receive()? {
+            Answer::Restarted(takeover) => Ok(takeover),
+            answer => Err(refused(answer)),
+        }
+    }
+}
+
+fn refused(answer: Answer) -> io::Error {
+    match answer {
+        Answer::Refused(why) => io::Error::other(why),
+        _ => io::Error::new(io::ErrorKind::InvalidData, "an answer to another question"),
+    }
+}

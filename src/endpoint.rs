@@ -1,0 +1,206 @@
+//! The two ends of a connection: where a listener stands, and who came.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Where a listener stands.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Endpoint {
+    /// An address and port of TCP.
+    Tcp(SocketAddr),
+    /// A Unix socket under a path. Shown as `unix:PATH`.
+    Unix(PathBuf),
+    /// A Unix socket of an abstract name (unix(7)). Shown as `unix:@NAME`.
+    Abstract(String),
+}
+
+impl Endpoint {
+    /// The address and port, if it has some.
+    #[must_use]
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) | Self::Abstract(_) => None,
+        }
+    }
+
+    /// Whether `wanted` means this one: port 0 means whatever port that address was given, and every address of this
+    /// host is every IPv4 address where there is no IPv6.
+    #[cfg(control)]
+    pub(crate) fn is_meant_by(&self, wanted: &Self) -> bool {
+        match (self, wanted) {
+            (Self::Tcp(this), Self::Tcp(wanted)) => {
+                let every = this.ip().is_unspecified() && wanted.ip().is_unspecified();
+                let ip = this.ip() == wanted.ip() || every && wanted.is_ipv6();
+                ip && (this.port() == wanted.port() || wanted.port() == 0)
+            }
+            _ => self == wanted,
+        }
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Abstract(name) => write!(f, "unix:@{name}"),
+        }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            None => text
+                .parse()
+                .map(Self::Tcp)
+                .map_err(|_| format!("{text:?} is no address")),
+            Some("" | "@") => Err("expected unix:PATH or unix:@NAME".to_owned()),
+            Some(path) => Ok(match path.strip_prefix('@') {
+                Some(name) => Self::Abstract(name.to_owned()),
+                None => Self::Unix(path.into()),
+            }),
+        }
+    }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Peer {
+    /// Another address.
+    Tcp(SocketAddr),
+    /// A process of this host, by a Unix socket; its number, where the system tells. Shown as `unix:PID`.
+    Unix(Option<NonZeroU32>),
+}
+
+impl Peer {
+    /// Its address, if it has one. An IPv4 client of a dual-stack listener is an IPv4 client.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(match address.ip().to_canonical() {
+            ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+            IpAddr::V6(_) => address,
+        })
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(Some(process)) => write!(f, "unix:{process}"),
+            Self::Unix(None) => f.write_str("unix"),
+        }
+    }
+}
+
+impl FromStr for Peer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no peer");
+        match text.strip_prefix("unix") {
+            None => text.parse().map(Self::Tcp).map_err(|_| wrong()),
+            Some("") => Ok(Self::Unix(None)),
+            Some(process) => {
+                let process = process
+                    .strip_prefix(':')
+                    .and_then(|process| process.parse().ok());
+                process
+                    .map(|process| Self::Unix(Some(process)))
+                    .ok_or_else(wrong)
+            }
+        }
+    }
+}
+
+/// Both travel as the text they are shown as.
+#[cfg(control)]
+mod text {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    macro_rules! as_text {
+        ($type:ty) => {
+            impl Serialize for $type {
+                fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                    serializer.collect_str(self)
+                }
+            }
+
+            impl<'de> Deserialize<'de> for $type {
+                fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                    String::deserialize(deserializer)?
+                        .parse()
+                        .map_err(D::Error::custom)
+                }
+            }
+        };
+    }
+
+    as_text!(super::Endpoint);
+    as_text!(super::Peer);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_read_as_they_are_shown() {
+        for text in [
+            "127.0.0.1:7000",
+            "[::1]:7000",
+            "unix:/run/x.sock",
+            "unix:@name",
+        ] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
+        }
+        for text in ["", "unix:", "unix:@", "7000"] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn peers_are_read_as_they_are_shown() {
+        for text in ["127.0.0.1:7000", "[::1]:7000", "unix:4711", "unix"] {
+            assert_eq!(text.parse::<Peer>().unwrap().to_string(), text);
+        }
+        for text in ["", "unix:0", "unix:x", "unixx", "7000"] {
+            assert!(text.parse::<Peer>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_ipv4_client_of_a_dual_stack_listener_is_an_ipv4_client() {
+        let mapped: SocketAddr = "[::ffff:10.0.0.1]:5".parse().unwrap();
+        assert_eq!(Peer::from(mapped).to_string(), "10.0.0.1:5");
+    }
+
+    #[test]
+    fn a_peer_is_no_larger_than_its_address() {
+        assert_eq!(size_of::<Peer>(), size_of::<SocketAddr>());
+    }
+}

@@ -1,0 +1,320 @@
+//! The old process's side: the conversation, from the comparison to `running`.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use crate::control::line::{Line, now};
+use crate::control::question::Hello;
+use crate::handle::{Handle, Mail};
+use crate::handoff::baton::{Baton, Event, FREEZE, Outcome, Sum, lost};
+use crate::handoff::record::{Message, PROTOCOL, SCHEMA};
+use crate::inspect::{Role, Takeover};
+
+/// How long the pre-copy may take, while the server serves; and how long the new process may take nothing in.
+const PRE_COPY: Duration = Duration::from_secs(60);
+const STILL: Duration = Duration::from_secs(5);
+
+/// How long the new process may take to say that it runs; the connections are its own by then.
+const RUNNING: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether the server was told to end.
+const GLANCE: Duration = Duration::from_millis(5);
+
+/// Compares what the new process is with what this one has.
+///
+/// # Errors
+/// In words, why there can be no takeover.
+pub(crate) fn compare(hello: &Hello, handle: &Handle, network: &str) -> Result<(), String> {
+    if hello.protocol != PROTOCOL || hello.schema != SCHEMA {
+        return Err(format!(
+            "standfast {} speaks takeover {}.{}, the running one {PROTOCOL}.{SCHEMA}",
+            hello.version, hello.protocol, hello.schema
+        ));
+    }
+    if hello.network != network {
+        return Err("the new process is in another network namespace".to_owned());
+    }
+    let status = handle.status();
+    if status.draining {
+        return Err("the running server is ending".to_owned());
+    }
+    for listener in &status.listeners {
+        let address = &listener.address;
+        let same = hello.listeners.iter().find(|(other, _)| other == address);
+        match same {
+            None => return Err(format!("the new process does not listen on {address}")),
+            Some((_, service)) if *service != listener.service => {
+                return Err(format!(
+                    "{address} is served by {}, the new process has {service} there",
+                    listener.service
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    if status.open > hello.max_conns {
+        return Err(format!(
+            "{} connections are open, the new process may have {}: raise its limit",
+            status.open, hello.max_conns
+        ));
+    }
+    Ok(())
+}
+
+/// Gives this server to the process `pid` at the other end of `line`: from the pre-copy to `running`. `locks`: of the
+/// control socket, then of the listeners' paths.
+///
+/// Answers the line, too: the new process hears by its end that this one has ended.
+///
+/// # Errors
+/// In words, why it was not given; the server goes on as if nothing had happened.
+pub(crate) fn give(
+    line: Line,
+    handle: &Handle,
+    pid: u32,
+    locks: &[BorrowedFd<'_>],
+) -> Result<(Takeover, Arc<Baton>), String> {
+    line.widen();
+    let (events, told) = mpsc::channel();
+    let conversation = Conversation {
+        baton: Arc::new(Baton::new(line)),
+        handle,
+        told,
+    };
+    let workers = &handle.shared.workers;
+    let share = || Mail::Give(Arc::clone(&conversation.baton), events.clone());
+    // The listeners come first: the connections name them.
+    workers[0].post(share());
+    let announced = conversation.announced();
+    if announced.is_ok() {
+        for worker in &workers[1..] {
+            worker.post(share());
+        }
+    }
+    drop(events);
+    let given = announced
+        .and_then(|()| conversation.pre_copy())
+        .and_then(|()| conversation.freeze(locks));
+    match given {
+        Ok((sum, frozen)) => {
+            let takeover = Takeover {
+                role: Role::Gave,
+                pid,
+                connections: sum.connections,
+                staying: sum.staying,
+                frozen,
+            };
+            Ok((takeover, conversation.baton))
+        }
+        Err(why) => {
+            for worker in workers {
+                worker.post(Mail::Keep);
+            }
+            Err(why)
+        }
+    }
+}
+
+/// The old process's conversation with the new one, over the heads of the workers.
+struct Conversation<'a> {
+    baton: Arc<Baton>,
+    handle: &'a Handle,
+    /// What the workers say.
+    told: Receiver<Event>,
+}
+
+impl Conversation<'_> {
+    /// Waits until worker 0 has sent the listeners.
+    fn announced(&self) -> Result<(), String> {
+        match self.told.recv_timeout(STILL) {
+            Ok(Event::Announced) => Ok(()),
+            Ok(Event::Failed(why)) => Err(why),
+            Ok(_) | Err(_) => Err("the listeners could not be sent".to_owned()),
+        }
+    }
+
+    /// Waits until every worker has sent everything and the new process has taken it in.
+    fn pre_copy(&self) -> Result<(), String> {
+        let end = now() + PRE_COPY;
+        let mut patience = now() + STILL;
+        let mut copying = self.handle.shared.workers.len();
+        loop {
+            while let Ok(event) = self.told.try_recv() {
+                match event {
+                    Event::Failed(why) => return Err(self.last_words(why)),
+                    Event::Copied => copying -= 1,
+                    Event::Announced | Event::Frozen(_) => {}
+                }
+            }
+            if copying == 0 && self.baton.under_way() == 0 {
+                return Ok(());
+            }
+            self.not_ending()?;
+            match self.baton.line.take(now() + GLANCE) {
+                Ok((Message::Taken(count), _)) => {
+                    patience = end.min(now() + STILL);
+                    if self.baton.taken(count) {
+                        self.handle.shared.wake_all();
+                    }
+                }
+                Ok((message, _)) => return Err(out_of_turn(message)),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    if now() >= end {
+                        let limit = PRE_COPY.as_secs();
+                        return Err(format!("the pre-copy took longer than {limit} s"));
+                    }
+                    if now() >= patience {
+                        let limit = STILL.as_secs();
+                        return Err(format!("the new process took nothing in for {limit} s"));
+                    }
+                }
+                Err(error) => return Err(lost(&error)),
+            }
+        }
+    }
+
+    /// What the new process said before it was lost, rather than `why` that was noticed here.
+    fn last_words(&self, why: String) -> String {
+        loop {
+            match self.baton.line.take(now() + GLANCE) {
+                Ok((Message::Abort(its), _)) => return its,
+                Ok(_) => {}
+                Err(_) => return why,
+            }
+        }
+    }
+
+    fn not_ending(&self) -> Result<(), String> {
+        if self.handle.is_ending() {
+            return Err("the running server was told to end".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Stops the workers, has them send the rest, and commits; whatever goes wrong before that, they resume. Answers
+    /// what was given, and how long nobody served.
+    fn freeze(&self, locks: &[BorrowedFd<'_>]) -> Result<(Sum, Duration), String> {
+        let start = now();
+        let until = start + FREEZE;
+        let (outcomes, stopped): (Vec<Sender<Outcome>>, _) = self.stop(until);
+        let committed = stopped.and_then(|sum| {
+            self.commit(&sum, start, until, locks)?;
+            Ok(sum)
+        });
+        if committed.is_ok() {
+            self.handle.shared.given();
+            // The workers let go only then: the new process is to start before that work is done.
+            self.running();
+        }
+        let frozen = now().saturating_duration_since(start);
+        for worker in outcomes {
+            // A worker that has failed has gone on already.
+            let _ = worker.send(match committed {
+                Ok(_) => Outcome::Committed,
+                Err(_) => Outcome::Resumed,
+            });
+        }
+        committed.map(|sum| (sum, frozen))
+    }
+
+    /// Has every worker stand still and send what the new process does not know.
+    fn stop(&self, until: Instant) -> (Vec<Sender<Outcome>>, Result<Sum, String>) {
+        let mut outcomes = Vec::new();
+        for worker in &self.handle.shared.workers {
+            let (outcome, known) = mpsc::channel();
+            outcomes.push(outcome);
+            worker.post(Mail::Freeze(until, known));
+        }
+        let mut sum = Sum::default();
+        let mut serving = outcomes.len();
+        while serving > 0 {
+            // A worker that is late says so itself; this is for one that says nothing.
+            let left = until.saturating_duration_since(now()) + GLANCE;
+            match self.told.recv_timeout(left) {
+                Ok(Event::Frozen(part)) => {
+                    sum.connections += part.connections;
+                    sum.ids = sum.ids.wrapping_add(part.ids);
+                    sum.staying += part.staying;
+                    serving -= 1;
+                }
+                Ok(Event::Failed(why)) => return (outcomes, Err(self.last_words(why))),
+                Ok(Event::Announced | Event::Copied) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    let why = format!("the workers did not stop within {} ms", FREEZE.as_millis());
+                    return (outcomes, Err(why));
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return (outcomes, Err("the running server has ended".to_owned()));
+                }
+            }
+        }
+        (outcomes, Ok(sum))
+    }
+
+    fn commit(
+        &self,
+        sum: &Sum,
+        start: Instant,
+        until: Instant,
+        locks: &[BorrowedFd<'_>],
+    ) -> Result<(), String> {
+        let last = Message::Final {
+            connections: sum.connections,
+            sum: sum.ids,
+            last_id: self.handle.shared.last_id(),
+        };
+        self.pass(&last, &[], until)?;
+        loop {
+            match self.baton.line.take(until) {
+                Ok((Message::Prepared, _)) => break,
+                Ok((Message::Taken(_), _)) => {}
+                Ok((message, _)) => return Err(out_of_turn(message)),
+                Err(error) => return Err(lost(&error)),
+            }
+        }
+        self.not_ending()?;
+        let frozen = now().saturating_duration_since(start);
+        let commit = Message::Commit {
+            frozen_micros: u64::try_from(frozen.as_micros()).unwrap_or(u64::MAX),
+            staying: sum.staying,
+        };
+        // Once this is in the queue, no connection is touched here any more.
+        self.pass(&commit, locks, until)
+    }
+
+    /// Waits for the new process's word; it serves from the commit on, with or without it.
+    fn running(&self) {
+        let until = now() + RUNNING;
+        loop {
+            match self.baton.line.take(until) {
+                Ok((Message::Running, _)) => return,
+                Ok(_) => {}
+                Err(error) => {
+                    log::error!(error:%; "the new process took the connections over and does not say that it runs");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn pass(
+        &self,
+        message: &Message,
+        descriptors: &[BorrowedFd<'_>],
+        until: Instant,
+    ) -> Result<(), String> {
+        let bytes = message.encode()?;
+        let passed = self.baton.line.pass(&bytes, descriptors, Some(until));
+        passed.map_err(|error| lost(&error))
+    }
+}
+
+fn out_of_turn(message: Message) -> String {
+    match message {
+        Message::Abort(why) => why,
+        _ => "the new process said something out of turn".to_owned(),
+    }
+}

@@ -1,0 +1,405 @@
+//! A worker's part of giving: its connections, copied while it serves and completed in the freeze.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Instant;
+
+use slab::Slab;
+
+use crate::connection::Connection;
+use crate::deadline::Moment;
+use crate::handoff::baton::{Baton, Event, Outcome, Sum, lost};
+use crate::handoff::record::{
+    Arrival, DESCRIPTORS, ListenerRecord, Message, PIECE, Piece, Record, Update,
+};
+use crate::origin::Origin;
+use crate::service::AnyService;
+
+/// Connections sent in a message, and so in a turn, while the server serves: live clients wait behind them.
+const BATCH: usize = 64;
+
+/// Records are gathered into messages of about this size.
+const FULL: usize = 48 * 1024;
+
+/// The least room for bytes beside a record.
+const LEAST: usize = 1024;
+
+/// A record's size without its state, about.
+const RECORD: usize = 64;
+
+/// So many changed connections may wait for the freeze, with so many bytes that were not sent yet; more are sent
+/// before.
+const FEW: usize = 16;
+const LITTLE: u64 = 128 * 1024;
+
+/// One worker's share in a takeover.
+#[derive(Debug)]
+pub(crate) struct Giving {
+    baton: Arc<Baton>,
+    events: Sender<Event>,
+    /// Connections below this key were sent, but for `added`.
+    cursor: usize,
+    /// Connections that came after the cursor had passed their key.
+    added: Vec<usize>,
+    /// Connections that have changed since they were sent.
+    changed: Vec<usize>,
+    /// Connections that ended after they were sent.
+    gone: Vec<u64>,
+    /// How far the bytes of each connection that has some were sent, by its number.
+    bytes: HashMap<u64, Sent>,
+    copied: bool,
+    /// There was no room for the next message.
+    blocked: bool,
+    failed: bool,
+    sum: Sum,
+}
+
+/// Positions in a connection's output and input: what lies before was sent.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sent {
+    output: u64,
+    input: u64,
+}
+
+/// A connection in a message: whether all of its bytes are sent with that, or how far they are.
+struct Noted {
+    key: usize,
+    whole: bool,
+    sent: Option<Sent>,
+}
+
+/// What [`Giving`] works on: a worker's connections.
+pub(crate) struct Share<'a> {
+    pub(crate) connections: &'a mut Slab<Connection>,
+    pub(crate) origins: &'a [Origin],
+    pub(crate) now: Moment,
+}
+
+impl Share<'_> {
+    fn service(&self, connection: &Connection) -> &AnyService {
+        let origin = &self.origins[usize::from(connection.io.listener)];
+        &origin.settings.service
+    }
+
+    fn export(&self, connection: &Connection) -> Option<Record> {
+        connection.export(self.service(connection), self.now)
+    }
+}
+
+impl Giving {
+    pub(crate) fn new(baton: Arc<Baton>, events: Sender<Event>) -> Self {
+        Self {
+            baton,
+            events,
+            cursor: 0,
+            added: Vec::new(),
+            changed: Vec::new(),
+            gone: Vec::new(),
+            bytes: HashMap::new(),
+            copied: false,
+            blocked: false,
+            failed: false,
+            sum: Sum::default(),
+        }
+    }
+
+    /// Worker 0 sends the listeners, before any connection.
+    pub(crate) fn send_listeners(&mut self, origins: &[Origin], sockets: &[BorrowedFd<'_>]) {
+        let records = origins.iter().map(|origin| ListenerRecord {
+            address: origin.address.clone(),
+            service: origin.settings.service.name().to_owned(),
+        });
+        let message = Message::Listeners(records.collect());
+        match self.baton.pass(&message, sockets, None) {
+            Ok(()) => self.tell(Event::Announced),
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// A connection came.
+    pub(crate) fn arrived(&mut self, key: usize) {
+        if key < self.cursor {
+            self.added.push(key);
+        }
+    }
+
+    /// A connection that was sent has changed.
+    #[inline]
+    pub(crate) fn changed(&mut self, key: usize) {
+        self.changed.push(key);
+    }
+
+    /// A connection that was sent has ended.
+    pub(crate) fn ended(&mut self, id: u64) {
+        self.gone.push(id);
+    }
+
+    /// Whether more is to be sent at once, rather than after the new process has taken something in.
+    pub(crate) fn is_pressing(&self) -> bool {
+        !self.failed && !self.copied && !self.blocked && self.baton.has_room()
+    }
+
+    /// Pre-copy: one message, and no waiting.
+    pub(crate) fn advance(&mut self, share: &mut Share<'_>) {
+        self.blocked = false;
+        if self.failed || !self.baton.has_room() {
+            return;
+        }
+        match self.send_next(share) {
+            Ok(true) => {}
+            Ok(false) => {
+                if !self.copied {
+                    self.copied = true;
+                    self.tell(Event::Copied);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked = true,
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// Sends one message; answers whether there was one worth sending.
+    fn send_next(&mut self, share: &mut Share<'_>) -> io::Result<bool> {
+        if self.send_connections(share, None)? {
+            return Ok(true);
+        }
+        if self.changed.len() > FEW || self.unsent(share) > LITTLE {
+            return self.send_changed(share, None);
+        }
+        Ok(false)
+    }
+
+    /// Bytes that the changed connections have and that were not sent.
+    fn unsent(&self, share: &Share<'_>) -> u64 {
+        let connections = self.changed.iter();
+        let connections = connections.filter_map(|&key| share.connections.get(key));
+        let unsent = connections.map(|connection| {
+            let io = &connection.io;
+            let sent = self.bytes.get(&io.id).copied().unwrap_or_default();
+            let behind = |(start, front, back): (u64, &[u8], &[u8]), sent: u64| {
+                (start + (front.len() + back.len()) as u64).saturating_sub(sent.max(start))
+            };
+            behind(io.output(), sent.output) + behind(io.input(), sent.input)
+        });
+        unsent.sum()
+    }
+
+    /// A conversation that has ended does not want to know.
+    fn tell(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        self.failed = true;
+        self.tell(Event::Failed(lost(error)));
+    }
+
+    /// Sends one message of connections not sent before; answers whether there were any.
+    fn send_connections(
+        &mut self,
+        share: &mut Share<'_>,
+        until: Option<Instant>,
+    ) -> io::Result<bool> {
+        let mut keys = Vec::new();
+        let mut arrivals = Vec::new();
+        let mut size = 0;
+        let (mut cursor, mut added) = (self.cursor, 0);
+        let end = share.connections.capacity();
+        let most = if until.is_some() { DESCRIPTORS } else { BATCH };
+        while keys.len() < most && size < FULL {
+            let key = if cursor < end {
+                cursor += 1;
+                cursor - 1
+            } else if let Some(&key) = self.added.get(added) {
+                added += 1;
+                key
+            } else {
+                break;
+            };
+            if let Some(connection) = share.connections.get(key)
+                && !connection.io.copied
+                && let Some(record) = share.export(connection)
+            {
+                size += RECORD + record.state.len();
+                keys.push(key);
+                arrivals.push(Arrival::of(&connection.io, share.now, record));
+                // At once: a key may stand twice among those that came.
+                share.connections[key].io.copied = true;
+            }
+        }
+        let descriptors: Vec<BorrowedFd<'_>> = keys
+            .iter()
+            .map(|&key| share.connections[key].io.descriptor())
+            .collect();
+        let ids: Vec<u64> = arrivals.iter().map(|arrival| arrival.record.id).collect();
+        let passed = if keys.is_empty() {
+            Ok(())
+        } else {
+            let message = Message::Connections(arrivals);
+            self.baton.pass(&message, &descriptors, until)
+        };
+        for (&key, &id) in keys.iter().zip(&ids) {
+            let io = &mut share.connections[key].io;
+            io.copied = passed.is_ok();
+            io.shared |= io.copied;
+            // Its bytes are sent with its next record.
+            io.changed = io.copied && io.holds_bytes();
+            if io.copied {
+                self.sum.add(id);
+            }
+            if io.changed {
+                self.changed.push(key);
+            }
+        }
+        passed?;
+        self.cursor = cursor;
+        self.added.drain(..added);
+        Ok(!keys.is_empty())
+    }
+
+    /// Sends one message of what has changed on connections that were sent; answers whether there was anything.
+    fn send_changed(&mut self, share: &mut Share<'_>, until: Option<Instant>) -> io::Result<bool> {
+        let mut updates = Vec::new();
+        // What is to be noted once the message is on its way.
+        let mut done = Vec::new();
+        let mut size = 0;
+        let mut at = self.changed.len();
+        while at > 0 && size < FULL {
+            at -= 1;
+            let key = self.changed[at];
+            // A key may stand there for a connection that has ended, and another have it now.
+            let Some(connection) = share.connections.get(key).filter(|found| found.io.changed)
+            else {
+                continue;
+            };
+            let io = &connection.io;
+            let Some(record) = share.export(connection) else {
+                // It was sent, and cannot leave any more: the new process is to forget it.
+                self.gone.push(io.id);
+                let io = &mut share.connections[key].io;
+                io.copied = false;
+                io.changed = false;
+                continue;
+            };
+            let before = self.bytes.get(&io.id).copied().unwrap_or_default();
+            // However large the state, some of the bytes go along: it comes to an end.
+            let room = PIECE.saturating_sub(size + record.state.len()).max(LEAST);
+            let (output, output_end) = piece(io.output(), before.output, room);
+            let room = room.saturating_sub(output.bytes.len());
+            let (input, input_end) = piece(io.input(), before.input, room);
+            size += RECORD + record.state.len() + output.bytes.len() + input.bytes.len();
+            done.push(Noted {
+                key,
+                // Past the end, if output that was sent has been given up since.
+                whole: output_end >= record.output_end() && input_end >= record.input_end(),
+                sent: io.holds_bytes().then_some(Sent {
+                    output: output_end,
+                    input: input_end,
+                }),
+            });
+            updates.push(Update {
+                record,
+                output,
+                input,
+            });
+            share.connections[key].io.changed = false;
+        }
+        let passed = if updates.is_empty() {
+            Ok(())
+        } else {
+            self.baton.pass(&Message::Updates(updates), &[], until)
+        };
+        self.changed.truncate(at);
+        let sent = !done.is_empty();
+        for Noted { key, whole, sent } in done {
+            let io = &mut share.connections[key].io;
+            if passed.is_err() || !whole {
+                io.changed = true;
+                self.changed.push(key);
+            }
+            match sent {
+                _ if passed.is_err() => {}
+                Some(sent) => drop(self.bytes.insert(io.id, sent)),
+                None => drop(self.bytes.remove(&io.id)),
+            }
+        }
+        passed?;
+        Ok(sent)
+    }
+
+    /// Freeze: everything that the new process does not know yet. Then stands still until the outcome is known.
+    pub(crate) fn freeze(
+        &mut self,
+        share: &mut Share<'_>,
+        until: Instant,
+        outcome: &Receiver<Outcome>,
+    ) -> Outcome {
+        let event = match self.send_rest(share, until) {
+            Ok(()) => {
+                let connections = share.connections.iter();
+                let staying = connections.filter(|(_, connection)| !connection.io.copied);
+                self.sum.staying = staying.count() as u64;
+                Event::Frozen(self.sum)
+            }
+            Err(error) => Event::Failed(lost(&error)),
+        };
+        self.tell(event);
+        outcome.recv().unwrap_or(Outcome::Resumed)
+    }
+
+    fn send_rest(&mut self, share: &mut Share<'_>, until: Instant) -> io::Result<()> {
+        let until = Some(until);
+        while self.send_connections(share, until)? {}
+        while !self.changed.is_empty() && self.send_changed(share, until)? {}
+        for gone in self.gone.chunks(1024) {
+            self.baton.pass(&Message::Gone(gone.to_vec()), &[], until)?;
+        }
+        for &id in &self.gone {
+            self.sum.take_away(id);
+        }
+        self.gone.clear();
+        Ok(())
+    }
+}
+
+/// What is to be sent of `bytes` (in two pieces, the first at position `start`), if everything before `sent` was:
+/// at most `room`. And the position behind it.
+fn piece((start, front, back): (u64, &[u8], &[u8]), sent: u64, room: usize) -> (Piece, u64) {
+    let at = sent.max(start);
+    let skip = usize::try_from(at - start).unwrap_or(usize::MAX);
+    let back = back
+        .get(skip.saturating_sub(front.len())..)
+        .unwrap_or_default();
+    let front = front.get(skip..).unwrap_or_default();
+    let front = &front[..front.len().min(room)];
+    let bytes = [front, &back[..back.len().min(room - front.len())]].concat();
+    let end = at + bytes.len() as u64;
+    (Piece { at, bytes }, end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_begins_where_the_last_one_ended() {
+        let bytes = (100, &b"abc"[..], &b"def"[..]);
+        for (sent, room, at, expected) in [
+            (0, 9, 100, "abcdef"),
+            (0, 2, 100, "ab"),
+            (0, 4, 100, "abcd"),
+            (102, 9, 102, "cdef"),
+            (103, 9, 103, "def"),
+            (104, 1, 104, "e"),
+            (106, 9, 106, ""),
+            (100, 0, 100, ""),
+        ] {
+            let (piece, end) = piece(bytes, sent, room);
+            assert_eq!((piece.at, &piece.bytes[..]), (at, expected.as_bytes()));
+            assert_eq!(end, at + expected.len() as u64);
+        }
+    }
+}

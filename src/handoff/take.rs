@@ -1,0 +1,355 @@
+//! The new process's side: asks for the baton, takes everything in, and answers for it from the commit on.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use crate::control::line::{Line, now};
+use crate::control::question::Hello;
+use crate::endpoint::Endpoint;
+use crate::handle::Handle;
+use crate::handoff::record::{Arrival, ListenerRecord, Message, PROTOCOL, Record, SCHEMA, Update};
+use crate::inspect::{Role, Takeover};
+use crate::worker::Worker;
+
+/// How long the old process may leave us without a word.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether this process was told to end.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// The old process, while it gives.
+#[derive(Debug)]
+pub(crate) struct Giver {
+    line: Line,
+    pid: u32,
+    /// Our number of each of its listeners.
+    pub(crate) listener_of: Vec<u16>,
+}
+
+/// What was taken over.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    line: Line,
+    pid: u32,
+    /// The locks of the control socket and of the listeners' paths, in the old process's order.
+    pub(crate) locks: Vec<OwnedFd>,
+    pub(crate) last_id: u64,
+    connections: u64,
+    staying: u64,
+    /// How long the old process's workers had stood still at the commit, and when we read of that.
+    frozen: Duration,
+    committed: Instant,
+}
+
+/// What this process says of itself.
+pub(crate) fn hello(listeners: Vec<(Endpoint, String)>, max_conns: usize) -> Hello {
+    let protocol = if fault("wrong-version") {
+        PROTOCOL + 1
+    } else {
+        PROTOCOL
+    };
+    Hello {
+        protocol,
+        schema: SCHEMA,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        max_conns: if fault("few-descriptors") {
+            0
+        } else {
+            max_conns
+        },
+        network: network(),
+        listeners,
+    }
+}
+
+/// This process's network namespace, as the system names it; empty where it does not.
+pub(crate) fn network() -> String {
+    let link = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
+    link.to_string_lossy().into_owned()
+}
+
+/// Faults that the tests put into the new process, one at a time, by the variable `STANDFAST_FAULT`.
+fn fault(name: &str) -> bool {
+    std::env::var_os("STANDFAST_FAULT").is_some_and(|fault| fault == name)
+}
+
+/// Dies or hangs, if that is the fault for this phase.
+pub(crate) fn may_fail(phase: &str) {
+    if fault(&format!("abort-{phase}")) {
+        std::process::abort();
+    }
+    while fault(&format!("hang-{phase}")) {
+        std::thread::park_timeout(Duration::from_secs(3600));
+    }
+}
+
+impl Giver {
+    /// Takes the listeners in, as the old process `pid` has them in its order.
+    pub(crate) fn listeners(
+        line: Line,
+        pid: u32,
+    ) -> io::Result<(Self, Vec<(ListenerRecord, OwnedFd)>)> {
+        line.widen();
+        let giver = Self {
+            line,
+            pid,
+            listener_of: Vec::new(),
+        };
+        match giver.line.take(now() + PATIENCE).map_err(lost)? {
+            (Message::Listeners(records), sockets) if records.len() == sockets.len() => {
+                giver.say(&Message::Taken(1))?;
+                Ok((giver, records.into_iter().zip(sockets).collect()))
+            }
+            _ => Err(giver.abort("listeners and their descriptors do not match")),
+        }
+    }
+
+    /// Takes every connection in, until the commit. `place`: which worker takes the next one.
+    ///
+    /// # Errors
+    /// Nothing is ours then; dropping what was taken in leaves the old process's connections alone.
+    pub(crate) fn connections(
+        self,
+        workers: &mut [Worker],
+        handle: &Handle,
+        place: impl Fn() -> usize,
+    ) -> io::Result<Taken> {
+        let mut taking = Taking::new(workers, &self.listener_of);
+        let last_id = loop {
+            let (message, sockets) = self.next(handle)?;
+            for worker in &mut *taking.workers {
+                worker.look_at_the_clock();
+            }
+            let taken = match message {
+                Message::Connections(arrivals) => {
+                    let began = now();
+                    let taken = taking.add_all(arrivals, sockets, &place);
+                    may_fail("pre-copy");
+                    // As much rest as work: the old process's clients wait for the same processors.
+                    std::thread::park_timeout(now().saturating_duration_since(began));
+                    taken
+                }
+                Message::Updates(updates) => taking.update_all(&updates),
+                Message::Gone(ids) => ids.into_iter().try_for_each(|id| taking.forget(id)),
+                Message::Final {
+                    connections,
+                    sum,
+                    last_id,
+                } => {
+                    may_fail("freeze");
+                    match taking.is_all(connections, sum) {
+                        Ok(()) => break last_id,
+                        Err(why) => Err(why),
+                    }
+                }
+                _ => Err("the running server said something out of turn".to_owned()),
+            };
+            taken.map_err(|why| self.abort(&why))?;
+            self.say(&Message::Taken(1))?;
+        };
+        self.say(&Message::Prepared)?;
+        match self.next(handle)? {
+            (
+                Message::Commit {
+                    frozen_micros,
+                    staying,
+                },
+                locks,
+            ) => Ok(Taken {
+                // From here on they are ours.
+                connections: taking.own(),
+                line: self.line,
+                pid: self.pid,
+                locks,
+                last_id,
+                staying,
+                frozen: Duration::from_micros(frozen_micros),
+                committed: now(),
+            }),
+            _ => Err(invalid("the running server went on")),
+        }
+    }
+
+    /// The next message, unless this process is told to end before.
+    fn next(&self, handle: &Handle) -> io::Result<(Message, Vec<OwnedFd>)> {
+        let patience = now() + PATIENCE;
+        loop {
+            match self.line.take(now() + GLANCE) {
+                Ok((Message::Abort(why), _)) => return Err(invalid(&why)),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && now() < patience => {}
+                taken => return taken.map_err(lost),
+            }
+            if handle.is_ending() {
+                return Err(self.abort("the new process was told to end"));
+            }
+        }
+    }
+
+    fn say(&self, message: &Message) -> io::Result<()> {
+        say(&self.line, message).map_err(lost)
+    }
+
+    /// Tells the old process why this one gives up, and answers it as an error.
+    pub(crate) fn abort(&self, why: &str) -> io::Error {
+        // It may have gone, which is as well.
+        let _ = self.say(&Message::Abort(why.to_owned()));
+        invalid(why)
+    }
+}
+
+impl Taken {
+    /// Tells the old process that this one serves, and answers how it went.
+    pub(crate) fn running(&self) -> Takeover {
+        if let Err(error) = say(&self.line, &Message::Running) {
+            log::debug!(error:%; "the former process does not hear that this one runs");
+        }
+        Takeover {
+            role: Role::Took,
+            pid: self.pid,
+            connections: self.connections,
+            staying: self.staying,
+            frozen: self.frozen + now().saturating_duration_since(self.committed),
+        }
+    }
+
+    /// Waits until the old process has ended.
+    pub(crate) fn until_alone(&self) {
+        self.line.until_hung_up();
+    }
+}
+
+fn say(line: &Line, message: &Message) -> io::Result<()> {
+    let bytes = message.encode().map_err(|why| invalid(&why))?;
+    line.pass(&bytes, &[], Some(now() + PATIENCE))
+}
+
+/// Why the old process is heard no more, in words.
+fn lost(error: io::Error) -> io::Error {
+    let why = match error.kind() {
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe => "it went on alone, see its log".to_owned(),
+        io::ErrorKind::TimedOut => format!("it said nothing for {} s", PATIENCE.as_secs()),
+        _ => return error,
+    };
+    io::Error::new(error.kind(), why)
+}
+
+fn invalid(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
+}
+
+/// What has been taken in so far.
+struct Taking<'a> {
+    workers: &'a mut [Worker],
+    listener_of: &'a [u16],
+    /// Worker and key of each connection, by its number.
+    places: HashMap<u64, (usize, usize)>,
+    /// The sum of those numbers.
+    sum: u64,
+    /// Connections of whose bytes more are to come.
+    incomplete: HashSet<u64>,
+    /// Connections that are to be served first: they have something to do that no event tells of.
+    first: HashSet<u64>,
+}
+
+impl<'a> Taking<'a> {
+    fn new(workers: &'a mut [Worker], listener_of: &'a [u16]) -> Self {
+        Self {
+            workers,
+            listener_of,
+            places: HashMap::new(),
+            sum: 0,
+            incomplete: HashSet::new(),
+            first: HashSet::new(),
+        }
+    }
+
+    fn add_all(
+        &mut self,
+        arrivals: Vec<Arrival>,
+        sockets: Vec<OwnedFd>,
+        place: &impl Fn() -> usize,
+    ) -> Result<(), String> {
+        if arrivals.len() != sockets.len() {
+            return Err("connections and their descriptors do not match".to_owned());
+        }
+        for (mut arrival, socket) in arrivals.into_iter().zip(sockets) {
+            // The old process's number of the listener becomes ours.
+            let ours = self.listener_of.get(usize::from(arrival.listener));
+            arrival.listener = *ours.ok_or("a connection of no listener")?;
+            let (at, id) = (place(), arrival.record.id);
+            let worker = self.workers.get_mut(at).ok_or("no such worker")?;
+            let key = worker.import(&arrival, socket)?;
+            if self.places.insert(id, (at, key)).is_some() {
+                return Err("the same connection twice".to_owned());
+            }
+            self.sum = self.sum.wrapping_add(id);
+            let record = &arrival.record;
+            if record.output > 0 || record.input > 0 {
+                self.incomplete.insert(id);
+            }
+            self.note(record);
+        }
+        Ok(())
+    }
+
+    fn update_all(&mut self, updates: &[Update]) -> Result<(), String> {
+        for update in updates {
+            let id = update.record.id;
+            let &(at, key) = self.places.get(&id).ok_or(UNKNOWN)?;
+            let worker = self.workers.get_mut(at).ok_or(UNKNOWN)?;
+            if worker.update(key, update)? {
+                self.incomplete.insert(id);
+            } else {
+                self.incomplete.remove(&id);
+            }
+            self.note(&update.record);
+        }
+        Ok(())
+    }
+
+    /// Notes whether a connection has something to do that no event tells of.
+    fn note(&mut self, record: &Record) {
+        let ends = record.peer_fin || record.finishing.is_some() || record.failed.is_some();
+        if ends || record.output > 0 || record.input > 0 {
+            self.first.insert(record.id);
+        } else {
+            self.first.remove(&record.id);
+        }
+    }
+
+    fn forget(&mut self, id: u64) -> Result<(), String> {
+        let (at, key) = self.places.remove(&id).ok_or(UNKNOWN)?;
+        self.sum = self.sum.wrapping_sub(id);
+        self.incomplete.remove(&id);
+        self.first.remove(&id);
+        self.workers.get_mut(at).ok_or(UNKNOWN)?.forget(key);
+        Ok(())
+    }
+
+    /// Whether everything has come.
+    fn is_all(&self, connections: u64, sum: u64) -> Result<(), String> {
+        if self.places.len() as u64 != connections || self.sum != sum {
+            return Err("connections were lost on the way".to_owned());
+        }
+        if !self.incomplete.is_empty() {
+            return Err("bytes were lost on the way".to_owned());
+        }
+        Ok(())
+    }
+
+    /// They are ours. Answers how many.
+    fn own(self) -> u64 {
+        for (index, worker) in self.workers.iter_mut().enumerate() {
+            let places = self.first.iter().filter_map(|id| self.places.get(id));
+            worker.own(places.filter(|(at, _)| *at == index).map(|&(_, key)| key));
+        }
+        self.places.len() as u64
+    }
+}
+
+const UNKNOWN: &str = "a connection that was never sent";

@@ -1,0 +1,193 @@
+//! What can be seen of a running server from outside: the server, its listeners, each of its connections.
+
+use std::time::Duration;
+
+use crate::endpoint::{Endpoint, Peer};
+
+/// A connection, as the table shows it.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct ConnectionInfo {
+    /// Its number.
+    pub id: u64,
+    /// Who is at the other end.
+    pub peer: Peer,
+    /// The listener it came through.
+    pub listener: Endpoint,
+    /// The service of that listener.
+    pub service: String,
+    /// Since it was accepted.
+    #[cfg_attr(control, serde(with = "seconds"))]
+    pub age: Duration,
+    /// Since the last byte came.
+    #[cfg_attr(control, serde(with = "seconds"))]
+    pub idle: Duration,
+    /// Bytes read from the client.
+    pub read: u64,
+    /// Bytes the kernel took for the client.
+    pub written: u64,
+    /// Bytes that wait because the kernel would not take them.
+    pub waiting: usize,
+    /// Bytes the kernel took and the client has not acknowledged (`SIOCOUTQ`), where the system tells.
+    pub unacknowledged: Option<u64>,
+    /// Smoothed round-trip time (`TCP_INFO`), where the system tells.
+    #[cfg_attr(control, serde(with = "seconds_if"))]
+    pub round_trip: Option<Duration>,
+    /// The deadline that comes next, unless it is renewed before.
+    pub next_deadline: Option<NextDeadline>,
+}
+
+/// A deadline, and how long until it comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct NextDeadline {
+    /// Which.
+    pub kind: DeadlineKind,
+    /// How long until it comes.
+    #[cfg_attr(control, serde(with = "seconds"))]
+    pub due_in: Duration,
+}
+
+/// Which deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    control,
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "kebab-case")
+)]
+#[non_exhaustive]
+pub enum DeadlineKind {
+    /// The client's silence ends the connection.
+    Read,
+    /// It is looked whether output is acknowledged.
+    Output,
+    /// The client's FIN is awaited no longer.
+    Linger,
+}
+
+/// A listener, as the status shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct ListenerInfo {
+    /// Where it listens.
+    pub address: Endpoint,
+    /// As it was written, where the socket was inherited: `systemd`, `fd:3`.
+    #[cfg_attr(control, serde(skip_serializing_if = "Option::is_none", default))]
+    pub inherited_as: Option<String>,
+    /// What it does with connections.
+    pub service: String,
+    /// Connections it has accepted.
+    pub accepted: u64,
+}
+
+/// A server, as the status shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Status {
+    /// Its process.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// Since it started.
+    #[cfg_attr(control, serde(with = "seconds"))]
+    pub uptime: Duration,
+    /// It accepts nothing new.
+    pub draining: bool,
+    /// Threads that serve.
+    pub workers: usize,
+    /// Connections that are open.
+    pub open: usize,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Bytes read from clients.
+    pub read: u64,
+    /// Bytes written to clients.
+    pub written: u64,
+    /// Connections that ended, by reason; reasons that did not occur are left out.
+    pub closed: Vec<(String, u64)>,
+    /// What it listens on.
+    pub listeners: Vec<ListenerInfo>,
+    /// The takeover it came from, or ended in.
+    pub takeover: Option<Takeover>,
+}
+
+/// A takeover, from either side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Takeover {
+    /// Whether this server gave or took.
+    pub role: Role,
+    /// The other process.
+    pub pid: u32,
+    /// Connections that changed hands.
+    pub connections: u64,
+    /// Connections that could not leave: the former process drains them.
+    pub staying: u64,
+    /// How long nobody served: from the freeze until the new process ran.
+    #[cfg_attr(control, serde(with = "seconds"))]
+    pub frozen: Duration,
+}
+
+/// A side of a takeover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(
+    control,
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "kebab-case")
+)]
+pub enum Role {
+    /// It gave its connections to another process.
+    Gave,
+    /// It took another process's connections over.
+    Took,
+}
+
+/// A duration as seconds, to the microsecond: what people and machines read.
+#[cfg(control)]
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(time.as_micros() as f64 / 1e6)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let seconds = f64::deserialize(from)?;
+        Duration::try_from_secs_f64(seconds).map_err(serde::de::Error::custom)
+    }
+}
+
+/// The same where there may be none.
+#[cfg(control)]
+mod seconds_if {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde asks for it so")]
+    pub(super) fn serialize<S: Serializer>(
+        time: &Option<Duration>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => super::seconds::serialize(time, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let seconds = Option::<f64>::deserialize(from)?;
+        let time = seconds.map(Duration::try_from_secs_f64).transpose();
+        time.map_err(serde::de::Error::custom)
+    }
+}

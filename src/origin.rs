@@ -1,0 +1,65 @@
+//! The listener a connection came through, as a worker knows it.
+
+use std::sync::Arc;
+
+use crate::deadline::Moment;
+use crate::endpoint::Endpoint;
+use crate::inspect::{ConnectionInfo, DeadlineKind, NextDeadline};
+use crate::io::{Io, Turn};
+use crate::listener::Settings;
+use crate::stats::Stats;
+use crate::sys;
+
+/// The listener a connection came through, as a worker knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) address: Endpoint,
+    pub(crate) settings: Arc<Settings>,
+    /// This worker's counters.
+    pub(crate) stats: Arc<Stats>,
+}
+
+impl Origin {
+    /// What holds for its connections now.
+    #[inline]
+    pub(crate) fn turn(&self, now: Moment) -> Turn<'_> {
+        Turn {
+            now,
+            limits: &self.settings.limits,
+            stats: &self.stats,
+        }
+    }
+
+    /// One of its connections, for the table.
+    pub(crate) fn show(&self, io: &Io, now: Moment) -> ConnectionInfo {
+        let fd = io.descriptor();
+        let until = |kind, at: Moment| {
+            (at != Moment::NEVER).then(|| NextDeadline {
+                kind,
+                due_in: at.since(now),
+            })
+        };
+        let deadlines = [
+            until(DeadlineKind::Linger, io.linger().unwrap_or(Moment::NEVER)),
+            until(DeadlineKind::Output, io.watch),
+            until(DeadlineKind::Read, io.read_deadline(&self.turn(now))),
+        ];
+        ConnectionInfo {
+            id: io.id,
+            peer: io.peer,
+            listener: self.address.clone(),
+            service: self.settings.service.name().to_owned(),
+            age: now.since(io.opened),
+            idle: now.since(io.last_in),
+            read: io.read,
+            written: io.written,
+            waiting: io.waiting_output(),
+            unacknowledged: sys::unacknowledged(fd).ok(),
+            round_trip: sys::tcp_info(fd).ok().map(|info| info.round_trip),
+            next_deadline: deadlines
+                .into_iter()
+                .flatten()
+                .min_by_key(|deadline| deadline.due_in),
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! What an idle connection does not have: bytes that wait, and an end under way.
+
+use crate::close::Ending;
+use crate::deadline::Moment;
+use crate::outbox::Outbox;
+use crate::reap::Progress;
+use crate::sys::TcpInfo;
+
+/// What an idle connection does not have.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    pub(crate) outbox: Outbox,
+    /// Input that the service left.
+    pub(crate) kept: Vec<u8>,
+    /// Where that begins, counted from the connection's first byte.
+    pub(crate) kept_at: u64,
+    /// The service is to see `kept` again, though nothing new has come.
+    pub(crate) offer: bool,
+    /// Since when nothing is read, for want of room or because the service waits.
+    pub(crate) paused: Option<Moment>,
+    /// How far acknowledgements had come, and since when they stand.
+    pub(crate) progress: Option<Progress>,
+    /// A write failed: what it said. Bytes that came before are still read.
+    pub(crate) failed: Option<i32>,
+    /// The end, decided; only the service has not been told yet.
+    pub(crate) verdict: Option<Ending>,
+    /// The kernel's view of a silent peer, noted when a deadline of ours ended it.
+    pub(crate) silent: Option<TcpInfo>,
+    /// Draining: how many more bytes are served.
+    pub(crate) quota: Option<u64>,
+    /// All is acknowledged; the client's FIN is awaited until then.
+    pub(crate) linger: Option<Moment>,
+}
+
+impl Pending {
+    pub(crate) fn is_vacant(&self) -> bool {
+        self.outbox.is_empty()
+            && self.kept.is_empty()
+            && self.paused.is_none()
+            && self.progress.is_none()
+            && self.failed.is_none()
+            && self.verdict.is_none()
+            && self.silent.is_none()
+            && self.quota.is_none()
+            && self.linger.is_none()
+    }
+}

@@ -1,0 +1,379 @@
+//! A server that takes over from another, and its control socket.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::Arc;
+use std::thread;
+
+use super::Server;
+use crate::address::Address;
+use crate::admission::Limit;
+use crate::config::{Config, Listen};
+use crate::control::question::Hello;
+use crate::control::{Client, Control, Desk, Farewell, Successor};
+use crate::endpoint::Endpoint;
+use crate::error::Error;
+use crate::handoff::record::ListenerRecord;
+use crate::handoff::take::{self, Giver, Taken};
+use crate::inspect::{ListenerInfo, Takeover};
+use crate::listener::{self, Listener, Settings};
+use crate::socket_file::SocketFile;
+
+/// What a server knows of takeovers: the one it comes from, and what the next one needs.
+#[derive(Default)]
+pub(super) struct Part {
+    /// The running server that gives, and where its control socket is.
+    giver: Option<(Giver, PathBuf)>,
+    /// The paths of the listeners that are Unix sockets.
+    files: Vec<Arc<SocketFile>>,
+    desk: Option<Arc<Desk>>,
+    successor: Option<Successor>,
+    farewell: Option<Farewell>,
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Part")
+            .field("giver", &self.giver)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Part {
+    pub(super) fn of(listeners: &[Listener]) -> Self {
+        let files = listeners
+            .iter()
+            .filter_map(|listener| listener.file.clone());
+        let mut files: Vec<_> = files.collect();
+        // One order on both sides of a takeover.
+        files.sort_by(|one, other| one.path().cmp(other.path()));
+        Self {
+            files,
+            ..Self::default()
+        }
+    }
+}
+
+/// One of the settings' addresses, beside a running server.
+enum Wanted {
+    /// The running server has it.
+    Theirs(ListenerInfo),
+    /// It is new.
+    New(Address),
+}
+
+impl Server {
+    /// Prepares to take over from the server whose control socket is at `path`: its listeners and its live
+    /// connections. It must not listen on more than `config` does. `None` if no server answers there.
+    ///
+    /// The running server serves on until [`run`](Self::run) has everything; then that serves.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind); and whatever keeps the takeover from happening.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a server is made of its settings, once"
+    )]
+    pub fn take_over(config: Config, path: &Path) -> Result<Option<Self>, Error> {
+        let failed = |source| Error::TakeOver {
+            path: path.to_owned(),
+            source,
+        };
+        take::may_fail("init");
+        let client = Client::at(path.to_owned());
+        let status = match client.status() {
+            Ok(status) => status,
+            Err(error) if is_nobody(&error) => {
+                log::info!(path:% = path.display(), error:%; "no server to take over from");
+                return Ok(None);
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let total = Arc::new(Limit::new(Self::max_conns(&config)));
+        let mut wanted = Vec::new();
+        let mut services = Vec::new();
+        let mut theirs = Theirs::new(&config, &status.listeners);
+        for listen in &config.listen {
+            let settings = Arc::new(Settings::new(listen, &total)?);
+            for one in theirs.compare(listen)? {
+                wanted.push((one, listen, Arc::clone(&settings)));
+            }
+            services.push(listen.service.clone());
+        }
+        reserve_descriptors(status.open);
+        let hello = hello(&wanted, Self::max_conns(&config));
+        let line = client.take_over(hello).map_err(failed)?;
+        let (mut giver, given) = Giver::listeners(line, status.pid).map_err(failed)?;
+        let (listeners, order) = assemble(wanted, given).map_err(|refused| match refused {
+            Refused::Ours(error) => {
+                giver.abort(&error.to_string());
+                error
+            }
+            Refused::Theirs(why) => failed(giver.abort(&why)),
+        })?;
+        giver.listener_of = order;
+        let workers = Self::workers(&config);
+        let started = Self::start(listeners, services, workers, config.drain_timeout);
+        let mut server = started.map_err(|source| Error::Start {
+            what: "make an event loop",
+            source,
+        })?;
+        server.takeover.giver = Some((giver, path.to_owned()));
+        Ok(Some(server))
+    }
+
+    /// Opens this server's control socket at `path`; it stands there until what this answers is dropped. After
+    /// [`take_over`](Self::take_over) it takes the place of the former server's, once this one [runs](Self::run).
+    ///
+    /// # Errors
+    /// `AddrInUse` while another server has that path; `AlreadyExists` if something else than a socket stands there;
+    /// and what the system says.
+    pub fn control(&mut self, path: &Path) -> io::Result<Control> {
+        crate::control::path::prepare(path)?;
+        let heir = matches!(&self.takeover.giver, Some((_, theirs)) if theirs == path);
+        let file = if heir {
+            SocketFile::heir(path)
+        } else {
+            SocketFile::claim(path)?
+        };
+        let (control, desk) = Control::open(
+            file,
+            &self.takeover.files,
+            &self.handle,
+            self.takeover.successor.clone(),
+            self.takeover.farewell.clone(),
+        )?;
+        if !heir {
+            desk.file.show()?;
+        }
+        self.takeover.desk = Some(desk);
+        Ok(control)
+    }
+
+    /// How to start the program that takes over from this one when its control socket is asked for a restart. To be
+    /// said before [`control`](Self::control).
+    pub fn successor(&mut self, start: impl Fn() -> io::Result<Child> + Send + Sync + 'static) {
+        self.takeover.successor = Some(Arc::new(start));
+    }
+
+    /// What to do once another process has taken over. To be said before [`control`](Self::control).
+    pub fn on_handed_over(&mut self, what: impl Fn(&Takeover) + Send + Sync + 'static) {
+        self.takeover.farewell = Some(Arc::new(what));
+    }
+
+    /// Takes everything over from the former server, if there is one.
+    pub(super) fn take(&mut self) -> Result<Option<(Taken, PathBuf)>, Error> {
+        let Some((giver, path)) = self.takeover.giver.take() else {
+            return Ok(None);
+        };
+        let shared = &self.handle.shared;
+        let place = || shared.least_loaded(0);
+        let taken = giver.connections(&mut self.workers, &self.handle, place);
+        let taken = taken.map_err(|source| Error::TakeOver {
+            path: path.clone(),
+            source,
+        })?;
+        shared.continue_from(taken.last_id);
+        Ok(Some((taken, path)))
+    }
+
+    /// The workers run: says so to the former server, and takes the paths over.
+    pub(super) fn succeed(&mut self, (mut taken, path): (Taken, PathBuf)) {
+        let takeover = taken.running();
+        log::info!(
+            pid = takeover.pid,
+            connections = takeover.connections,
+            staying = takeover.staying,
+            frozen_ms = takeover.frozen.as_micros() as f64 / 1e3;
+            "took over"
+        );
+        let _ = self.handle.shared.took.set(takeover);
+        self.inherit(std::mem::take(&mut taken.locks), &path);
+        let (what, handle) = (self.alone.take(), self.handle.clone());
+        let waiting = thread::Builder::new()
+            .name("predecessor".to_owned())
+            .spawn(move || {
+                taken.until_alone();
+                super::become_alone(what, &handle);
+            });
+        if let Err(error) = waiting {
+            log::warn!(error:%; "cannot wait for the former server's end");
+            super::become_alone(None, &self.handle);
+        }
+    }
+
+    /// The paths are ours, with their locks: the control socket's is shown, those of listeners are in use.
+    fn inherit(&self, locks: Vec<OwnedFd>, path: &Path) {
+        let mut locks = locks.into_iter();
+        if let Some(lock) = locks.next() {
+            match &self.takeover.desk {
+                Some(desk) if desk.file.path() == path => {
+                    desk.file.inherit(lock);
+                    if let Err(error) = desk.file.show() {
+                        log::error!(path:% = path.display(), error:%; "cannot show the control socket");
+                    }
+                }
+                // Nobody wants it any more: it is taken away.
+                _ => SocketFile::heir(path).inherit(lock),
+            }
+        }
+        let heirs = self
+            .takeover
+            .files
+            .iter()
+            .filter(|file| file.lock().is_none());
+        for (file, lock) in heirs.zip(locks) {
+            file.inherit(lock);
+        }
+    }
+
+    /// The takeover this server ended in, once that is over and done.
+    pub(super) fn gave(&self) -> Option<Takeover> {
+        let shared = &self.handle.shared;
+        shared.was_given().then(|| shared.gave.wait().clone())
+    }
+}
+
+fn is_nobody(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
+}
+
+/// The running server's listeners, while the settings' addresses are matched with them.
+struct Theirs<'a> {
+    listeners: &'a [ListenerInfo],
+    /// Those that an address names with its port, or that one with port 0 has got: another one of port 0 gets the next.
+    taken: Vec<bool>,
+}
+
+impl<'a> Theirs<'a> {
+    fn new(config: &Config, listeners: &'a [ListenerInfo]) -> Self {
+        let addresses = config.listen.iter().flat_map(|listen| &listen.addresses);
+        // What cannot be resolved is told of when its turn comes.
+        let named = addresses.filter_map(|address| address.resolve().ok());
+        let named: Vec<Endpoint> = named.flatten().collect();
+        let taken = listeners.iter().map(|one| named.contains(&one.address));
+        Self {
+            listeners,
+            taken: taken.collect(),
+        }
+    }
+
+    /// What `listen` asks for, of what the running server has and beside it.
+    fn compare(&mut self, listen: &Listen) -> Result<Vec<Wanted>, Error> {
+        let mut wanted = Vec::new();
+        for address in &listen.addresses {
+            let written = address.to_string();
+            let inherited = self.listeners.iter();
+            let inherited = inherited.filter(|one| one.inherited_as.as_ref() == Some(&written));
+            let before = wanted.len();
+            wanted.extend(inherited.cloned().map(Wanted::Theirs));
+            if wanted.len() > before {
+                continue;
+            }
+            let resolved = address.resolve().map_err(|source| Error::Resolve {
+                address: written,
+                source,
+            })?;
+            let mut missing = resolved.is_empty();
+            for endpoint in resolved {
+                match self.find(&endpoint) {
+                    Some(one) => wanted.push(Wanted::Theirs(one.clone())),
+                    None => missing = true,
+                }
+            }
+            // Of a name with several addresses those that the running server lacks were lacking at its start.
+            if missing && wanted.len() == before {
+                wanted.push(Wanted::New(address.clone()));
+            }
+        }
+        Ok(wanted)
+    }
+
+    fn find(&mut self, wanted: &Endpoint) -> Option<&'a ListenerInfo> {
+        let named = self.listeners.iter().find(|one| one.address == *wanted);
+        if named.is_some() {
+            return named;
+        }
+        let mut free = self.listeners.iter().zip(&mut self.taken);
+        let (one, taken) = free.find(|(one, taken)| !**taken && one.address.is_meant_by(wanted))?;
+        *taken = true;
+        Some(one)
+    }
+}
+
+fn hello(wanted: &[(Wanted, &Listen, Arc<Settings>)], max_conns: usize) -> Hello {
+    let listeners = wanted.iter().filter_map(|(one, _, settings)| match one {
+        Wanted::Theirs(one) => Some((one.address.clone(), settings.service.name().to_owned())),
+        Wanted::New(_) => None,
+    });
+    take::hello(listeners.collect(), max_conns)
+}
+
+/// Why listeners could not be assembled.
+enum Refused {
+    Ours(Error),
+    Theirs(String),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::Ours(error)
+    }
+}
+
+/// The listeners as the settings want them, and our number of each of the former server's.
+fn assemble(
+    wanted: Vec<(Wanted, &Listen, Arc<Settings>)>,
+    given: Vec<(ListenerRecord, OwnedFd)>,
+) -> Result<(Vec<Listener>, Vec<u16>), Refused> {
+    let order: Vec<Endpoint> = given
+        .iter()
+        .map(|(record, _)| record.address.clone())
+        .collect();
+    let mut given: Vec<Option<OwnedFd>> =
+        given.into_iter().map(|(_, socket)| Some(socket)).collect();
+    let mut listeners = Vec::new();
+    for (one, listen, settings) in wanted {
+        match one {
+            Wanted::Theirs(info) => {
+                let at = order.iter().position(|address| *address == info.address);
+                let socket = at.and_then(|at| given.get_mut(at)?.take());
+                let socket = socket.ok_or_else(|| {
+                    Refused::Theirs(format!(
+                        "{} did not come, or is asked for twice",
+                        info.address
+                    ))
+                })?;
+                listeners.push(listener::taken_over(socket, &info, &settings));
+            }
+            Wanted::New(address) => {
+                listeners.extend(listener::open_one(&address, listen, &settings)?);
+            }
+        }
+    }
+    let ours = |theirs: &Endpoint| {
+        let at = listeners
+            .iter()
+            .position(|listener| listener.address == *theirs);
+        at.and_then(|at| u16::try_from(at).ok())
+            .ok_or_else(|| Refused::Theirs(format!("the new process does not listen on {theirs}")))
+    };
+    let listener_of = order.iter().map(ours).collect::<Result<_, _>>()?;
+    Ok((listeners, listener_of))
+}
+
+/// Makes the table of descriptors large enough in one step: in a process that has threads each step waits for all of
+/// them (`expand_fdtable` in the kernel's fs/file.c).
+fn reserve_descriptors(connections: usize) {
+    const SPARE: usize = 256;
+    let highest = i32::try_from(connections + SPARE).unwrap_or(i32::MAX);
+    if let Err(error) = rustix::io::fcntl_dupfd_cloexec(io::stderr(), highest) {
+        log::debug!(error:% = io::Error::from(error); "descriptors are not reserved");
+    }
+}

@@ -1,0 +1,202 @@
+//! A worker's part in a takeover, on either side of it.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Instant;
+
+use mio::Token;
+
+use super::{Worker, slot};
+use crate::close::CloseReason;
+use crate::connection::Connection;
+use crate::handoff::baton::{Baton, Event, Outcome};
+use crate::handoff::record::{Arrival, Update};
+use crate::handoff::share::{Giving, Share};
+
+/// Taken over connections that get their options in one turn: live clients wait behind them.
+const OPTIONS_BATCH: usize = 16;
+
+/// Given connections that are closed before others get the processor.
+const CLOSE_BATCH: usize = 64;
+
+/// The old process's side.
+impl Worker {
+    /// A process wants to take over: from here on copies are sent.
+    pub(super) fn give(&mut self, baton: Arc<Baton>, events: Sender<Event>) {
+        self.keep();
+        let mut giving = Giving::new(baton, events);
+        if let Some(acceptor) = &mut self.acceptor {
+            giving.send_listeners(&self.origins, &acceptor.lend());
+        }
+        self.giving = Some(giving);
+    }
+
+    /// It came to nothing: no connection is copied any more.
+    pub(super) fn keep(&mut self) {
+        if self.giving.take().is_some() {
+            for (_, connection) in &mut self.connections {
+                connection.io.copied = false;
+                connection.io.changed = false;
+            }
+        }
+    }
+
+    /// The slices of a takeover that a turn has time for.
+    pub(super) fn hand_over(&mut self) {
+        if let Some(mut giving) = self.giving.take() {
+            giving.advance(&mut self.share());
+            self.giving = Some(giving);
+        }
+        self.configure();
+    }
+
+    fn share(&mut self) -> Share<'_> {
+        Share {
+            connections: &mut self.connections,
+            origins: &self.origins,
+            now: self.now,
+        }
+    }
+
+    /// Stands still until the outcome is known.
+    pub(super) fn freeze(&mut self, until: Instant, outcome: &Receiver<Outcome>) {
+        self.close();
+        let Some(mut giving) = self.giving.take() else {
+            return;
+        };
+        let outcome = giving.freeze(&mut self.share(), until, outcome);
+        self.giving = Some(giving);
+        match outcome {
+            Outcome::Resumed => self.keep(),
+            Outcome::Committed => self.let_go(),
+        }
+    }
+
+    /// What was given is the other process's: it is only closed here. What could not leave is drained.
+    fn let_go(&mut self) {
+        self.giving = None;
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.let_go(self.poll.registry());
+        }
+        let mut began = self.clock.now();
+        for (count, key) in self.keys().into_iter().enumerate() {
+            if !self.connections[key].io.copied {
+                continue;
+            }
+            if count % CLOSE_BATCH == 0 {
+                // As much rest as work: the clients, served elsewhere now, wait for the same processors.
+                std::thread::park_timeout(self.clock.now().since(began));
+                began = self.clock.now();
+            }
+            let connection = self.connections.remove(key);
+            let io = &connection.io;
+            io.deregister(self.poll.registry());
+            let origin = &self.origins[usize::from(io.listener)];
+            origin.stats.closed(CloseReason::HandedOff);
+            log::debug!(id = io.id, peer:% = io.peer, listener:% = origin.address, reason:% = CloseReason::HandedOff, read = io.read, written = io.written; "closed");
+            self.count_out(key, &connection);
+        }
+        self.draining = Some(self.now.after_if(self.drain_timeout));
+        self.drained_from = self.now;
+        for key in self.keys() {
+            self.step(key, Connection::drain);
+        }
+    }
+
+    /// A connection is in no list of this worker's any more.
+    fn count_out(&mut self, key: usize, connection: &Connection) {
+        self.deadlines.remove(slot(key));
+        let io = &connection.io;
+        let origin = &self.origins[usize::from(io.listener)];
+        origin.settings.admission.release(io.peer.ip());
+        let open = &self.shared.workers[self.index].open;
+        open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The new process's side.
+impl Worker {
+    /// Takes in a connection of the former process: it is registered, and not read before the commit.
+    pub(crate) fn import(&mut self, arrival: &Arrival, socket: OwnedFd) -> Result<usize, String> {
+        let origin = self
+            .origins
+            .get(usize::from(arrival.listener))
+            .ok_or("a connection of no listener")?;
+        let mut connection =
+            Connection::import(arrival, socket, &origin.settings.service, self.now)?;
+        let entry = self.connections.vacant_entry();
+        let key = entry.key();
+        connection
+            .io
+            .register(self.poll.registry(), Token(key))
+            .map_err(|error| format!("cannot register a connection: {error}"))?;
+        let due = connection.io.due(&origin.turn(self.now));
+        entry.insert(connection);
+        self.deadlines.set(slot(key), due);
+        origin.settings.admission.count(arrival.peer.ip());
+        let open = &self.shared.workers[self.index].open;
+        open.fetch_add(1, Ordering::Relaxed);
+        Ok(key)
+    }
+
+    /// A connection taken in before, as it is now. Answers whether more of its bytes are to come.
+    pub(crate) fn update(&mut self, key: usize, update: &Update) -> Result<bool, String> {
+        let connection = self
+            .connections
+            .get_mut(key)
+            .ok_or("a connection that was forgotten")?;
+        let origin = &self.origins[usize::from(connection.io.listener)];
+        let more = connection.update(update, &origin.settings.service, self.now)?;
+        let due = connection.io.due(&origin.turn(self.now));
+        if due < self.deadlines.get(slot(key)) {
+            self.deadlines.set(slot(key), due);
+        }
+        Ok(more)
+    }
+
+    /// A connection taken in has ended before the commit.
+    pub(crate) fn forget(&mut self, key: usize) {
+        if let Some(connection) = self.connections.try_remove(key) {
+            connection.io.deregister(self.poll.registry());
+            self.count_out(key, &connection);
+        }
+    }
+
+    /// The time by which what is taken in next is told.
+    pub(crate) fn look_at_the_clock(&mut self) {
+        self.now = self.clock.now();
+    }
+
+    /// The commit: from here on the connections are ours. Those of `first` are served at once; for the others an
+    /// event tells.
+    pub(crate) fn own(&mut self, first: impl Iterator<Item = usize>) {
+        for key in first {
+            if let Some(connection) = self.connections.get_mut(key)
+                && !connection.io.leftover
+            {
+                connection.io.leftover = true;
+                self.leftovers.push(key);
+            }
+        }
+        self.unconfigured = self.connections.capacity();
+    }
+
+    /// The next taken over connections get their options: those of this process's settings.
+    fn configure(&mut self) {
+        for _ in 0..OPTIONS_BATCH.min(self.unconfigured) {
+            self.unconfigured -= 1;
+            let Some(connection) = self.connections.get(self.unconfigured) else {
+                continue;
+            };
+            let io = &connection.io;
+            let origin = &self.origins[usize::from(io.listener)];
+            if origin.address.tcp().is_some()
+                && let Err(refused) = origin.settings.options.apply(&io.socket)
+            {
+                log::debug!(id = io.id, option = refused.option.as_str(), error:% = refused.source; "option refused");
+            }
+        }
+    }
+}
