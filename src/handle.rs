@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 #[cfg(control)]
@@ -111,8 +111,17 @@ impl Handle {
             worker.post(Mail::Ping(reply.clone()));
         }
         drop(reply);
-        let answers = std::iter::from_fn(|| turning.recv_timeout(patience).ok());
-        answers.count() == self.shared.workers.len()
+        let clock = self.shared.clock;
+        let start = clock.now();
+        loop {
+            let left = patience.saturating_sub(clock.now().since(start));
+            match turning.recv_timeout(left) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Timeout) => return false,
+                // All have answered, or have ended: in a drain one may be done before the others.
+                Err(RecvTimeoutError::Disconnected) => return true,
+            }
+        }
     }
 
     /// Waits until this server is the only one: a process it was taken over from may have something to write yet.
@@ -172,6 +181,8 @@ pub(crate) struct Shared {
     /// The takeover this server came from, and the one it ended in.
     pub(crate) took: OnceLock<Takeover>,
     pub(crate) gave: OnceLock<Takeover>,
+    /// It was told to end, or is just about to be.
+    ends: AtomicBool,
     /// Called when the server is told to end.
     pub(crate) ending: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// No process that was taken over from lives any more.
@@ -286,6 +297,7 @@ impl Shared {
             giving: AtomicBool::new(false),
             took: OnceLock::new(),
             gave: OnceLock::new(),
+            ends: AtomicBool::new(false),
             ending: OnceLock::new(),
             alone: OnceLock::new(),
             #[cfg(control)]
@@ -303,13 +315,14 @@ impl Shared {
     }
 
     fn order(&self, order: Order) {
-        let before = self.order.fetch_max(order as u8, Ordering::AcqRel);
-        self.wake_all();
-        if before == Order::Run as u8
+        // Said first: an idle server ends as soon as it has the order.
+        if !self.ends.swap(true, Ordering::AcqRel)
             && let Some(ending) = self.ending.get()
         {
             ending();
         }
+        self.order.fetch_max(order as u8, Ordering::AcqRel);
+        self.wake_all();
     }
 
     pub(crate) fn next_id(&self) -> u64 {

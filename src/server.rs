@@ -61,6 +61,7 @@ pub struct Server {
     running: Option<Box<dyn FnOnce() + Send>>,
     /// Called once it is the only one.
     alone: Option<Box<dyn FnOnce() + Send>>,
+    settled: Option<Box<dyn FnOnce() + Send>>,
     #[cfg(control)]
     takeover: takeover::Part,
 }
@@ -183,6 +184,7 @@ impl Server {
             drain_timeout,
             running: None,
             alone: None,
+            settled: None,
             #[cfg(control)]
             takeover,
         })
@@ -225,6 +227,11 @@ impl Server {
     /// ended and writes nothing any more.
     pub fn on_alone(&mut self, what: impl FnOnce() + Send + 'static) {
         self.alone = Some(Box::new(what));
+    }
+
+    /// What to do once this server runs and, if it has taken over, whoever watches over the former one knows of it.
+    pub fn on_settled(&mut self, what: impl FnOnce() + Send + 'static) {
+        self.settled = Some(Box::new(what));
     }
 
     /// What to do once this server is told to end, by whomever.
@@ -273,6 +280,12 @@ impl Server {
             && failed.is_none()
         {
             running();
+        }
+        // Still here unless another thread waits for the former server.
+        if let Some(settled) = self.settled.take()
+            && failed.is_none()
+        {
+            settled();
         }
         if alone {
             become_alone(self.alone.take(), &self.handle);

@@ -28,3 +28,5 @@ mod services;
 mod signals;
 /// Living slow readers live, and no answer is lost at a close.
 mod slow_readers;
+/// Under a service manager: what it is told, the sockets it passes.
+mod systemd;

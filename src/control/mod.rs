@@ -10,21 +10,21 @@ pub(crate) mod question;
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, PipeReader};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with, connect, listen,
 };
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::handle::Handle;
 use crate::handoff::baton::Baton;
@@ -56,7 +56,31 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const BATCH: usize = 128;
 
 /// Starts the program that is to take over from this server.
-pub(crate) type Successor = Arc<dyn Fn() -> io::Result<Child> + Send + Sync>;
+pub(crate) type Start = Arc<dyn Fn() -> io::Result<Successor> + Send + Sync>;
+
+/// A process that was started to take over. It need not be a child of this one.
+#[derive(Debug)]
+pub struct Successor {
+    /// Its number.
+    pub pid: u32,
+    /// The other end is the successor's alone: that it has ended is seen here.
+    pub life: PipeReader,
+}
+
+impl Successor {
+    fn has_ended(&self) -> io::Result<bool> {
+        let mut polled = [PollFd::new(&self.life, PollFlags::empty())];
+        let at_once = Timespec::default();
+        Ok(retry_on_intr(|| poll(&mut polled, Some(&at_once)))? > 0)
+    }
+
+    fn kill(&self) {
+        if let Some(pid) = Pid::from_raw(self.pid.cast_signed()) {
+            // It may have ended by now.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
 
 /// What a takeover is told to, in the process that gives.
 pub(crate) type Farewell = Arc<dyn Fn(&Takeover) + Send + Sync>;
@@ -76,7 +100,7 @@ pub(crate) struct Desk {
     /// when the last client here has its answer.
     listeners: Vec<Weak<SocketFile>>,
     handle: Handle,
-    successor: Option<Successor>,
+    successor: Option<Start>,
     farewell: Option<Farewell>,
     /// Those who are being answered, the longest there first.
     clients: Mutex<VecDeque<Arc<OwnedFd>>>,
@@ -104,7 +128,7 @@ impl Control {
         file: SocketFile,
         listeners: &[Arc<SocketFile>],
         handle: &Handle,
-        successor: Option<Successor>,
+        successor: Option<Start>,
         farewell: Option<Farewell>,
     ) -> io::Result<(Self, Arc<Desk>)> {
         let socket = file.bind(SocketType::SEQPACKET)?;
@@ -356,7 +380,7 @@ impl Desk {
         match give::give(line, &self.handle, hello.pid, &locks) {
             Ok((takeover, baton)) => {
                 files().for_each(SocketFile::give);
-                *lock(&self.given) = Some(baton);
+                *lock(&self.given) = Some(Arc::clone(&baton));
                 log::info!(
                     pid = takeover.pid,
                     connections = takeover.connections,
@@ -367,6 +391,7 @@ impl Desk {
                 if let Some(farewell) = &self.farewell {
                     farewell(&takeover);
                 }
+                baton.say_told();
                 // From here on the server may end.
                 let _ = shared.gave.set(takeover);
             }
@@ -388,35 +413,33 @@ impl Desk {
             return Err("another takeover is under way".to_owned());
         }
         lock(&self.refusal).take();
-        let mut child = start().map_err(|error| format!("cannot start a successor: {error}"))?;
-        log::info!(pid = child.id(); "successor started");
+        let successor = start().map_err(|error| format!("cannot start a successor: {error}"))?;
+        let pid = successor.pid;
+        log::info!(pid; "successor started");
         let until = now() + SUCCESSOR;
         loop {
             if let Some(takeover) = shared.gave.get() {
                 return Ok(takeover.clone());
             }
-            match child.try_wait() {
-                Ok(None) if now() < until => thread::park_timeout(GLANCE),
-                Ok(None) => {
-                    let _ = child.kill();
-                    let _ = child.wait();
+            match successor.has_ended() {
+                Ok(false) if now() < until => thread::park_timeout(GLANCE),
+                Ok(false) => {
+                    successor.kill();
                     return Err(format!(
-                        "the successor (pid {}) did not take over within {} s, and was ended",
-                        child.id(),
+                        "the successor (pid {pid}) did not take over within {} s, and was ended",
                         SUCCESSOR.as_secs()
                     ));
                 }
-                Ok(Some(status)) => return Err(self.why_it_failed(&child, status)),
+                Ok(true) => return Err(self.why_it_failed(pid)),
                 Err(error) => return Err(format!("cannot watch the successor: {error}")),
             }
         }
     }
 
-    fn why_it_failed(&self, child: &Child, status: ExitStatus) -> String {
-        let ended = format!("the successor (pid {}) ended: {status}", child.id());
+    fn why_it_failed(&self, pid: u32) -> String {
         match lock(&self.refusal).take() {
-            Some(why) => format!("{why}; {ended}"),
-            None => format!("{ended}; its own words are in the log"),
+            Some(why) => format!("{why}; the successor (pid {pid}) has ended"),
+            None => format!("the successor (pid {pid}) has ended; its own words are in the log"),
         }
     }
 }

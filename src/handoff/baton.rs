@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::control::line::Line;
+use crate::control::line::{Line, now};
 use crate::handoff::record::Message;
 
 /// Messages that may be under way: descriptors in flight count against a limit of the sender's, and whatever the new
@@ -14,6 +14,9 @@ const UNDER_WAY: u32 = 4;
 
 /// How long the workers may stand still. Past it the server goes on as if nothing had happened.
 pub(crate) const FREEZE: Duration = Duration::from_millis(50);
+
+/// How long the last word may take.
+const TOLD: Duration = Duration::from_secs(1);
 
 /// What a worker tells the conversation.
 #[derive(Debug)]
@@ -107,6 +110,14 @@ impl Baton {
             self.sent.fetch_sub(1, Ordering::AcqRel);
         }
         passed
+    }
+
+    /// Tells the new process that whoever watches over this one knows of it.
+    pub(crate) fn say_told(&self) {
+        let until = Some(now() + TOLD);
+        if let Err(error) = self.pass(&Message::Told, &[], until) {
+            log::debug!(error:%; "the new process does not hear that it is known");
+        }
     }
 }
 

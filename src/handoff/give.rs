@@ -37,6 +37,9 @@ pub(crate) fn compare(hello: &Hello, handle: &Handle, network: &str) -> Result<(
     if hello.network != network {
         return Err("the new process is in another network namespace".to_owned());
     }
+    if std::process::id() == 1 {
+        return Err("the running server is process 1: with its end all others end, too".to_owned());
+    }
     let status = handle.status();
     if status.draining {
         return Err("the running server is ending".to_owned());

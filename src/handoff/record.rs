@@ -51,6 +51,8 @@ pub(crate) enum Message {
     Commit { frozen_micros: u64, staying: u64 },
     /// The new process serves.
     Running,
+    /// Whoever watches over the old process knows of the new one.
+    Told,
     /// The new process cannot go on.
     Abort(String),
 }

@@ -16,6 +16,9 @@ use crate::worker::Worker;
 /// How long the old process may leave us without a word.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long the old process may take to make this one known: longer than it waits itself for a deaf service manager.
+const TOLD: Duration = Duration::from_secs(12);
+
 /// How often it is looked whether this process was told to end.
 const GLANCE: Duration = Duration::from_millis(100);
 
@@ -213,6 +216,12 @@ impl Taken {
             staying: self.staying,
             frozen: self.frozen + now().saturating_duration_since(self.committed),
         }
+    }
+
+    /// Waits until whoever watches over the old process knows of this one; not for long.
+    pub(crate) fn until_told(&self) {
+        // It waits for a deaf one itself, less long than this. The end of the process is as good.
+        let _ = self.line.take(now() + TOLD);
     }
 
     /// Waits until the old process has ended.

@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::Child;
 use std::sync::Arc;
 use std::thread;
 
@@ -13,7 +12,7 @@ use crate::address::Address;
 use crate::admission::Limit;
 use crate::config::{Config, Listen};
 use crate::control::question::Hello;
-use crate::control::{Client, Control, Desk, Farewell, Successor};
+use crate::control::{Client, Control, Desk, Farewell, Start, Successor};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::handoff::record::ListenerRecord;
@@ -30,7 +29,7 @@ pub(super) struct Part {
     /// The paths of the listeners that are Unix sockets.
     files: Vec<Arc<SocketFile>>,
     desk: Option<Arc<Desk>>,
-    successor: Option<Successor>,
+    successor: Option<Start>,
     farewell: Option<Farewell>,
 }
 
@@ -155,7 +154,7 @@ impl Server {
 
     /// How to start the program that takes over from this one when its control socket is asked for a restart. To be
     /// said before [`control`](Self::control).
-    pub fn successor(&mut self, start: impl Fn() -> io::Result<Child> + Send + Sync + 'static) {
+    pub fn successor(&mut self, start: impl Fn() -> io::Result<Successor> + Send + Sync + 'static) {
         self.takeover.successor = Some(Arc::new(start));
     }
 
@@ -193,9 +192,14 @@ impl Server {
         let _ = self.handle.shared.took.set(takeover);
         self.inherit(std::mem::take(&mut taken.locks), &path);
         let (what, handle) = (self.alone.take(), self.handle.clone());
+        let settled = self.settled.take();
         let waiting = thread::Builder::new()
             .name("predecessor".to_owned())
             .spawn(move || {
+                taken.until_told();
+                if let Some(settled) = settled {
+                    settled();
+                }
                 taken.until_alone();
                 super::become_alone(what, &handle);
             });

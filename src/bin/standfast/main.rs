@@ -8,6 +8,8 @@ mod ctl;
 mod logger;
 mod serve;
 mod signals;
+#[cfg(control)]
+mod successor;
 mod supervisor;
 #[cfg(control)]
 mod takeover;
@@ -23,6 +25,10 @@ use crate::args::Order;
 use crate::args::{Args, Command};
 
 fn main() -> ExitCode {
+    #[cfg(control)]
+    if let Some(code) = successor::pass_on() {
+        return code;
+    }
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => return mistyped(&error),

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     signals::obey(&server.handle())?;
     let handle = server.handle();
     supervisor.watch(move |patience| handle.is_turning(patience));
-    let announce = announce(args, &effective, &server, supervisor);
+    let announce = announce(args, &effective, &server);
     let addresses = server.addresses().to_vec();
     let say = move || say_listening(&addresses);
     if args.service == ServiceName::Print {
@@ -43,6 +43,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
             say();
         });
     }
+    let addresses = server.addresses().to_vec();
+    server.on_settled(move || supervisor.ready(&addresses));
     let summary = server.run()?;
     // Whoever is being answered hears the end of it, and the path is free when the log says that this one ended.
     #[cfg(control)]
@@ -57,12 +59,11 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     })
 }
 
-/// Says that the server accepts: in the log, and to systemd.
+/// Says that the server accepts: in the log.
 fn announce(
     args: &ServeArgs,
     effective: &Effective,
     server: &Server,
-    supervisor: Supervisor,
 ) -> impl FnOnce() + Send + use<> {
     let service = args.service.as_str();
     let keepalive = effective.keepalive;
@@ -83,7 +84,6 @@ fn announce(
                 "listening"
             );
         }
-        supervisor.ready(&addresses);
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Without a manager (no `NOTIFY_SOCKET`) nothing happens. One that does not hear costs a line in the log and a bounded
 //! wait, never the server.
+
 #![cfg_attr(
     not(control),
     expect(dead_code, reason = "without a takeover nothing is handed over")
@@ -19,7 +20,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::{self, Command};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -72,12 +73,15 @@ impl Supervisor {
     /// The server listens on `addresses` and serves.
     pub(crate) fn ready<A: fmt::Display>(&self, addresses: &[A]) {
         let status = listening(addresses);
-        self.say(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        let said = [NotifyState::Ready, NotifyState::Status(&status)];
+        self.say(&said, SendFlags::empty());
     }
 
-    /// The server ends, when it has drained or at once.
+    /// The server is about to end, when it has drained or at once. To be said before it is told so, or its end may come
+    /// first; whoever tells it is not held up.
     pub(crate) fn stopping(&self) {
-        self.say(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+        let said = [NotifyState::Stopping, NotifyState::Status("draining")];
+        self.say(&said, SendFlags::DONTWAIT);
     }
 
     /// Process `pid` has taken over and serves. When this returns the manager has heard so, or is not going to, and
@@ -100,7 +104,7 @@ impl Supervisor {
             // The new process's first word comes half a period later, and this one's last may be as old.
             states.push(NotifyState::Watchdog);
         }
-        speaker.tell(&states);
+        speaker.tell(&states, SendFlags::empty());
         drop(state);
         match speaker.await_hearing() {
             Ok(true) => {}
@@ -110,7 +114,7 @@ impl Supervisor {
     }
 
     /// Tells the manager in time, from now on, that this process is alive, as long as `is_turning` finds it so: whether
-    /// every worker completes a turn within the time it is given. If the manager does not ask for that, nothing happens.
+    /// every worker completes a turn within the time it is given. If the manager does not ask, nothing happens.
     pub(crate) fn watch(&self, is_turning: impl Fn(Duration) -> bool + Send + 'static) {
         let Some(speaker) = &self.0 else { return };
         let Some(period) = speaker.watchdog else {
@@ -137,7 +141,7 @@ impl Supervisor {
         while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
             // Half a period of waiting and a quarter for the answer: the next word is in time.
             if is_turning(period / 4) {
-                self.say(&[NotifyState::Watchdog]);
+                self.say(&[NotifyState::Watchdog], SendFlags::DONTWAIT);
                 pause = period / 2;
             } else {
                 log::warn!("a worker stands still, the watchdog of the service manager is not fed");
@@ -146,11 +150,11 @@ impl Supervisor {
         }
     }
 
-    fn say(&self, states: &[NotifyState<'_>]) {
+    fn say(&self, states: &[NotifyState<'_>], flags: SendFlags) {
         let Some(speaker) = &self.0 else { return };
         let state = speaker.state();
         if !state.handed_over {
-            speaker.tell(states);
+            speaker.tell(states, flags);
         }
     }
 }
@@ -181,13 +185,13 @@ impl Speaker {
         })
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, states: &[NotifyState<'_>]) {
+    fn tell(&self, states: &[NotifyState<'_>], flags: SendFlags) {
         let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
-        if let Err(error) = self.send(&lines.join("\n"), &[]) {
+        if let Err(error) = self.send(&lines.join("\n"), &[], flags) {
             log::warn!(said = lines[0].as_str(), error:%; "the service manager does not hear");
         }
     }
@@ -196,35 +200,27 @@ impl Speaker {
     /// descriptor that comes with a barrier when it is there (`sd_notify_barrier(3)`).
     fn await_hearing(&self) -> io::Result<bool> {
         let (ours, theirs) = io::pipe()?;
-        self.send("BARRIER=1", &[theirs.as_fd()])?;
+        self.send("BARRIER=1", &[theirs.as_fd()], SendFlags::empty())?;
         drop(theirs);
-        hangs_up(&ours, PATIENCE)
+        wait(&ours, PollFlags::empty(), PATIENCE)
     }
 
-    fn send(&self, text: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    fn send(&self, text: &str, descriptors: &[BorrowedFd<'_>], flags: SendFlags) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() {
             control.push(SendAncillaryMessage::ScmRights(descriptors));
         }
         let text = [IoSlice::new(text.as_bytes())];
-        retry_on_intr(|| {
-            sendmsg_addr(
-                &self.socket,
-                &self.manager,
-                &text,
-                &mut control,
-                SendFlags::empty(),
-            )
-        })?;
+        retry_on_intr(|| sendmsg_addr(&self.socket, &self.manager, &text, &mut control, flags))?;
         Ok(())
     }
 }
 
-/// Whether the other end of the pipe is closed within `bound`.
-fn hangs_up(pipe: &PipeReader, bound: Duration) -> io::Result<bool> {
+/// Waits until the pipe has what is `wanted`, or its other end is closed. Answers whether that was in time.
+pub(crate) fn wait(pipe: &PipeReader, wanted: PollFlags, bound: Duration) -> io::Result<bool> {
     let bound = Timespec::try_from(bound).map_err(io::Error::other)?;
-    let mut polled = [PollFd::new(pipe, PollFlags::empty())];
+    let mut polled = [PollFd::new(pipe, wanted)];
     Ok(retry_on_intr(|| poll(&mut polled, Some(&bound)))? > 0)
 }
 
@@ -253,8 +249,8 @@ fn is_of_this_service(pid: u32) -> bool {
     }
 }
 
-/// What cgroups(7) shows of the service in `/proc/PID/cgroup`: the line of the unified hierarchy, or the one of systemd's
-/// own. The other lines are about resources.
+/// What cgroups(7) shows of the service in `/proc/PID/cgroup`: the line of the unified hierarchy, or the one of
+/// systemd's own. The other lines are about resources.
 fn service(cgroups: &str) -> Vec<&str> {
     let decides = |line: &&str| line.starts_with("0::") || line.contains(":name=systemd:");
     cgroups.lines().filter(decides).collect()

@@ -6,14 +6,15 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 
-use standfast::control::{self, Control};
+use standfast::control::{self, Control, Successor};
 use standfast::{Config, Effective, Server};
 
 use crate::Failure;
 use crate::args::{ControlPath, ServeArgs};
-use crate::supervisor::{self, Supervisor};
+use crate::successor;
+use crate::supervisor::Supervisor;
 
 /// Set for a process that a server starts as its successor: it takes over, or ends.
 const SUCCESSOR: &str = "STANDFAST_SUCCESSOR";
@@ -44,7 +45,7 @@ pub(crate) fn start(
     let Some((path, asked)) = control_path(args, &server) else {
         return Ok((server, None));
     };
-    server.successor(successor(&path));
+    server.successor(successor_of(&path));
     let control = open_control(&mut server, &path, asked)?;
     Ok((server, control))
 }
@@ -93,7 +94,7 @@ fn open_control(server: &mut Server, path: &Path, asked: bool) -> Result<Option<
 }
 
 /// Starts this program anew, to take over from this process: the same arguments, the program's path opened again.
-fn successor(control: &Path) -> impl Fn() -> io::Result<Child> + Send + Sync + 'static {
+fn successor_of(control: &Path) -> impl Fn() -> io::Result<Successor> + Send + Sync + 'static {
     let program = program();
     let mut arguments: Vec<OsString> = env::args_os().skip(1).collect();
     for (flag, value) in [
@@ -116,8 +117,7 @@ fn successor(control: &Path) -> impl Fn() -> io::Result<Child> + Send + Sync + '
             .map_err(|error| io::Error::from(error.kind()))?;
         let mut command = Command::new(program);
         command.args(&arguments).env(SUCCESSOR, "1");
-        supervisor::succeed(&mut command);
-        command.spawn().map_err(|error| {
+        successor::start(command).map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {error}", program.display()))
         })
     }
