@@ -14,6 +14,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use rustix::process::geteuid;
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -220,4 +221,11 @@ impl Line {
 )]
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+/// Nanoseconds of a clock that all processes of this host share: `CLOCK_MONOTONIC`.
+pub(crate) fn shared_clock() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    let part = |value: i64| u64::try_from(value).unwrap_or(0);
+    part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
 }

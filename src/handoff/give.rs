@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use crate::control::line::{Line, now};
+use crate::control::line::{Line, now, shared_clock};
 use crate::control::question::Hello;
 use crate::handle::{Handle, Mail};
 use crate::handoff::baton::{Baton, Event, FREEZE, Outcome, Sum, lost};
@@ -200,19 +200,19 @@ impl Conversation<'_> {
     /// Stops the workers, has them send the rest, and commits; whatever goes wrong before that, they resume. Answers
     /// what was given, and how long nobody served.
     fn freeze(&self, locks: &[BorrowedFd<'_>]) -> Result<(Sum, Duration), String> {
-        let start = now();
-        let until = start + FREEZE;
+        let frozen_at = shared_clock();
+        let until = now() + FREEZE;
         let (outcomes, stopped): (Vec<Sender<Outcome>>, _) = self.stop(until);
         let committed = stopped.and_then(|sum| {
-            self.commit(&sum, start, until, locks)?;
+            self.commit(&sum, frozen_at, until, locks)?;
             Ok(sum)
         });
+        let mut frozen = Duration::ZERO;
         if committed.is_ok() {
             self.handle.shared.given();
             // The workers let go only then: the new process is to start before that work is done.
-            self.running();
+            frozen = self.running();
         }
-        let frozen = now().saturating_duration_since(start);
         for worker in outcomes {
             // A worker that has failed has gone on already.
             let _ = worker.send(match committed {
@@ -260,7 +260,7 @@ impl Conversation<'_> {
     fn commit(
         &self,
         sum: &Sum,
-        start: Instant,
+        frozen_at: u64,
         until: Instant,
         locks: &[BorrowedFd<'_>],
     ) -> Result<(), String> {
@@ -279,25 +279,24 @@ impl Conversation<'_> {
             }
         }
         self.not_ending()?;
-        let frozen = now().saturating_duration_since(start);
         let commit = Message::Commit {
-            frozen_micros: u64::try_from(frozen.as_micros()).unwrap_or(u64::MAX),
+            frozen_at,
             staying: sum.staying,
         };
         // Once this is in the queue, no connection is touched here any more.
         self.pass(&commit, locks, until)
     }
 
-    /// Waits for the new process's word; it serves from the commit on, with or without it.
-    fn running(&self) {
-        let until = now() + RUNNING;
+    /// Waits for the new process's word, how long nobody served; it serves from the commit on, with or without it.
+    fn running(&self) -> Duration {
+        let start = now();
         loop {
-            match self.baton.line.take(until) {
-                Ok((Message::Running, _)) => return,
+            match self.baton.line.take(start + RUNNING) {
+                Ok((Message::Running { frozen }, _)) => return Duration::from_micros(frozen),
                 Ok(_) => {}
                 Err(error) => {
                     log::error!(error:%; "the new process took the connections over and does not say that it runs");
-                    return;
+                    return now().saturating_duration_since(start);
                 }
             }
         }

@@ -46,11 +46,12 @@ pub(crate) enum Message {
     },
     /// The new process has everything, and waits.
     Prepared,
-    /// From here on the connections are the new process's. With the descriptors of the locks: the control socket's,
-    /// then those of the listeners' paths.
-    Commit { frozen_micros: u64, staying: u64 },
-    /// The new process serves.
-    Running,
+    /// From here on the connections are the new process's. Nobody serves since `frozen_at`, in nanoseconds of
+    /// `CLOCK_MONOTONIC`, which both processes share. With the descriptors of the locks: the control socket's, then
+    /// those of the listeners' paths.
+    Commit { frozen_at: u64, staying: u64 },
+    /// The new process serves; nobody had served for so many microseconds.
+    Running { frozen: u64 },
     /// Whoever watches over the old process knows of the new one.
     Told,
     /// The new process cannot go on.
@@ -281,7 +282,7 @@ mod tests {
                 last_id: 9,
             },
             Message::Commit {
-                frozen_micros: 400,
+                frozen_at: 400,
                 staying: 1,
             },
             Message::Abort("no".to_owned()),

@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::control::line::{Line, now};
+use crate::control::line::{Line, now, shared_clock};
 use crate::control::question::Hello;
 use crate::endpoint::Endpoint;
 use crate::handle::Handle;
@@ -41,9 +41,8 @@ pub(crate) struct Taken {
     pub(crate) last_id: u64,
     connections: u64,
     staying: u64,
-    /// How long the old process's workers had stood still at the commit, and when we read of that.
-    frozen: Duration,
-    committed: Instant,
+    /// Since when nobody serves, by the clock that both processes share.
+    frozen_at: u64,
 }
 
 /// What this process says of itself.
@@ -155,13 +154,7 @@ impl Giver {
         };
         self.say(&Message::Prepared)?;
         match self.next(handle)? {
-            (
-                Message::Commit {
-                    frozen_micros,
-                    staying,
-                },
-                locks,
-            ) => Ok(Taken {
+            (Message::Commit { frozen_at, staying }, locks) => Ok(Taken {
                 // From here on they are ours.
                 connections: taking.own(),
                 line: self.line,
@@ -169,8 +162,7 @@ impl Giver {
                 locks,
                 last_id,
                 staying,
-                frozen: Duration::from_micros(frozen_micros),
-                committed: now(),
+                frozen_at,
             }),
             _ => Err(invalid("the running server went on")),
         }
@@ -206,7 +198,8 @@ impl Giver {
 impl Taken {
     /// Tells the old process that this one serves, and answers how it went.
     pub(crate) fn running(&self) -> Takeover {
-        if let Err(error) = say(&self.line, &Message::Running) {
+        let frozen = shared_clock().saturating_sub(self.frozen_at) / 1000;
+        if let Err(error) = say(&self.line, &Message::Running { frozen }) {
             log::debug!(error:%; "the former process does not hear that this one runs");
         }
         Takeover {
@@ -214,7 +207,7 @@ impl Taken {
             pid: self.pid,
             connections: self.connections,
             staying: self.staying,
-            frozen: self.frozen + now().saturating_duration_since(self.committed),
+            frozen: Duration::from_micros(frozen),
         }
     }
 
