@@ -1,6 +1,6 @@
 """The two kinds of process a trial starts: the server under test and its netcat clients.
 
-Imported by netcat-load and restart-loop; it runs nothing by itself.
+Imported by the scripts beside it; it runs nothing by itself.
 """
 
 import argparse
@@ -102,8 +102,9 @@ class Server:
             raise Failure(f"the server had not ended {BOUND:.0f} s after it was told to: {self.last_words()}") from None
 
     def log(self):
-        self.log_file.seek(0)
-        return self.log_file.read().decode(errors="replace").splitlines()
+        # Not by seek: the server writes where this file's offset is, which it shares.
+        size = os.fstat(self.log_file.fileno()).st_size
+        return os.pread(self.log_file.fileno(), size, 0).decode(errors="replace").splitlines()
 
     def last_words(self):
         return " / ".join(self.log()[-3:]) or "nothing on stderr"

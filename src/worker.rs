@@ -29,7 +29,7 @@ use crate::service::AnyService;
 const EVENTS: usize = 1024;
 
 /// Connections shown in one turn: a table of all must not hold up those that are served.
-const LIST_BATCH: usize = 256;
+const LIST_BATCH: usize = 32;
 
 /// What one read may bring; one such buffer a worker.
 const READ_BUFFER: usize = 64 * 1024;

@@ -127,10 +127,13 @@ pub(crate) fn lost(error: &io::Error) -> String {
         io::ErrorKind::UnexpectedEof
         | io::ErrorKind::ConnectionReset
         | io::ErrorKind::BrokenPipe => "the new process ended".to_owned(),
-        io::ErrorKind::TimedOut => format!(
-            "the new process was not ready within {} ms",
-            FREEZE.as_millis()
-        ),
+        io::ErrorKind::TimedOut => late(),
         _ => error.to_string(),
     }
+}
+
+/// The freeze has taken too long.
+pub(crate) fn late() -> String {
+    let limit = FREEZE.as_millis();
+    format!("the new process was not ready within {limit} ms")
 }

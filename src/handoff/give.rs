@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::control::line::{Line, now, shared_clock};
 use crate::control::question::Hello;
 use crate::handle::{Handle, Mail};
-use crate::handoff::baton::{Baton, Event, FREEZE, Outcome, Sum, lost};
+use crate::handoff::baton::{Baton, Event, FREEZE, Outcome, Sum, late, lost};
 use crate::handoff::record::{Message, PROTOCOL, SCHEMA};
 use crate::inspect::{Role, Takeover};
 
@@ -279,6 +279,9 @@ impl Conversation<'_> {
             }
         }
         self.not_ending()?;
+        if now() > until {
+            return Err(late());
+        }
         let commit = Message::Commit {
             frozen_at,
             staying: sum.staying,
