@@ -3,7 +3,7 @@
 /// Where the socket stands, who may be there before it, and what is left of it.
 mod place;
 /// Who asks and should not, or asks what is no question, or asks when nothing is left to answer with.
-mod strangers;
+pub(crate) mod strangers;
 
 use std::collections::HashMap;
 use std::fs::{self, Permissions};
@@ -26,12 +26,12 @@ use crate::support::{
 };
 
 /// A runtime folder of the test's own, so that it sees no other server; gone when dropped.
-struct Home {
-    path: PathBuf,
+pub(crate) struct Home {
+    pub(crate) path: PathBuf,
 }
 
 impl Home {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let count = LAST.fetch_add(1, Ordering::Relaxed);
         let name = format!("standfast-control-{}-{count}", std::process::id());
@@ -41,18 +41,18 @@ impl Home {
         Self { path }
     }
 
-    fn join(&self, name: &str) -> PathBuf {
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    fn standfast(&self, args: &[&str]) -> Command {
+    pub(crate) fn standfast(&self, args: &[&str]) -> Command {
         let mut command = standfast();
         command.env("XDG_RUNTIME_DIR", &self.path).args(args);
         command
     }
 
     /// A server on a free port of 127.0.0.1, unless `args` say where.
-    fn serve(&self, args: &[&str]) -> Server {
+    pub(crate) fn serve(&self, args: &[&str]) -> Server {
         let mut command = self.standfast(&["serve"]);
         command.args(args);
         if !args.contains(&"-l") {
@@ -62,7 +62,7 @@ impl Home {
     }
 
     /// Where its control socket stands if nothing else was asked for.
-    fn socket_of(&self, server: &Server) -> PathBuf {
+    pub(crate) fn socket_of(&self, server: &Server) -> PathBuf {
         let address = server.address();
         let name = format!("{}-{}.sock", address.ip(), address.port());
         self.join("standfast").join(name)
@@ -70,7 +70,7 @@ impl Home {
 
     /// What `standfast ARGS...` answers, without a word of complaint.
     #[track_caller]
-    fn answer(&self, args: &[&str]) -> String {
+    pub(crate) fn answer(&self, args: &[&str]) -> String {
         let (code, stdout, stderr) = output(self.standfast(args));
         assert_eq!((code, stderr.as_str()), (0, ""), "{args:?}: {stdout}");
         stdout
@@ -78,7 +78,7 @@ impl Home {
 
     /// The same in JSON.
     #[track_caller]
-    fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         let text = self.answer(&[args, &["--json"]].concat());
         assert_eq!(text.lines().count(), 1, "{args:?}: one line: {text}");
         serde_json::from_str(&text).unwrap()
@@ -86,7 +86,7 @@ impl Home {
 
     /// What `standfast ARGS...` says when it does not answer, and its exit code.
     #[track_caller]
-    fn refusal(&self, args: &[&str]) -> (i32, String) {
+    pub(crate) fn refusal(&self, args: &[&str]) -> (i32, String) {
         refusal(self.standfast(args))
     }
 }
@@ -99,7 +99,7 @@ impl Drop for Home {
 
 /// The one line that `command` says instead of an answer, and its exit code.
 #[track_caller]
-fn refusal(command: Command) -> (i32, String) {
+pub(crate) fn refusal(command: Command) -> (i32, String) {
     let (code, stdout, stderr) = output(command);
     assert_eq!(stdout, "", "an answer on stdout, and on stderr: {stderr}");
     assert!(
@@ -109,26 +109,26 @@ fn refusal(command: Command) -> (i32, String) {
     (code, stderr)
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
 /// A duration in an answer: seconds, as a number.
 #[track_caller]
-fn seconds(value: &Value) -> f64 {
+pub(crate) fn seconds(value: &Value) -> f64 {
     let seconds = value.as_f64();
     seconds.unwrap_or_else(|| panic!("seconds as a number, not {value}"))
 }
 
 #[track_caller]
-fn number(value: &Value) -> u64 {
+pub(crate) fn number(value: &Value) -> u64 {
     let number = value.as_u64();
     number.unwrap_or_else(|| panic!("a whole number, not {value}"))
 }
 
 /// The entry of `client` in a list.
 #[track_caller]
-fn entry<'a>(list: &'a Value, client: &TcpStream) -> &'a Value {
+pub(crate) fn entry<'a>(list: &'a Value, client: &TcpStream) -> &'a Value {
     let peer = client.local_addr().unwrap().to_string();
     let mut entries = list.as_array().unwrap().iter();
     let entry = entries.find(|entry| entry["peer"] == peer.as_str());
@@ -149,14 +149,14 @@ fn row(table: &str, client: &TcpStream) -> HashMap<String, String> {
 
 /// The server has ended this connection, in whichever way.
 #[track_caller]
-fn assert_over(client: &mut TcpStream) {
+pub(crate) fn assert_over(client: &mut TcpStream) {
     if let Err(error) = client.read_to_end(&mut Vec::new()) {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
     }
 }
 
 /// A client that sends and never reads, until so much output for it waits in the server that it is read from no more.
-fn stuck(home: &Home, server: &Server) -> TcpStream {
+pub(crate) fn stuck(home: &Home, server: &Server) -> TcpStream {
     let mut client = connect_with_window(server.address(), 65536);
     client.set_nonblocking(true).unwrap();
     let address = server.address().to_string();

@@ -30,3 +30,7 @@ mod signals;
 mod slow_readers;
 /// Under a service manager: what it is told, the sockets it passes.
 mod systemd;
+/// A running server succeeded by another process, with its clients.
+mod takeover;
+/// Listeners that are Unix sockets.
+mod unix_sockets;

@@ -25,18 +25,18 @@ use crate::support::{
 };
 
 /// The sockets of the control path, which the standard library does not have.
-pub(super) mod seqpacket {
+pub(crate) mod seqpacket {
     use std::os::fd::OwnedFd;
     use std::path::Path;
 
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 
-    pub(super) fn socket(flags: SocketFlags) -> OwnedFd {
+    pub(crate) fn socket(flags: SocketFlags) -> OwnedFd {
         let flags = flags | SocketFlags::CLOEXEC;
         socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
     }
 
-    pub(in crate::control) fn listen(path: &Path) -> OwnedFd {
+    pub(crate) fn listen(path: &Path) -> OwnedFd {
         let socket = socket(SocketFlags::NONBLOCK);
         bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
         rustix::net::listen(&socket, 16).unwrap();
@@ -44,7 +44,7 @@ pub(super) mod seqpacket {
     }
 
     /// Connects, unless that would have to wait.
-    pub(super) fn connect(path: &Path) -> Option<OwnedFd> {
+    pub(crate) fn connect(path: &Path) -> Option<OwnedFd> {
         let socket = socket(SocketFlags::NONBLOCK);
         match rustix::net::connect(&socket, &SocketAddrUnix::new(path).unwrap()) {
             Ok(()) => Some(socket),
@@ -435,8 +435,8 @@ fn who_hangs_at_the_control_socket_takes_no_clients_place() {
 // Other users.
 
 /// Another user of this host, who can run the binary.
-pub(super) struct User {
-    pub(super) uid: u32,
+pub(crate) struct User {
+    pub(crate) uid: u32,
     standfast: PathBuf,
 }
 
@@ -456,12 +456,12 @@ impl User {
         Some(Self { uid, standfast })
     }
 
-    fn nobody(home: &Home) -> Option<Self> {
+    pub(crate) fn nobody(home: &Home) -> Option<Self> {
         Self::with(65534, home)
     }
 
     /// One that has nothing on this host yet.
-    pub(super) fn unused(home: &Home) -> Option<Self> {
+    pub(crate) fn unused(home: &Home) -> Option<Self> {
         let start = 20_000 + std::process::id() % 20_000;
         let uid = (start..60_000).find(|uid| {
             let nothing = |path: String| fs::symlink_metadata(path).is_err();
@@ -471,7 +471,7 @@ impl User {
     }
 
     /// `standfast ARGS...` run by this user, without a runtime folder.
-    pub(super) fn standfast(&self, args: &[&str]) -> Command {
+    pub(crate) fn standfast(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.standfast);
         command.args(args).uid(self.uid).gid(self.uid);
         command.env_remove("RUST_LOG").env_remove("XDG_RUNTIME_DIR");

@@ -576,3 +576,94 @@ pub(crate) fn leave_descriptors(server: &Server, more: usize) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(server.pid()).unwrap());
     rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit).unwrap();
 }
+
+/// How often a takeover is tried that a busy machine made too slow: the server serves on each time, as it should.
+const TRIES: u32 = 20;
+
+/// Whether a takeover failed because this machine was too busy for the time it may take, and for nothing else.
+fn is_too_slow(why: &str) -> bool {
+    why.contains(" within 50 ms")
+}
+
+impl Server {
+    /// Has `command`, which replaces this server, take over from it: the new server, which has said `said` lines on
+    /// stdout.
+    #[track_caller]
+    pub(crate) fn replaced_by(&mut self, said: usize, command: impl Fn() -> Command) -> Self {
+        for _ in 0..TRIES {
+            let mut command = command();
+            command.stdin(Stdio::null()).stdout(Stdio::piped());
+            let mut next = Self::launch(command);
+            if next.has_said_something() {
+                for _ in 0..said {
+                    let line = next.stdout_line();
+                    let address = line.strip_prefix("listening on ");
+                    next.addresses
+                        .extend(address.and_then(|address| address.parse::<SocketAddr>().ok()));
+                }
+                return next;
+            }
+            let ended = next.wait();
+            let why = self.log_line("what became of the takeover", |line| {
+                line.contains(" warn takeover ")
+            });
+            assert!(
+                ended.code() == Some(1) && is_too_slow(&why),
+                "{ended}: {why}\nthe new one's words:\n{}",
+                next.lines.join("\n")
+            );
+        }
+        panic!("too slow {TRIES} times");
+    }
+
+    /// Waits for the first bytes on stdout, or for its end.
+    fn has_said_something(&mut self) -> bool {
+        match self.stdout.recv_timeout(GUARD) {
+            Ok(bytes) => {
+                self.printed.extend(bytes);
+                true
+            }
+            Err(RecvTimeoutError::Disconnected) => false,
+            Err(RecvTimeoutError::Timeout) => panic!("neither a word on stdout nor its end"),
+        }
+    }
+
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        open.unwrap().count()
+    }
+}
+
+/// What `restart`, run anew each time, answers; tried again as long as the machine was too busy.
+#[track_caller]
+pub(crate) fn restarted(restart: impl Fn() -> Command) -> (i32, String, String) {
+    for _ in 0..TRIES {
+        let answered = output(restart());
+        if answered.0 == 0 || !is_too_slow(&answered.2) {
+            return answered;
+        }
+    }
+    panic!("too slow {TRIES} times");
+}
+
+/// A process that is nobody's child here; killed when dropped.
+pub(crate) struct Orphan(std::os::fd::OwnedFd);
+
+impl Orphan {
+    pub(crate) fn new(pid: u32) -> Self {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        let flags = rustix::process::PidfdFlags::empty();
+        Self(rustix::process::pidfd_open(pid, flags).unwrap())
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let _ = rustix::process::pidfd_send_signal(&self.0, signal);
+    }
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        self.signal(rustix::process::Signal::KILL);
+    }
+}

@@ -1,0 +1,211 @@
+//! The server starts its own successor.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::Netcat;
+use crate::control::{Home, number, text};
+use crate::support::{Orphan, Server, assert_echoes, connect, output, restarted, shell};
+
+/// Asks for a restart until it is one: the new process, and what was answered.
+#[track_caller]
+fn restart(home: &Home) -> (Orphan, String) {
+    let (code, stdout, stderr) = restarted(|| home.standfast(&["restart"]));
+    assert_eq!((code, &*stderr), (0, ""), "{stdout}");
+    (Orphan::new(pid(home)), stdout)
+}
+
+fn pid(home: &Home) -> u32 {
+    u32::try_from(number(&home.json(&["status"])["pid"])).unwrap()
+}
+
+/// A copy of the binary. Made by another process: a child that some other test starts meanwhile must not inherit a
+/// file that is open for writing, it could not be run then.
+fn copy(to: &Path) {
+    let mut cp = Command::new("cp");
+    cp.arg(env!("CARGO_BIN_EXE_standfast")).arg(to);
+    assert!(cp.status().unwrap().success());
+}
+
+/// Puts a script where a program was, in one step.
+fn put_script(at: &Path, script: &str) {
+    let made = at.with_extension("made");
+    let mut write = shell(r#"printf '%s' "$3" > "$2" && chmod 755 "$2""#, &[]);
+    write.args([text(&made), script]);
+    assert!(write.status().unwrap().success());
+    fs::rename(made, at).unwrap();
+}
+
+/// `program serve` in `home`.
+fn serve(home: &Home, program: &Path) -> Server {
+    let mut command = Command::new(program);
+    command
+        .args(["serve", "-l", "0"])
+        .env("XDG_RUNTIME_DIR", &home.path)
+        .env_remove("RUST_LOG");
+    Server::spawn(command, 1)
+}
+
+#[test]
+fn it_answers_with_what_came_of_it() {
+    let home = Home::new();
+    let mut server = home.serve(&[]);
+    let mut clients: Vec<_> = (0..7).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        assert_echoes(client, b"hello");
+    }
+    let (next, answer) = restart(&home);
+    let pid = pid(&home);
+    assert_ne!(pid, server.pid());
+    let told = format!("restarted: pid {pid}, 7 connections handed over, frozen for ");
+    assert!(
+        answer.starts_with(&told) && answer.ends_with(" ms\n"),
+        "{answer}"
+    );
+    assert_eq!(answer.lines().count(), 1, "{answer}");
+    for client in &mut clients {
+        assert_echoes(client, b"and on");
+    }
+    // It has the same stderr: with it the log ends.
+    drop(next);
+    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(server.summary()["handed-off"], "7");
+}
+
+#[test]
+fn a_chain_of_five_with_netcat_at_the_keyboard() {
+    let home = Home::new();
+    // Port 0, and an address said by a flag with `=`.
+    let mut server = home.serve(&["-l", "0", "--workers=2"]);
+    let address = server.address();
+    let mut typing = Netcat::start(&["-N", "127.0.0.1", &address.port().to_string()]);
+    typing.assert_echoes("generation 0");
+    let mut generations = Vec::new();
+    let mut former = server.pid();
+    for generation in 1..=5 {
+        let (code, stdout, stderr) = restarted(|| home.standfast(&["restart", "--json"]));
+        assert_eq!((code, &*stderr), (0, ""), "{stdout}");
+        let answer: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!(
+            (&answer["role"], &answer["connections"]),
+            (&"gave".into(), &1.into())
+        );
+        let pid = u32::try_from(number(&answer["pid"])).unwrap();
+        generations.push(Orphan::new(pid));
+        let status = home.json(&["status"]);
+        assert_eq!(status["pid"], pid);
+        assert_eq!(status["takeover"]["pid"], former);
+        former = pid;
+        typing.assert_echoes(&format!("generation {generation}"));
+        assert_echoes(&mut connect(address), b"a new one");
+    }
+    assert_eq!(
+        server.stdout_line(),
+        format!("listening on {address}"),
+        "each says it"
+    );
+    assert_eq!(typing.end(), Some(0));
+    home.answer(&["drain"]);
+}
+
+#[test]
+fn a_binary_that_was_replaced_on_disk_is_the_one_that_runs() {
+    let home = Home::new();
+    let program = home.join("standfast-here");
+    copy(&program);
+    let server = serve(&home, &program);
+    let mut client = server.connect();
+    assert_echoes(&mut client, b"hello");
+    let newer = home.join("newer");
+    copy(&newer);
+    fs::rename(&newer, &program).unwrap();
+    let (_next, _) = restart(&home);
+    assert_eq!(running(&home), program);
+    assert_echoes(&mut client, b"and on");
+}
+
+/// The file the server runs from.
+fn running(home: &Home) -> PathBuf {
+    fs::read_link(format!("/proc/{}/exe", pid(home))).unwrap()
+}
+
+#[test]
+fn a_link_to_the_newest_release_is_followed_anew() {
+    let home = Home::new();
+    let [one, two, link] = ["one", "two", "current"].map(|name| home.join(name));
+    copy(&one);
+    copy(&two);
+    symlink(&one, &link).unwrap();
+    let server = serve(&home, &link);
+    let mut client = server.connect();
+    assert_echoes(&mut client, b"hello");
+    assert_eq!(running(&home), one);
+    let made = home.join("made");
+    let mut generations = Vec::new();
+    for target in [&two, &one] {
+        symlink(target, &made).unwrap();
+        fs::rename(&made, &link).unwrap();
+        let (next, _) = restart(&home);
+        assert_eq!(&running(&home), target);
+        assert_echoes(&mut client, b"and on");
+        generations.push(next);
+    }
+}
+
+#[test]
+fn a_successor_that_does_not_start_or_ends_is_told_and_the_server_serves_on() {
+    let home = Home::new();
+    let program = home.join("standfast-here");
+    copy(&program);
+    let mut server = serve(&home, &program);
+    let mut client = server.connect();
+    let mut refused = |why: &str| {
+        let (code, line) = home.refusal(&["restart"]);
+        assert_eq!(code, 1, "{line}");
+        assert!(
+            line.starts_with("standfast: not restarted, the server goes on: "),
+            "{line}"
+        );
+        assert!(line.contains(why), "{why}: {line}");
+        assert_echoes(&mut client, b"it serves on");
+        assert_eq!(pid(&home), server.pid());
+    };
+    fs::remove_file(&program).unwrap();
+    refused("No such file");
+    for (script, why) in [
+        ("#!/bin/sh\nexit 1\n", "exit status: 1"),
+        ("#!/bin/sh\nkill -9 $$\n", "signal: 9"),
+        ("#!/bin/sh\nexit 0\n", "exit status: 0"),
+        ("no program\n", ""),
+    ] {
+        put_script(&program, script);
+        refused(why);
+    }
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o644)).unwrap();
+    refused("ermission denied");
+    let newer = home.join("newer");
+    copy(&newer);
+    fs::rename(&newer, &program).unwrap();
+    let (next, _) = restart(&home);
+    assert_echoes(&mut client, b"and on");
+    drop(next);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_successor_that_finds_no_server_ends() {
+    let home = Home::new();
+    let control = home.join("c.sock");
+    let mut command =
+        home.standfast(&["serve", "--replace", "-l", "0", "--control", text(&control)]);
+    command.env("STANDFAST_SUCCESSOR", "1");
+    let (code, stdout, stderr) = output(command);
+    assert_eq!((code, &*stdout), (1, ""), "{stderr}");
+    let last = stderr.lines().last().unwrap();
+    assert!(
+        last.starts_with("standfast: cannot take over: "),
+        "{stderr}"
+    );
+}
