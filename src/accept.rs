@@ -20,7 +20,7 @@ use crate::deadline::Moment;
 use crate::endpoint::{Endpoint, Peer};
 use crate::handle::Shared;
 use crate::io::Io;
-use crate::listener::{Listener, Settings};
+use crate::listener::{Configure, Listener, Settings};
 use crate::socket_file::SocketFile;
 use crate::stats::Stats;
 
@@ -59,7 +59,7 @@ struct Door {
     file: Option<Arc<SocketFile>>,
     settings: Arc<Settings>,
     stats: Arc<Stats>,
-    configure_each: bool,
+    configure: Configure,
     /// Others may listen with it, too.
     #[cfg(control)]
     inherited: bool,
@@ -109,7 +109,7 @@ impl Acceptor {
             file: listener.file,
             settings: listener.settings,
             stats,
-            configure_each: listener.configure_each,
+            configure: listener.configure,
             #[cfg(control)]
             inherited: listener.inherited_as.is_some(),
             // What came before the registration may have made its edge already.
@@ -125,6 +125,13 @@ impl Acceptor {
     /// A connection has closed somewhere: there may be room.
     pub(crate) fn retry(&mut self) {
         self.paused = None;
+    }
+
+    /// Whether connections wait in the backlog for others to close.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.doors
+            .iter()
+            .any(|door| door.ready && door.holds_back())
     }
 
     /// When to go on: at once, at the end of a pause, or when an event says so.
@@ -171,6 +178,11 @@ impl Acceptor {
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
                         self.doors[at].ready = false;
+                        #[cfg(control)]
+                        if self.doors[at].configure == Configure::Queued {
+                            // What comes from here on inherits the listener's.
+                            self.doors[at].configure = Configure::None;
+                        }
                         self.resumed();
                     }
                     Err(error) if is_of_the_connection(&error) => {
@@ -216,9 +228,13 @@ impl Acceptor {
             self.say(now, "connection limit reached, closing what comes");
             return None;
         }
-        if door.configure_each
-            && let Err(refused) = door.settings.options.apply(&socket)
-        {
+        let configured = match door.configure {
+            Configure::None => Ok(()),
+            #[cfg(control)]
+            Configure::Queued => door.settings.options.replace(&socket),
+            Configure::Each => door.settings.options.apply(&socket),
+        };
+        if let Err(refused) = configured {
             // Gone already, or a system without the option: detection lacks, the connection lives.
             log::debug!(id, option = refused.option.as_str(), error:% = refused.source; "option refused");
         }
@@ -254,6 +270,17 @@ impl Acceptor {
     pub(crate) fn lend(&mut self) -> Vec<BorrowedFd<'_>> {
         self.lent = true;
         self.doors.iter().map(|door| door.socket.as_fd()).collect()
+    }
+
+    /// Gives the listeners that were taken over this process's options.
+    #[cfg(control)]
+    pub(crate) fn configure(&self) {
+        let taken = self.doors.iter();
+        for door in taken.filter(|door| door.configure == Configure::Queued) {
+            if let Err(refused) = door.settings.options.replace(&door.socket) {
+                log::debug!(option = refused.option.as_str(), error:% = refused.source; "option refused");
+            }
+        }
     }
 
     /// Another process has the listeners: they are let go of here, and nothing is done to them.

@@ -49,7 +49,8 @@ impl Address {
                 .to_socket_addrs()?
                 .map(Endpoint::Tcp)
                 .collect(),
-            Self::Unix(path) => vec![Endpoint::Unix(path.clone())],
+            // Its place must not depend on where a successor is started.
+            Self::Unix(path) => vec![Endpoint::Unix(std::path::absolute(path)?)],
             Self::Abstract(name) => vec![Endpoint::Abstract(name.clone())],
             Self::Fd(_) | Self::Systemd(_) => Vec::new(),
         };

@@ -136,6 +136,11 @@ impl Handle {
         self.shared.ordered() != Order::Run
     }
 
+    /// Whether another process has taken over from this server.
+    pub(crate) fn was_taken_over(&self) -> bool {
+        self.shared.gave.get().is_some()
+    }
+
     /// Whether the server was told to end at once.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
@@ -175,6 +180,9 @@ pub(crate) struct Shared {
     /// A takeover is under way, or done.
     #[cfg(control)]
     pub(crate) giving: AtomicBool,
+    /// The workers are to stop between two events.
+    #[cfg(control)]
+    pub(crate) freezing: AtomicBool,
     /// Another process has the listeners.
     #[cfg(control)]
     was_given: AtomicBool,
@@ -300,6 +308,8 @@ impl Shared {
             ends: AtomicBool::new(false),
             ending: OnceLock::new(),
             alone: OnceLock::new(),
+            #[cfg(control)]
+            freezing: AtomicBool::new(false),
             #[cfg(control)]
             was_given: AtomicBool::new(false),
             workers,

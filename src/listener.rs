@@ -48,8 +48,28 @@ pub(crate) struct Listener {
     /// As it was written, where that is all that a successor's settings know of it: `systemd`, `fd:3`.
     pub(crate) inherited_as: Option<String>,
     pub(crate) settings: Arc<Settings>,
-    /// Accepted sockets do not have their options from this one.
-    pub(crate) configure_each: bool,
+    pub(crate) configure: Configure,
+}
+
+/// Which accepted sockets get their options one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Configure {
+    /// None: they inherit them from the listener, or have none.
+    None,
+    /// Those that came before the listener had them: until its queue is empty.
+    #[cfg(control)]
+    Queued,
+    /// Every one.
+    Each,
+}
+
+impl Configure {
+    /// For a listener of this process's own.
+    const OWN: Self = if sockopt::INHERITED {
+        Self::None
+    } else {
+        Self::Each
+    };
 }
 
 impl Settings {
@@ -80,6 +100,8 @@ impl Settings {
         let options = SocketOptions {
             detection,
             user_timeout: listen.user_timeout,
+            #[cfg(control)]
+            system,
         };
         options.apply(&probe).map_err(|refused| Error::Option {
             option: refused.option,
@@ -256,7 +278,7 @@ fn bind_unix(
         file,
         inherited_as: None,
         settings: Arc::clone(settings),
-        configure_each: false,
+        configure: Configure::None,
     })
 }
 
@@ -329,7 +351,7 @@ fn bind_tcp(
         file: None,
         inherited_as: None,
         settings: Arc::clone(settings),
-        configure_each: !sockopt::INHERITED,
+        configure: Configure::OWN,
     })
 }
 
@@ -367,7 +389,11 @@ fn inherit(address: &Address, fd: RawFd, settings: &Arc<Settings>) -> Result<Lis
     socket.set_nonblocking(true).map_err(failed)?;
     Ok(Listener {
         socket: socket.into(),
-        configure_each: endpoint.tcp().is_some(),
+        configure: if endpoint.tcp().is_some() {
+            Configure::Each
+        } else {
+            Configure::None
+        },
         address: endpoint,
         // Whoever made the socket takes its path away.
         file: None,
@@ -383,11 +409,12 @@ pub(crate) fn taken_over(
     info: &ListenerInfo,
     settings: &Arc<Settings>,
 ) -> Listener {
-    let configure_each = info.address.tcp().is_some();
-    // New connections inherit this process's options; those in its queue get them when they are accepted.
-    if configure_each && let Err(refused) = settings.options.apply(&socket) {
-        log::debug!(option = refused.option.as_str(), error:% = refused.source; "option refused");
-    }
+    let configure = match (info.address.tcp(), &info.inherited_as) {
+        (None, _) => Configure::None,
+        // It may be shared with others, so its options stay as they are.
+        (Some(_), Some(_)) => Configure::Each,
+        (Some(_), None) => Configure::Queued,
+    };
     let file = match &info.address {
         Endpoint::Unix(path) if info.inherited_as.is_none() => {
             Some(Arc::new(SocketFile::heir(path)))
@@ -400,7 +427,7 @@ pub(crate) fn taken_over(
         file,
         inherited_as: info.inherited_as.clone(),
         settings: Arc::clone(settings),
-        configure_each,
+        configure,
     }
 }
 

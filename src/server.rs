@@ -7,7 +7,8 @@ use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::thread;
+use std::sync::mpsc::{self, Sender};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use mio::{Poll, Waker};
@@ -24,7 +25,7 @@ use crate::listener::{self, Listener, Settings};
 use crate::origin::Origin;
 use crate::service::AnyService;
 use crate::stats::{Stats, Summary};
-use crate::worker::{WAKER, Worker, listener_token};
+use crate::worker::{Ended, WAKER, Worker, listener_token};
 
 /// A TCP server: listening from [`bind`](Server::bind) on, serving in [`run`](Server::run).
 ///
@@ -206,7 +207,7 @@ impl Server {
         workers.unwrap_or(NonZeroUsize::MIN)
     }
 
-    /// Where it listens, with real ports, in the order of the settings; what was taken over comes first.
+    /// Where it listens, with real ports, in the order of the settings.
     #[must_use]
     pub fn addresses(&self) -> &[Endpoint] {
         &self.addresses
@@ -250,24 +251,15 @@ impl Server {
         for service in &self.services {
             service.start(&self.handle);
         }
+        // Before anything is taken over: what fails here fails in time.
+        let (ways, threads) = self.threads()?;
         #[cfg(control)]
         let taken = self.take()?;
-        let mut threads = Vec::new();
-        let mut failed = None;
-        for (index, worker) in std::mem::take(&mut self.workers).into_iter().enumerate() {
-            let name = format!("worker-{index}");
-            match thread::Builder::new().name(name).spawn(|| worker.run()) {
-                Ok(thread) => threads.push(thread),
-                Err(source) => {
-                    failed = Some(Error::Start {
-                        what: "start a thread",
-                        source,
-                    });
-                    self.handle.stop();
-                    break;
-                }
-            }
+        for (way, worker) in ways.into_iter().zip(std::mem::take(&mut self.workers)) {
+            // A thread waits for it, and for nothing else.
+            let _ = way.send(worker);
         }
+        let mut failed = None;
         #[cfg(control)]
         let alone = taken.is_none();
         #[cfg(not(control))]
@@ -276,15 +268,11 @@ impl Server {
         if let Some(taken) = taken {
             self.succeed(taken);
         }
-        if let Some(running) = self.running.take()
-            && failed.is_none()
-        {
+        if let Some(running) = self.running.take() {
             running();
         }
         // Still here unless another thread waits for the former server.
-        if let Some(settled) = self.settled.take()
-            && failed.is_none()
-        {
+        if let Some(settled) = self.settled.take() {
             settled();
         }
         if alone {
@@ -294,7 +282,8 @@ impl Server {
         let mut drained_from = Moment::NEVER;
         for thread in threads {
             match thread.join() {
-                Ok(Ok(ended)) => {
+                Ok(Ok(None)) => {}
+                Ok(Ok(Some(ended))) => {
                     summary.cut += ended.cut;
                     drained_from = drained_from.min(ended.drained_from);
                 }
@@ -337,7 +326,30 @@ impl Server {
         }
         failed.map_or(Ok(summary), Err)
     }
+
+    /// A thread for each worker, and the way to it.
+    fn threads(&self) -> Result<(Vec<Sender<Worker>>, Vec<WorkerThread>), Error> {
+        let mut ways = Vec::new();
+        let mut threads = Vec::new();
+        for index in 0..self.workers.len() {
+            let (way, worker) = mpsc::channel::<Worker>();
+            let name = format!("worker-{index}");
+            let thread = thread::Builder::new().name(name).spawn(move || {
+                let worker = worker.recv().ok();
+                worker.map(Worker::run).transpose()
+            });
+            threads.push(thread.map_err(|source| Error::Start {
+                what: "start a thread",
+                source,
+            })?);
+            ways.push(way);
+        }
+        Ok((ways, threads))
+    }
 }
+
+/// A thread that runs a worker, once it gets one.
+type WorkerThread = JoinHandle<io::Result<Option<Ended>>>;
 
 /// No former server lives any more.
 fn become_alone(what: Option<Box<dyn FnOnce() + Send>>, handle: &Handle) {

@@ -75,12 +75,16 @@ pub trait Service: Send + Sync + 'static {
 
     /// The state of a connection, to go on in a process that takes over. `None` (default): it cannot leave, and the
     /// connection stays with this process, which drains it.
+    ///
+    /// Asked for again whenever the connection has changed before the takeover is complete, and in vain if that comes to
+    /// nothing. A connection that [waits](Context::wait) arrives as one that does not.
     fn export(&self, state: &Self::State) -> Option<Exported> {
         let _ = state;
         None
     }
 
-    /// A connection's state as another process exported it.
+    /// A connection's state as another process exported it. What this answers may be dropped again: newer state
+    /// replaces it, or the takeover comes to nothing. So it does nothing but make the state.
     ///
     /// # Errors
     /// In words, what is wrong with it (default: that this service takes none); then nothing is taken over.

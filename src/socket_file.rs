@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -24,6 +24,8 @@ use rustix::process::{Pid, test_kill_process};
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
+    /// Which of this process's it is.
+    number: usize,
     /// Held as long as the server lives; a process that takes over gets it, at the commit.
     lock: OnceLock<OwnedFd>,
     /// The socket is bound under another name yet.
@@ -39,6 +41,8 @@ impl SocketFile {
     /// `AddrInUse` while another server has it; `AlreadyExists` if something else than a socket stands there; and
     /// what the system says.
     pub(crate) fn claim(path: &Path) -> io::Result<Self> {
+        // A rename would reach further than connect(2) does.
+        SocketAddrUnix::new(path)?;
         refuse_others(path)?;
         let file = Self::heir(path);
         let lock = lock(path)?;
@@ -57,6 +61,7 @@ impl SocketFile {
     pub(crate) fn heir(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
             lock: OnceLock::new(),
             hidden: AtomicBool::new(false),
             given: AtomicBool::new(false),
@@ -89,34 +94,30 @@ impl SocketFile {
 
     /// Takes away what processes left that ended before they showed their socket.
     fn sweep(&self) {
-        let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else {
-            return;
-        };
-        let folder = if folder.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            folder
-        };
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let left = entry.file_name();
-            let left = left
-                .as_encoded_bytes()
-                .strip_prefix(name.as_encoded_bytes());
-            let process = left
-                .and_then(|left| left.strip_prefix(b"."))
-                .and_then(|digits| str::from_utf8(digits).ok()?.parse().ok())
-                .and_then(Pid::from_raw);
+        let folder = self
+            .path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        let entries = fs::read_dir(folder.unwrap_or_else(|| Path::new(".")));
+        for entry in entries.into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let process = name.to_str().and_then(|name| {
+                let (process, _) = name.strip_prefix(HIDDEN)?.split_once('-')?;
+                Pid::from_raw(process.parse().ok()?)
+            });
             let is_left = process
                 .is_some_and(|process| matches!(test_kill_process(process), Err(Errno::SRCH)));
-            if is_left && refuse_others(&entry.path()).is_ok() {
-                let _ = fs::remove_file(entry.path());
+            let path = entry.path();
+            if is_left && refuse_others(&path).is_ok() && !is_alive(&path) {
+                let _ = fs::remove_file(path);
             }
         }
     }
 
-    /// Where the socket is until it is shown.
+    /// Where the socket is until it is shown: beside its path, for a rename reaches no further.
     pub(crate) fn hidden_path(&self) -> PathBuf {
-        beside(&self.path, &format!(".{}", std::process::id()))
+        let name = format!("{HIDDEN}{}-{}", std::process::id(), self.number);
+        self.path.with_file_name(name)
     }
 
     #[cfg(control)]
@@ -160,6 +161,12 @@ impl Drop for SocketFile {
 
 const LOCK: &str = ".lock";
 
+/// What the name of a socket begins with before it is shown; the process follows, and which of its sockets.
+const HIDDEN: &str = ".standfast-";
+
+/// Counts the sockets of this process.
+static NUMBER: AtomicUsize = AtomicUsize::new(0);
+
 fn refuse_others(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => Err(io::Error::new(
@@ -175,7 +182,8 @@ fn refuse_others(path: &Path) -> io::Result<()> {
 pub(crate) fn is_alive(path: &Path) -> bool {
     let tried = SocketAddrUnix::new(path)
         .and_then(|address| connect(&socket(SocketType::SEQPACKET)?, &address));
-    !matches!(tried, Err(Errno::CONNREFUSED | Errno::NOENT))
+    // Another type of socket that listens, or one with a full queue, is alive as well.
+    matches!(tried, Ok(()) | Err(Errno::PROTOTYPE | Errno::AGAIN))
 }
 
 /// The lock that a living server holds beside its socket.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
+#[cfg(control)]
+use crate::keepalive::RTO_MAX_DEFAULT;
 use crate::keepalive::{Detection, Keepalive};
 use crate::sys;
 
@@ -17,6 +19,9 @@ use crate::sys;
 pub(crate) struct SocketOptions {
     pub(crate) detection: Detection,
     pub(crate) user_timeout: Option<Duration>,
+    /// The system's own keepalive.
+    #[cfg(control)]
+    pub(crate) system: Keepalive,
 }
 
 /// Whether accepted sockets have the options of their listener.
@@ -54,6 +59,32 @@ impl SocketOptions {
             }
         }
         Ok(())
+    }
+
+    /// Sets all of them on a socket that has another process's: what is off is switched off, what is left to the system
+    /// is set back to that.
+    #[cfg(control)]
+    pub(crate) fn replace(&self, socket: &impl AsFd) -> Result<(), Refused> {
+        let socket_ref = SockRef::from(socket);
+        match self.detection.keepalive {
+            None => socket_ref.set_keepalive(false),
+            Some(keepalive) => socket_ref.set_tcp_keepalive(&parameters(keepalive.or(self.system))),
+        }
+        .map_err(Refused::named("keepalive"))?;
+        if self.user_timeout.is_none() {
+            socket_ref
+                .set_tcp_user_timeout(None)
+                .map_err(Refused::named("TCP_USER_TIMEOUT"))?;
+        }
+        if self.detection.rto_max().is_none() {
+            match sys::set_rto_max(socket.as_fd(), RTO_MAX_DEFAULT) {
+                Err(error) if !lacks(&error) => {
+                    return Err(Refused::named("TCP_RTO_MAX_MS")(error));
+                }
+                _ => {}
+            }
+        }
+        self.apply(socket)
     }
 
     /// Whether the system lacks `TCP_RTO_MAX_MS`, which makes a vanished peer with output waiting found in time.
@@ -137,6 +168,8 @@ mod tests {
         let options = SocketOptions {
             detection: Detection::resolve(Some(Keepalive::new(33, 0, 5)), None, system).unwrap(),
             user_timeout: None,
+            #[cfg(control)]
+            system,
         };
         options.apply(&listener).unwrap();
         let socket = SockRef::from(&listener);
@@ -154,6 +187,8 @@ mod tests {
         let options = SocketOptions {
             detection: Detection::resolve(Some(keepalive), None, keepalive).unwrap(),
             user_timeout: None,
+            #[cfg(control)]
+            system: keepalive,
         };
         let refused = options.apply(&listener).unwrap_err();
         assert!(refused.option.contains("99999:10:3"), "{}", refused.option);

@@ -212,6 +212,8 @@ impl Worker {
     fn dispatch(&mut self, events: &Events) {
         let first_listener = listener_token(self.origins.len()).0;
         for event in events {
+            #[cfg(control)]
+            self.freeze_in_time();
             match event.token() {
                 WAKER => self.woken(),
                 Token(token) if token > first_listener => {
@@ -289,6 +291,8 @@ impl Worker {
             for to in receivers {
                 shared.workers[to].wake();
             }
+        } else if acceptor.holds_back() {
+            self.shared.accept_waits(true);
         }
         self.acceptor = Some(acceptor);
     }
@@ -334,6 +338,8 @@ impl Worker {
         // Those that are not done stand on the list anew.
         let mut leftovers = std::mem::take(&mut self.leftovers);
         for key in leftovers.drain(..) {
+            #[cfg(control)]
+            self.freeze_in_time();
             self.step(key, |connection, service, turn, buffer| {
                 connection.io.leftover = false;
                 connection.advance(service, turn, buffer)
@@ -460,7 +466,8 @@ impl Worker {
     /// Carries out what the server was told to do, and ends a drain that takes too long.
     fn obey(&mut self) {
         let order = self.shared.ordered();
-        if order == Order::Run {
+        // What another process could not take over is drained without an order.
+        if order == Order::Run && self.draining.is_none() {
             return;
         }
         if self.draining.is_none() {
@@ -527,11 +534,9 @@ impl Worker {
                     giving.ended(connection.io.id);
                 }
             }
-            self.deadlines.remove(slot(key));
+            self.count_out(key, &connection, ending.reason);
             let io = &connection.io;
             let origin = &self.origins[usize::from(io.listener)];
-            origin.stats.closed(ending.reason);
-            origin.settings.admission.release(io.peer.ip());
             let obituary = Obituary {
                 id: io.id,
                 peer: io.peer,
@@ -547,15 +552,23 @@ impl Worker {
             if let Ok(Err(error)) = closed {
                 log::debug!(error:% = error; "cannot reset a connection");
             }
-            self.shared.workers[self.index]
-                .open
-                .fetch_sub(1, Ordering::Relaxed);
         }
         if let Some(acceptor) = &mut self.acceptor {
             acceptor.retry();
         } else if self.shared.accept_waits.swap(false, Ordering::SeqCst) {
             self.shared.workers[0].wake();
         }
+    }
+
+    /// A connection has left this worker.
+    fn count_out(&mut self, key: usize, connection: &Connection, reason: CloseReason) {
+        self.deadlines.remove(slot(key));
+        let io = &connection.io;
+        let origin = &self.origins[usize::from(io.listener)];
+        origin.stats.closed(reason);
+        origin.settings.admission.release(io.peer.ip());
+        let open = &self.shared.workers[self.index].open;
+        open.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn is_done(&self) -> bool {

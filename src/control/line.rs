@@ -60,6 +60,12 @@ impl Line {
         }
     }
 
+    /// The process at the other end, where it can be named here.
+    pub(crate) fn peer(&self) -> Option<u32> {
+        let pid = socket_peercred(&self.socket).ok()?.pid.as_raw_pid();
+        u32::try_from(pid).ok().filter(|&pid| pid > 0)
+    }
+
     pub(crate) fn send(&self, message: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_vec(message)?;
         // With a timeout on the socket even SIGCONT interrupts (signal(7)).

@@ -13,6 +13,7 @@ use std::fs;
 use std::io::{self, PipeReader};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
@@ -26,7 +27,7 @@ use rustix::net::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::handle::Handle;
+use crate::handle::{Handle, Shared};
 use crate::handoff::baton::Baton;
 use crate::handoff::{give, take};
 use crate::inspect::{ConnectionInfo, Status, Takeover};
@@ -356,28 +357,25 @@ impl Desk {
     /// Gives the server to the asking process, one at a time, or says why not.
     fn give(&self, line: Line, hello: &Hello) -> io::Result<()> {
         let shared = &self.handle.shared;
-        let alone = !shared.giving.swap(true, Ordering::AcqRel);
-        let outcome = if alone {
-            give::compare(hello, &self.handle, &take::network())
-        } else if shared.was_given() {
-            Err("this server has been taken over already".to_owned())
-        } else {
-            Err("another takeover is under way".to_owned())
+        let claim = Claim::of(shared);
+        let outcome = match &claim {
+            Some(_) => give::compare(hello, &self.handle, &take::network()),
+            None if shared.was_given() => Err("this server has been taken over already".to_owned()),
+            None => Err("another takeover is under way".to_owned()),
         };
+        // Its own word for it may be from another namespace of processes.
+        let pid = line.peer().unwrap_or(hello.pid);
         if let Err(why) = outcome {
-            log::warn!(pid = hello.pid, reason = why.as_str(); "takeover refused");
+            log::warn!(pid, reason = why.as_str(); "takeover refused");
             *lock(&self.refusal) = Some(why.clone());
-            if alone {
-                shared.giving.store(false, Ordering::Release);
-            }
             return line.send(&Answer::Refused(why));
         }
-        log::info!(pid = hello.pid, version = hello.version.as_str(); "takeover asked for");
+        log::info!(pid, version = hello.version.as_str(); "takeover asked for");
         line.send(&Answer::Giving)?;
         let listeners: Vec<_> = self.listeners.iter().filter_map(Weak::upgrade).collect();
         let files = || std::iter::once(&self.file).chain(listeners.iter().map(Arc::as_ref));
         let locks: Vec<BorrowedFd<'_>> = files().filter_map(SocketFile::lock).collect();
-        match give::give(line, &self.handle, hello.pid, &locks) {
+        match give::give(line, &self.handle, pid, &locks) {
             Ok((takeover, baton)) => {
                 files().for_each(SocketFile::give);
                 *lock(&self.given) = Some(Arc::clone(&baton));
@@ -389,16 +387,15 @@ impl Desk {
                     "handed over"
                 );
                 if let Some(farewell) = &self.farewell {
-                    farewell(&takeover);
+                    // Whatever becomes of it, the server may end.
+                    let _ = catch_unwind(AssertUnwindSafe(|| farewell(&takeover)));
                 }
                 baton.say_told();
-                // From here on the server may end.
                 let _ = shared.gave.set(takeover);
             }
             Err(why) => {
-                log::warn!(pid = hello.pid, reason = why.as_str(); "takeover failed, serving on");
+                log::warn!(pid, reason = why.as_str(); "takeover failed, serving on");
                 *lock(&self.refusal) = Some(why);
-                shared.giving.store(false, Ordering::Release);
             }
         }
         Ok(())
@@ -424,6 +421,11 @@ impl Desk {
             match successor.has_ended() {
                 Ok(false) if now() < until => thread::park_timeout(GLANCE),
                 Ok(false) => {
+                    let Some(_claim) = Claim::of(shared) else {
+                        // It is just taking over: what comes of that will be known.
+                        thread::park_timeout(GLANCE);
+                        continue;
+                    };
                     successor.kill();
                     return Err(format!(
                         "the successor (pid {pid}) did not take over within {} s, and was ended",
@@ -440,6 +442,26 @@ impl Desk {
         match lock(&self.refusal).take() {
             Some(why) => format!("{why}; the successor (pid {pid}) has ended"),
             None => format!("the successor (pid {pid}) has ended; its own words are in the log"),
+        }
+    }
+}
+
+/// The right to give this server away, or to keep it: one at a time has it.
+struct Claim<'a>(&'a Shared);
+
+impl<'a> Claim<'a> {
+    fn of(shared: &'a Shared) -> Option<Self> {
+        let taken = shared.giving.swap(true, Ordering::AcqRel);
+        // Not by `then_some`: a claim that is made to be dropped gives up the other's.
+        if taken { None } else { Some(Self(shared)) }
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        // A server that was given stays given.
+        if !self.0.was_given() {
+            self.0.giving.store(false, Ordering::Release);
         }
     }
 }

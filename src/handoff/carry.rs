@@ -1,6 +1,7 @@
 //! A connection into a [`Record`], and out of it.
 
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::close::CloseReason;
@@ -26,7 +27,8 @@ impl Connection {
         {
             return None;
         }
-        let state = service.export(self.state())?;
+        let exported = catch_unwind(AssertUnwindSafe(|| service.export(self.state())));
+        let state = exported.unwrap_or(None)?;
         if state.bytes.len() > LONGEST_STATE {
             return None;
         }

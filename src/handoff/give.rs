@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::control::line::{Line, now, shared_clock};
 use crate::control::question::Hello;
 use crate::handle::{Handle, Mail};
 use crate::handoff::baton::{Baton, Event, FREEZE, Outcome, Sum, late, lost};
-use crate::handoff::record::{Message, PROTOCOL, SCHEMA};
+use crate::handoff::record::{DESCRIPTORS, Message, PROTOCOL, SCHEMA};
 use crate::inspect::{Role, Takeover};
 
 /// How long the pre-copy may take, while the server serves; and how long the new process may take nothing in.
@@ -43,6 +44,13 @@ pub(crate) fn compare(hello: &Hello, handle: &Handle, network: &str) -> Result<(
     let status = handle.status();
     if status.draining {
         return Err("the running server is ending".to_owned());
+    }
+    if status.listeners.len() >= DESCRIPTORS {
+        return Err(format!(
+            "{} listeners are too many to change hands, at most {} can",
+            status.listeners.len(),
+            DESCRIPTORS - 1
+        ));
     }
     for listener in &status.listeners {
         let address = &listener.address;
@@ -116,6 +124,8 @@ pub(crate) fn give(
             for worker in workers {
                 worker.post(Mail::Keep);
             }
+            // It may have gone itself, or hang.
+            let _ = conversation.pass(&Message::Abort(why.clone()), &[], now());
             Err(why)
         }
     }
@@ -170,8 +180,11 @@ impl Conversation<'_> {
                         return Err(format!("the pre-copy took longer than {limit} s"));
                     }
                     if now() >= patience {
-                        let limit = STILL.as_secs();
-                        return Err(format!("the new process took nothing in for {limit} s"));
+                        let who = match self.baton.under_way() {
+                            0 => "the running server was too busy and sent nothing",
+                            _ => "the new process took nothing in",
+                        };
+                        return Err(format!("{who} for {} s", STILL.as_secs()));
                     }
                 }
                 Err(error) => return Err(lost(&error)),
@@ -207,6 +220,7 @@ impl Conversation<'_> {
             self.commit(&sum, frozen_at, until, locks)?;
             Ok(sum)
         });
+        self.handle.shared.freezing.store(false, Ordering::Relaxed);
         let mut frozen = Duration::ZERO;
         if committed.is_ok() {
             self.handle.shared.given();
@@ -226,6 +240,7 @@ impl Conversation<'_> {
     /// Has every worker stand still and send what the new process does not know.
     fn stop(&self, until: Instant) -> (Vec<Sender<Outcome>>, Result<Sum, String>) {
         let mut outcomes = Vec::new();
+        self.handle.shared.freezing.store(true, Ordering::Relaxed);
         for worker in &self.handle.shared.workers {
             let (outcome, known) = mpsc::channel();
             outcomes.push(outcome);

@@ -182,7 +182,7 @@ fn opened(bytes: &[u8]) -> Result<&[u8], String> {
         m2,
         m3,
         protocol,
-        _,
+        flags,
         s0,
         s1,
         l0,
@@ -199,6 +199,9 @@ fn opened(bytes: &[u8]) -> Result<&[u8], String> {
     }
     if protocol != PROTOCOL {
         return Err(format!("protocol {protocol}, this one speaks {PROTOCOL}"));
+    }
+    if flags != 0 {
+        return Err("a message with unknown flags".to_owned());
     }
     let schema = u16::from_le_bytes([s0, s1]);
     if schema != SCHEMA {

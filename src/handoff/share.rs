@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use slab::Slab;
 
@@ -20,6 +20,9 @@ use crate::service::AnyService;
 
 /// Connections sent in a message, and so in a turn, while the server serves: live clients wait behind them.
 const BATCH: usize = 64;
+
+/// How long what has changed is sent anew before the freeze takes what there is.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Records are gathered into messages of about this size.
 const FULL: usize = 48 * 1024;
@@ -51,6 +54,8 @@ pub(crate) struct Giving {
     /// How far the bytes of each connection that has some were sent, by its number.
     bytes: HashMap<u64, Sent>,
     copied: bool,
+    /// When that is said at the latest, once all connections were sent: a busy server changes for ever.
+    impatient: Moment,
     /// There was no room for the next message.
     blocked: bool,
     failed: bool,
@@ -69,6 +74,13 @@ struct Noted {
     key: usize,
     whole: bool,
     sent: Option<Sent>,
+}
+
+/// What a message was of.
+enum Sending {
+    Connections,
+    Changes,
+    Nothing,
 }
 
 /// What [`Giving`] works on: a worker's connections.
@@ -90,7 +102,7 @@ impl Share<'_> {
 }
 
 impl Giving {
-    pub(crate) fn new(baton: Arc<Baton>, events: Sender<Event>) -> Self {
+    pub(crate) fn new(baton: Arc<Baton>, events: Sender<Event>, now: Moment) -> Self {
         Self {
             baton,
             events,
@@ -100,6 +112,7 @@ impl Giving {
             gone: Vec::new(),
             bytes: HashMap::new(),
             copied: false,
+            impatient: now.after(PATIENCE),
             blocked: false,
             failed: false,
             sum: Sum::default(),
@@ -149,8 +162,9 @@ impl Giving {
             return;
         }
         match self.send_next(share) {
-            Ok(true) => {}
-            Ok(false) => {
+            Ok(Sending::Connections) => {}
+            Ok(Sending::Changes) if share.now < self.impatient => {}
+            Ok(Sending::Changes | Sending::Nothing) => {
                 if !self.copied {
                     self.copied = true;
                     self.tell(Event::Copied);
@@ -161,15 +175,16 @@ impl Giving {
         }
     }
 
-    /// Sends one message; answers whether there was one worth sending.
-    fn send_next(&mut self, share: &mut Share<'_>) -> io::Result<bool> {
+    /// Sends one message, if there is one worth sending; answers of what.
+    fn send_next(&mut self, share: &mut Share<'_>) -> io::Result<Sending> {
         if self.send_connections(share, None)? {
-            return Ok(true);
+            return Ok(Sending::Connections);
         }
-        if self.changed.len() > FEW || self.unsent(share) > LITTLE {
-            return self.send_changed(share, None);
+        let many = self.changed.len() > FEW || self.unsent(share) > LITTLE;
+        if many && self.send_changed(share, None)? {
+            return Ok(Sending::Changes);
         }
-        Ok(false)
+        Ok(Sending::Nothing)
     }
 
     /// Bytes that the changed connections have and that were not sent.

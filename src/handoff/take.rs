@@ -153,18 +153,20 @@ impl Giver {
             self.say(&Message::Taken(1))?;
         };
         self.say(&Message::Prepared)?;
-        match self.next(handle)? {
-            (Message::Commit { frozen_at, staying }, locks) => Ok(Taken {
+        loop {
+            // Whatever else is said, the commit alone counts, or its absence.
+            if let (Message::Commit { frozen_at, staying }, locks) = self.next(handle)? {
                 // From here on they are ours.
-                connections: taking.own(),
-                line: self.line,
-                pid: self.pid,
-                locks,
-                last_id,
-                staying,
-                frozen_at,
-            }),
-            _ => Err(invalid("the running server went on")),
+                return Ok(Taken {
+                    connections: taking.own(),
+                    line: self.line,
+                    pid: self.pid,
+                    locks,
+                    last_id,
+                    staying,
+                    frozen_at,
+                });
+            }
         }
     }
 

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
 use std::thread;
 
 use super::Server;
 use crate::address::Address;
-use crate::admission::Limit;
+use crate::admission::{self, Limit};
 use crate::config::{Config, Listen};
 use crate::control::question::Hello;
 use crate::control::{Client, Control, Desk, Farewell, Start, Successor};
@@ -68,7 +69,8 @@ impl Server {
     /// Prepares to take over from the server whose control socket is at `path`: its listeners and its live
     /// connections. It must not listen on more than `config` does. `None` if no server answers there.
     ///
-    /// The running server serves on until [`run`](Self::run) has everything; then that serves.
+    /// The running server serves on until [`run`](Self::run) has everything; then that serves. It has to follow at once:
+    /// the running server gives up after 5 s without progress.
     ///
     /// # Errors
     /// As [`bind`](Self::bind); and whatever keeps the takeover from happening.
@@ -82,6 +84,7 @@ impl Server {
             source,
         };
         take::may_fail("init");
+        let path = &absolute(path).map_err(failed)?;
         let client = Client::at(path.to_owned());
         let status = match client.status() {
             Ok(status) => status,
@@ -103,7 +106,7 @@ impl Server {
             services.push(listen.service.clone());
         }
         reserve_descriptors(status.open);
-        let hello = hello(&wanted, Self::max_conns(&config));
+        let hello = hello(&wanted, admission::descriptors_for_connections());
         let line = client.take_over(hello).map_err(failed)?;
         let (mut giver, given) = Giver::listeners(line, status.pid).map_err(failed)?;
         let (listeners, order) = assemble(wanted, given).map_err(|refused| match refused {
@@ -131,6 +134,7 @@ impl Server {
     /// `AddrInUse` while another server has that path; `AlreadyExists` if something else than a socket stands there;
     /// and what the system says.
     pub fn control(&mut self, path: &Path) -> io::Result<Control> {
+        let path = &absolute(path)?;
         crate::control::path::prepare(path)?;
         let heir = matches!(&self.takeover.giver, Some((_, theirs)) if theirs == path);
         let file = if heir {
@@ -164,10 +168,15 @@ impl Server {
     }
 
     /// Takes everything over from the former server, if there is one.
-    pub(super) fn take(&mut self) -> Result<Option<(Taken, PathBuf)>, Error> {
+    pub(super) fn take(&mut self) -> Result<Option<(Taken, PathBuf, Sender<Taken>)>, Error> {
         let Some((giver, path)) = self.takeover.giver.take() else {
             return Ok(None);
         };
+        let failed = |source| Error::Start {
+            what: "start a thread",
+            source,
+        };
+        let afterwards = self.afterwards().map_err(failed)?;
         let shared = &self.handle.shared;
         let place = || shared.least_loaded(0);
         let taken = giver.connections(&mut self.workers, &self.handle, place);
@@ -176,11 +185,17 @@ impl Server {
             source,
         })?;
         shared.continue_from(taken.last_id);
-        Ok(Some((taken, path)))
+        if let Some(worker) = self.workers.first() {
+            worker.configure_listeners();
+        }
+        Ok(Some((taken, path, afterwards)))
     }
 
     /// The workers run: says so to the former server, and takes the paths over.
-    pub(super) fn succeed(&mut self, (mut taken, path): (Taken, PathBuf)) {
+    pub(super) fn succeed(
+        &mut self,
+        (mut taken, path, afterwards): (Taken, PathBuf, Sender<Taken>),
+    ) {
         let takeover = taken.running();
         log::info!(
             pid = takeover.pid,
@@ -191,22 +206,28 @@ impl Server {
         );
         let _ = self.handle.shared.took.set(takeover);
         self.inherit(std::mem::take(&mut taken.locks), &path);
-        let (what, handle) = (self.alone.take(), self.handle.clone());
-        let settled = self.settled.take();
-        let waiting = thread::Builder::new()
+        // The thread waits for it.
+        let _ = afterwards.send(taken);
+    }
+
+    /// A thread for what follows when the former server has told of this one, and when it has ended. It gets what was
+    /// taken over; nothing follows if it does not.
+    fn afterwards(&mut self) -> io::Result<Sender<Taken>> {
+        let (way, taken) = mpsc::channel::<Taken>();
+        let (settled, alone) = (self.settled.take(), self.alone.take());
+        let handle = self.handle.clone();
+        thread::Builder::new()
             .name("predecessor".to_owned())
             .spawn(move || {
+                let Ok(taken) = taken.recv() else { return };
                 taken.until_told();
                 if let Some(settled) = settled {
                     settled();
                 }
                 taken.until_alone();
-                super::become_alone(what, &handle);
-            });
-        if let Err(error) = waiting {
-            log::warn!(error:%; "cannot wait for the former server's end");
-            super::become_alone(None, &self.handle);
-        }
+                super::become_alone(alone, &handle);
+            })?;
+        Ok(way)
     }
 
     /// The paths are ours, with their locks: the control socket's is shown, those of listeners are in use.

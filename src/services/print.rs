@@ -249,6 +249,10 @@ impl Service for Print {
 
     fn stop(&self, patience: Duration) -> bool {
         let mut lines = self.queue.lock();
+        if lines.open.take().is_some() && self.server.get().is_some_and(Handle::was_taken_over) {
+            // The process that goes on begins with a line of its own.
+            lines.bytes.push(b'\n');
+        }
         lines.over = true;
         self.queue.changed.notify_all();
         let mut waited = Duration::ZERO;

@@ -1,6 +1,7 @@
 //! A worker's part in a takeover, on either side of it.
 
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
@@ -26,7 +27,7 @@ impl Worker {
     /// A process wants to take over: from here on copies are sent.
     pub(super) fn give(&mut self, baton: Arc<Baton>, events: Sender<Event>) {
         self.keep();
-        let mut giving = Giving::new(baton, events);
+        let mut giving = Giving::new(baton, events, self.now);
         if let Some(acceptor) = &mut self.acceptor {
             giving.send_listeners(&self.origins, &acceptor.lend());
         }
@@ -50,6 +51,14 @@ impl Worker {
             self.giving = Some(giving);
         }
         self.configure();
+    }
+
+    /// A turn of many events, or of large ones, is too long for a freeze to wait for its end.
+    #[inline]
+    pub(super) fn freeze_in_time(&mut self) {
+        if self.giving.is_some() && self.shared.freezing.load(Ordering::Relaxed) {
+            self.woken();
+        }
     }
 
     fn share(&mut self) -> Share<'_> {
@@ -94,25 +103,16 @@ impl Worker {
             let io = &connection.io;
             io.deregister(self.poll.registry());
             let origin = &self.origins[usize::from(io.listener)];
-            origin.stats.closed(CloseReason::HandedOff);
             log::debug!(id = io.id, peer:% = io.peer, listener:% = origin.address, reason:% = CloseReason::HandedOff, read = io.read, written = io.written; "closed");
-            self.count_out(key, &connection);
+            self.count_out(key, &connection, CloseReason::HandedOff);
+            // The service's state goes along, and its destructor may panic as anything else.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(connection)));
         }
         self.draining = Some(self.now.after_if(self.drain_timeout));
         self.drained_from = self.now;
         for key in self.keys() {
             self.step(key, Connection::drain);
         }
-    }
-
-    /// A connection is in no list of this worker's any more.
-    fn count_out(&mut self, key: usize, connection: &Connection) {
-        self.deadlines.remove(slot(key));
-        let io = &connection.io;
-        let origin = &self.origins[usize::from(io.listener)];
-        origin.settings.admission.release(io.peer.ip());
-        let open = &self.shared.workers[self.index].open;
-        open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -160,7 +160,7 @@ impl Worker {
     pub(crate) fn forget(&mut self, key: usize) {
         if let Some(connection) = self.connections.try_remove(key) {
             connection.io.deregister(self.poll.registry());
-            self.count_out(key, &connection);
+            self.count_out(key, &connection, CloseReason::HandedOff);
         }
     }
 
@@ -183,6 +183,13 @@ impl Worker {
         self.unconfigured = self.connections.capacity();
     }
 
+    /// The listeners that were taken over get this process's options: connections inherit them.
+    pub(crate) fn configure_listeners(&self) {
+        if let Some(acceptor) = &self.acceptor {
+            acceptor.configure();
+        }
+    }
+
     /// The next taken over connections get their options: those of this process's settings.
     fn configure(&mut self) {
         for _ in 0..OPTIONS_BATCH.min(self.unconfigured) {
@@ -193,7 +200,7 @@ impl Worker {
             let io = &connection.io;
             let origin = &self.origins[usize::from(io.listener)];
             if origin.address.tcp().is_some()
-                && let Err(refused) = origin.settings.options.apply(&io.socket)
+                && let Err(refused) = origin.settings.options.replace(&io.socket)
             {
                 log::debug!(id = io.id, option = refused.option.as_str(), error:% = refused.source; "option refused");
             }

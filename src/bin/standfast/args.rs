@@ -212,8 +212,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", value_parser = count, allow_hyphen_values = true, help_heading = "Limits")]
     pub(crate) workers: Option<NonZeroUsize>,
 
-    /// Take over from the server that runs at the same control path: its listeners and its live connections. Start
-    /// afresh if there is none.
+    /// Take over from the server that runs at the same control path: its listeners and its live connections. This one
+    /// must listen on at least the same addresses, with the same service. Start afresh if there is none.
     #[cfg(control)]
     #[arg(long)]
     pub(crate) replace: bool,

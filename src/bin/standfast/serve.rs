@@ -28,8 +28,6 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let told = supervisor.clone();
     server.on_ending(move || told.stopping());
     signals::obey(&server.handle())?;
-    let handle = server.handle();
-    supervisor.watch(move |patience| handle.is_turning(patience));
     let announce = announce(args, &effective, &server);
     let addresses = server.addresses().to_vec();
     let say = move || say_listening(&addresses);
@@ -43,8 +41,11 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
             say();
         });
     }
-    let addresses = server.addresses().to_vec();
-    server.on_settled(move || supervisor.ready(&addresses));
+    let (addresses, handle) = (server.addresses().to_vec(), server.handle());
+    server.on_settled(move || {
+        supervisor.watch(move |patience| handle.is_turning(patience));
+        supervisor.ready(&addresses);
+    });
     let summary = server.run()?;
     // Whoever is being answered hears the end of it, and the path is free when the log says that this one ended.
     #[cfg(control)]
