@@ -74,6 +74,9 @@ pub(crate) struct Worker {
     /// Taken over connections below this key have their former listener's options yet.
     #[cfg(control)]
     unconfigured: usize,
+    /// When the next of them get this process's.
+    #[cfg(control)]
+    configure_next: Moment,
     buffer: Box<[u8]>,
     drain_timeout: Option<Duration>,
     /// Draining, until then.
@@ -132,6 +135,8 @@ impl Worker {
             giving: None,
             #[cfg(control)]
             unconfigured: 0,
+            #[cfg(control)]
+            configure_next: Moment::at_start(),
             buffer: vec![0; READ_BUFFER].into_boxed_slice(),
             drain_timeout,
             draining: None,
@@ -188,8 +193,11 @@ impl Worker {
             until = until.min(end);
         }
         #[cfg(control)]
-        let pressing =
-            self.unconfigured > 0 || self.giving.as_ref().is_some_and(Giving::is_pressing);
+        if self.unconfigured > 0 {
+            until = until.min(self.configure_next);
+        }
+        #[cfg(control)]
+        let pressing = self.giving.as_ref().is_some_and(Giving::is_pressing);
         #[cfg(not(control))]
         let pressing = false;
         let timeout = if pressing || !self.leftovers.is_empty() || !self.listings.is_empty() {

@@ -1,5 +1,8 @@
 //! An embedder's server: the library from outside, several listeners, panicking services.
 
+/// Takeovers of services that let nothing go, or fail at it.
+mod takeover;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::num::NonZeroUsize;

@@ -4,6 +4,8 @@
 mod bytes;
 /// The new process fails, is stopped, or should never have asked.
 mod faults;
+/// Takeovers that once went wrong.
+mod regressions;
 /// Somebody between the two processes, who changes what they say.
 mod relay;
 /// The server starts its own successor.

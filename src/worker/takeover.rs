@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::Token;
 
@@ -16,8 +16,10 @@ use crate::handoff::baton::{Baton, Event, Outcome};
 use crate::handoff::record::{Arrival, Update};
 use crate::handoff::share::{Giving, Share};
 
-/// Taken over connections that get their options in one turn: live clients wait behind them.
-const OPTIONS_BATCH: usize = 16;
+/// Taken over connections that get their options at a time, and the rest before the next: nothing depends on them soon,
+/// and live clients wait for the same processors.
+const OPTIONS_BATCH: usize = 32;
+const OPTIONS_REST: Duration = Duration::from_millis(1);
 
 /// Given connections that are closed before others get the processor.
 const CLOSE_BATCH: usize = 64;
@@ -192,6 +194,10 @@ impl Worker {
 
     /// The next taken over connections get their options: those of this process's settings.
     fn configure(&mut self) {
+        if self.unconfigured == 0 || self.now < self.configure_next {
+            return;
+        }
+        self.configure_next = self.now.after(OPTIONS_REST);
         for _ in 0..OPTIONS_BATCH.min(self.unconfigured) {
             self.unconfigured -= 1;
             let Some(connection) = self.connections.get(self.unconfigured) else {

@@ -442,7 +442,7 @@ pub(crate) struct User {
 
 impl User {
     /// Only root can be somebody else.
-    fn with(uid: u32, home: &Home) -> Option<Self> {
+    pub(crate) fn with(uid: u32, home: &Home) -> Option<Self> {
         if !geteuid().is_root() {
             return None;
         }
