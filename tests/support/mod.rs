@@ -617,7 +617,7 @@ impl Server {
     }
 
     /// Waits for the first bytes on stdout, or for its end.
-    fn has_said_something(&mut self) -> bool {
+    pub(crate) fn has_said_something(&mut self) -> bool {
         match self.stdout.recv_timeout(GUARD) {
             Ok(bytes) => {
                 self.printed.extend(bytes);
