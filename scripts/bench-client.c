@@ -15,21 +15,15 @@
  * few microseconds, rather than fight the server for the socket's lock.
  */
 #define _GNU_SOURCE
+#include "load.h"
+
 #include <arpa/inet.h>
-#include <errno.h>
-#include <stdarg.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { EVENTS = 1024, PATTERN = 256, DESTINATIONS = 16, OPENING = 1000 };
-static const uint64_t SECOND = 1000000000, PATIENCE = 5 * SECOND, PAUSE = 5000;
+static const uint64_t PATIENCE = 5 * SECOND, PAUSE = 5000;
 
 struct conn {
     int fd;
@@ -44,22 +38,6 @@ static struct conn *conns;
 static unsigned char *pattern, *echoed;
 
 /* --- small things ------------------------------------------------------------------------------------- */
-
-static void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *format, ...) {
-    va_list words;
-    fprintf(stderr, "bench-client: ");
-    va_start(words, format);
-    vfprintf(stderr, format, words);
-    va_end(words);
-    fputc('\n', stderr);
-    exit(1);
-}
-
-static uint64_t now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * SECOND + time.tv_nsec;
-}
 
 static void pause_a_little(void) {
     for (uint64_t end = now() + PAUSE; now() < end;)
@@ -242,12 +220,7 @@ int main(int count, char **words) {
     if (!(is_echo || is_churn || is_idle) || !port || !connections || !bytes || (!is_idle && !duration && !messages))
         return usage();
 
-    struct rlimit descriptors;
-    if (getrlimit(RLIMIT_NOFILE, &descriptors) < 0)
-        fail("getrlimit: %s", strerror(errno));
-    descriptors.rlim_cur = descriptors.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &descriptors) < 0)
-        fail("setrlimit: %s", strerror(errno));
+    raise_descriptors();
     conns = calloc(connections, sizeof *conns);
     pattern = malloc(PATTERN + bytes);
     echoed = malloc(bytes);

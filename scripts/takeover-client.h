@@ -2,22 +2,17 @@
  * One client of takeover-load: how it connects, what it says and when it says more, and what it makes of the echo.
  * When a time has come for something is not decided here.
  */
+#include "load.h"
+
 #include <arpa/inet.h>
-#include <errno.h>
 #include <netinet/tcp.h>
-#include <stdarg.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "takeover-stream.h"
 
-static const uint64_t SECOND = 1000000000, MILLISECOND = 1000000;
+static const uint64_t MILLISECOND = 1000000;
 
 enum {
     SOURCES = 16, /* addresses to connect from: the search for a free port is slow in a well-filled range */
@@ -69,22 +64,6 @@ static struct { uint64_t due, latency; } *samples;
 static uint64_t sampled;
 
 /* --- small things ------------------------------------------------------------------------------------- */
-
-static void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *format, ...) {
-    va_list words;
-    fprintf(stderr, "takeover-load: ");
-    va_start(words, format);
-    vfprintf(stderr, format, words);
-    va_end(words);
-    fputc('\n', stderr);
-    exit(1);
-}
-
-static uint64_t now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * SECOND + time.tv_nsec;
-}
 
 static uint64_t some(uint64_t below) {
     static uint64_t state = 88172645463325252; /* always the same choices */

@@ -27,11 +27,10 @@
  * What is wrong with a connection is counted, and said on stderr; its load goes on without it.
  */
 #define _GNU_SOURCE
+#include "takeover-client.h"
+
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
-
-#include "takeover-client.h"
 
 enum {
     EVENTS = 512,
@@ -327,14 +326,8 @@ int main(int count, char **words) {
         (!lines && rate > wanted[PACED] * 5))
         return usage();
 
-    struct rlimit descriptors;
-    if (getrlimit(RLIMIT_NOFILE, &descriptors) < 0)
-        fail("getrlimit: %s", strerror(errno));
-    descriptors.rlim_cur = descriptors.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &descriptors) < 0)
-        fail("setrlimit: %s", strerror(errno));
+    room = raise_descriptors();
     prctl(PR_SET_TIMERSLACK, 1); /* a message is to be sent when it is due, not up to 50 us later */
-    room = descriptors.rlim_cur;
     conns = calloc(room, sizeof *conns);
     vacant = calloc(room, sizeof *vacant);
     samples = calloc(SAMPLES, sizeof *samples);

@@ -133,6 +133,14 @@ pub struct Takeover {
     pub frozen: Duration,
 }
 
+impl Takeover {
+    /// [`frozen`](Self::frozen) in milliseconds, as the log has it.
+    #[must_use]
+    pub fn frozen_ms(&self) -> f64 {
+        self.frozen.as_micros() as f64 / 1e3
+    }
+}
+
 /// A side of a takeover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

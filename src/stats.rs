@@ -102,7 +102,7 @@ impl fmt::Display for Summary {
             }
         }
         if let Some(takeover) = &self.takeover {
-            write!(f, " frozen_ms={}", takeover.frozen.as_micros() as f64 / 1e3)?;
+            write!(f, " frozen_ms={}", takeover.frozen_ms())?;
         }
         Ok(())
     }

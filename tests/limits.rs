@@ -1,16 +1,16 @@
 //! Connection limits, running out of descriptors, bursts, and how connections spread over the workers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use socket2::{Domain, Socket, Type};
 
 use crate::support::{
-    GUARD, Server, assert_echoes, cannot_run, connect, facts, now, output, pass, read_to_fin, shell,
+    GUARD, Server, assert_echoes, cannot_run, connect, facts, leave_descriptors, now, output, pass,
+    read_to_fin, shell,
 };
 
 // Limits on connections.
@@ -280,22 +280,6 @@ fn too_few_descriptors_to_start_are_said() {
         line.starts_with("standfast: ") && line.contains("ulimit -n"),
         "{line}"
     );
-}
-
-/// Leaves the running server `more` descriptors than it has: the limit is on their numbers, and the lowest free one
-/// is taken.
-fn leave_descriptors(server: &Server, more: usize) {
-    let entries = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let taken: HashSet<u64> = names.map(|name| name.parse().unwrap()).collect();
-    let limit = (0..).filter(|fd| !taken.contains(fd)).nth(more).unwrap();
-    let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap());
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    let limit = Rlimit {
-        current: Some(limit),
-        maximum,
-    };
-    prlimit(pid, Resource::Nofile, limit).unwrap();
 }
 
 #[test]

@@ -307,35 +307,28 @@ impl Desk {
             }
         };
         let handle = &self.handle;
-        match question {
-            Question::Status => line.send(&Answer::Status(handle.status())),
+        let is_order = !matches!(question, Question::Status | Question::List);
+        let _ordered = is_order.then(|| self.ordered());
+        let answer = match question {
+            Question::Status => Answer::Status(handle.status()),
             Question::List => {
                 for batch in handle.connections() {
                     for part in batch.chunks(BATCH) {
                         line.send(&Answer::Connections(part.to_vec()))?;
                     }
                 }
-                line.send(&Answer::Done)
+                Answer::Done
             }
-            order => {
-                let _ordered = self.ordered();
-                self.obey(line, order, client)
-            }
-        }
-    }
-
-    fn obey(&self, line: Line, order: Question, client: &Arc<OwnedFd>) -> io::Result<()> {
-        let answer = match order {
-            Question::Kill { id } if self.handle.kill(id) => Answer::Done,
+            Question::Kill { id } if handle.kill(id) => Answer::Done,
             Question::Kill { id } => Answer::Refused(format!("no connection {id}")),
             Question::Drain => {
                 log::info!(by = "control"; "draining");
-                self.handle.drain();
+                handle.drain();
                 Answer::Done
             }
             Question::Stop => {
                 log::info!(by = "control"; "ending at once");
-                self.handle.stop();
+                handle.stop();
                 Answer::Done
             }
             Question::Restart => {
@@ -349,7 +342,6 @@ impl Desk {
                 self.leave(client);
                 return self.give(line, &hello);
             }
-            Question::Status | Question::List => Answer::Done,
         };
         line.send(&answer)
     }
@@ -383,7 +375,7 @@ impl Desk {
                     pid = takeover.pid,
                     connections = takeover.connections,
                     staying = takeover.staying,
-                    frozen_ms = takeover.frozen.as_micros() as f64 / 1e3;
+                    frozen_ms = takeover.frozen_ms();
                     "handed over"
                 );
                 if let Some(farewell) = &self.farewell {

@@ -201,7 +201,7 @@ impl Server {
             pid = takeover.pid,
             connections = takeover.connections,
             staying = takeover.staying,
-            frozen_ms = takeover.frozen.as_micros() as f64 / 1e3;
+            frozen_ms = takeover.frozen_ms();
             "took over"
         );
         let _ = self.handle.shared.took.set(takeover);

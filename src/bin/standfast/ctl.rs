@@ -152,14 +152,13 @@ fn told(takeover: &Takeover) -> String {
     let Takeover {
         connections,
         staying,
-        frozen,
         ..
     } = takeover;
     let stay = match staying {
         0 => String::new(),
         some => format!(", {some} stay with the former process and are drained"),
     };
-    let frozen = frozen.as_secs_f64() * 1e3;
+    let frozen = takeover.frozen_ms();
     let plural = if *connections == 1 { "" } else { "s" };
     format!("{connections} connection{plural} handed over{stay}, frozen for {frozen:.2} ms")
 }

@@ -170,8 +170,7 @@ pub(crate) fn summary(summary: &Summary) {
         if !facts.iter().any(|(other, _)| *other == name) {
             facts.push((name, Value::from(0)));
         }
-        let frozen_ms = takeover.frozen.as_micros() as f64 / 1e3;
-        facts.push(("frozen_ms", Value::from(frozen_ms)));
+        facts.push(("frozen_ms", Value::from(takeover.frozen_ms())));
     }
     log::logger().log(
         &Record::builder()
