@@ -40,7 +40,7 @@ impl Listen {
             .max_conns
             .map_or(allowed, |asked| allowed.min(asked.get()));
         let settings = Settings::new(self, &Arc::new(Limit::new(max_conns)))?;
-        let probe = listener::probe()?;
+        let probe = sockopt::probe()?;
         let mut addresses = Vec::new();
         for address in &self.addresses {
             let resolved = address.resolve().map_err(|source| Error::Resolve {
@@ -49,14 +49,10 @@ impl Listen {
             })?;
             addresses.extend(resolved);
         }
-        let system = sockopt::system_keepalive(&probe);
         let options = settings.options;
         Ok(Effective {
             addresses,
-            keepalive: options
-                .detection
-                .keepalive
-                .map(|keepalive| keepalive.or(system)),
+            keepalive: options.keepalive(),
             dead_after: options.detection.dead_after,
             rto_max: options
                 .detection

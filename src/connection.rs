@@ -10,9 +10,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use mio::event::Event;
-use rustix::io::Errno;
-
 use crate::close::{CloseReason, Ending, How};
 use crate::io::{Io, Turn};
 use crate::keepalive::RTO_MAX_DEFAULT;
@@ -74,14 +71,6 @@ impl Connection {
         self.conclude(service, turn, false)
     }
 
-    /// Notes what an event says; the outcome of `read` is what counts.
-    pub(crate) fn note(&mut self, event: &Event) {
-        let io = &mut self.io;
-        io.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
-        io.read_on |= event.is_read_closed() || event.is_error() || event.is_priority();
-        io.error |= event.is_error();
-    }
-
     /// Does what can be done now: output first, for that makes room, then input, then what follows from both.
     pub(crate) fn advance(
         &mut self,
@@ -110,36 +99,10 @@ impl Connection {
             if budget == 0 {
                 return true;
             }
-            match self.io.receive(&mut buffer[..room]) {
-                Ok(0) => {
-                    self.io.peer_fin = true;
-                    self.io.readable = false;
-                    self.io.input_over();
-                }
-                Ok(count) => {
-                    budget = budget.saturating_sub(count);
-                    self.io.last_in = turn.now;
-                    self.io.shifted = false;
-                    self.io.read += count as u64;
-                    turn.stats.read.add(count as u64);
-                    if count < room && !self.io.read_on {
-                        self.io.readable = false;
-                    }
-                    self.deliver(service, turn, &buffer[..count]);
-                }
-                Err(Errno::AGAIN) => {
-                    self.io.readable = false;
-                    self.io.read_on = false;
-                    if self.io.error || self.io.has_failed() {
-                        self.io.input_over();
-                    }
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => {
-                    self.io.readable = false;
-                    self.io.error = false;
-                    self.io.fail(error.raw_os_error());
-                }
+            let count = self.io.take_in(&mut buffer[..room], turn);
+            if count > 0 {
+                budget = budget.saturating_sub(count);
+                self.deliver(service, turn, &buffer[..count]);
             }
         }
         false

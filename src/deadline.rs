@@ -72,7 +72,17 @@ impl Clock {
         reason = "the clock is read here and nowhere else"
     )]
     pub(crate) fn now(&self) -> Moment {
-        Moment(EPOCH + nanos(Instant::now().duration_since(self.epoch)))
+        self.moment(Instant::now())
+    }
+
+    /// `instant` on this clock.
+    pub(crate) fn moment(&self, instant: Instant) -> Moment {
+        Moment(EPOCH).after(instant.duration_since(self.epoch))
+    }
+
+    /// The instant at which this clock shows `moment`.
+    pub(crate) fn instant(&self, moment: Moment) -> Instant {
+        self.epoch + moment.since(Moment(EPOCH))
     }
 }
 
@@ -92,6 +102,15 @@ struct Entry {
 }
 
 const ABSENT: u32 = u32::MAX;
+
+/// A connection's key in the queue of deadlines.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "descriptors, and so connections, are counted in 31 bits"
+)]
+pub(crate) fn slot(key: usize) -> u32 {
+    key as u32
+}
 
 impl Deadlines {
     /// The earliest deadline.

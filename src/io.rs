@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
@@ -141,11 +142,48 @@ impl Io {
         }
     }
 
-    /// Reads what has come. `EAGAIN`: nothing.
+    /// Notes what an event says; the outcome of a read is what counts.
+    pub(crate) fn note(&mut self, event: &Event) {
+        self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        self.read_on |= event.is_read_closed() || event.is_error() || event.is_priority();
+        self.error |= event.is_error();
+    }
+
+    /// One read: how many bytes came. Whether there may be more says `readable`; the end that it shows stands in
+    /// `peer_fin`, or is the verdict.
     #[inline]
-    pub(crate) fn receive(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let (received, _) = rustix::net::recv(self.socket.as_fd(), buffer, RecvFlags::empty())?;
-        Ok(received)
+    pub(crate) fn take_in(&mut self, buffer: &mut [u8], turn: &Turn<'_>) -> usize {
+        match rustix::net::recv(self.socket.as_fd(), &mut *buffer, RecvFlags::empty()) {
+            Ok((0, _)) => {
+                self.peer_fin = true;
+                self.readable = false;
+                self.input_over();
+            }
+            Ok((count, _)) => {
+                self.last_in = turn.now;
+                self.shifted = false;
+                self.read += count as u64;
+                turn.stats.read.add(count as u64);
+                if count < buffer.len() && !self.read_on {
+                    self.readable = false;
+                }
+                return count;
+            }
+            Err(Errno::AGAIN) => {
+                self.readable = false;
+                self.read_on = false;
+                if self.error || self.has_failed() {
+                    self.input_over();
+                }
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => {
+                self.readable = false;
+                self.error = false;
+                self.fail(error.raw_os_error());
+            }
+        }
+        0
     }
 
     pub(crate) fn pending(&mut self) -> &mut Pending {
@@ -163,24 +201,33 @@ impl Io {
             .map_or(0, |pending| pending.outbox.len())
     }
 
+    /// What the socket takes of `bytes` at once; nothing once the end is known.
+    #[inline]
+    pub(crate) fn send(&mut self, bytes: &[u8], turn: &Turn<'_>) -> usize {
+        if bytes.is_empty() || self.fin_sent || self.has_failed() {
+            return 0;
+        }
+        match send(&self.socket, bytes) {
+            Ok(count) => {
+                self.count_written(count, turn);
+                self.watch_output(turn);
+                count
+            }
+            Err(errno) => {
+                self.write_failed(errno);
+                0
+            }
+        }
+    }
+
     /// Straight to the socket if nothing waits; what it does not take waits.
     #[inline]
     pub(crate) fn write(&mut self, mut bytes: &[u8], turn: &Turn<'_>) {
+        if self.waiting_output() == 0 {
+            bytes = &bytes[self.send(bytes, turn)..];
+        }
         if bytes.is_empty() || self.fin_sent || self.has_failed() {
             return;
-        }
-        if self.waiting_output() == 0 {
-            match send(&self.socket, bytes) {
-                Ok(count) => {
-                    self.count_written(count, turn);
-                    self.watch_output(turn);
-                    bytes = &bytes[count..];
-                }
-                Err(errno) => return self.write_failed(errno),
-            }
-            if bytes.is_empty() {
-                return;
-            }
         }
         self.pending().outbox.push(bytes);
     }
@@ -399,18 +446,8 @@ impl Io {
             return Some(self.ending());
         }
         if !self.fin_sent {
-            self.fin_sent = true;
-            match rustix::net::shutdown(&self.socket, Shutdown::Write) {
-                Ok(()) | Err(Errno::NOTCONN) => {}
-                Err(error) => {
-                    log::debug!(id = self.id, error:% = io::Error::from(error); "shutdown failed");
-                }
-            }
+            self.send_fin(turn);
             queued = sys::unacknowledged(self.socket.as_fd()).unwrap_or(0);
-            // A look may be armed for a half-closed connection with nothing to deliver: that is too late now.
-            let armed = std::mem::replace(&mut self.watch, Moment::NEVER);
-            self.watch_output(turn);
-            self.watch = self.watch.min(armed);
             if self.peer_fin && queued == 0 {
                 return Some(self.ending());
             }
@@ -421,6 +458,21 @@ impl Io {
                 .get_or_insert_with(|| turn.now.after(LINGER));
         }
         None
+    }
+
+    /// Half-closes: sends FIN, and looks whether it is acknowledged.
+    pub(crate) fn send_fin(&mut self, turn: &Turn<'_>) {
+        self.fin_sent = true;
+        match rustix::net::shutdown(&self.socket, Shutdown::Write) {
+            Ok(()) | Err(Errno::NOTCONN) => {}
+            Err(error) => {
+                log::debug!(id = self.id, error:% = io::Error::from(error); "shutdown failed");
+            }
+        }
+        // A look may be armed for a half-closed connection with nothing to deliver: that is too late now.
+        let armed = std::mem::replace(&mut self.watch, Moment::NEVER);
+        self.watch_output(turn);
+        self.watch = self.watch.min(armed);
     }
 
     pub(crate) fn linger(&self) -> Option<Moment> {
@@ -519,9 +571,9 @@ impl Io {
 /// What every connection is registered for. Urgent data makes its own edge on Linux: `recv` stops at the mark, with
 /// bytes behind it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-const INTEREST: Interest = Interest::READABLE.add(Interest::PRIORITY);
+pub(crate) const INTEREST: Interest = Interest::READABLE.add(Interest::PRIORITY);
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-const INTEREST: Interest = Interest::READABLE;
+pub(crate) const INTEREST: Interest = Interest::READABLE;
 
 /// What the socket takes of `bytes`; a full one takes nothing. An error is its number.
 ///

@@ -4,8 +4,10 @@
 //! with one exact [`CloseReason`]. A peer that vanished without saying so (half-open) is found within one stated
 //! bound in every state, idle or with output waiting; a slow reader that lives is never taken for one.
 //!
-//! What it does not do: TLS, protocols, name resolution while it serves. It starts one thread a core and needs no
-//! asynchronous runtime.
+//! Its other half is a client that comes back: [`Client`] dials, finds out that a server is gone by the same rules, and
+//! dials again, with backoff.
+//!
+//! What it does not do: TLS, protocols. It starts one thread a core and needs no asynchronous runtime.
 //!
 //! # An echo server
 //!
@@ -55,9 +57,12 @@
 //! | close | `close.rs` | FIN, reset or release; the reason; the one line in the log |
 //! | handoff | `handoff/` | or to a new process: what a connection is goes there, with its bytes |
 //!
+//! A link to a server, which outlives its connections: `client.rs` is the loop, `resolve.rs` and `dial.rs` connect,
+//! `backoff.rs` says when to try again, and what happens in between is the same as above, from read to reap.
+//!
 //! Around it: `config.rs` (every setting), `keepalive.rs` (the arithmetic of detection), `server.rs` (from settings to
 //! summary), `handle.rs` (the way in from other threads), `control/` (the way in from other processes), `inspect.rs`,
-//! `stats.rs`, `check.rs`, `address.rs`, `endpoint.rs`, `socket_file.rs`, `holder.rs`, `error.rs`, and
+//! `stats.rs`, `check.rs`, `address.rs`, `endpoint.rs`, `socket_file.rs`, `holder.rs`, `timer.rs`, `error.rs`, and
 //! `sys.rs`, the system calls no safe crate offers. Files import only from those that come before them in a connection's
 //! life or stand around it; `server.rs` is imported by nobody.
 //!
@@ -76,13 +81,16 @@
 mod accept;
 mod address;
 mod admission;
+mod backoff;
 mod check;
+mod client;
 mod close;
 mod config;
 mod connection;
 #[cfg(control)]
 pub mod control;
 mod deadline;
+mod dial;
 mod endpoint;
 mod error;
 mod handle;
@@ -97,6 +105,7 @@ mod origin;
 mod outbox;
 mod pending;
 mod reap;
+mod resolve;
 mod server;
 mod service;
 pub mod services;
@@ -104,13 +113,17 @@ mod socket_file;
 mod sockopt;
 mod stats;
 mod sys;
+mod timer;
 mod worker;
 
 pub use address::Address;
 pub use admission::{descriptors_for_connections, raise_descriptor_limit};
+pub use backoff::Backoff;
 pub use check::Effective;
+pub use client::{Caller, Client, End, Link, LinkId, Links, Next, Wake};
 pub use close::CloseReason;
 pub use config::{Config, Listen, WhenFull};
+pub use dial::{Dial, DialError, DialErrorKind};
 pub use endpoint::{Endpoint, Peer};
 pub use error::Error;
 pub use handle::Handle;
@@ -118,6 +131,7 @@ pub use inspect::{
     ConnectionInfo, DeadlineKind, ListenerInfo, NextDeadline, Role, Status, Takeover,
 };
 pub use keepalive::{DEAD_AFTER_LEAST, DetectionError, Keepalive};
+pub use resolve::Family;
 pub use server::Server;
 pub use service::{AnyService, Context, Exported, Service};
 pub use stats::Summary;

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::num::NonZeroU32;
 use std::os::fd::{OwnedFd, RawFd};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use std::os::linux::net::SocketAddrExt as _;
@@ -21,7 +20,6 @@ use crate::error::Error;
 use crate::holder;
 #[cfg(control)]
 use crate::inspect::ListenerInfo;
-use crate::keepalive::Detection;
 use crate::reap::Limits;
 use crate::service::AnyService;
 use crate::socket_file::SocketFile;
@@ -91,39 +89,14 @@ impl Settings {
                 )));
             }
         }
-        let probe = probe()?;
-        let system = sockopt::system_keepalive(&probe);
-        let detection = Detection::resolve(listen.keepalive, listen.dead_after, system)?;
-        if detection.keepalive.and_then(|keepalive| keepalive.retries) == Some(NonZeroU32::MIN) {
-            log::warn!("with one keepalive retry a single lost packet ends a living connection");
-        }
-        let options = SocketOptions {
-            detection,
-            user_timeout: listen.user_timeout,
-            #[cfg(control)]
-            system,
-        };
-        options.apply(&probe).map_err(|refused| Error::Option {
-            option: refused.option,
-            source: refused.source,
-        })?;
-        if detection.dead_after.is_some() && !sys::KERNEL_TELLS {
-            log::warn!(
-                "this system does not tell what a peer has acknowledged: a vanished peer is found while idle, \
-                 and with output waiting by the write timeout only"
-            );
-        } else if options.lacks_rto_max(&probe) {
-            log::warn!(
-                "this kernel lacks TCP_RTO_MAX_MS (Linux 6.15): a peer that vanishes with output waiting may be \
-                 found later than dead-after says"
-            );
-        }
+        let options =
+            SocketOptions::resolve(listen.keepalive, listen.dead_after, listen.user_timeout)?;
         Ok(Self {
             service: listen.service.clone(),
             options,
             limits: Limits {
                 read_timeout: listen.read_timeout,
-                dead_after: detection.dead_after.filter(|_| sys::KERNEL_TELLS),
+                dead_after: options.bound(),
                 write_timeout: listen.write_timeout,
                 half_close_timeout: listen.half_close_timeout,
                 buffer: listen.buffer,
@@ -136,16 +109,6 @@ impl Settings {
             ),
         })
     }
-}
-
-/// A socket to try options on.
-pub(crate) fn probe() -> Result<Socket, Error> {
-    Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))
-        .or_else(|_| Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)))
-        .map_err(|source| Error::Start {
-            what: "make a socket",
-            source,
-        })
 }
 
 /// Opens the listeners of `listen`.

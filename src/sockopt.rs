@@ -1,11 +1,13 @@
 //! Options of sockets: keepalive and its kin, set on the accepted socket or, on Linux, on the listener.
 
 use std::io;
+use std::num::NonZeroU32;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::error::Error;
 #[cfg(control)]
 use crate::keepalive::RTO_MAX_DEFAULT;
 use crate::keepalive::{Detection, Keepalive};
@@ -20,14 +22,69 @@ pub(crate) struct SocketOptions {
     pub(crate) detection: Detection,
     pub(crate) user_timeout: Option<Duration>,
     /// The system's own keepalive.
-    #[cfg(control)]
     pub(crate) system: Keepalive,
+}
+
+/// A socket to try options on.
+pub(crate) fn probe() -> Result<Socket, Error> {
+    Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))
+        .or_else(|_| Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)))
+        .map_err(|source| Error::Start {
+            what: "make a socket",
+            source,
+        })
 }
 
 /// Whether accepted sockets have the options of their listener.
 pub(crate) const INHERITED: bool = cfg!(all(target_os = "linux", not(standfast_portable)));
 
 impl SocketOptions {
+    /// Checks what is asked, tries it on a socket, and says what the system lacks.
+    pub(crate) fn resolve(
+        keepalive: Option<Keepalive>,
+        dead_after: Option<Duration>,
+        user_timeout: Option<Duration>,
+    ) -> Result<Self, Error> {
+        let probe = probe()?;
+        let system = system_keepalive(&probe);
+        let detection = Detection::resolve(keepalive, dead_after, system)?;
+        if detection.keepalive.and_then(|keepalive| keepalive.retries) == Some(NonZeroU32::MIN) {
+            log::warn!("with one keepalive retry a single lost packet ends a living connection");
+        }
+        let options = Self {
+            detection,
+            user_timeout,
+            system,
+        };
+        options.apply(&probe).map_err(|refused| Error::Option {
+            option: refused.option,
+            source: refused.source,
+        })?;
+        if detection.dead_after.is_some() && !sys::KERNEL_TELLS {
+            log::warn!(
+                "this system does not tell what a peer has acknowledged: a vanished peer is found while idle, \
+                 and with output waiting by the write timeout only"
+            );
+        } else if options.lacks_rto_max(&probe) {
+            log::warn!(
+                "this kernel lacks TCP_RTO_MAX_MS (Linux 6.15): a peer that vanishes with output waiting may be \
+                 found later than dead-after says"
+            );
+        }
+        Ok(options)
+    }
+
+    /// Keepalive, with the system's values where those are kept.
+    pub(crate) fn keepalive(&self) -> Option<Keepalive> {
+        let asked = self.detection.keepalive;
+        asked.map(|keepalive| keepalive.or(self.system))
+    }
+
+    /// The bound of our own judgement over silence: none where the system does not tell what it rests on.
+    pub(crate) fn bound(&self) -> Option<Duration> {
+        self.detection.dead_after.filter(|_| sys::KERNEL_TELLS)
+    }
+
     /// Sets all of them; says which one the system refused.
     pub(crate) fn apply(&self, socket: &impl AsFd) -> Result<(), Refused> {
         let socket_ref = SockRef::from(socket);
@@ -131,7 +188,7 @@ pub(crate) fn system_keepalive(socket: &impl AsFd) -> Keepalive {
 }
 
 fn parameters(keepalive: Keepalive) -> TcpKeepalive {
-    let seconds = |value: std::num::NonZeroU32| Duration::from_secs(value.get().into());
+    let seconds = |value: NonZeroU32| Duration::from_secs(value.get().into());
     let mut parameters = TcpKeepalive::new();
     if let Some(idle) = keepalive.idle {
         parameters = parameters.with_time(seconds(idle));
@@ -168,7 +225,6 @@ mod tests {
         let options = SocketOptions {
             detection: Detection::resolve(Some(Keepalive::new(33, 0, 5)), None, system).unwrap(),
             user_timeout: None,
-            #[cfg(control)]
             system,
         };
         options.apply(&listener).unwrap();
@@ -187,7 +243,6 @@ mod tests {
         let options = SocketOptions {
             detection: Detection::resolve(Some(keepalive), None, keepalive).unwrap(),
             user_timeout: None,
-            #[cfg(control)]
             system: keepalive,
         };
         let refused = options.apply(&listener).unwrap_err();

@@ -1,7 +1,7 @@
 //! The system calls that no safe crate offers, and nothing else: the only `unsafe` of the package.
 //!
 //! Each function is one system call on a descriptor the caller lends. What Linux alone has (`TCP_INFO`,
-//! `SIOCOUTQ`, `TCP_RTO_MAX_MS`) answers [`io::ErrorKind::Unsupported`] elsewhere; the callers in
+//! `SIOCOUTQ`, `TCP_RTO_MAX_MS`, `IP_BIND_ADDRESS_NO_PORT`) answers [`io::ErrorKind::Unsupported`] elsewhere; the callers in
 //! `sockopt.rs` and `reap.rs` decide what to do without it. Building with `--cfg standfast_portable`
 //! forces that answer on Linux too, so that the fallback is compiled and tested.
 #![expect(
@@ -96,13 +96,28 @@ mod imp {
     /// `ENOPROTOOPT` before Linux 6.15.
     pub(crate) fn set_rto_max(fd: BorrowedFd<'_>, longest: Duration) -> io::Result<()> {
         let millis = libc::c_int::try_from(longest.as_millis()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: the option reads one int from `millis`, which outlives the call; `fd` is borrowed, so open.
+        set_int(fd, libc::IPPROTO_TCP, TCP_RTO_MAX_MS, millis)
+    }
+
+    /// Sets `IP_BIND_ADDRESS_NO_PORT` (ip(7)): bind(2) with port 0 leaves the choice of the port to connect(2).
+    pub(crate) fn set_bind_address_no_port(fd: BorrowedFd<'_>) -> io::Result<()> {
+        set_int(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+    }
+
+    /// Sets an option that is one int.
+    fn set_int(
+        fd: BorrowedFd<'_>,
+        level: libc::c_int,
+        option: libc::c_int,
+        value: libc::c_int,
+    ) -> io::Result<()> {
+        // SAFETY: the option reads one int from `value`, which outlives the call; `fd` is borrowed, so open.
         let answer = unsafe {
             libc::setsockopt(
                 fd.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                TCP_RTO_MAX_MS,
-                (&raw const millis).cast(),
+                level,
+                option,
+                (&raw const value).cast(),
                 libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0),
             )
         };
@@ -147,6 +162,10 @@ mod imp {
     }
 
     pub(crate) fn set_rto_max(_: BorrowedFd<'_>, _: Duration) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn set_bind_address_no_port(_: BorrowedFd<'_>) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
@@ -211,6 +230,26 @@ mod tests {
         let info = tcp_info(far.as_fd()).unwrap();
         assert!(info.silence < Duration::from_secs(5), "{info:?}");
         assert_eq!((info.probes, info.retransmits), (0, 0));
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    fn a_port_is_chosen_when_the_destination_is_known() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = socket2::Socket::new(
+            socket2::Domain::IPV4,
+            socket2::Type::STREAM,
+            Some(socket2::Protocol::TCP),
+        )
+        .unwrap();
+        set_bind_address_no_port(socket.as_fd()).unwrap();
+        let source: std::net::SocketAddr = "127.0.0.2:0".parse().unwrap();
+        socket.bind(&source.into()).unwrap();
+        let bound = || socket.local_addr().unwrap().as_socket().unwrap();
+        assert_eq!(bound(), source);
+        let there = listener.local_addr().unwrap();
+        socket.connect(&there.into()).unwrap();
+        assert_ne!(bound().port(), 0);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use slab::Slab;
 use crate::accept::Acceptor;
 use crate::close::{CloseReason, Ending, Obituary};
 use crate::connection::{Connection, Step};
-use crate::deadline::{Clock, Deadlines, Moment};
+use crate::deadline::{Clock, Deadlines, Moment, slot};
 use crate::handle::{Mail, Order, Shared};
 #[cfg(control)]
 use crate::handoff::share::Giving;
@@ -232,7 +232,7 @@ impl Worker {
                 Token(key) => {
                     log::trace!(key, event:? = event; "ready");
                     self.step(key, |connection, service, turn, buffer| {
-                        connection.note(event);
+                        connection.io.note(event);
                         connection.advance(service, turn, buffer)
                     });
                 }
@@ -585,13 +585,4 @@ impl Worker {
             && self.shared.closed.load(Ordering::Acquire)
             && self.shared.workers[self.index].open.load(Ordering::Relaxed) == 0
     }
-}
-
-/// A connection's key in the queue of deadlines.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "descriptors, and so connections, are counted in 31 bits"
-)]
-fn slot(key: usize) -> u32 {
-    key as u32
 }

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use mio::Token;
 
-use super::{Worker, slot};
+use super::Worker;
 use crate::close::CloseReason;
 use crate::connection::Connection;
+use crate::deadline::slot;
 use crate::handoff::baton::{Baton, Event, Outcome};
 use crate::handoff::record::{Arrival, Update};
 use crate::handoff::share::{Giving, Share};

@@ -1,0 +1,251 @@
+//! What a client's loop works on: the links, their connections, and who is due.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::{Events, Poll, Token, Waker};
+use slab::Slab;
+
+use crate::backoff::Retries;
+use crate::client::link::{Link, LinkId, Up};
+use crate::deadline::{Clock, Deadlines, Moment, slot};
+use crate::dial::{Attempt, Dial};
+use crate::error::Error;
+use crate::io::Turn;
+use crate::keepalive::RTO_MAX_DEFAULT;
+use crate::reap::Limits;
+use crate::resolve::{Family, Resolver};
+use crate::sockopt::SocketOptions;
+use crate::stats::Stats;
+use crate::sys;
+use crate::timer::Timer;
+
+/// How long a server that has closed may take to acknowledge what it was sent before, with nothing of it moving.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) const WAKER: Token = Token(usize::MAX);
+pub(crate) const TIMER: Token = Token(usize::MAX - 1);
+
+/// Everything of a client but its owner.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) poll: Poll,
+    pub(crate) waker: Arc<Waker>,
+    pub(crate) timer: Timer,
+    /// When the timer rings.
+    pub(crate) armed: Moment,
+    pub(crate) clock: Clock,
+    pub(crate) now: Moment,
+    pub(crate) dial: Dial,
+    pub(crate) options: SocketOptions,
+    pub(crate) limits: Limits,
+    /// Of connections whose link has gone on without them.
+    pub(crate) leaving: Limits,
+    pub(crate) stats: Stats,
+    pub(crate) resolver: Resolver,
+    /// By token.
+    pub(crate) entries: Slab<Entry>,
+    /// By [`LinkId`].
+    pub(crate) links: Vec<Slot>,
+    /// Links that are not gone.
+    pub(crate) live: usize,
+    pub(crate) deadlines: Deadlines,
+    /// Waiting for the name to be resolved.
+    pub(crate) resolving: Vec<usize>,
+    /// To look after in the next turn: edges come once.
+    pub(crate) later: Vec<usize>,
+    /// Keys to be used anew from the next turn on: an event of this one may still name them.
+    pub(crate) gone: Vec<usize>,
+    pub(crate) over: bool,
+}
+
+/// A link: where its present connection stands, if it is not gone.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) key: Option<usize>,
+    pub(crate) retries: Retries,
+}
+
+/// A connection of a link, before, while and after it is one.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// `None`: its link has gone on, and only what was sent is still to be acknowledged.
+    pub(crate) link: Option<LinkId>,
+    pub(crate) state: State,
+}
+
+#[derive(Debug)]
+pub(crate) enum State {
+    Resolving {
+        until: Moment,
+    },
+    Dialing {
+        attempt: Attempt,
+        until: Moment,
+    },
+    Up(Up),
+    /// Until the next attempt.
+    Waiting,
+    Gone,
+}
+
+impl Engine {
+    /// Checks what `dial` asks, and makes a loop without a link.
+    pub(crate) fn new(dial: Dial) -> Result<Self, Error> {
+        dial.check()?;
+        let options = SocketOptions::resolve(dial.keepalive, dial.dead_after, dial.user_timeout)?;
+        let start = |source| Error::Start {
+            what: "make an event queue",
+            source,
+        };
+        let poll = Poll::new().map_err(start)?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(start)?);
+        let timer = Timer::new(poll.registry(), TIMER).map_err(start)?;
+        // An address to come from says which of the server's can be reached.
+        let family = match dial.sources.first() {
+            Some(source) if source.is_ipv4() => Family::V4,
+            Some(_) => Family::V6,
+            None => dial.family,
+        };
+        let resolver = Resolver::new(dial.address.clone(), family, Arc::clone(&waker));
+        let clock = Clock::start();
+        let limits = Limits {
+            read_timeout: dial.read_timeout,
+            dead_after: options.bound(),
+            write_timeout: None,
+            half_close_timeout: None,
+            // Nothing is queued here.
+            buffer: usize::MAX,
+        };
+        let leaving = Limits {
+            half_close_timeout: Some(PATIENCE),
+            ..limits
+        };
+        Ok(Self {
+            poll,
+            waker,
+            timer,
+            armed: Moment::NEVER,
+            clock,
+            now: clock.now(),
+            dial,
+            options,
+            limits,
+            leaving,
+            stats: Stats::default(),
+            resolver,
+            entries: Slab::new(),
+            links: Vec::new(),
+            live: 0,
+            deadlines: Deadlines::default(),
+            resolving: Vec::new(),
+            later: Vec::new(),
+            gone: Vec::new(),
+            over: false,
+        })
+    }
+
+    /// The link that `key` is the connection of.
+    #[inline]
+    pub(crate) fn link(&mut self, key: usize) -> Option<Link<'_>> {
+        match self.entries.get_mut(key) {
+            Some(Entry {
+                link: Some(id),
+                state: State::Up(up),
+            }) => Some(Link {
+                id: *id,
+                key,
+                up,
+                turn: Turn {
+                    now: self.now,
+                    limits: &self.limits,
+                    stats: &self.stats,
+                },
+                clock: &self.clock,
+                deadlines: &mut self.deadlines,
+                later: &mut self.later,
+            }),
+            _ => None,
+        }
+    }
+
+    /// A new link, which begins to connect in the next turn.
+    pub(crate) fn open(&mut self) -> LinkId {
+        let id = self.links.len();
+        let key = self.entries.insert(Entry {
+            link: Some(id),
+            state: State::Waiting,
+        });
+        self.links.push(Slot {
+            key: Some(key),
+            retries: Retries::default(),
+        });
+        self.live += 1;
+        self.start(key);
+        id
+    }
+
+    /// Begins to connect in the next turn, which comes at once.
+    pub(crate) fn start(&mut self, key: usize) {
+        let until = self.now.after_if(self.dial.connect_timeout);
+        self.entries[key].state = State::Resolving { until };
+        self.later.push(key);
+    }
+
+    pub(crate) fn wait(&mut self, events: &mut Events, wanted: Moment) -> io::Result<()> {
+        let mut until = self.deadlines.next();
+        let mut timeout = Some(Duration::ZERO);
+        if self.later.is_empty() {
+            let now = self.clock.now();
+            if wanted < until && wanted > now {
+                let rings = self.armed == wanted || self.timer.arm(wanted.since(now));
+                if rings {
+                    self.armed = wanted;
+                } else {
+                    until = wanted;
+                }
+            } else {
+                until = until.min(wanted);
+            }
+            // mio rounds up to the millisecond; a deadline is never met early.
+            timeout = (until != Moment::NEVER).then(|| until.since(now));
+        }
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                events.clear();
+                Ok(())
+            }
+            polled => polled,
+        }
+    }
+
+    /// An entry is used no more; its link, if it has one, is gone.
+    pub(crate) fn free(&mut self, key: usize) {
+        let entry = &mut self.entries[key];
+        entry.state = State::Gone;
+        if let Some(id) = entry.link.take() {
+            self.links[id].key = None;
+            self.live -= 1;
+        }
+        self.deadlines.remove(slot(key));
+        self.gone.push(key);
+    }
+
+    pub(crate) fn forget(&mut self) {
+        for key in self.gone.drain(..) {
+            self.entries.try_remove(key);
+        }
+    }
+
+    /// The end: what the kernel still holds of the output it goes on delivering, with its usual patience.
+    pub(crate) fn let_go(&mut self) {
+        for (_, entry) in &self.entries {
+            if let State::Up(up) = &entry.state
+                && sys::unacknowledged(up.io.descriptor()).unwrap_or(0) > 0
+            {
+                let _ = sys::set_rto_max(up.io.descriptor(), RTO_MAX_DEFAULT);
+            }
+        }
+    }
+}

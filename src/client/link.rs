@@ -1,0 +1,299 @@
+//! What the owner of a client writes ([`Caller`]) and works with: one connected link, or all of them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+
+use crate::client::engine::Engine;
+use crate::close::{CloseReason, Ending};
+use crate::deadline::{Clock, Deadlines, slot};
+use crate::dial::DialError;
+use crate::endpoint::Endpoint;
+use crate::io::{Io, Turn};
+use crate::sys;
+
+/// Which link: 0, 1, 2, in the order in which they were opened.
+pub type LinkId = usize;
+
+/// What to do on the links of a client. Called on the thread that runs it, one call at a time.
+pub trait Caller {
+    /// A link is connected.
+    fn connected(&mut self, link: &mut Link<'_>);
+
+    /// Bytes came from the server.
+    fn input(&mut self, link: &mut Link<'_>, bytes: &[u8]);
+
+    /// The kernel takes output again, after [`Link::send`] had taken less than it was given.
+    fn writable(&mut self, link: &mut Link<'_>) {
+        let _ = link;
+    }
+
+    /// Nothing came for `silence`, a multiple of [`Dial::read_timeout`](crate::Dial::read_timeout). Answers whether the
+    /// link is to end for it, with reason `read-timeout`; else it waits on.
+    fn silent(&mut self, link: &mut Link<'_>, silence: Duration) -> bool {
+        let _ = (link, silence);
+        true
+    }
+
+    /// A connected link is over: lost, ended by the server's FIN (`peer-closed`), or left (`service`).
+    fn ended(&mut self, id: LinkId, end: &End) -> Next;
+
+    /// An attempt to connect failed.
+    fn failed(&mut self, id: LinkId, error: &DialError) -> Next;
+
+    /// After [`Next::Retry`]: retry number `attempt` begins in `wait`.
+    fn retrying(&mut self, id: LinkId, attempt: u32, wait: Duration) {
+        let _ = (id, attempt, wait);
+    }
+
+    /// After [`Next::Retry`]: all of [`Dial::max_retries`](crate::Dial::max_retries) have been made. The link is gone.
+    fn gave_up(&mut self, id: LinkId, retries: u32) {
+        let _ = (id, retries);
+    }
+
+    /// Once a turn, after everything else, and once before the first. Answers when it wants to be called again at the
+    /// latest; on Linux that is met to the microsecond.
+    fn turn(&mut self, links: &mut Links<'_>) -> Option<Instant>;
+}
+
+/// What becomes of a link that is not connected any more, or never was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Next {
+    /// Connect again, by the backoff.
+    Retry,
+    /// Connect again at once.
+    RetryNow,
+    /// It is gone.
+    Drop,
+}
+
+/// How a connected link ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct End {
+    /// Why. `service`: it was left.
+    pub reason: CloseReason,
+    /// What the system said, if that was the reason.
+    pub error: Option<io::Error>,
+    /// How long the server had been silent when that was known.
+    pub noticed: Duration,
+    /// How long it was connected.
+    pub age: Duration,
+    /// Bytes that came.
+    pub read: u64,
+    /// Bytes that the kernel took.
+    pub written: u64,
+    /// Bytes of those that were not known to have arrived, our FIN included.
+    pub unacknowledged: u64,
+    /// Whom it was connected to.
+    pub server: Endpoint,
+}
+
+/// A connected socket, and how its link stands.
+#[derive(Debug)]
+pub(crate) struct Up {
+    pub(crate) io: Io,
+    pub(crate) server: Endpoint,
+    /// A send took less than it was given.
+    pub(crate) short: bool,
+    /// How many read timeouts the server has been silent for.
+    pub(crate) silences: u32,
+}
+
+impl Up {
+    pub(crate) fn new(io: Io, server: Endpoint) -> Self {
+        Self {
+            io,
+            server,
+            short: false,
+            silences: 0,
+        }
+    }
+
+    /// How it ended, told now.
+    pub(crate) fn end(&self, ending: &Ending, turn: &Turn<'_>) -> End {
+        let fd = self.io.descriptor();
+        let heard = turn.now.since(self.io.last_in);
+        let silence = ending
+            .info
+            .or_else(|| sys::tcp_info(fd).ok())
+            .map_or(heard, |info| info.silence);
+        let noticed = match (ending.reason, turn.limits.read_timeout) {
+            (CloseReason::ReadTimeout, Some(wait)) => wait.saturating_mul(self.silences),
+            _ => silence,
+        };
+        End {
+            reason: ending.reason,
+            error: ending.errno.map(io::Error::from_raw_os_error),
+            noticed,
+            age: turn.now.since(self.io.opened),
+            read: self.io.read,
+            written: self.io.written,
+            unacknowledged: sys::unacknowledged(fd).unwrap_or(0),
+            server: self.server.clone(),
+        }
+    }
+}
+
+/// One connected link.
+#[derive(Debug)]
+pub struct Link<'a> {
+    pub(crate) id: LinkId,
+    pub(crate) key: usize,
+    pub(crate) up: &'a mut Up,
+    pub(crate) turn: Turn<'a>,
+    pub(crate) clock: &'a Clock,
+    pub(crate) deadlines: &'a mut Deadlines,
+    pub(crate) later: &'a mut Vec<usize>,
+}
+
+impl Link<'_> {
+    /// Which one.
+    #[must_use]
+    pub fn id(&self) -> LinkId {
+        self.id
+    }
+
+    /// Whom it is connected to.
+    #[must_use]
+    pub fn server(&self) -> &Endpoint {
+        &self.up.server
+    }
+
+    /// Where it comes from.
+    ///
+    /// # Errors
+    /// What getsockname(2) says; a Unix socket has no such address.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        let address = SockRef::from(&self.up.io.socket).local_addr()?;
+        address
+            .as_socket()
+            .ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
+    /// When this turn began.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.clock.instant(self.turn.now)
+    }
+
+    /// Sends what the kernel takes of `bytes` at once, and answers how much that is. When it was less than all,
+    /// [`Caller::writable`] follows, or the end.
+    pub fn send(&mut self, bytes: &[u8]) -> usize {
+        let watch = self.up.io.watch;
+        let count = self.up.io.send(bytes, &self.turn);
+        if count < bytes.len() {
+            self.up.short = true;
+            if self.up.io.has_failed() {
+                self.come_back();
+            }
+        }
+        if self.up.io.watch != watch {
+            self.arm();
+        }
+        count
+    }
+
+    /// Sends FIN: nothing more is sent, but what the server sends is still read.
+    pub fn half_close(&mut self) {
+        if !self.up.io.fin_sent {
+            self.up.io.send_fin(&self.turn);
+            self.arm();
+        }
+    }
+
+    /// Ends it well: FIN, and what the server still sends is read, until it has acknowledged everything and sent its own,
+    /// or for one second. Then [`Caller::ended`] with reason `service`.
+    pub fn leave(&mut self) {
+        self.up.io.finish_for(CloseReason::Service);
+        self.come_back();
+    }
+
+    /// Ends it at once, with a reset. Then [`Caller::ended`] with reason `service`.
+    pub fn abort(&mut self) {
+        self.up.io.overrule(Ending::reset(CloseReason::Service));
+        self.come_back();
+    }
+
+    /// Reads no more until [`resume`](Self::resume); the read deadline stands still.
+    pub fn pause(&mut self) {
+        self.up.io.halt(self.turn.now);
+    }
+
+    /// Reads again.
+    pub fn resume(&mut self) {
+        self.up.io.halted = false;
+        self.up.io.unpause(self.turn.now);
+        self.come_back();
+    }
+
+    /// Bytes that the server is not known to have received (`SIOCOUTQ`); a FIN counts as one.
+    #[must_use]
+    pub fn unacknowledged(&self) -> u64 {
+        sys::unacknowledged(self.up.io.descriptor()).unwrap_or(0)
+    }
+
+    /// The engine looks after it in the next turn, which comes at once.
+    fn come_back(&mut self) {
+        if !std::mem::replace(&mut self.up.io.leftover, true) {
+            self.later.push(self.key);
+        }
+    }
+
+    fn arm(&mut self) {
+        arm(self.deadlines, self.key, &self.up.io, &self.turn);
+    }
+}
+
+/// Has the engine look after a connection when its earliest deadline comes; a later one is found then.
+pub(crate) fn arm(deadlines: &mut Deadlines, key: usize, io: &Io, turn: &Turn<'_>) {
+    let (due, key) = (io.due(turn), slot(key));
+    if due < deadlines.get(key) {
+        deadlines.set(key, due);
+    }
+}
+
+/// All links of a client.
+#[derive(Debug)]
+pub struct Links<'a> {
+    pub(crate) engine: &'a mut Engine,
+}
+
+impl Links<'_> {
+    /// Begins to connect one more.
+    pub fn open(&mut self) -> LinkId {
+        self.engine.open()
+    }
+
+    /// That link, if it is connected.
+    pub fn link(&mut self, id: LinkId) -> Option<Link<'_>> {
+        let key = self.engine.links.get(id)?.key?;
+        self.engine.link(key)
+    }
+
+    /// How many have been opened so far.
+    #[must_use]
+    pub fn opened(&self) -> usize {
+        self.engine.links.len()
+    }
+
+    /// How many of them are not gone: connected, connecting, or waiting to.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.engine.live
+    }
+
+    /// When this turn began.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.engine.clock.instant(self.engine.now)
+    }
+
+    /// The client ends with this turn. What the kernel holds of the links' output it goes on delivering.
+    pub fn end(&mut self) {
+        self.engine.over = true;
+    }
+}

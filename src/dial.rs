@@ -1,0 +1,479 @@
+//! The engine's other door: from the name of a server to a connected socket, or to the reason why there is none.
+//!
+//! One attempt ([`Attempt`]) tries every address of the server, the next one as soon as the former fails or has not
+//! answered for a while, and takes the first that answers (RFC 8305, "Happy Eyeballs"). When to attempt, how long,
+//! and how often is for the owner of the loop to say.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::address::Address;
+use crate::backoff::Backoff;
+use crate::deadline::Moment;
+use crate::endpoint::Endpoint;
+use crate::error::Error;
+use crate::io::INTEREST;
+use crate::keepalive::Keepalive;
+use crate::resolve::Family;
+use crate::sockopt::{Refused, SocketOptions};
+use crate::sys;
+
+/// Whom to connect to, and how.
+///
+/// ```
+/// use standfast::Dial;
+/// use std::time::Duration;
+///
+/// let dial = Dial {
+///     connect_timeout: Some(Duration::from_secs(3)),
+///     ..Dial::new("127.0.0.1:7000".parse().unwrap())
+/// };
+/// ```
+#[derive(Clone, Debug)]
+pub struct Dial {
+    /// The server: a name or an address with a port, or a Unix socket.
+    pub address: Address,
+    /// Which addresses of a name are tried. Default: all.
+    pub family: Family,
+    /// The addresses of this host to come from, by turns: link `n` comes from number `n` modulo their count. Default
+    /// none: the system chooses. More than one is for many connections to one server, for each has its own ports.
+    pub sources: Vec<IpAddr>,
+    /// Longest time for one attempt, the name's resolution and all of its addresses included. Default 10 s; `None`: as
+    /// long as the system tries (about two minutes).
+    pub connect_timeout: Option<Duration>,
+    /// TCP keepalive (`SO_KEEPALIVE`): finds the idle vanished server. Default 60:10:3; `None`: off, and then nothing
+    /// does.
+    pub keepalive: Option<Keepalive>,
+    /// The bound within which a vanished server is found in every state; at least 5 s. `None` (default): 1.125 times
+    /// what `keepalive` needs, so 102 s.
+    pub dead_after: Option<Duration>,
+    /// `TCP_USER_TIMEOUT`. Default `None`: off. It cuts *living* servers that read slowly, too.
+    pub user_timeout: Option<Duration>,
+    /// The receive deadline: longest silence of the server, renewed by each byte read. Default `None`: it may be silent
+    /// for ever.
+    pub read_timeout: Option<Duration>,
+    /// How long to wait before each retry.
+    pub backoff: Backoff,
+    /// How long a link must have been connected for the backoff to begin anew. Default 10 s.
+    pub stable_after: Duration,
+    /// Most retries in a row, without having been connected for `stable_after`. Default `None`: for ever.
+    pub max_retries: Option<u32>,
+}
+
+impl Dial {
+    /// `address`, everything else by default.
+    #[must_use]
+    pub fn new(address: Address) -> Self {
+        Self {
+            address,
+            family: Family::Any,
+            sources: Vec::new(),
+            connect_timeout: Some(Duration::from_secs(10)),
+            keepalive: Some(Keepalive::default()),
+            dead_after: None,
+            user_timeout: None,
+            read_timeout: None,
+            backoff: Backoff::default(),
+            stable_after: Duration::from_secs(10),
+            max_retries: None,
+        }
+    }
+
+    /// Checks what is asked.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let refuse = |text: String| Err(Error::Config(text));
+        match self.address {
+            Address::Any(port) => {
+                return refuse(format!(
+                    ":{port} names no server: say which host, such as 127.0.0.1:{port}"
+                ));
+            }
+            Address::Fd(_) | Address::Systemd(_) => {
+                return refuse(format!(
+                    "{} is for servers, not to connect to",
+                    self.address
+                ));
+            }
+            Address::Loopback(0) | Address::Host(_, 0) => {
+                return refuse(format!("{}: nobody listens on port 0", self.address));
+            }
+            _ => {}
+        }
+        for (name, time) in [
+            ("connect timeout", self.connect_timeout),
+            ("read timeout", self.read_timeout),
+        ] {
+            if time.is_some_and(|time| time < Duration::from_millis(1)) {
+                return refuse(format!("{name} below 1 ms: nobody could meet it"));
+            }
+        }
+        if self.backoff.least > self.backoff.most {
+            return refuse(format!(
+                "backoff from {:?} to {:?}: the first is the shorter one",
+                self.backoff.least, self.backoff.most
+            ));
+        }
+        for source in &self.sources {
+            let other = match self.family {
+                Family::V4 => source.is_ipv6(),
+                Family::V6 => source.is_ipv4(),
+                Family::Any => false,
+            };
+            if other {
+                return refuse(format!("{source} is of the other family"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where link `id` comes from.
+    pub(crate) fn source(&self, id: usize) -> Option<IpAddr> {
+        let at = id.checked_rem(self.sources.len())?;
+        self.sources.get(at).copied()
+    }
+}
+
+/// Why an attempt to connect failed: one line, with what the system said of each address.
+#[derive(Debug)]
+pub struct DialError {
+    address: String,
+    kind: DialErrorKind,
+    /// What came of each address; `None` in the second: no answer.
+    tried: Vec<(Option<Endpoint>, Option<io::Error>)>,
+    within: Option<Duration>,
+}
+
+/// Why an attempt to connect failed, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DialErrorKind {
+    /// The name means nothing, or has no address of the family asked for.
+    Resolve,
+    /// There, but nobody listens: ECONNREFUSED; of a Unix socket ENOENT, too.
+    Refused,
+    /// No answer in time.
+    TimedOut,
+    /// The network says that there is no way: EHOSTUNREACH, ENETUNREACH.
+    Unreachable,
+    /// Something of this host's: no port or no descriptor is left, or the source is no address of its own.
+    Local,
+    /// Another error of the system.
+    Other,
+}
+
+impl DialError {
+    /// Why, in a word.
+    #[must_use]
+    pub fn kind(&self) -> DialErrorKind {
+        self.kind
+    }
+
+    pub(crate) fn resolve(address: &Address, source: io::Error) -> Self {
+        Self {
+            address: address.to_string(),
+            kind: DialErrorKind::Resolve,
+            tried: vec![(None, Some(source))],
+            within: None,
+        }
+    }
+
+    /// The name was not resolved within that time.
+    pub(crate) fn resolve_too_slow(address: &Address, within: Option<Duration>) -> Self {
+        Self {
+            address: address.to_string(),
+            kind: DialErrorKind::Resolve,
+            tried: vec![(None, None)],
+            within,
+        }
+    }
+
+    fn hint(&self) -> &'static str {
+        let errno = self
+            .tried
+            .iter()
+            .rev()
+            .find_map(|(_, error)| error.as_ref()?.raw_os_error());
+        match (self.kind, errno) {
+            (DialErrorKind::Local, Some(libc::EMFILE)) => {
+                "; raise the descriptor limit (ulimit -n)"
+            }
+            (DialErrorKind::Local, Some(libc::EADDRNOTAVAIL)) => {
+                "; no local port is left for it, or the source is no address of this host"
+            }
+            _ => "",
+        }
+    }
+}
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = match self.kind {
+            DialErrorKind::Resolve => "resolve",
+            _ => "connect to",
+        };
+        write!(f, "cannot {verb} {}: ", self.address)?;
+        for (at, (endpoint, error)) in self.tried.iter().enumerate() {
+            if at > 0 {
+                f.write_str(", ")?;
+            }
+            // Of a single address that says no more than was asked, the name is enough.
+            if let Some(endpoint) = endpoint
+                && (self.tried.len() > 1 || endpoint.to_string() != self.address)
+            {
+                write!(f, "{endpoint} ")?;
+            }
+            match (error, self.within) {
+                (Some(error), _) => error.fmt(f)?,
+                (None, Some(within)) => write!(f, "no answer within {within:?}")?,
+                (None, None) => f.write_str("no answer")?,
+            }
+        }
+        f.write_str(self.hint())
+    }
+}
+
+impl std::error::Error for DialError {}
+
+fn kind_of(error: &io::Error) -> DialErrorKind {
+    match error.raw_os_error() {
+        Some(libc::ECONNREFUSED | libc::ENOENT) => DialErrorKind::Refused,
+        Some(libc::ETIMEDOUT) => DialErrorKind::TimedOut,
+        Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN | libc::ENETDOWN) => {
+            DialErrorKind::Unreachable
+        }
+        Some(
+            libc::EADDRNOTAVAIL
+            | libc::EADDRINUSE
+            | libc::EMFILE
+            | libc::ENFILE
+            | libc::ENOBUFS
+            | libc::ENOMEM
+            | libc::EINVAL,
+        ) => DialErrorKind::Local,
+        _ => DialErrorKind::Other,
+    }
+}
+
+/// How long an address has to answer before the next is tried beside it (RFC 8305, "Connection Attempt Delay").
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// One attempt to reach a server.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    /// Addresses not tried yet, the next one last.
+    left: Vec<Endpoint>,
+    under_way: Vec<(Endpoint, OwnedFd)>,
+    failed: Vec<(Endpoint, io::Error)>,
+    /// When the next address is tried, though none has failed.
+    next: Moment,
+}
+
+/// What all connections of an attempt get.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner<'a> {
+    pub(crate) options: &'a SocketOptions,
+    pub(crate) source: Option<IpAddr>,
+    /// Where their events are told, and under which token.
+    pub(crate) registry: &'a Registry,
+    pub(crate) token: Token,
+}
+
+/// How an attempt stands.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    Pending,
+    Connected(Endpoint, OwnedFd),
+    /// No address is left.
+    Failed,
+}
+
+impl Attempt {
+    pub(crate) fn new(mut addresses: Vec<Endpoint>) -> Self {
+        addresses.reverse();
+        Self {
+            left: addresses,
+            under_way: Vec::new(),
+            failed: Vec::new(),
+            next: Moment::at_start(),
+        }
+    }
+
+    /// When [`advance`](Self::advance) is due, though no event has come.
+    pub(crate) fn next(&self) -> Moment {
+        self.next
+    }
+
+    /// Looks what has become of the addresses under way, and tries further ones if it is time.
+    pub(crate) fn advance(&mut self, manner: Manner<'_>, now: Moment) -> Progress {
+        let mut at = 0;
+        while let Some((endpoint, socket)) = self.under_way.get(at) {
+            match outcome(endpoint, socket) {
+                Ok(false) => at += 1,
+                Ok(true) => {
+                    let (endpoint, socket) = self.under_way.swap_remove(at);
+                    return Progress::Connected(endpoint, socket);
+                }
+                Err(error) => {
+                    let (endpoint, _) = self.under_way.remove(at);
+                    self.failed.push((endpoint, error));
+                    self.next = now;
+                }
+            }
+        }
+        while self.next <= now
+            && let Some(endpoint) = self.left.pop()
+        {
+            match connect(&endpoint, manner) {
+                Ok(socket) => {
+                    self.under_way.push((endpoint, socket));
+                    self.next = now.after(STAGGER);
+                }
+                Err(error) => self.failed.push((endpoint, error)),
+            }
+        }
+        if self.left.is_empty() {
+            self.next = Moment::NEVER;
+        }
+        if self.left.is_empty() && self.under_way.is_empty() {
+            Progress::Failed
+        } else {
+            Progress::Pending
+        }
+    }
+
+    /// What it failed for; what is still under way has not answered `within` the time it had.
+    pub(crate) fn into_error(self, address: &Address, within: Option<Duration>) -> DialError {
+        let unanswered = !self.under_way.is_empty();
+        let kind = match self.failed.last() {
+            Some((_, error)) if !unanswered => kind_of(error),
+            _ => DialErrorKind::TimedOut,
+        };
+        let failed = self
+            .failed
+            .into_iter()
+            .map(|(endpoint, error)| (endpoint, Some(error)));
+        let silent = self
+            .under_way
+            .into_iter()
+            .map(|(endpoint, _)| (endpoint, None));
+        Self::error(address, kind, failed.chain(silent), within)
+    }
+
+    fn error(
+        address: &Address,
+        kind: DialErrorKind,
+        tried: impl Iterator<Item = (Endpoint, Option<io::Error>)>,
+        within: Option<Duration>,
+    ) -> DialError {
+        DialError {
+            address: address.to_string(),
+            kind,
+            tried: tried
+                .map(|(endpoint, error)| (Some(endpoint), error))
+                .collect(),
+            within,
+        }
+    }
+}
+
+/// Begins to connect: the outcome is told as write readiness.
+fn connect(endpoint: &Endpoint, manner: Manner<'_>) -> io::Result<OwnedFd> {
+    let socket = match endpoint {
+        Endpoint::Tcp(address) => tcp(*address, manner)?,
+        Endpoint::Unix(path) => unix(&SocketAddrUnix::new(path)?)?,
+        Endpoint::Abstract(name) => unix(&abstract_name(name)?)?,
+    };
+    // Once and for all: nothing is queued here, so write readiness is asked for by a send that takes less.
+    let interest = INTEREST | Interest::WRITABLE;
+    manner
+        .registry
+        .register(&mut SourceFd(&socket.as_raw_fd()), manner.token, interest)?;
+    Ok(socket)
+}
+
+fn tcp(address: SocketAddr, manner: Manner<'_>) -> io::Result<OwnedFd> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_nonblocking(true)?;
+    manner
+        .options
+        .apply(&socket)
+        .map_err(|Refused { option, source }| {
+            io::Error::new(source.kind(), format!("cannot set {option}: {source}"))
+        })?;
+    if let Some(source) = manner.source {
+        // The port is chosen when the destination is known, so that the same one serves several (ip(7)). A system
+        // without that has fewer connections from one address.
+        let _ = sys::set_bind_address_no_port(socket.as_fd());
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    begin(
+        socket
+            .connect(&address.into())
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+    )?;
+    Ok(socket.into())
+}
+
+fn unix(address: &SocketAddrUnix) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    begin(rustix::net::connect(&socket, address))?;
+    Ok(socket)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn abstract_name(name: &str) -> io::Result<SocketAddrUnix> {
+    Ok(SocketAddrUnix::new_abstract_name(name.as_bytes())?)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn abstract_name(_: &str) -> io::Result<SocketAddrUnix> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this system has no abstract names",
+    ))
+}
+
+/// A connection that is not there at once is under way. One to a Unix socket whose backlog is full is not: `EAGAIN`.
+fn begin(answer: Result<(), Errno>) -> io::Result<()> {
+    match answer {
+        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whether it is connected.
+///
+/// # Errors
+/// What the system said against it.
+fn outcome(endpoint: &Endpoint, socket: &OwnedFd) -> io::Result<bool> {
+    let socket = SockRef::from(socket);
+    if socket.peer_addr().is_err() {
+        return match socket.take_error()? {
+            Some(error) => Err(error),
+            None => Ok(false),
+        };
+    }
+    // Where nobody listens on a port of the ephemeral range, the system may choose just that port for our own end: the
+    // socket is then connected with itself (simultaneous open, RFC 9293), and would keep the server from coming back.
+    let local = socket.local_addr()?.as_socket();
+    if endpoint.tcp().is_some_and(|there| local == Some(there)) {
+        let _ = socket.set_linger(Some(Duration::ZERO));
+        return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
+    }
+    Ok(true)
+}
