@@ -13,7 +13,7 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::{Events, Token, Waker};
 
-use crate::client::engine::{Engine, Entry, PATIENCE, Slot, State, TIMER, WAKER};
+use crate::client::engine::{Engine, Entry, PATIENCE, READ_BUDGET, Slot, State, TIMER, WAKER};
 use crate::client::link::{Up, arm};
 use crate::close::{CloseReason, Ending, How};
 use crate::deadline::{Moment, slot};
@@ -30,9 +30,6 @@ const EVENTS: usize = 1024;
 
 /// What one read may bring.
 const READ_BUFFER: usize = 64 * 1024;
-
-/// How many bytes one link may read in a turn before the others get theirs.
-const READ_BUDGET: usize = 256 * 1024;
 
 /// A loop over links to one server.
 ///
@@ -143,6 +140,7 @@ impl<C: Caller> Client<C> {
     /// What the event queue itself said; a link's errors never come here.
     pub fn run(mut self) -> Result<C, Error> {
         let mut events = Events::with_capacity(EVENTS);
+        self.engine.now = self.engine.clock.now();
         let mut next = self.ask();
         while !self.engine.over {
             let waited = self.engine.wait(&mut events, next);
@@ -157,7 +155,7 @@ impl<C: Caller> Client<C> {
             next = self.ask();
             self.engine.forget();
         }
-        self.engine.let_go();
+        self.engine.let_go(&mut self.buffer);
         Ok(self.caller)
     }
 
@@ -312,8 +310,9 @@ impl<C: Caller> Client<C> {
             Progress::Connected(server, socket) => {
                 let peer = server.tcp().map_or(Peer::Unix(None), Peer::from);
                 let mut io = Io::new(socket, *id as u64, peer, 0, engine.now);
-                // What came with the connection made its edge before.
+                // What came with the connection, be it a FIN, made its edge before.
                 io.readable = true;
+                io.read_on = true;
                 log::debug!(id = *id, server:%; "connected");
                 engine.deadlines.remove(slot(key));
                 engine.entries[key].state = State::Up(Up::new(io, server));
@@ -367,7 +366,7 @@ impl<C: Caller> Client<C> {
             else {
                 return;
             };
-            if !up.io.readable || up.io.is_halted() {
+            if !up.io.readable || up.io.is_halted() || up.io.verdict().is_some() {
                 break;
             }
             if budget == 0 {

@@ -126,7 +126,7 @@ impl Dial {
             let other = match self.family {
                 Family::V4 => source.is_ipv6(),
                 Family::V6 => source.is_ipv4(),
-                Family::Any => false,
+                Family::Any => source.is_ipv4() != self.sources[0].is_ipv4(),
             };
             if other {
                 return refuse(format!("{source} is of the other family"));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mio::{Events, Poll, Token, Waker};
+use rustix::net::RecvFlags;
 use slab::Slab;
 
 use crate::backoff::Retries;
@@ -20,6 +21,9 @@ use crate::sockopt::SocketOptions;
 use crate::stats::Stats;
 use crate::sys;
 use crate::timer::Timer;
+
+/// How many bytes one link may read in a turn before the others get theirs.
+pub(crate) const READ_BUDGET: usize = 256 * 1024;
 
 /// How long a server that has closed may take to acknowledge what it was sent before, with nothing of it moving.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -188,6 +192,7 @@ impl Engine {
 
     /// Begins to connect in the next turn, which comes at once.
     pub(crate) fn start(&mut self, key: usize) {
+        self.deadlines.remove(slot(key));
         let until = self.now.after_if(self.dial.connect_timeout);
         self.entries[key].state = State::Resolving { until };
         self.later.push(key);
@@ -238,13 +243,23 @@ impl Engine {
         }
     }
 
-    /// The end: what the kernel still holds of the output it goes on delivering, with its usual patience.
-    pub(crate) fn let_go(&mut self) {
+    /// The end: what the kernel still holds of the output it goes on delivering, with its usual patience. That it does
+    /// not if a socket is closed with unread input, so what has come is read.
+    pub(crate) fn let_go(&mut self, buffer: &mut [u8]) {
         for (_, entry) in &self.entries {
-            if let State::Up(up) = &entry.state
-                && sys::unacknowledged(up.io.descriptor()).unwrap_or(0) > 0
-            {
-                let _ = sys::set_rto_max(up.io.descriptor(), RTO_MAX_DEFAULT);
+            let State::Up(up) = &entry.state else {
+                continue;
+            };
+            let socket = up.io.descriptor();
+            if sys::unacknowledged(socket).unwrap_or(0) > 0 {
+                let _ = sys::set_rto_max(socket, RTO_MAX_DEFAULT);
+                let mut budget = READ_BUDGET;
+                while let Ok((count @ 1.., _)) =
+                    rustix::net::recv(socket, &mut *buffer, RecvFlags::empty())
+                    && budget > 0
+                {
+                    budget = budget.saturating_sub(count);
+                }
             }
         }
     }

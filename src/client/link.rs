@@ -209,7 +209,7 @@ impl Link<'_> {
     /// or for one second. Then [`Caller::ended`] with reason `service`.
     pub fn leave(&mut self) {
         self.up.io.finish_for(CloseReason::Service);
-        self.come_back();
+        self.resume();
     }
 
     /// Ends it at once, with a reset. Then [`Caller::ended`] with reason `service`.
