@@ -170,6 +170,8 @@ impl<C: Caller> Client<C> {
         for event in events {
             match event.token() {
                 WAKER => {
+                    // Also if nobody waits for it any more: it is fresh now.
+                    self.engine.resolver.hear(self.engine.now);
                     for key in std::mem::take(&mut self.engine.resolving) {
                         self.dial(key);
                     }
@@ -274,7 +276,7 @@ impl<C: Caller> Client<C> {
             }
             Some(Ok(addresses)) => {
                 *state = State::Dialing {
-                    attempt: Attempt::new(addresses),
+                    attempt: Attempt::new(addresses, until),
                     until,
                 };
                 self.attempt(key);

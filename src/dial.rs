@@ -275,6 +275,8 @@ pub(crate) struct Attempt {
     failed: Vec<(Endpoint, io::Error)>,
     /// When the next address is tried, though none has failed.
     next: Moment,
+    /// When the attempt ends.
+    until: Moment,
 }
 
 /// What all connections of an attempt get.
@@ -297,13 +299,14 @@ pub(crate) enum Progress {
 }
 
 impl Attempt {
-    pub(crate) fn new(mut addresses: Vec<Endpoint>) -> Self {
+    pub(crate) fn new(mut addresses: Vec<Endpoint>, until: Moment) -> Self {
         addresses.reverse();
         Self {
             left: addresses,
             under_way: Vec::new(),
             failed: Vec::new(),
             next: Moment::at_start(),
+            until,
         }
     }
 
@@ -315,8 +318,8 @@ impl Attempt {
     /// Looks what has become of the addresses under way, and tries further ones if it is time.
     pub(crate) fn advance(&mut self, manner: Manner<'_>, now: Moment) -> Progress {
         let mut at = 0;
-        while let Some((endpoint, socket)) = self.under_way.get(at) {
-            match outcome(endpoint, socket) {
+        while let Some((_, socket)) = self.under_way.get(at) {
+            match outcome(socket) {
                 Ok(false) => at += 1,
                 Ok(true) => {
                     let (endpoint, socket) = self.under_way.swap_remove(at);
@@ -335,7 +338,10 @@ impl Attempt {
             match connect(&endpoint, manner) {
                 Ok(socket) => {
                     self.under_way.push((endpoint, socket));
-                    self.next = now.after(STAGGER);
+                    // So that each one left, and this one, has its share of a short time.
+                    let tries = u32::try_from(self.left.len()).unwrap_or(u32::MAX);
+                    let share = self.until.since(now) / tries.saturating_add(1);
+                    self.next = now.after(STAGGER.min(share));
                 }
                 Err(error) => self.failed.push((endpoint, error)),
             }
@@ -460,18 +466,19 @@ fn begin(answer: Result<(), Errno>) -> io::Result<()> {
 ///
 /// # Errors
 /// What the system said against it.
-fn outcome(endpoint: &Endpoint, socket: &OwnedFd) -> io::Result<bool> {
+fn outcome(socket: &OwnedFd) -> io::Result<bool> {
     let socket = SockRef::from(socket);
-    if socket.peer_addr().is_err() {
+    let Ok(there) = socket.peer_addr() else {
         return match socket.take_error()? {
             Some(error) => Err(error),
             None => Ok(false),
         };
-    }
+    };
     // Where nobody listens on a port of the ephemeral range, the system may choose just that port for our own end: the
     // socket is then connected with itself (simultaneous open, RFC 9293), and would keep the server from coming back.
-    let local = socket.local_addr()?.as_socket();
-    if endpoint.tcp().is_some_and(|there| local == Some(there)) {
+    // Whom it was dialled as does not tell: 0.0.0.0 is this host, too.
+    let here = socket.local_addr()?.as_socket();
+    if here.is_some() && here == there.as_socket() {
         let _ = socket.set_linger(Some(Duration::ZERO));
         return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
     }

@@ -93,16 +93,9 @@ impl Resolver {
         if is_literal(&self.address) {
             return Some(look_up(&self.address, self.family));
         }
-        if let Some(answer) = &self.at_work {
-            match answer.try_recv() {
-                Ok(found) => {
-                    self.at_work = None;
-                    self.known = Some((now, found));
-                }
-                Err(TryRecvError::Empty) => return None,
-                // It has panicked: as if it had never been asked.
-                Err(TryRecvError::Disconnected) => self.at_work = None,
-            }
+        self.hear(now);
+        if self.at_work.is_some() {
+            return None;
         }
         if let Some((at, found)) = &self.known
             && now.since(*at) < FRESH
@@ -115,6 +108,21 @@ impl Resolver {
                 None
             }
             Err(error) => Some(Err(error.into())),
+        }
+    }
+
+    /// Takes the answer that has come, if one has. To be called when woken, asked for or not: later it would be taken
+    /// for a fresh one.
+    pub(crate) fn hear(&mut self, now: Moment) {
+        let Some(answer) = &self.at_work else { return };
+        match answer.try_recv() {
+            Ok(found) => {
+                self.at_work = None;
+                self.known = Some((now, found));
+            }
+            Err(TryRecvError::Empty) => {}
+            // It has panicked: as if it had never been asked.
+            Err(TryRecvError::Disconnected) => self.at_work = None,
         }
     }
 

@@ -203,7 +203,8 @@ impl Engine {
         let mut timeout = Some(Duration::ZERO);
         if self.later.is_empty() {
             let now = self.clock.now();
-            if wanted < until && wanted > now {
+            // Epoll wakes up to a millisecond after `until`: that may be too late for what is wanted next.
+            if wanted > now && wanted < until.after(Duration::from_millis(1)) {
                 let rings = self.armed == wanted || self.timer.arm(wanted.since(now));
                 if rings {
                     self.armed = wanted;

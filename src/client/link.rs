@@ -205,8 +205,9 @@ impl Link<'_> {
         }
     }
 
-    /// Ends it well: FIN, and what the server still sends is read, until it has acknowledged everything and sent its own,
-    /// or for one second. Then [`Caller::ended`] with reason `service`.
+    /// Ends it well: FIN, and what the server still sends is read, until it has acknowledged everything, for which it has
+    /// as long as any, and sent its own FIN, for which it has one second more. Then [`Caller::ended`] with reason
+    /// `service`.
     pub fn leave(&mut self) {
         self.up.io.finish_for(CloseReason::Service);
         self.resume();
