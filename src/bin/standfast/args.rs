@@ -5,6 +5,9 @@
     reason = "these comments are the text of --help"
 )]
 
+mod connect;
+mod dial;
+
 use std::num::NonZeroUsize;
 #[cfg(control)]
 use std::path::PathBuf;
@@ -13,6 +16,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use standfast::{Address, Keepalive};
 
+pub(crate) use crate::args::connect::{BufferPolicy, ConnectArgs, OnReadTimeout, Reconnect};
 use crate::units::{Setting, duration, duration_or_off, size};
 
 /// A TCP listening server that holds on to its clients and lets go of the dead ones.
@@ -29,6 +33,8 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Print what the given serve flags really do on this host, and exit.
     Check(ServeArgs),
+    /// Connect stdin and stdout to a server, and reconnect when the connection is lost.
+    Connect(ConnectArgs),
     /// Show a running server: its listeners, connections, counters.
     #[cfg(control)]
     Status(TargetArgs),

@@ -3,8 +3,10 @@
 
 mod args;
 mod check;
+mod connect;
 #[cfg(control)]
 mod ctl;
+mod detection;
 mod logger;
 mod serve;
 mod signals;
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
     let result = match args.command {
         Command::Serve(serve) => serve::run(&serve),
         Command::Check(serve) => check::run(&serve),
+        Command::Connect(connect) => connect::run(&connect),
         #[cfg(control)]
         Command::Status(target) => ctl::run(Order::Status, &target),
         #[cfg(control)]

@@ -4,14 +4,15 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use standfast::services::{Discard, Echo, Print};
-use standfast::{AnyService, Config, Effective, Endpoint, Keepalive, Listen, Server, WhenFull};
+use standfast::{AnyService, Config, Effective, Endpoint, Listen, Server, WhenFull};
 
 use crate::Failure;
 use crate::args::{Full, ServeArgs, ServiceName};
+use crate::detection;
 use crate::supervisor::Supervisor;
 #[cfg(control)]
 use crate::takeover;
-use crate::units::{Setting, shown_or};
+use crate::units::shown_or;
 use crate::{logger, signals};
 
 /// Runs the server to its end. Exit code 0 if everything was drained, 1 if something had to be cut.
@@ -27,7 +28,16 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let mut server = Server::bind(config)?;
     let told = supervisor.clone();
     server.on_ending(move || told.stopping());
-    signals::obey(&server.handle())?;
+    let handle = server.handle();
+    signals::obey(move |signal| {
+        if signal.again {
+            log::warn!(signal = signal.name; "ending at once");
+            handle.stop();
+        } else {
+            log::info!(signal = signal.name; "draining");
+            handle.drain();
+        }
+    })?;
     let announce = announce(args, &effective, &server);
     let addresses = server.addresses().to_vec();
     let say = move || say_listening(&addresses);
@@ -110,12 +120,7 @@ pub(crate) fn meant(args: &ServeArgs) -> Result<Config, Failure> {
         ServiceName::Discard => Discard.into(),
         ServiceName::Print => Print::new(std::io::stdout(), args.prefix).into(),
     };
-    let keepalive = match (args.keepalive, args.dead_after) {
-        (Some(Setting::Off), _) => None,
-        (Some(Setting::On(keepalive)), _) => Some(keepalive),
-        (None, Some(bound)) => Some(Keepalive::within(bound).map_err(standfast::Error::from)?),
-        (None, None) => Some(Keepalive::default()),
-    };
+    let keepalive = detection::keepalive(args.keepalive, args.dead_after)?;
     let first = args.listen.first().cloned();
     let first = first.ok_or_else(|| Failure::usage("no address to listen on"))?;
     let listen = Listen {

@@ -1,4 +1,4 @@
-//! Signals: the first drains, the second ends at once.
+//! Signals: SIGINT, SIGTERM and SIGHUP, the first and any that follows. What they bring about is for their hearer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,27 +6,27 @@ use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGTERM};
 use signal_hook::iterator::Signals;
-use standfast::Handle;
 
 use crate::Failure;
 
-/// Obeys SIGINT, SIGTERM and SIGHUP from now on; SIGHUP only if it was not ignored at the start, as nohup(1) has it.
-pub(crate) fn obey(server: &Handle) -> Result<(), Failure> {
+/// A signal that came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Signal {
+    pub(crate) name: &'static str,
+    /// Another came before: now it is urgent.
+    pub(crate) again: bool,
+}
+
+/// Has `hearer` hear SIGINT, SIGTERM and SIGHUP from now on, on a thread of its own; SIGHUP only if it was not ignored
+/// at the start, as nohup(1) has it.
+pub(crate) fn obey(hearer: impl Fn(Signal) + Clone + Send + 'static) -> Result<(), Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::failed(format!("cannot take over the handling of signals: {error}"))
     };
-    let again = Arc::new(AtomicBool::new(false));
-    let obey = {
-        let server = server.clone();
-        move |name: &str| {
-            if again.swap(true, Ordering::SeqCst) {
-                log::warn!(signal = name; "ending at once");
-                server.stop();
-            } else {
-                log::info!(signal = name; "draining");
-                server.drain();
-            }
-        }
+    let came = Arc::new(AtomicBool::new(false));
+    let obey = move |name: &'static str| {
+        let again = came.swap(true, Ordering::SeqCst);
+        hearer(Signal { name, again });
     };
     // ctrlc's own handling of SIGTERM and SIGHUP would replace an ignored SIGHUP, so it gets SIGINT alone.
     let interrupted = obey.clone();

@@ -1,0 +1,117 @@
+//! The lines on stderr: one for each change of state.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use standfast::{CloseReason, End};
+
+use crate::connect::outgoing::Dropped;
+
+/// Seconds as people read them: `1.3 s`, `5 s`, `90 s`.
+pub(crate) struct Seconds(pub(crate) Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_millis();
+        let tenths = (millis + 50) / 100;
+        if tenths < 100 && !millis.is_multiple_of(1000) {
+            write!(f, "{}.{} s", tenths / 10, tenths % 10)
+        } else {
+            write!(f, "{} s", (millis + 500) / 1000)
+        }
+    }
+}
+
+/// A connection that was lost: the reason, how long it took to notice, and the error of the system.
+pub(crate) fn lost(end: &End) -> String {
+    let mut line = format!("lost {}: {}", end.server, end.reason);
+    // A server that says itself that it is gone is not noticed late.
+    if !matches!(
+        end.reason,
+        CloseReason::PeerClosed | CloseReason::PeerReset | CloseReason::IoError
+    ) {
+        line = format!("{line} after {}", Seconds(end.noticed));
+    }
+    match end.error.as_ref().map(|error| (error, name(error))) {
+        Some((_, Some(name))) => format!("{line} ({name})"),
+        Some((error, None)) => format!("{line} ({error})"),
+        None => line,
+    }
+}
+
+/// The name of an error that ends connections.
+fn name(error: &io::Error) -> Option<&'static str> {
+    Some(match Errno::from_io_error(error)? {
+        Errno::CONNABORTED => "ECONNABORTED",
+        Errno::CONNREFUSED => "ECONNREFUSED",
+        Errno::CONNRESET => "ECONNRESET",
+        Errno::HOSTDOWN => "EHOSTDOWN",
+        Errno::HOSTUNREACH => "EHOSTUNREACH",
+        Errno::NETDOWN => "ENETDOWN",
+        Errno::NETUNREACH => "ENETUNREACH",
+        Errno::PIPE => "EPIPE",
+        Errno::TIMEDOUT => "ETIMEDOUT",
+        _ => return None,
+    })
+}
+
+/// What was dropped so far.
+pub(crate) fn dropped(dropped: Dropped) -> String {
+    let Dropped { lines, bytes } = dropped;
+    format!(
+        "dropped {}, {} while disconnected",
+        counted(lines, "line"),
+        counted(bytes, "byte")
+    )
+}
+
+/// What becomes of the last bytes when the program has to end.
+pub(crate) fn undelivered(count: u64) -> String {
+    let (count, were) = (
+        counted(count, "byte"),
+        if count == 1 { "was" } else { "were" },
+    );
+    format!("{count} {were} not delivered")
+}
+
+/// `1 line`, `2 lines`.
+pub(crate) fn counted(count: u64, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_short_and_right() {
+        for (millis, shown) in [
+            (0, "0 s"),
+            (49, "0.0 s"),
+            (50, "0.1 s"),
+            (1349, "1.3 s"),
+            (9949, "9.9 s"),
+            (5000, "5 s"),
+            (9950, "10 s"),
+            (10_499, "10 s"),
+            (90_700, "91 s"),
+        ] {
+            assert_eq!(Seconds(Duration::from_millis(millis)).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn what_was_dropped_is_counted() {
+        let lines = |lines, bytes| dropped(Dropped { lines, bytes });
+        assert_eq!(
+            lines(12, 345),
+            "dropped 12 lines, 345 bytes while disconnected"
+        );
+        assert_eq!(lines(1, 1), "dropped 1 line, 1 byte while disconnected");
+        assert_eq!(undelivered(1), "1 byte was not delivered");
+        assert_eq!(undelivered(2), "2 bytes were not delivered");
+    }
+}

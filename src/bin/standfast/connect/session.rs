@@ -1,0 +1,435 @@
+//! From stdin to the server and from the server to stdout, over one link that comes back: what is sent when, which change
+//! of state is said, and when it is the end. What follows from an ended connection is for `verdict.rs` to say.
+
+use std::io::{self, ErrorKind};
+use std::mem;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use standfast::{Caller, CloseReason, DialError, End, Link, LinkId, Links, Next};
+
+use crate::args::{OnReadTimeout, Reconnect};
+use crate::connect::heartbeat::Heartbeat;
+use crate::connect::input::{Input, State};
+use crate::connect::lines::{Seconds, dropped, lost, undelivered};
+use crate::connect::outgoing::Dropped;
+use crate::connect::output::Output;
+use crate::connect::verdict::{Happened, Stdin, Verdict, follows, settled};
+use crate::logger::say;
+
+/// How long the end may take after the first signal.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The exit codes beyond 0, 1 and 2.
+const GAVE_UP: u8 = 3;
+const READ_TIMEOUT: u8 = 4;
+
+/// What was asked for.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) reconnect: Reconnect,
+    pub(crate) on_read_timeout: OnReadTimeout,
+    /// How long nothing must have been sent, and the line that is sent then, with its end.
+    pub(crate) heartbeat: Option<(Duration, Vec<u8>)>,
+    /// How long after the end of stdin it leaves.
+    pub(crate) quit_after: Option<Duration>,
+    pub(crate) half_close: bool,
+    /// What finds a vanished server, to be said with each connection.
+    pub(crate) detection: Option<Arc<OnceLock<String>>>,
+}
+
+/// One run of the program.
+#[derive(Debug)]
+pub(crate) struct Session {
+    settings: Settings,
+    input: Arc<Input>,
+    output: Arc<Output>,
+    link: Option<LinkId>,
+    /// The connection there is.
+    up: Option<Up>,
+    /// How the one before ended.
+    last: Option<Happened>,
+    /// When to leave after the end of stdin.
+    quit_at: Option<Instant>,
+    /// When the end has to come after the first signal.
+    stop_by: Option<Instant>,
+    /// stdin could not be read to its end.
+    stdin_failed: bool,
+    /// What was dropped when that was last said.
+    said: Dropped,
+    /// The exit code, once it is known.
+    outcome: Option<u8>,
+}
+
+/// A connection.
+#[derive(Debug, Default)]
+struct Up {
+    /// Bytes that the kernel took.
+    sent: u64,
+    heartbeat: Option<Heartbeat>,
+    /// The kernel takes nothing more for now.
+    is_full: bool,
+    /// stdout has no room, so nothing is read.
+    is_paused: bool,
+    half_closed: bool,
+    /// We said goodbye.
+    leaving: bool,
+    /// The read timeout has come, and that is to be the end.
+    timed_out: bool,
+}
+
+impl Up {
+    /// How many of the bytes sent are not known to have arrived, of `queued` ones: a FIN is one of those, and a Unix socket
+    /// counts more than bytes.
+    fn in_doubt(&self, queued: u64) -> u64 {
+        let goodbye = u64::from(self.leaving || self.half_closed);
+        queued.saturating_sub(goodbye).min(self.sent)
+    }
+}
+
+impl Session {
+    pub(crate) fn new(settings: Settings, input: Arc<Input>, output: Arc<Output>) -> Self {
+        Self {
+            settings,
+            input,
+            output,
+            link: None,
+            up: None,
+            last: None,
+            quit_at: None,
+            stop_by: None,
+            stdin_failed: false,
+            said: Dropped::default(),
+            outcome: None,
+        }
+    }
+
+    /// The exit code, and when the end has to come if a signal asked for it.
+    pub(crate) fn outcome(&self) -> (u8, Option<Instant>) {
+        let code = self.outcome.unwrap_or(1);
+        (code.max(u8::from(self.stdin_failed)), self.stop_by)
+    }
+
+    /// What was dropped since that was last said.
+    pub(crate) fn say_dropped(&mut self) {
+        let now = self.input.lock().outgoing.dropped();
+        if now != mem::replace(&mut self.said, now) {
+            say(&dropped(now));
+        }
+    }
+
+    fn stdin(state: &State) -> Stdin {
+        match (state.outgoing.has_ended(), state.had_bytes) {
+            (false, _) => Stdin::Open,
+            (true, false) => Stdin::Silent,
+            (true, true) if state.unsent() > 0 => Stdin::Unsent,
+            (true, true) => Stdin::Sent,
+        }
+    }
+
+    /// Sends what waits, as far as the kernel takes it: first a heartbeat that is due, or the rest of one.
+    fn flush(&mut self, link: &mut Link<'_>) {
+        let Some(up) = &mut self.up else { return };
+        if up.is_full || up.half_closed || up.leaving {
+            return;
+        }
+        let now = link.now();
+        let mut state = self.input.lock();
+        if let Some(heartbeat) = &mut up.heartbeat {
+            let owed = heartbeat.owed(state.outgoing.front().is_empty(), now);
+            if !owed.is_empty() {
+                let wanted = owed.len();
+                let count = link.send(owed);
+                heartbeat.paid(count, now);
+                up.sent += count as u64;
+                up.is_full = count < wanted;
+            }
+        }
+        let mut moved = false;
+        while !up.is_full && !state.outgoing.front().is_empty() {
+            let front = state.outgoing.front();
+            let count = link.send(front);
+            up.is_full = count < front.len();
+            let last = count.checked_sub(1).and_then(|last| front.get(last));
+            if let (Some(heartbeat), Some(&last)) = (&mut up.heartbeat, last) {
+                heartbeat.sent(last, now);
+            }
+            state.outgoing.advance(count);
+            up.sent += count as u64;
+            moved |= count > 0;
+        }
+        drop(state);
+        if moved {
+            self.input.has_moved();
+        }
+    }
+
+    /// What is to be done while connected, and when again.
+    fn tend(&mut self, link: &mut Link<'_>) -> Option<Instant> {
+        let now = link.now();
+        let has_room = self.output.has_room();
+        if let Some(up) = &mut self.up
+            && up.is_paused
+            && has_room
+        {
+            up.is_paused = false;
+            link.resume();
+        }
+        self.flush(link);
+        let state = self.input.lock();
+        let (stdin, unsent, stopped) = (Self::stdin(&state), state.unsent(), state.stopped);
+        drop(state);
+        let up = self.up.as_mut()?;
+        if stopped {
+            return self.stop(link, unsent);
+        }
+        if stdin == Stdin::Sent
+            && self.settings.half_close
+            && !mem::replace(&mut up.half_closed, true)
+        {
+            link.half_close();
+        }
+        if matches!(stdin, Stdin::Sent | Stdin::Silent)
+            && let Some(wait) = self.settings.quit_after
+        {
+            let quit_at = *self.quit_at.get_or_insert(now + wait);
+            // What stdout has no room for would be lost.
+            if now >= quit_at && !up.is_paused && !mem::replace(&mut up.leaving, true) {
+                link.leave();
+            }
+        }
+        let quit_at = self.quit_at.filter(|_| !up.leaving && !up.is_paused);
+        let heartbeat = up.heartbeat.as_ref().and_then(Heartbeat::next);
+        let heartbeat = heartbeat.filter(|_| !up.half_closed && !up.leaving && !up.is_full);
+        [quit_at, heartbeat].into_iter().flatten().min()
+    }
+
+    /// A signal came while connected: what was read is sent, and then we leave.
+    fn stop(&mut self, link: &mut Link<'_>, unsent: u64) -> Option<Instant> {
+        let stop_by = *self.stop_by.get_or_insert_with(|| link.now() + PATIENCE);
+        let up = self.up.as_mut()?;
+        let in_doubt = up.in_doubt(link.unacknowledged());
+        if link.now() >= stop_by {
+            self.fail_undelivered(unsent + in_doubt);
+        } else if unsent == 0 && !up.leaving {
+            if in_doubt == 0 {
+                link.half_close();
+                self.outcome = Some(0);
+            } else {
+                up.leaving = true;
+                link.leave();
+            }
+        }
+        Some(stop_by)
+    }
+
+    /// What is to be done while not connected, and when again.
+    fn wait(&mut self, now: Instant) -> Option<Instant> {
+        let state = self.input.lock();
+        let (stdin, unsent, stopped) = (Self::stdin(&state), state.unsent(), state.stopped);
+        drop(state);
+        if stopped {
+            self.fail_undelivered(unsent);
+        } else if stdin == Stdin::Sent {
+            // Nothing is left to connect for.
+            if self.last == Some(Happened::Lost) {
+                say("stdin is at its end, and the connection that took the last of it was lost");
+            }
+            self.outcome = Some(settled(self.last));
+        } else if self.quit_at.is_some_and(|quit_at| now >= quit_at) {
+            self.outcome = Some(0);
+        }
+        self.quit_at
+    }
+
+    /// The end, and so many bytes did not get there.
+    fn fail_undelivered(&mut self, bytes: u64) {
+        if bytes > 0 {
+            say(&undelivered(bytes));
+        }
+        self.outcome = Some(u8::from(bytes > 0));
+    }
+
+    /// The end, though something waits to be sent.
+    fn say_unsent(&self) {
+        let unsent = self.input.lock().unsent();
+        if unsent > 0 {
+            say(&undelivered(unsent));
+        }
+    }
+
+    /// What stdin and stdout have met with; that may be the end.
+    fn look_at_ends(&mut self) {
+        if let Some(error) = self.output.failure() {
+            self.outcome = Some(stdout_failed(&error));
+        }
+        let mut state = self.input.lock();
+        let failure = state.failure.take();
+        if state.urgent {
+            self.outcome = Some(1);
+        }
+        let had_bytes = state.had_bytes;
+        drop(state);
+        if let Some(error) = failure {
+            say(&format!("cannot read stdin: {error}"));
+            self.stdin_failed = true;
+            if !had_bytes {
+                self.outcome = Some(1);
+            }
+        }
+    }
+
+    /// What follows on a connection that is over or could not be had. `line` says it.
+    fn next(&mut self, happened: Happened, line: impl FnOnce(Verdict) -> String) -> Next {
+        let mut state = self.input.lock();
+        state.outgoing.disconnected();
+        let (stdin, unsent, stopped) = (Self::stdin(&state), state.unsent(), state.stopped);
+        drop(state);
+        self.input.has_moved();
+        let verdict = follows(happened, stdin, self.settings.reconnect, self.last);
+        say(&line(verdict));
+        if happened != Happened::NotConnected {
+            self.last = Some(happened);
+        }
+        match verdict {
+            _ if stopped => self.fail_undelivered(unsent),
+            Verdict::Retry => return Next::Retry,
+            Verdict::Exit(code) => {
+                self.say_unsent();
+                self.outcome = Some(code);
+            }
+        }
+        Next::Drop
+    }
+}
+
+impl Caller for Session {
+    fn connected(&mut self, link: &mut Link<'_>) {
+        let mut line = format!("connected to {}", link.server());
+        if let Some(detection) = &self.settings.detection {
+            if let Ok(local) = link.local() {
+                line = format!("{line} from {local}");
+            }
+            if let Some(detection) = detection.get() {
+                line = format!("{line}, {detection}");
+            }
+        }
+        say(&line);
+        self.say_dropped();
+        let heartbeat = self.settings.heartbeat.clone();
+        self.up = Some(Up {
+            heartbeat: heartbeat.map(|(every, line)| Heartbeat::new(every, line, link.now())),
+            ..Up::default()
+        });
+        self.input.lock().outgoing.connected();
+        self.flush(link);
+    }
+
+    fn input(&mut self, link: &mut Link<'_>, bytes: &[u8]) {
+        if !self.output.put(bytes)
+            && let Some(up) = &mut self.up
+        {
+            up.is_paused = true;
+            link.pause();
+        }
+    }
+
+    fn writable(&mut self, link: &mut Link<'_>) {
+        if let Some(up) = &mut self.up {
+            up.is_full = false;
+        }
+        self.flush(link);
+    }
+
+    fn silent(&mut self, _: &mut Link<'_>, silence: Duration) -> bool {
+        match (self.settings.on_read_timeout, &mut self.up) {
+            (OnReadTimeout::Wait, _) => {
+                say(&format!(
+                    "nothing received for {}, waiting on",
+                    Seconds(silence)
+                ));
+                return false;
+            }
+            (OnReadTimeout::Exit, Some(up)) => up.timed_out = true,
+            _ => {}
+        }
+        true
+    }
+
+    fn ended(&mut self, _: LinkId, end: &End) -> Next {
+        let up = self.up.take().unwrap_or_default();
+        if up.leaving {
+            say(&match end.reason {
+                CloseReason::Service | CloseReason::PeerClosed => format!("left {}", end.server),
+                _ => lost(end),
+            });
+            self.fail_undelivered(up.in_doubt(end.unacknowledged));
+            return Next::Drop;
+        }
+        if up.timed_out {
+            say(&lost(end));
+            self.say_unsent();
+            self.outcome = Some(READ_TIMEOUT);
+            return Next::Drop;
+        }
+        let happened = match end.reason {
+            CloseReason::PeerClosed => Happened::Closed,
+            _ => Happened::Lost,
+        };
+        self.next(happened, |verdict| match (happened, verdict) {
+            // As it should be.
+            (Happened::Closed, Verdict::Exit(0)) => format!("closed by {}", end.server),
+            _ => lost(end),
+        })
+    }
+
+    fn failed(&mut self, _: LinkId, error: &DialError) -> Next {
+        self.next(Happened::NotConnected, |_| error.to_string())
+    }
+
+    fn retrying(&mut self, _: LinkId, attempt: u32, wait: Duration) {
+        say(&format!(
+            "reconnecting in {} (attempt {attempt})",
+            Seconds(wait)
+        ));
+    }
+
+    fn gave_up(&mut self, _: LinkId, retries: u32) {
+        say(&format!("gave up after {}", retried(retries)));
+        self.say_unsent();
+        self.outcome = Some(GAVE_UP);
+    }
+
+    fn turn(&mut self, links: &mut Links<'_>) -> Option<Instant> {
+        self.look_at_ends();
+        let mut again = None;
+        if self.outcome.is_none() {
+            let id = *self.link.get_or_insert_with(|| links.open());
+            again = match links.link(id) {
+                Some(mut link) => self.tend(&mut link),
+                None => self.wait(links.now()),
+            };
+        }
+        if self.outcome.is_some() {
+            links.end();
+        }
+        again
+    }
+}
+
+/// The exit code when stdout takes no more. A reader that has had enough is no fault of anybody's.
+pub(crate) fn stdout_failed(error: &io::Error) -> u8 {
+    if error.kind() == ErrorKind::BrokenPipe {
+        return 0;
+    }
+    say(&format!("cannot write to stdout: {error}"));
+    1
+}
+
+/// `1 retry`, `5 retries`.
+fn retried(count: u32) -> String {
+    match count {
+        1 => "1 retry".to_owned(),
+        _ => format!("{count} retries"),
+    }
+}
