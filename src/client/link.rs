@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 
 use crate::client::engine::Engine;
-use crate::close::{CloseReason, Ending};
+use crate::close::{CloseReason, Ending, Errno};
 use crate::deadline::{Clock, Deadlines, slot};
 use crate::dial::DialError;
 use crate::endpoint::Endpoint;
@@ -90,6 +90,15 @@ pub struct End {
     pub unacknowledged: u64,
     /// Whom it was connected to.
     pub server: Endpoint,
+}
+
+impl End {
+    /// The name of the error, as in the log: `ETIMEDOUT`.
+    #[must_use]
+    pub fn errno(&self) -> Option<String> {
+        let number = self.error.as_ref()?.raw_os_error()?;
+        Some(Errno(number).to_string())
+    }
 }
 
 /// A connected socket, and how its link stands.
@@ -235,6 +244,12 @@ impl Link<'_> {
     #[must_use]
     pub fn unacknowledged(&self) -> u64 {
         sys::unacknowledged(self.up.io.descriptor()).unwrap_or(0)
+    }
+
+    /// Whether bytes have come that were not read yet.
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        self.up.io.holds_input()
     }
 
     /// The engine looks after it in the next turn, which comes at once.

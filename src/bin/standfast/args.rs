@@ -7,6 +7,7 @@
 
 mod connect;
 mod dial;
+mod load;
 
 use std::num::NonZeroUsize;
 #[cfg(control)]
@@ -17,6 +18,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use standfast::{Address, Keepalive};
 
 pub(crate) use crate::args::connect::{BufferPolicy, ConnectArgs, OnReadTimeout, Reconnect};
+pub(crate) use crate::args::load::LoadArgs;
 use crate::units::{Setting, duration, duration_or_off, size};
 
 /// A TCP listening server that holds on to its clients and lets go of the dead ones.
@@ -35,6 +37,8 @@ pub(crate) enum Command {
     Check(ServeArgs),
     /// Connect stdin and stdout to a server, and reconnect when the connection is lost.
     Connect(ConnectArgs),
+    /// Send messages to an echo server on many connections, and see what comes back: a restart shows in the figures.
+    Load(LoadArgs),
     /// Show a running server: its listeners, connections, counters.
     #[cfg(control)]
     Status(TargetArgs),

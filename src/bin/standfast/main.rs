@@ -7,6 +7,7 @@ mod connect;
 #[cfg(control)]
 mod ctl;
 mod detection;
+mod load;
 mod logger;
 mod serve;
 mod signals;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Serve(serve) => serve::run(&serve),
         Command::Check(serve) => check::run(&serve),
         Command::Connect(connect) => connect::run(&connect),
+        Command::Load(load) => load::run(&load),
         #[cfg(control)]
         Command::Status(target) => ctl::run(Order::Status, &target),
         #[cfg(control)]

@@ -1,60 +1,41 @@
 //! The lines on stderr: one for each change of state.
 
 use std::fmt;
-use std::io;
 use std::time::Duration;
 
-use rustix::io::Errno;
-use standfast::{CloseReason, End};
+use standfast::End;
 
 use crate::connect::outgoing::Dropped;
 
-/// Seconds as people read them: `1.3 s`, `5 s`, `90 s`.
+/// Seconds as people read them: `0.04 s`, `1.3 s`, `5 s`, `90 s`.
 pub(crate) struct Seconds(pub(crate) Duration);
 
 impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
-        let tenths = (millis + 50) / 100;
-        if tenths < 100 && !millis.is_multiple_of(1000) {
-            write!(f, "{}.{} s", tenths / 10, tenths % 10)
-        } else {
-            write!(f, "{} s", (millis + 500) / 1000)
+        match millis {
+            0..995 => write!(f, "0.{:02} s", (millis + 5) / 10),
+            ..9950 if !millis.is_multiple_of(1000) => {
+                let tenths = (millis + 50) / 100;
+                write!(f, "{}.{} s", tenths / 10, tenths % 10)
+            }
+            _ => write!(f, "{} s", (millis + 500) / 1000),
         }
     }
 }
 
-/// A connection that was lost: the reason, how long it took to notice, and the error of the system.
+/// A connection that was lost: the reason, for how long the server had been silent then, and the error of the system.
 pub(crate) fn lost(end: &End) -> String {
-    let mut line = format!("lost {}: {}", end.server, end.reason);
-    // A server that says itself that it is gone is not noticed late.
-    if !matches!(
+    let line = format!(
+        "lost {}: {} after {}",
+        end.server,
         end.reason,
-        CloseReason::PeerClosed | CloseReason::PeerReset | CloseReason::IoError
-    ) {
-        line = format!("{line} after {}", Seconds(end.noticed));
-    }
-    match end.error.as_ref().map(|error| (error, name(error))) {
-        Some((_, Some(name))) => format!("{line} ({name})"),
-        Some((error, None)) => format!("{line} ({error})"),
+        Seconds(end.noticed)
+    );
+    match end.errno() {
+        Some(errno) => format!("{line} ({errno})"),
         None => line,
     }
-}
-
-/// The name of an error that ends connections.
-fn name(error: &io::Error) -> Option<&'static str> {
-    Some(match Errno::from_io_error(error)? {
-        Errno::CONNABORTED => "ECONNABORTED",
-        Errno::CONNREFUSED => "ECONNREFUSED",
-        Errno::CONNRESET => "ECONNRESET",
-        Errno::HOSTDOWN => "EHOSTDOWN",
-        Errno::HOSTUNREACH => "EHOSTUNREACH",
-        Errno::NETDOWN => "ENETDOWN",
-        Errno::NETUNREACH => "ENETUNREACH",
-        Errno::PIPE => "EPIPE",
-        Errno::TIMEDOUT => "ETIMEDOUT",
-        _ => return None,
-    })
 }
 
 /// What was dropped so far.
@@ -89,12 +70,15 @@ mod tests {
     #[test]
     fn times_are_short_and_right() {
         for (millis, shown) in [
-            (0, "0 s"),
-            (49, "0.0 s"),
-            (50, "0.1 s"),
+            (0, "0.00 s"),
+            (4, "0.00 s"),
+            (37, "0.04 s"),
+            (994, "0.99 s"),
+            (995, "1.0 s"),
+            (1000, "1 s"),
             (1349, "1.3 s"),
-            (9949, "9.9 s"),
             (5000, "5 s"),
+            (9949, "9.9 s"),
             (9950, "10 s"),
             (10_499, "10 s"),
             (90_700, "91 s"),

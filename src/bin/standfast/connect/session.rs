@@ -212,12 +212,15 @@ impl Session {
         if link.now() >= stop_by {
             self.fail_undelivered(unsent + in_doubt);
         } else if unsent == 0 && !up.leaving {
-            if in_doubt == 0 {
-                link.half_close();
-                self.outcome = Some(0);
-            } else {
+            if in_doubt > 0 {
                 up.leaving = true;
                 link.leave();
+            } else if link.has_unread() {
+                // That comes first: with the next turn, or when stdout has room.
+                return Some(if up.is_paused { stop_by } else { link.now() });
+            } else {
+                link.half_close();
+                self.outcome = Some(0);
             }
         }
         Some(stop_by)
@@ -259,17 +262,22 @@ impl Session {
     }
 
     /// What stdin and stdout have met with; that may be the end.
-    fn look_at_ends(&mut self) {
+    fn look_at_ends(&mut self, links: &mut Links<'_>) {
         if let Some(error) = self.output.failure() {
             self.outcome = Some(stdout_failed(&error));
         }
         let mut state = self.input.lock();
         let failure = state.failure.take();
-        if state.urgent {
-            self.outcome = Some(1);
-        }
-        let had_bytes = state.had_bytes;
+        let (urgent, unsent, had_bytes) = (state.urgent, state.unsent(), state.had_bytes);
         drop(state);
+        if urgent && self.outcome.is_none() {
+            let link = self.link.and_then(|id| links.link(id));
+            let in_doubt = match (&self.up, link) {
+                (Some(up), Some(link)) => up.in_doubt(link.unacknowledged()),
+                _ => 0,
+            };
+            self.fail_undelivered(unsent + in_doubt);
+        }
         if let Some(error) = failure {
             say(&format!("cannot read stdin: {error}"));
             self.stdin_failed = true;
@@ -401,7 +409,7 @@ impl Caller for Session {
     }
 
     fn turn(&mut self, links: &mut Links<'_>) -> Option<Instant> {
-        self.look_at_ends();
+        self.look_at_ends(links);
         let mut again = None;
         if self.outcome.is_none() {
             let id = *self.link.get_or_insert_with(|| links.open());

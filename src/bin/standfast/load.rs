@@ -1,0 +1,265 @@
+//! `standfast load`: connections to an echo server, messages on them, and what came back.
+//!
+//! The command line as meant is `load/plan.rs`; each worker is a thread with a client of its own (`load/caller.rs`). This
+//! file starts them, tells them when to send and when to stop, and says what it came to.
+
+mod board;
+mod caller;
+mod control;
+mod expect;
+mod pattern;
+mod plan;
+mod progress;
+mod report;
+mod schedule;
+mod slot;
+mod tally;
+mod verify;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde_json::Value as Json;
+use standfast::{Client, Dial, Wake};
+
+use crate::Failure;
+use crate::args::LoadArgs;
+use crate::load::board::Board;
+use crate::load::caller::Worker;
+use crate::load::control::Control;
+use crate::load::expect::Expectation;
+use crate::load::plan::{Mode, Plan};
+use crate::load::progress::Progress;
+use crate::load::report::Report;
+use crate::load::tally::{Latencies, Tally};
+use crate::{logger, signals};
+
+/// What the main thread is told.
+#[derive(Debug)]
+enum News {
+    /// A worker's connections are up, so many, or have had their time.
+    Settled {
+        up: u64,
+    },
+    /// The first attempt to connect that failed.
+    Trouble(String),
+    /// A worker is done.
+    Done,
+    Signal {
+        again: bool,
+    },
+}
+
+/// After a second's end, until the workers have put up its figures.
+const POSTED: u64 = 30_000_000;
+const SECOND: u64 = 1_000_000_000;
+
+/// Runs a load to its end. Exit code 0 if everything that was expected holds.
+pub(crate) fn run(args: &LoadArgs) -> Result<ExitCode, Failure> {
+    let (plan, dial) = Plan::new(args, standfast::raise_descriptor_limit())?;
+    let target = dial.address.to_string();
+    let expectations = expectations(args, &plan)?;
+    let control = Arc::new(Control::new());
+    let board = Arc::new(Board::new(plan.workers)?);
+    let (sender, news) = mpsc::channel();
+    let heard = sender.clone();
+    signals::obey(move |signal| {
+        // Nobody listens any more: it is over anyway.
+        let _ = heard.send(News::Signal {
+            again: signal.again,
+        });
+    })?;
+    let mut progress = Progress::new(&plan, args.quiet)?;
+    let workers = start(&plan, &dial, &control, &board, &sender)?;
+    drop(sender);
+    attend(&plan, &control, &board, &workers, &news, &mut progress);
+    progress.close();
+
+    let mut tally = Tally::default();
+    let mut latencies = Latencies::new()?;
+    for worker in workers {
+        let done = worker.thread.join();
+        let done = done.map_err(|_| Failure::failed("a worker panicked"))??;
+        tally.merge(&done.tally);
+        latencies.add(&done.latencies);
+    }
+    if tally.connects == 0 {
+        let why = control.failure();
+        return Err(Failure::failed(why.unwrap_or_else(|| {
+            format!("not connected to {target} before it ended")
+        })));
+    }
+    let lasted = control.end().saturating_sub(control.start());
+    let report = Report {
+        target: &target,
+        plan: &plan,
+        seconds: Duration::from_nanos(lasted).as_secs_f64(),
+        tally: &tally,
+        latencies: &latencies,
+    };
+    let figures = report.figures();
+    print(&if args.json {
+        format!("{}\n", Json::Object(figures.clone()))
+    } else {
+        report.table()
+    })?;
+    if let Some(remark) = report.remark() {
+        logger::say(&remark);
+    }
+    let mut code = ExitCode::SUCCESS;
+    for expectation in &expectations {
+        let figure = &figures[&expectation.name];
+        if !expectation.holds(figure.as_f64()) {
+            let found = match figure {
+                Json::Null => "that is not known".to_owned(),
+                figure => format!("it is {figure}"),
+            };
+            logger::say(&format!("expected {expectation}, but {found}"));
+            code = ExitCode::FAILURE;
+        }
+    }
+    Ok(code)
+}
+
+/// What is expected of the figures; there are as many as in any report.
+fn expectations(args: &LoadArgs, plan: &Plan) -> Result<Vec<Expectation>, Failure> {
+    let nothing = Report {
+        target: "",
+        plan,
+        seconds: 0.0,
+        tally: &Tally::default(),
+        latencies: &Latencies::new()?,
+    };
+    let names: Vec<String> = nothing
+        .figures()
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    let read = args
+        .expect
+        .iter()
+        .map(|text| Expectation::read(text, &names));
+    read.collect::<Result<_, _>>().map_err(Failure::usage)
+}
+
+#[derive(Debug)]
+struct Started {
+    wake: Wake,
+    thread: JoinHandle<Result<Worker, standfast::Error>>,
+}
+
+fn start(
+    plan: &Plan,
+    dial: &Dial,
+    control: &Arc<Control>,
+    board: &Arc<Board>,
+    news: &Sender<News>,
+) -> Result<Vec<Started>, Failure> {
+    let mut clients = Vec::new();
+    for number in 0..plan.workers {
+        let (control, board) = (Arc::clone(control), Arc::clone(board));
+        let worker = Worker::new(*plan, plan.share(number), control, board, news.clone())?;
+        clients.push(Client::new(dial.clone(), worker)?);
+    }
+    let mut started = Vec::new();
+    for client in clients {
+        let (wake, news) = (client.wake(), news.clone());
+        let thread = thread::Builder::new()
+            .name("load".to_owned())
+            .spawn(move || {
+                let done = client.run();
+                // The main thread waits for it.
+                let _ = news.send(News::Done);
+                done
+            })
+            .map_err(|error| Failure::failed(format!("cannot start a thread: {error}")))?;
+        started.push(Started { wake, thread });
+    }
+    Ok(started)
+}
+
+/// Sees the workers through: starts the sending when all are ready, shows how it goes, passes signals on.
+fn attend(
+    plan: &Plan,
+    control: &Control,
+    board: &Board,
+    workers: &[Started],
+    news: &Receiver<News>,
+    progress: &mut Progress,
+) {
+    let (mut unsettled, mut working, mut all_up) = (workers.len(), workers.len(), 0);
+    let wake = || {
+        for worker in workers {
+            worker.wake.wake();
+        }
+    };
+    let (mut shown, mut next) = (control.now(), SECOND + POSTED);
+    while working > 0 {
+        let now = control.now();
+        if now >= next {
+            let start = control.start();
+            let elapsed = (start <= now).then(|| seconds(now - start));
+            progress.show(board, elapsed, seconds(now - shown));
+            shown = now;
+            next += SECOND * ((now - next) / SECOND + 1);
+        }
+        match news.recv_timeout(Duration::from_nanos(next.saturating_sub(now))) {
+            Ok(News::Settled { up }) => {
+                unsettled -= 1;
+                all_up += up;
+                if unsettled > 0 {
+                    continue;
+                }
+                if plan.mode != Mode::Churn && all_up == 0 {
+                    control.cut();
+                } else {
+                    control.start_for(plan.duration);
+                    shown = control.start() + POSTED;
+                    next = shown + SECOND;
+                }
+                wake();
+            }
+            Ok(News::Trouble(why)) => {
+                progress.close();
+                logger::say(&format!("{why}; still trying"));
+            }
+            Ok(News::Done) => working -= 1,
+            Ok(News::Signal { again }) => {
+                if again {
+                    control.cut();
+                } else {
+                    control.stop();
+                }
+                wake();
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                // One that panicked says nothing.
+                if workers.iter().all(|worker| worker.thread.is_finished()) {
+                    return;
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn seconds(nanos: u64) -> f64 {
+    Duration::from_nanos(nanos).as_secs_f64()
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::failed(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,83 @@
+//! The progress line: each second what has been reached, on stderr. On a terminal it is rewritten in place.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use crate::Failure;
+use crate::load::board::Board;
+use crate::load::plan::{Mode, Plan};
+use crate::load::report::Milliseconds;
+use crate::load::tally::{Latencies, Tally};
+use crate::logger;
+
+#[derive(Debug)]
+pub(super) struct Progress {
+    mode: Mode,
+    connections: usize,
+    is_terminal: bool,
+    is_quiet: bool,
+    /// Something stands on the terminal's line.
+    is_open: bool,
+    before: Tally,
+    latencies: Latencies,
+}
+
+impl Progress {
+    pub(super) fn new(plan: &Plan, is_quiet: bool) -> Result<Self, Failure> {
+        Ok(Self {
+            mode: plan.mode,
+            connections: plan.connections,
+            is_terminal: io::stderr().is_terminal(),
+            is_quiet,
+            is_open: false,
+            before: Tally::default(),
+            latencies: Latencies::new()?,
+        })
+    }
+
+    /// Shows what the workers have put up since the last time, `seconds` ago; `elapsed` since sending started, if it has.
+    pub(super) fn show(&mut self, board: &Board, elapsed: Option<f64>, seconds: f64) {
+        let tally = board.look(&mut self.latencies);
+        let line = self.line(&tally, elapsed, seconds);
+        self.before = tally;
+        if self.is_quiet {
+            return;
+        }
+        if self.is_terminal {
+            // Nobody to be told if it fails.
+            let _ = write!(io::stderr(), "\r\x1b[K{line}");
+            self.is_open = true;
+        } else {
+            logger::say(&line);
+        }
+    }
+
+    fn line(&self, tally: &Tally, elapsed: Option<f64>, seconds: f64) -> String {
+        let when = elapsed.map_or_else(|| "connecting".to_owned(), |time| format!("{time:.0} s"));
+        let mut line = format!("{when}: {} of {} up", tally.up, self.connections);
+        if self.mode != Mode::Idle && elapsed.is_some() {
+            let echoed = tally.echoed.saturating_sub(self.before.echoed) as f64;
+            line += &format!(", {:.0} messages/s", echoed / seconds);
+            if let Some(ms) = self.latencies.quantile_ms(0.99) {
+                line += &format!(", p99 {}", Milliseconds(ms));
+            }
+        }
+        let faults = &tally.faults;
+        let wrong = faults.lost + faults.duplicated + faults.reordered + faults.corrupted;
+        line += &format!(
+            ", {} reconnects, {} errors",
+            tally.reconnects,
+            tally.failed.all() + tally.all_ended()
+        );
+        if wrong > 0 {
+            line += &format!(", {wrong} bytes wrong");
+        }
+        line
+    }
+
+    /// Ends the line on the terminal.
+    pub(super) fn close(&mut self) {
+        if std::mem::take(&mut self.is_open) {
+            let _ = writeln!(io::stderr());
+        }
+    }
+}
