@@ -190,7 +190,7 @@ impl<C: Caller> Client<C> {
                 ..
             }) => {
                 up.io.note(event);
-                let writable = up.short && event.is_writable();
+                let writable = up.short && event.is_writable() && !up.is_aborted();
                 if writable {
                     up.short = false;
                     self.call(key, |caller, link| caller.writable(link));
@@ -227,7 +227,7 @@ impl<C: Caller> Client<C> {
 
     fn expire(&mut self) {
         while let Some(slot) = self.engine.deadlines.pop_due(self.engine.now) {
-            let (key, now) = (slot as usize, self.engine.now);
+            let key = slot as usize;
             let Some(entry) = self.engine.entries.get_mut(key) else {
                 continue;
             };
@@ -242,14 +242,9 @@ impl<C: Caller> Client<C> {
                     let error = DialError::resolve_too_slow(address, *connect_timeout);
                     self.failed(key, &error);
                 }
-                State::Dialing { until, .. } if *until > now => self.attempt(key),
-                State::Dialing { .. } => self.give_up(key),
-                State::Waiting => {
-                    entry.state = State::Resolving {
-                        until: now.after_if(self.engine.dial.connect_timeout),
-                    };
-                    self.dial(key);
-                }
+                State::Dialing { .. } => self.attempt(key),
+                // Not here: an attempt that fails at once, to be followed by another at once, would be due again.
+                State::Waiting => self.engine.start(key),
                 State::Up(_) => self.due(key),
                 State::Gone => {}
             }
@@ -305,6 +300,7 @@ impl<C: Caller> Client<C> {
             token: Token(key),
         };
         match attempt.advance(manner, engine.now) {
+            Progress::Pending if *until <= engine.now => self.give_up(key),
             Progress::Pending => {
                 let due = attempt.next().min(*until);
                 engine.deadlines.set(slot(key), due);
@@ -368,7 +364,7 @@ impl<C: Caller> Client<C> {
             else {
                 return;
             };
-            if !up.io.readable || up.io.is_halted() || up.io.verdict().is_some() {
+            if !up.io.readable || up.io.is_halted() || up.is_aborted() {
                 break;
             }
             if budget == 0 {
@@ -404,6 +400,7 @@ impl<C: Caller> Client<C> {
         else {
             return;
         };
+        let aborted = up.is_aborted();
         let io = &mut up.io;
         if io.is_halted() && io.is_given_up() && !io.holds_input() {
             // Nothing is to be read first, so the verdict need not wait until reading goes on.
@@ -414,7 +411,10 @@ impl<C: Caller> Client<C> {
             limits: &engine.limits,
             stats: &engine.stats,
         };
-        if let Some(verdict) = io.verdict() {
+        // What came before the server vanished is heard first, once reading goes on.
+        if let Some(verdict) = io.verdict()
+            && (aborted || !io.is_halted() || !io.holds_input())
+        {
             return self.over(key, &verdict);
         }
         if io.peer_fin {

@@ -4,7 +4,8 @@
 //! answered for a while, and takes the first that answers (RFC 8305, "Happy Eyeballs"). When to attempt, how long,
 //! and how often is for the owner of the loop to say.
 
-use std::fmt;
+mod error;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -26,6 +27,8 @@ use crate::keepalive::Keepalive;
 use crate::resolve::Family;
 use crate::sockopt::{Refused, SocketOptions};
 use crate::sys;
+
+pub use error::{DialError, DialErrorKind};
 
 /// Whom to connect to, and how.
 ///
@@ -142,127 +145,6 @@ impl Dial {
     }
 }
 
-/// Why an attempt to connect failed: one line, with what the system said of each address.
-#[derive(Debug)]
-pub struct DialError {
-    address: String,
-    kind: DialErrorKind,
-    /// What came of each address; `None` in the second: no answer.
-    tried: Vec<(Option<Endpoint>, Option<io::Error>)>,
-    within: Option<Duration>,
-}
-
-/// Why an attempt to connect failed, in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum DialErrorKind {
-    /// The name means nothing, or has no address of the family asked for.
-    Resolve,
-    /// There, but nobody listens: ECONNREFUSED; of a Unix socket ENOENT, too.
-    Refused,
-    /// No answer in time.
-    TimedOut,
-    /// The network says that there is no way: EHOSTUNREACH, ENETUNREACH.
-    Unreachable,
-    /// Something of this host's: no port or no descriptor is left, or the source is no address of its own.
-    Local,
-    /// Another error of the system.
-    Other,
-}
-
-impl DialError {
-    /// Why, in a word.
-    #[must_use]
-    pub fn kind(&self) -> DialErrorKind {
-        self.kind
-    }
-
-    pub(crate) fn resolve(address: &Address, source: io::Error) -> Self {
-        Self {
-            address: address.to_string(),
-            kind: DialErrorKind::Resolve,
-            tried: vec![(None, Some(source))],
-            within: None,
-        }
-    }
-
-    /// The name was not resolved within that time.
-    pub(crate) fn resolve_too_slow(address: &Address, within: Option<Duration>) -> Self {
-        Self {
-            address: address.to_string(),
-            kind: DialErrorKind::Resolve,
-            tried: vec![(None, None)],
-            within,
-        }
-    }
-
-    fn hint(&self) -> &'static str {
-        let errno = self
-            .tried
-            .iter()
-            .rev()
-            .find_map(|(_, error)| error.as_ref()?.raw_os_error());
-        match (self.kind, errno) {
-            (DialErrorKind::Local, Some(libc::EMFILE)) => {
-                "; raise the descriptor limit (ulimit -n)"
-            }
-            (DialErrorKind::Local, Some(libc::EADDRNOTAVAIL)) => {
-                "; no local port is left for it, or the source is no address of this host"
-            }
-            _ => "",
-        }
-    }
-}
-
-impl fmt::Display for DialError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = match self.kind {
-            DialErrorKind::Resolve => "resolve",
-            _ => "connect to",
-        };
-        write!(f, "cannot {verb} {}: ", self.address)?;
-        for (at, (endpoint, error)) in self.tried.iter().enumerate() {
-            if at > 0 {
-                f.write_str(", ")?;
-            }
-            // Of a single address that says no more than was asked, the name is enough.
-            if let Some(endpoint) = endpoint
-                && (self.tried.len() > 1 || endpoint.to_string() != self.address)
-            {
-                write!(f, "{endpoint} ")?;
-            }
-            match (error, self.within) {
-                (Some(error), _) => error.fmt(f)?,
-                (None, Some(within)) => write!(f, "no answer within {within:?}")?,
-                (None, None) => f.write_str("no answer")?,
-            }
-        }
-        f.write_str(self.hint())
-    }
-}
-
-impl std::error::Error for DialError {}
-
-fn kind_of(error: &io::Error) -> DialErrorKind {
-    match error.raw_os_error() {
-        Some(libc::ECONNREFUSED | libc::ENOENT) => DialErrorKind::Refused,
-        Some(libc::ETIMEDOUT) => DialErrorKind::TimedOut,
-        Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN | libc::ENETDOWN) => {
-            DialErrorKind::Unreachable
-        }
-        Some(
-            libc::EADDRNOTAVAIL
-            | libc::EADDRINUSE
-            | libc::EMFILE
-            | libc::ENFILE
-            | libc::ENOBUFS
-            | libc::ENOMEM
-            | libc::EINVAL,
-        ) => DialErrorKind::Local,
-        _ => DialErrorKind::Other,
-    }
-}
-
 /// How long an address has to answer before the next is tried beside it (RFC 8305, "Connection Attempt Delay").
 const STAGGER: Duration = Duration::from_millis(250);
 
@@ -358,36 +240,8 @@ impl Attempt {
 
     /// What it failed for; what is still under way has not answered `within` the time it had.
     pub(crate) fn into_error(self, address: &Address, within: Option<Duration>) -> DialError {
-        let unanswered = !self.under_way.is_empty();
-        let kind = match self.failed.last() {
-            Some((_, error)) if !unanswered => kind_of(error),
-            _ => DialErrorKind::TimedOut,
-        };
-        let failed = self
-            .failed
-            .into_iter()
-            .map(|(endpoint, error)| (endpoint, Some(error)));
-        let silent = self
-            .under_way
-            .into_iter()
-            .map(|(endpoint, _)| (endpoint, None));
-        Self::error(address, kind, failed.chain(silent), within)
-    }
-
-    fn error(
-        address: &Address,
-        kind: DialErrorKind,
-        tried: impl Iterator<Item = (Endpoint, Option<io::Error>)>,
-        within: Option<Duration>,
-    ) -> DialError {
-        DialError {
-            address: address.to_string(),
-            kind,
-            tried: tried
-                .map(|(endpoint, error)| (Some(endpoint), error))
-                .collect(),
-            within,
-        }
+        let silent = self.under_way.into_iter().map(|(endpoint, _)| endpoint);
+        DialError::connect(address, self.failed, silent, within)
     }
 }
 
@@ -483,4 +337,116 @@ fn outcome(socket: &OwnedFd) -> io::Result<bool> {
         return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use mio::{Events, Poll};
+
+    use super::*;
+    use crate::deadline::Clock;
+
+    /// What comes of an attempt with `within` for all of `addresses`, and after how long.
+    fn attempt(addresses: &[SocketAddr], within: Duration) -> (Result<Endpoint, String>, Duration) {
+        let (mut poll, clock) = (Poll::new().unwrap(), Clock::start());
+        let options = SocketOptions::resolve(None, None, None).unwrap();
+        let (mut events, began) = (Events::with_capacity(8), clock.now());
+        let until = began.after(within);
+        let addresses = addresses.iter().copied().map(Endpoint::Tcp).collect();
+        let mut attempt = Attempt::new(addresses, until);
+        loop {
+            let now = clock.now();
+            let manner = Manner {
+                options: &options,
+                source: None,
+                registry: poll.registry(),
+                token: Token(0),
+            };
+            let progress = attempt.advance(manner, now);
+            let took = now.since(began);
+            match progress {
+                Progress::Connected(endpoint, _) => return (Ok(endpoint), took),
+                Progress::Pending if now < until => {}
+                _ => {
+                    let server = Address::Host("server".to_owned(), 7);
+                    let error = attempt.into_error(&server, Some(within));
+                    return (Err(format!("{:?}: {error}", error.kind())), took);
+                }
+            }
+            let due = attempt.next().min(until);
+            poll.poll(&mut events, Some(due.since(now))).unwrap();
+        }
+    }
+
+    /// A port that is kept from others, and on which nobody listens.
+    fn refusing() -> (Socket, SocketAddr) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any.into()).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        (socket, address)
+    }
+
+    /// A listener whose backlog is full, so that it answers no more, and what fills it.
+    fn silent() -> (Vec<Socket>, SocketAddr) {
+        let (listener, address) = refusing();
+        listener.listen(0).unwrap();
+        let mut sockets = vec![listener];
+        loop {
+            let filling = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            let filled = filling.connect_timeout(&address.into(), Duration::from_millis(200));
+            if filled.is_err() {
+                return (sockets, address);
+            }
+            sockets.push(filling);
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn the_next_address_is_tried_as_soon_as_one_refuses() {
+        let ((_refusing, first), (listener, second)) = (refusing(), refusing());
+        listener.listen(9).unwrap();
+        let (outcome, took) = attempt(&[first, second], LONG);
+        assert_eq!(outcome, Ok(second.into()));
+        assert!(took < LONG, "{took:?}");
+    }
+
+    #[test]
+    fn the_next_address_is_tried_beside_one_that_is_silent() {
+        let ((_silent, first), (listener, second)) = (silent(), refusing());
+        listener.listen(9).unwrap();
+        let (outcome, took) = attempt(&[first, second], LONG);
+        assert_eq!(outcome, Ok(second.into()));
+        assert!(STAGGER <= took && took < LONG, "{took:?}");
+    }
+
+    #[test]
+    fn silence_ends_with_the_time_there_is() {
+        let ((_silent, first), (_refusing, second)) = (silent(), refusing());
+        let within = Duration::from_millis(600);
+        let (outcome, took) = attempt(&[first, second], within);
+        assert_eq!(
+            outcome.unwrap_err(),
+            format!(
+                "TimedOut: cannot connect to server:7: {second} Connection refused (os error 111), \
+                 {first} no answer within 600ms"
+            )
+        );
+        assert!(within <= took, "{took:?}");
+    }
+
+    #[test]
+    fn an_attempt_that_every_address_refuses_says_so_of_each() {
+        let ((_one, first), (_two, second)) = (refusing(), refusing());
+        let (outcome, _) = attempt(&[first, second], LONG);
+        assert_eq!(
+            outcome.unwrap_err(),
+            format!(
+                "Refused: cannot connect to server:7: {first} Connection refused (os error 111), \
+                 {second} Connection refused (os error 111)"
+            )
+        );
+    }
 }

@@ -254,12 +254,13 @@ impl Engine {
             let socket = up.io.descriptor();
             if sys::unacknowledged(socket).unwrap_or(0) > 0 {
                 let _ = sys::set_rto_max(socket, RTO_MAX_DEFAULT);
-                let mut budget = READ_BUDGET;
+                // Not for ever from a server that goes on sending.
+                let mut budget = rustix::io::ioctl_fionread(socket).unwrap_or(0);
                 while let Ok((count @ 1.., _)) =
                     rustix::net::recv(socket, &mut *buffer, RecvFlags::empty())
                     && budget > 0
                 {
-                    budget = budget.saturating_sub(count);
+                    budget = budget.saturating_sub(count as u64);
                 }
             }
         }

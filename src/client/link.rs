@@ -122,6 +122,13 @@ impl Up {
         }
     }
 
+    /// The owner wants no more of it.
+    #[inline]
+    pub(crate) fn is_aborted(&self) -> bool {
+        let verdict = self.io.verdict();
+        verdict.is_some_and(|verdict| verdict.reason == CloseReason::Service)
+    }
+
     /// How it ended, told now.
     pub(crate) fn end(&self, ending: &Ending, turn: &Turn<'_>) -> End {
         let fd = self.io.descriptor();
@@ -224,6 +231,8 @@ impl Link<'_> {
 
     /// Ends it at once, with a reset. Then [`Caller::ended`] with reason `service`.
     pub fn abort(&mut self) {
+        // A verdict that waits for what came before is not waited for any more.
+        self.up.io.pending().verdict = None;
         self.up.io.overrule(Ending::reset(CloseReason::Service));
         self.come_back();
     }

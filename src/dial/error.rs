@@ -1,0 +1,153 @@
+//! Why an attempt to connect failed: the word for it, and the line that says it.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use crate::address::Address;
+use crate::endpoint::Endpoint;
+
+/// Why an attempt to connect failed: one line, with what the system said of each address.
+#[derive(Debug)]
+pub struct DialError {
+    address: String,
+    kind: DialErrorKind,
+    /// What came of each address; `None` in the second: no answer.
+    tried: Vec<(Option<Endpoint>, Option<io::Error>)>,
+    within: Option<Duration>,
+}
+
+/// Why an attempt to connect failed, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DialErrorKind {
+    /// The name means nothing, or has no address of the family asked for.
+    Resolve,
+    /// There, but nobody listens: ECONNREFUSED; of a Unix socket ENOENT, too.
+    Refused,
+    /// No answer in time.
+    TimedOut,
+    /// The network says that there is no way: EHOSTUNREACH, ENETUNREACH.
+    Unreachable,
+    /// Something of this host's: no port or no descriptor is left, or the source is no address of its own.
+    Local,
+    /// Another error of the system.
+    Other,
+}
+
+impl DialError {
+    /// Why, in a word.
+    #[must_use]
+    pub fn kind(&self) -> DialErrorKind {
+        self.kind
+    }
+
+    pub(crate) fn resolve(address: &Address, source: io::Error) -> Self {
+        Self {
+            address: address.to_string(),
+            kind: DialErrorKind::Resolve,
+            tried: vec![(None, Some(source))],
+            within: None,
+        }
+    }
+
+    /// No address could be connected to: some `failed`, and the `silent` ones have not answered `within` the time.
+    pub(crate) fn connect(
+        address: &Address,
+        failed: Vec<(Endpoint, io::Error)>,
+        silent: impl Iterator<Item = Endpoint>,
+        within: Option<Duration>,
+    ) -> Self {
+        let last = failed.last().map(|(_, error)| kind_of(error));
+        let failed = failed
+            .into_iter()
+            .map(|(endpoint, error)| (Some(endpoint), Some(error)));
+        let answered = failed.len();
+        let tried: Vec<_> = failed
+            .chain(silent.map(|endpoint| (Some(endpoint), None)))
+            .collect();
+        let kind = last.filter(|_| tried.len() == answered);
+        Self {
+            address: address.to_string(),
+            kind: kind.unwrap_or(DialErrorKind::TimedOut),
+            tried,
+            within,
+        }
+    }
+
+    /// The name was not resolved within that time.
+    pub(crate) fn resolve_too_slow(address: &Address, within: Option<Duration>) -> Self {
+        Self {
+            address: address.to_string(),
+            kind: DialErrorKind::Resolve,
+            tried: vec![(None, None)],
+            within,
+        }
+    }
+
+    fn hint(&self) -> &'static str {
+        let errno = self
+            .tried
+            .iter()
+            .rev()
+            .find_map(|(_, error)| error.as_ref()?.raw_os_error());
+        match (self.kind, errno) {
+            (DialErrorKind::Local, Some(libc::EMFILE)) => {
+                "; raise the descriptor limit (ulimit -n)"
+            }
+            (DialErrorKind::Local, Some(libc::EADDRNOTAVAIL)) => {
+                "; no local port is left for it, or the source is no address of this host"
+            }
+            _ => "",
+        }
+    }
+}
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = match self.kind {
+            DialErrorKind::Resolve => "resolve",
+            _ => "connect to",
+        };
+        write!(f, "cannot {verb} {}: ", self.address)?;
+        for (at, (endpoint, error)) in self.tried.iter().enumerate() {
+            if at > 0 {
+                f.write_str(", ")?;
+            }
+            // Of a single address that says no more than was asked, the name is enough.
+            if let Some(endpoint) = endpoint
+                && (self.tried.len() > 1 || endpoint.to_string() != self.address)
+            {
+                write!(f, "{endpoint} ")?;
+            }
+            match (error, self.within) {
+                (Some(error), _) => error.fmt(f)?,
+                (None, Some(within)) => write!(f, "no answer within {within:?}")?,
+                (None, None) => f.write_str("no answer")?,
+            }
+        }
+        f.write_str(self.hint())
+    }
+}
+
+impl std::error::Error for DialError {}
+
+fn kind_of(error: &io::Error) -> DialErrorKind {
+    match error.raw_os_error() {
+        Some(libc::ECONNREFUSED | libc::ENOENT) => DialErrorKind::Refused,
+        Some(libc::ETIMEDOUT) => DialErrorKind::TimedOut,
+        Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN | libc::ENETDOWN) => {
+            DialErrorKind::Unreachable
+        }
+        Some(
+            libc::EADDRNOTAVAIL
+            | libc::EADDRINUSE
+            | libc::EMFILE
+            | libc::ENFILE
+            | libc::ENOBUFS
+            | libc::ENOMEM
+            | libc::EINVAL,
+        ) => DialErrorKind::Local,
+        _ => DialErrorKind::Other,
+    }
+}
