@@ -12,6 +12,8 @@ mod support;
 mod bad_clients;
 /// Addresses, options, refusals: what the command line promises.
 mod command_line;
+/// `standfast connect`: the client that comes back.
+mod connect;
 /// The control socket, and the commands that use it.
 mod control;
 /// Read deadline, write stall, half-close timeout.

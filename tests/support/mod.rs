@@ -1,6 +1,7 @@
 //! What the tests share: a server that ends with its test, its log, and waiting for things with a bound.
 
 pub(crate) mod clients;
+pub(crate) mod connecting;
 pub(crate) mod embedded;
 
 use std::collections::HashMap;

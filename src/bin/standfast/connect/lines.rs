@@ -14,7 +14,7 @@ impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
         match millis {
-            0..995 => write!(f, "0.{:02} s", (millis + 5) / 10),
+            0..95 => write!(f, "0.0{} s", (millis + 5) / 10),
             ..9950 if !millis.is_multiple_of(1000) => {
                 let tenths = (millis + 50) / 100;
                 write!(f, "{}.{} s", tenths / 10, tenths % 10)
@@ -73,8 +73,10 @@ mod tests {
             (0, "0.00 s"),
             (4, "0.00 s"),
             (37, "0.04 s"),
-            (994, "0.99 s"),
-            (995, "1.0 s"),
+            (94, "0.09 s"),
+            (95, "0.1 s"),
+            (620, "0.6 s"),
+            (994, "1.0 s"),
             (1000, "1 s"),
             (1349, "1.3 s"),
             (5000, "5 s"),
