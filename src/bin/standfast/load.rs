@@ -6,6 +6,7 @@
 mod board;
 mod caller;
 mod control;
+mod drops;
 mod expect;
 mod pattern;
 mod plan;
@@ -63,6 +64,7 @@ pub(crate) fn run(args: &LoadArgs) -> Result<ExitCode, Failure> {
     let (plan, dial) = Plan::new(args, standfast::raise_descriptor_limit())?;
     let target = dial.address.to_string();
     let expectations = expectations(args, &plan)?;
+    let dropped = drops::dropped();
     let control = Arc::new(Control::new());
     let board = Arc::new(Board::new(plan.workers)?);
     let (sender, news) = mpsc::channel();
@@ -107,7 +109,7 @@ pub(crate) fn run(args: &LoadArgs) -> Result<ExitCode, Failure> {
     } else {
         report.table()
     })?;
-    if let Some(remark) = report.remark() {
+    for remark in report.remark().into_iter().chain(drops::remark(dropped)) {
         logger::say(&remark);
     }
     let mut code = ExitCode::SUCCESS;
