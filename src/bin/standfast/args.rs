@@ -6,6 +6,7 @@
 )]
 
 mod connect;
+mod detection;
 mod dial;
 mod load;
 
@@ -15,11 +16,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-use standfast::{Address, Keepalive};
+use standfast::Address;
 
 pub(crate) use crate::args::connect::{BufferPolicy, ConnectArgs, OnReadTimeout, Reconnect};
+use crate::args::detection::DetectionArgs;
 pub(crate) use crate::args::load::LoadArgs;
-use crate::units::{Setting, duration, duration_or_off, size};
+use crate::units::{Setting, duration_or_off, size};
 
 /// A TCP listening server that holds on to its clients and lets go of the dead ones.
 #[derive(Debug, Parser)]
@@ -168,19 +170,8 @@ pub(crate) struct ServeArgs {
     )]
     pub(crate) listen: Vec<Address>,
 
-    /// TCP keepalive in seconds and probes, or off: finds the idle vanished peer. An empty field keeps the
-    /// system's. [default: 60:10:3]
-    #[arg(long, value_name = "IDLE:INTERVAL:RETRIES", value_parser = keepalive, allow_hyphen_values = true, help_heading = "Vanished peers")]
-    pub(crate) keepalive: Option<Setting<Keepalive>>,
-
-    /// The bound within which a vanished peer is found in every state; at least 5s. Given alone it derives
-    /// keepalive. [default: 1.125 x (idle + interval x retries), so 102s]
-    #[arg(long, value_name = "DUR", value_parser = duration, allow_hyphen_values = true, help_heading = "Vanished peers")]
-    pub(crate) dead_after: Option<Duration>,
-
-    /// TCP_USER_TIMEOUT as such. It cuts living slow readers, too; dead-after does not.
-    #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "off", help_heading = "Vanished peers")]
-    pub(crate) user_timeout: Setting<Duration>,
+    #[command(flatten)]
+    pub(crate) detection: DetectionArgs,
 
     /// The read deadline: a client silent for this long is closed.
     #[arg(short = 'i', long, alias = "idle-timeout", value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "10m", help_heading = "Deadlines")]
@@ -249,14 +240,6 @@ pub(crate) struct ServeArgs {
     /// Log only warnings and errors.
     #[arg(short, long, help_heading = "Log")]
     pub(crate) quiet: bool,
-}
-
-fn keepalive(text: &str) -> Result<Setting<Keepalive>, String> {
-    if text == "off" {
-        Ok(Setting::Off)
-    } else {
-        text.parse().map(Setting::On)
-    }
 }
 
 fn count(text: &str) -> Result<NonZeroUsize, String> {

@@ -1,7 +1,6 @@
 //! `standfast check`: what the flags of `serve` really do, in words.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
@@ -9,6 +8,7 @@ use crate::Failure;
 use crate::args::{Full, ServeArgs};
 use crate::logger;
 use crate::serve;
+use crate::stdout;
 use crate::units::{Setting, Shown, shown_or};
 
 /// Prints the effective settings on stdout.
@@ -90,7 +90,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
             "a vanished peer with output waiting is found by the write timeout only",
         ),
     }
-    match args.user_timeout {
+    match args.detection.user_timeout {
         Setting::Off => row("user-timeout", &"off", ""),
         Setting::On(wait) => {
             row(
@@ -154,14 +154,6 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         ),
     );
     drop(log);
-    let mut stdout = std::io::stdout().lock();
-    match stdout
-        .write_all(table.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::failed(format!("cannot write to stdout: {error}")))
-        }
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    stdout::show(&table)?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,7 +1,7 @@
 //! `standfast status|list|kill|drain|stop|restart`: talks to a running server over its control socket.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,6 +13,7 @@ use standfast::{Address, ConnectionInfo, Role, Status, Takeover};
 
 use crate::Failure;
 use crate::args::{Order, TargetArgs};
+use crate::stdout;
 
 /// Asks the server that `target` names.
 pub(crate) fn run(order: Order, target: &TargetArgs) -> Result<ExitCode, Failure> {
@@ -54,16 +55,8 @@ pub(crate) fn run(order: Order, target: &TargetArgs) -> Result<ExitCode, Failure
             }
         }
     };
-    let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::failed(format!("cannot write to stdout: {error}")))
-        }
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    stdout::show(&text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn done(target: &TargetArgs, (): (), what: &str) -> String {

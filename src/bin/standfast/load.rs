@@ -17,7 +17,6 @@ mod slot;
 mod tally;
 mod verify;
 
-use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -37,7 +36,7 @@ use crate::load::plan::{Mode, Plan};
 use crate::load::progress::Progress;
 use crate::load::report::Report;
 use crate::load::tally::{Latencies, Tally};
-use crate::{logger, signals};
+use crate::{logger, signals, stdout};
 
 /// What the main thread is told.
 #[derive(Debug)]
@@ -104,7 +103,7 @@ pub(crate) fn run(args: &LoadArgs) -> Result<ExitCode, Failure> {
         latencies: &latencies,
     };
     let figures = report.figures();
-    print(&if args.json {
+    stdout::show(&if args.json {
         format!("{}\n", Json::Object(figures.clone()))
     } else {
         report.table()
@@ -251,17 +250,4 @@ fn attend(
 
 fn seconds(nanos: u64) -> f64 {
     Duration::from_nanos(nanos).as_secs_f64()
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::failed(format!("cannot write to stdout: {error}")))
-        }
-        _ => Ok(()),
-    }
 }

@@ -6,11 +6,11 @@ mod check;
 mod connect;
 #[cfg(control)]
 mod ctl;
-mod detection;
 mod load;
 mod logger;
 mod serve;
 mod signals;
+mod stdout;
 #[cfg(control)]
 mod successor;
 mod supervisor;

@@ -8,7 +8,6 @@ use standfast::{AnyService, Config, Effective, Endpoint, Listen, Server, WhenFul
 
 use crate::Failure;
 use crate::args::{Full, ServeArgs, ServiceName};
-use crate::detection;
 use crate::supervisor::Supervisor;
 #[cfg(control)]
 use crate::takeover;
@@ -120,14 +119,14 @@ pub(crate) fn meant(args: &ServeArgs) -> Result<Config, Failure> {
         ServiceName::Discard => Discard.into(),
         ServiceName::Print => Print::new(std::io::stdout(), args.prefix).into(),
     };
-    let keepalive = detection::keepalive(args.keepalive, args.dead_after)?;
+    let keepalive = args.detection.keepalive()?;
     let first = args.listen.first().cloned();
     let first = first.ok_or_else(|| Failure::usage("no address to listen on"))?;
     let listen = Listen {
         addresses: args.listen.clone(),
         keepalive,
-        dead_after: args.dead_after,
-        user_timeout: args.user_timeout.into_option(),
+        dead_after: args.detection.dead_after,
+        user_timeout: args.detection.user_timeout.into_option(),
         read_timeout: args.read_timeout.into_option(),
         write_timeout: args.write_timeout.into_option(),
         half_close_timeout: args.half_close_timeout.into_option(),

@@ -4,11 +4,10 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use standfast::{Address, Backoff, Dial, Family, Keepalive};
+use standfast::{Address, Backoff, Dial, Family};
 
 use crate::Failure;
-use crate::args::keepalive;
-use crate::detection;
+use crate::args::detection::DetectionArgs;
 use crate::units::{Setting, duration, duration_or_off};
 
 #[derive(Debug, clap::Args)]
@@ -43,19 +42,8 @@ pub(crate) struct DialArgs {
     #[arg(long, value_name = "LEAST:MOST", value_parser = backoff, allow_hyphen_values = true, default_value = "500ms:30s")]
     pub(crate) backoff: Backoff,
 
-    /// TCP keepalive in seconds and probes, or off: finds the idle vanished peer. An empty field keeps the
-    /// system's. [default: 60:10:3]
-    #[arg(long, value_name = "IDLE:INTERVAL:RETRIES", value_parser = keepalive, allow_hyphen_values = true, help_heading = "Vanished peers")]
-    pub(crate) keepalive: Option<Setting<Keepalive>>,
-
-    /// The bound within which a vanished peer is found in every state; at least 5s. Given alone it derives
-    /// keepalive. [default: 1.125 x (idle + interval x retries), so 102s]
-    #[arg(long, value_name = "DUR", value_parser = duration, allow_hyphen_values = true, help_heading = "Vanished peers")]
-    pub(crate) dead_after: Option<Duration>,
-
-    /// TCP_USER_TIMEOUT as such. It cuts living slow readers, too; dead-after does not.
-    #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "off", help_heading = "Vanished peers")]
-    pub(crate) user_timeout: Setting<Duration>,
+    #[command(flatten)]
+    pub(crate) detection: DetectionArgs,
 }
 
 impl DialArgs {
@@ -71,9 +59,9 @@ impl DialArgs {
         dial.sources = self.source.into_iter().collect();
         dial.connect_timeout = self.connect_timeout.into_option();
         dial.backoff = self.backoff;
-        dial.keepalive = detection::keepalive(self.keepalive, self.dead_after)?;
-        dial.dead_after = self.dead_after;
-        dial.user_timeout = self.user_timeout.into_option();
+        dial.keepalive = self.detection.keepalive()?;
+        dial.dead_after = self.detection.dead_after;
+        dial.user_timeout = self.detection.user_timeout.into_option();
         Ok(dial)
     }
 
@@ -175,6 +163,7 @@ fn backoff(text: &str) -> Result<Backoff, String> {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use standfast::Keepalive;
 
     use super::*;
 

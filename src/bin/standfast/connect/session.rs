@@ -16,6 +16,7 @@ use crate::connect::outgoing::Dropped;
 use crate::connect::output::Output;
 use crate::connect::verdict::{Happened, Stdin, Verdict, follows, settled};
 use crate::logger::say;
+use crate::stdout;
 
 /// How long the end may take after the first signal.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
@@ -430,8 +431,9 @@ pub(crate) fn stdout_failed(error: &io::Error) -> u8 {
     if error.kind() == ErrorKind::BrokenPipe {
         return 0;
     }
-    say(&format!("cannot write to stdout: {error}"));
-    1
+    let failure = stdout::failed(error);
+    say(&failure.to_string());
+    failure.code
 }
 
 /// `1 retry`, `5 retries`.
