@@ -52,7 +52,11 @@ pub(crate) struct Engine {
     pub(crate) entries: Slab<Entry>,
     /// By [`LinkId`].
     pub(crate) links: Vec<Slot>,
-    /// Links that are not gone.
+    /// Numbers of links that are gone.
+    pub(crate) unused: Vec<LinkId>,
+    /// Links there have been,
+    pub(crate) opened: usize,
+    /// and those that are not gone.
     pub(crate) live: usize,
     pub(crate) deadlines: Deadlines,
     /// Waiting for the name to be resolved.
@@ -141,6 +145,8 @@ impl Engine {
             resolver,
             entries: Slab::new(),
             links: Vec::new(),
+            unused: Vec::new(),
+            opened: 0,
             live: 0,
             deadlines: Deadlines::default(),
             resolving: Vec::new(),
@@ -176,15 +182,20 @@ impl Engine {
 
     /// A new link, which begins to connect in the next turn.
     pub(crate) fn open(&mut self) -> LinkId {
-        let id = self.links.len();
+        let id = self.unused.pop().unwrap_or(self.links.len());
         let key = self.entries.insert(Entry {
             link: Some(id),
             state: State::Waiting,
         });
-        self.links.push(Slot {
+        let link = Slot {
             key: Some(key),
             retries: Retries::default(),
-        });
+        };
+        match self.links.get_mut(id) {
+            Some(slot) => *slot = link,
+            None => self.links.push(link),
+        }
+        self.opened += 1;
         self.live += 1;
         self.start(key);
         id
@@ -232,6 +243,7 @@ impl Engine {
         entry.state = State::Gone;
         if let Some(id) = entry.link.take() {
             self.links[id].key = None;
+            self.unused.push(id);
             self.live -= 1;
         }
         self.deadlines.remove(slot(key));

@@ -14,7 +14,7 @@ use crate::endpoint::Endpoint;
 use crate::io::{Io, Turn};
 use crate::sys;
 
-/// Which link: 0, 1, 2, in the order in which they were opened.
+/// Which link: 0, 1, 2, in the order in which they were opened. The number of one that is gone is used anew.
 pub type LinkId = usize;
 
 /// What to do on the links of a client. Called on the thread that runs it, one call at a time.
@@ -302,7 +302,7 @@ impl Links<'_> {
     /// How many have been opened so far.
     #[must_use]
     pub fn opened(&self) -> usize {
-        self.engine.links.len()
+        self.engine.opened
     }
 
     /// How many of them are not gone: connected, connecting, or waiting to.

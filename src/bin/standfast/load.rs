@@ -198,14 +198,11 @@ fn attend(
             worker.wake.wake();
         }
     };
-    let (mut shown, mut next) = (control.now(), SECOND + POSTED);
+    let mut next = SECOND + POSTED;
     while working > 0 {
         let now = control.now();
         if now >= next {
-            let start = control.start();
-            let elapsed = (start <= now).then(|| seconds(now - start));
-            progress.show(board, elapsed, seconds(now - shown));
-            shown = now;
+            progress.show(board, control.start());
             next += SECOND * ((now - next) / SECOND + 1);
         }
         match news.recv_timeout(Duration::from_nanos(next.saturating_sub(now))) {
@@ -219,8 +216,7 @@ fn attend(
                     control.cut();
                 } else {
                     control.start_for(plan.duration);
-                    shown = control.start() + POSTED;
-                    next = shown + SECOND;
+                    next = control.start() + POSTED + SECOND;
                 }
                 wake();
             }

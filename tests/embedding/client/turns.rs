@@ -553,8 +553,13 @@ impl Caller for Wild {
     fn turn(&mut self, links: &mut Links<'_>) -> Option<Instant> {
         for _ in 0..2 {
             if links.opened() < self.most {
-                assert_eq!(links.open(), self.links.len());
-                self.links.push((false, false));
+                let id = links.open();
+                // A new number, or that of one that is gone.
+                assert!(id <= self.links.len(), "{id} of {}", self.links.len());
+                if id == self.links.len() {
+                    self.links.push((false, false));
+                }
+                assert_eq!(self.links[id], (false, false), "link {id} is in use");
             }
         }
         for _ in 0..20 {

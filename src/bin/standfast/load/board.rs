@@ -12,6 +12,8 @@ pub(super) struct Board(Vec<Mutex<Posted>>);
 /// What a worker last said.
 #[derive(Debug)]
 struct Posted {
+    /// When, in the run's nanoseconds.
+    at: u64,
     tally: Tally,
     /// Since somebody looked.
     latencies: Latencies,
@@ -22,6 +24,7 @@ impl Board {
         let empty = Latencies::new()?;
         let posted = || {
             Mutex::new(Posted {
+                at: 0,
                 tally: Tally::default(),
                 latencies: empty.clone(),
             })
@@ -30,15 +33,19 @@ impl Board {
     }
 
     /// Puts up what a worker has counted in all, and its latencies since it last did so.
-    pub(super) fn post(&self, worker: usize, tally: &Tally, latencies: &Latencies) {
+    pub(super) fn post(&self, worker: usize, now: u64, tally: &Tally, latencies: &Latencies) {
         if let Some(Ok(mut posted)) = self.0.get(worker).map(Mutex::lock) {
+            posted.at = now;
             posted.tally = *tally;
             posted.latencies.add(latencies);
         }
     }
 
-    /// What all of them have counted. Their latencies since the last look are in `latencies`.
-    pub(super) fn look(&self, latencies: &mut Latencies) -> Tally {
+    /// What all of them have counted, and when the last of them said so. Their latencies since the last look are in
+    /// `latencies`. None while one of them has said nothing since `before`: then it is worth waiting for.
+    pub(super) fn look(&self, before: u64, latencies: &mut Latencies) -> Option<(u64, Tally)> {
+        let said = |posted: &Mutex<Posted>| posted.lock().map_or(before, |posted| posted.at);
+        let at = self.0.iter().map(said).min().filter(|at| *at > before)?;
         latencies.clear();
         let mut all = Tally::default();
         for posted in &self.0 {
@@ -48,6 +55,6 @@ impl Board {
                 posted.latencies.clear();
             }
         }
-        all
+        Some((at, all))
     }
 }

@@ -156,7 +156,10 @@ impl Worker {
 
     fn open_slot(&mut self, links: &mut Links<'_>, at: usize) {
         let id = links.open();
-        self.by_id.push(at);
+        match self.by_id.get_mut(id) {
+            Some(slot) => *slot = at,
+            None => self.by_id.push(at),
+        }
         self.slots[at].id = id;
         self.slots[at].is_tried = false;
         self.untried += 1;
@@ -351,8 +354,9 @@ impl Worker {
     }
 
     fn publish(&mut self) {
+        let now = self.control.now();
         self.board
-            .post(self.share.number, &self.tally, &self.recent);
+            .post(self.share.number, now, &self.tally, &self.recent);
         self.latencies.add(&self.recent);
         self.recent.clear();
     }

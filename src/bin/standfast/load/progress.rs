@@ -6,6 +6,7 @@ use crate::Failure;
 use crate::load::board::Board;
 use crate::load::plan::{Mode, Plan};
 use crate::load::report::Milliseconds;
+use crate::load::seconds;
 use crate::load::tally::{Latencies, Tally};
 use crate::logger;
 
@@ -18,6 +19,8 @@ pub(super) struct Progress {
     /// Something stands on the terminal's line.
     is_open: bool,
     before: Tally,
+    /// When that was said.
+    shown: u64,
     latencies: Latencies,
 }
 
@@ -30,15 +33,19 @@ impl Progress {
             is_quiet,
             is_open: false,
             before: Tally::default(),
+            shown: 0,
             latencies: Latencies::new()?,
         })
     }
 
-    /// Shows what the workers have put up since the last time, `seconds` ago; `elapsed` since sending started, if it has.
-    pub(super) fn show(&mut self, board: &Board, elapsed: Option<f64>, seconds: f64) {
-        let tally = board.look(&mut self.latencies);
-        let line = self.line(&tally, elapsed, seconds);
-        self.before = tally;
+    /// Shows what the workers have put up since the last time, if all of them have. Sending begins at `start`.
+    pub(super) fn show(&mut self, board: &Board, start: u64) {
+        let Some((at, tally)) = board.look(self.shown, &mut self.latencies) else {
+            return;
+        };
+        let elapsed = (start < at).then(|| seconds(at - start));
+        let line = self.line(&tally, elapsed, seconds(at - self.shown.max(start.min(at))));
+        (self.before, self.shown) = (tally, at);
         if self.is_quiet {
             return;
         }
