@@ -277,7 +277,11 @@ fn tcp(address: SocketAddr, manner: Manner<'_>) -> io::Result<OwnedFd> {
         // The port is chosen when the destination is known, so that the same one serves several (ip(7)). A system
         // without that has fewer connections from one address.
         let _ = sys::set_bind_address_no_port(socket.as_fd());
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket
+            .bind(&SocketAddr::new(source, 0).into())
+            .map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot come from {source}: {error}"))
+            })?;
     }
     begin(
         socket

@@ -95,9 +95,7 @@ impl DialError {
             (DialErrorKind::Local, Some(libc::EMFILE)) => {
                 "; raise the descriptor limit (ulimit -n)"
             }
-            (DialErrorKind::Local, Some(libc::EADDRNOTAVAIL)) => {
-                "; no local port is left for it, or the source is no address of this host"
-            }
+            (DialErrorKind::Local, Some(libc::EADDRNOTAVAIL)) => "; no local port is left for it",
             _ => "",
         }
     }
@@ -148,6 +146,7 @@ fn kind_of(error: &io::Error) -> DialErrorKind {
             | libc::ENOMEM
             | libc::EINVAL,
         ) => DialErrorKind::Local,
+        None if error.kind() == io::ErrorKind::AddrNotAvailable => DialErrorKind::Local,
         _ => DialErrorKind::Other,
     }
 }

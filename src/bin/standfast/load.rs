@@ -41,9 +41,9 @@ use crate::{logger, signals, stdout};
 /// What the main thread is told.
 #[derive(Debug)]
 enum News {
-    /// A worker's connections are up, so many, or have had their time.
+    /// A worker's connections are up, or have had their time; so many have been made.
     Settled {
-        up: u64,
+        connects: u64,
     },
     /// The first attempt to connect that failed.
     Trouble(String),
@@ -192,7 +192,7 @@ fn attend(
     news: &Receiver<News>,
     progress: &mut Progress,
 ) {
-    let (mut unsettled, mut working, mut all_up) = (workers.len(), workers.len(), 0);
+    let (mut unsettled, mut working, mut connected) = (workers.len(), workers.len(), 0);
     let wake = || {
         for worker in workers {
             worker.wake.wake();
@@ -202,17 +202,19 @@ fn attend(
     while working > 0 {
         let now = control.now();
         if now >= next {
-            progress.show(board, control.start());
+            if !control.is_cut() {
+                progress.show(board, control.start());
+            }
             next += SECOND * ((now - next) / SECOND + 1);
         }
         match news.recv_timeout(Duration::from_nanos(next.saturating_sub(now))) {
-            Ok(News::Settled { up }) => {
+            Ok(News::Settled { connects }) => {
                 unsettled -= 1;
-                all_up += up;
+                connected += connects;
                 if unsettled > 0 {
                     continue;
                 }
-                if plan.mode != Mode::Churn && all_up == 0 {
+                if plan.mode != Mode::Churn && connected == 0 {
                     control.cut();
                 } else {
                     control.start_for(plan.duration);

@@ -180,7 +180,9 @@ impl Worker {
         }
         self.is_settled = true;
         // The main thread waits for it, or has ended.
-        let _ = self.news.send(News::Settled { up: self.tally.up });
+        let _ = self.news.send(News::Settled {
+            connects: self.tally.connects,
+        });
         FOREVER
     }
 

@@ -104,7 +104,12 @@ impl Report<'_> {
             let _ = writeln!(table, "{name:<14} {what}");
         };
         row("target", &self.target);
-        row("load", plan);
+        // Half a second is no early end.
+        if self.seconds + 0.5 < plan.duration.as_secs_f64() {
+            row("load", &format!("{plan}; ended after {:.1}s", self.seconds));
+        } else {
+            row("load", plan);
+        }
         let connects = Listed(&[
             (tally.connects, "connects"),
             (tally.reconnects, "reconnects"),
