@@ -255,10 +255,10 @@ impl Link<'_> {
         sys::unacknowledged(self.up.io.descriptor()).unwrap_or(0)
     }
 
-    /// Whether bytes have come that were not read yet.
+    /// Bytes that have come and were not read yet (`FIONREAD`).
     #[must_use]
-    pub fn has_unread(&self) -> bool {
-        self.up.io.holds_input()
+    pub fn unread(&self) -> u64 {
+        rustix::io::ioctl_fionread(self.up.io.descriptor()).unwrap_or(0)
     }
 
     /// The engine looks after it in the next turn, which comes at once.

@@ -25,6 +25,8 @@ pub enum DialErrorKind {
     Resolve,
     /// There, but nobody listens: ECONNREFUSED; of a Unix socket ENOENT, too.
     Refused,
+    /// It was there, and took it back: ECONNRESET.
+    Reset,
     /// No answer in time.
     TimedOut,
     /// The network says that there is no way: EHOSTUNREACH, ENETUNREACH.
@@ -133,6 +135,7 @@ impl std::error::Error for DialError {}
 fn kind_of(error: &io::Error) -> DialErrorKind {
     match error.raw_os_error() {
         Some(libc::ECONNREFUSED | libc::ENOENT) => DialErrorKind::Refused,
+        Some(libc::ECONNRESET) => DialErrorKind::Reset,
         Some(libc::ETIMEDOUT) => DialErrorKind::TimedOut,
         Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN | libc::ENETDOWN) => {
             DialErrorKind::Unreachable

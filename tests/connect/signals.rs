@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -138,6 +138,39 @@ fn what_came_from_the_server_is_on_stdout_before_a_signal_ends_it() {
         printed.len(),
         answer.len()
     );
+}
+
+#[test]
+fn a_server_that_never_stops_talking_does_not_hold_up_the_end() {
+    let (mut connecting, mut server) = Connecting::connected(&[]);
+    let talking = std::thread::spawn(move || while server.write_all(&[b'x'; 65536]).is_ok() {});
+    connecting.prints(&[b'x'; 1 << 20]);
+    connecting.signal(Signal::TERM);
+    let code = connecting.ends();
+    // What stdout had no time for is a failure.
+    let unwritten = connecting.said(" bytes not written to stdout");
+    assert_eq!(code, i32::from(unwritten > 0), "{:?}", connecting.lines);
+    talking.join().unwrap();
+}
+
+#[test]
+fn a_stdout_that_is_not_read_holds_up_the_end_for_two_seconds() {
+    let peer = Peer::start();
+    let (pipe, writer) = std::io::pipe().unwrap();
+    let mut command = connect_command(&peer.address().to_string(), &[]);
+    command.stdin(Stdio::piped()).stdout(writer);
+    let mut connecting = Connecting::launch(command);
+    let mut server = peer.accept();
+    connecting.connects(peer.address());
+    server.write_all(&[b'x'; 200_000]).unwrap();
+    until_acknowledged(&server);
+    let start = now();
+    connecting.signal(Signal::TERM);
+    assert_eq!(connecting.ends(), 1, "{:?}", connecting.lines);
+    assert!(start.elapsed() >= Duration::from_millis(1900));
+    let said = connecting.said(" bytes not written to stdout");
+    assert_eq!(said, 1, "{:?}", connecting.lines);
+    drop(pipe);
 }
 
 #[test]

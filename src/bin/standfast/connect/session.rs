@@ -67,6 +67,10 @@ pub(crate) struct Session {
 struct Up {
     /// Bytes that the kernel took.
     sent: u64,
+    /// Bytes that came,
+    received: u64,
+    /// and how many of them are to be written before the end that a signal asked for.
+    heard_out: Option<u64>,
     heartbeat: Option<Heartbeat>,
     /// The kernel takes nothing more for now.
     is_full: bool,
@@ -216,8 +220,12 @@ impl Session {
             if in_doubt > 0 {
                 up.leaving = true;
                 link.leave();
-            } else if link.has_unread() {
-                // That comes first: with the next turn, or when stdout has room.
+            } else if up.received
+                < *up
+                    .heard_out
+                    .get_or_insert_with(|| up.received + link.unread())
+            {
+                // What has come is first: with the next turn, or when stdout has room. What comes later is not.
                 return Some(if up.is_paused { stop_by } else { link.now() });
             } else {
                 link.half_close();
@@ -335,9 +343,10 @@ impl Caller for Session {
     }
 
     fn input(&mut self, link: &mut Link<'_>, bytes: &[u8]) {
-        if !self.output.put(bytes)
-            && let Some(up) = &mut self.up
-        {
+        let has_room = self.output.put(bytes);
+        let Some(up) = &mut self.up else { return };
+        up.received += bytes.len() as u64;
+        if !has_room {
             up.is_paused = true;
             link.pause();
         }

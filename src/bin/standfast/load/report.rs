@@ -49,16 +49,16 @@ impl Report<'_> {
         figure("reconnects", tally.reconnects.into());
         figure("failed", tally.failed.all().into());
         figure("refused", tally.failed.refused.into());
+        figure("connect_reset", tally.failed.reset.into());
         figure("connect_timed_out", tally.failed.timed_out.into());
         figure("unreachable", tally.failed.unreachable.into());
         figure("unresolved", tally.failed.unresolved.into());
         figure("local_failures", tally.failed.local.into());
         figure("other_failures", tally.failed.other.into());
-        figure("reset", tally.ended_for(CloseReason::PeerReset).into());
-        figure(
-            "timed_out",
-            tally.ended_for(CloseReason::ReadTimeout).into(),
-        );
+        let reset = tally.ended_for(CloseReason::PeerReset) + tally.failed.reset;
+        figure("reset", reset.into());
+        let timed_out = tally.ended_for(CloseReason::ReadTimeout) + tally.failed.timed_out;
+        figure("timed_out", timed_out.into());
         figure("foreign", tally.foreign.into());
         figure("ended", tally.all_ended().into());
         for (reason, count) in REASONS.iter().zip(tally.ended) {
@@ -127,6 +127,7 @@ impl Report<'_> {
             "failed",
             &Listed(&[
                 (failed.refused, "refused"),
+                (failed.reset, "reset"),
                 (failed.timed_out, "timed out"),
                 (failed.unreachable, "unreachable"),
                 (failed.unresolved + failed.local + failed.other, "other"),

@@ -22,6 +22,7 @@ pub(super) const REASONS: [CloseReason; 7] = [
 pub(super) struct Failed {
     pub(super) unresolved: u64,
     pub(super) refused: u64,
+    pub(super) reset: u64,
     pub(super) timed_out: u64,
     pub(super) unreachable: u64,
     /// For want of something of this host: ports, descriptors, the source address.
@@ -34,6 +35,7 @@ impl Failed {
         let counter = match kind {
             DialErrorKind::Resolve => &mut self.unresolved,
             DialErrorKind::Refused => &mut self.refused,
+            DialErrorKind::Reset => &mut self.reset,
             DialErrorKind::TimedOut => &mut self.timed_out,
             DialErrorKind::Unreachable => &mut self.unreachable,
             DialErrorKind::Local => &mut self.local,
@@ -43,7 +45,9 @@ impl Failed {
     }
 
     pub(super) fn all(&self) -> u64 {
-        self.unresolved + self.refused + self.timed_out + self.unreachable + self.local + self.other
+        let answered = self.refused + self.reset;
+        let silent = self.timed_out + self.unreachable;
+        answered + silent + self.unresolved + self.local + self.other
     }
 }
 
@@ -104,6 +108,7 @@ impl Tally {
         self.reconnects += other.reconnects;
         self.failed.unresolved += other.failed.unresolved;
         self.failed.refused += other.failed.refused;
+        self.failed.reset += other.failed.reset;
         self.failed.timed_out += other.failed.timed_out;
         self.failed.unreachable += other.failed.unreachable;
         self.failed.local += other.failed.local;
