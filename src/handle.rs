@@ -138,7 +138,10 @@ impl Handle {
 
     /// Whether another process has taken over from this server.
     pub(crate) fn was_taken_over(&self) -> bool {
-        self.shared.gave.get().is_some()
+        #[cfg(control)]
+        return self.shared.was_given();
+        #[cfg(not(control))]
+        false
     }
 
     /// Whether the server was told to end at once.

@@ -22,6 +22,8 @@ mod deadlines;
 mod embedding;
 /// Connection limits and running out of descriptors.
 mod limits;
+/// `standfast load`: the generator that proves what a restart did to its clients.
+mod load;
 /// Half-open peers: found, in time, with the exact reason.
 mod reaping;
 /// The services: echo, discard, print.

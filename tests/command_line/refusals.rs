@@ -67,14 +67,14 @@ fn an_address_that_does_not_parse_is_refused_with_a_hint() {
 
 #[test]
 fn a_duration_of_zero_or_less_or_garbage_is_refused_with_a_hint() {
-    const FLAGS: [&str; 6] = [
+    const FLAGS: [&str; 5] = [
         "--read-timeout",
         "--write-timeout",
         "--half-close-timeout",
         "--drain-timeout",
-        "--dead-after",
         "--user-timeout",
     ];
+    assert_usage(&["--dead-after", "0"], "0 would be at once");
     for flag in FLAGS {
         assert_usage(&[flag, "0"], "say off");
     }

@@ -3,6 +3,7 @@
 pub(crate) mod clients;
 pub(crate) mod connecting;
 pub(crate) mod embedded;
+pub(crate) mod loading;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};

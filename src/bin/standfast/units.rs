@@ -21,8 +21,25 @@ impl<T> Setting<T> {
 
 /// A duration: a plain number is seconds; suffixes `ms s m h d`. Zero is no duration.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    not_zero(text, "")
+}
+
+/// What cannot be is refused with a `hint`.
+fn not_zero(text: &str, hint: &str) -> Result<Duration, String> {
+    match whole(text, hint)? {
+        Duration::ZERO => Err(format!("0 would be at once{hint}")),
+        duration => Ok(duration),
+    }
+}
+
+/// A duration, which may be none at all.
+pub(crate) fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    whole(text, "")
+}
+
+fn whole(text: &str, hint: &str) -> Result<Duration, String> {
     if text.starts_with("-") && text[1..].starts_with(|c: char| c.is_ascii_digit()) {
-        return Err("negative; to turn it off say off".to_owned());
+        return Err(format!("negative{hint}"));
     }
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
@@ -46,14 +63,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let number: u64 = number
         .parse()
         .map_err(|_| "expected a number with ms, s, m, h or d, such as 30s".to_owned())?;
-    if number == 0 {
-        return Err("0 would be at once; to turn it off say off".to_owned());
-    }
     number
         .checked_mul(millis_a_unit)
         .filter(|&millis| millis <= 100 * 365 * 86_400_000)
         .map(Duration::from_millis)
-        .ok_or_else(|| "longer than a hundred years; to turn it off say off".to_owned())
+        .ok_or_else(|| format!("longer than a hundred years{hint}"))
 }
 
 /// A duration, or `off`.
@@ -61,7 +75,7 @@ pub(crate) fn duration_or_off(text: &str) -> Result<Setting<Duration>, String> {
     if text == "off" {
         Ok(Setting::Off)
     } else {
-        duration(text).map(Setting::On)
+        not_zero(text, "; to turn it off say off").map(Setting::On)
     }
 }
 
@@ -134,8 +148,8 @@ mod tests {
     #[test]
     fn what_is_no_duration_is_refused_with_a_hint() {
         for (text, hint) in [
-            ("0", "say off"),
-            ("0ms", "say off"),
+            ("0", "at once"),
+            ("0ms", "at once"),
             ("-5", "negative"),
             ("", "expected a number"),
             ("s", "expected a number"),
@@ -150,6 +164,12 @@ mod tests {
             assert!(error.contains(hint), "{text}: {error}");
         }
         assert!(duration("off").is_err());
+        // Nor is what cannot be turned off said to be.
+        assert!(!duration("0").unwrap_err().contains("off"));
+        for text in ["0", "-5", "99999999d"] {
+            let error = duration_or_off(text).unwrap_err();
+            assert!(error.ends_with("; to turn it off say off"), "{error}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{ArgAction, ValueEnum};
 
 use crate::args::dial::DialArgs;
-use crate::units::{Setting, duration, duration_or_off, size};
+use crate::units::{Setting, duration, duration_or_off, duration_or_zero, size};
 
 /// When to connect again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -101,7 +101,8 @@ pub(crate) struct ConnectArgs {
     #[arg(long, value_name = "DUR[:TEXT]", value_parser = heartbeat, allow_hyphen_values = true, default_value = "off", help_heading = "Deadlines")]
     pub(crate) heartbeat: Setting<Heartbeat>,
 
-    /// Leave so long after the end of stdin, once everything is sent; 0 is at once. [default: wait for the server]
+    /// Leave so long after the end of stdin, once everything has arrived; 0 is at once. A server that does not close as
+    /// well is given one second more. [default: wait for the server]
     #[arg(short, long, value_name = "DUR", value_parser = quit_after, allow_hyphen_values = true, help_heading = "Deadlines")]
     pub(crate) quit_after: Option<Setting<Duration>>,
 
@@ -150,10 +151,9 @@ fn heartbeat(text: &str) -> Result<Setting<Heartbeat>, String> {
 
 /// A duration, which may be none at all, or `off`.
 fn quit_after(text: &str) -> Result<Setting<Duration>, String> {
-    if text == "0" {
-        Ok(Setting::On(Duration::ZERO))
-    } else {
-        duration_or_off(text)
+    match duration_or_zero(text) {
+        Ok(wait) => Ok(Setting::On(wait)),
+        Err(_) => duration_or_off(text),
     }
 }
 
@@ -176,7 +176,9 @@ mod tests {
 
     #[test]
     fn to_leave_at_once_is_allowed() {
-        assert_eq!(quit_after("0"), Ok(Setting::On(Duration::ZERO)));
+        for zero in ["0", "0s", "0ms"] {
+            assert_eq!(quit_after(zero), Ok(Setting::On(Duration::ZERO)));
+        }
         assert_eq!(quit_after("3"), Ok(Setting::On(Duration::from_secs(3))));
         assert_eq!(quit_after("off"), Ok(Setting::Off));
         assert!(quit_after("-1").is_err());

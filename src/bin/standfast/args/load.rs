@@ -65,7 +65,7 @@ pub(crate) struct LoadArgs {
     pub(crate) no_verify: bool,
 
     /// A connection that is owed an echo and gets nothing for this long is given up, and made anew. At the end the last
-    /// echoes are awaited for as long. [default: 10s]
+    /// echoes are awaited, too, until all have come or nothing has for this long. [default: 10s]
     #[arg(long, value_name = "DUR", value_parser = duration, allow_hyphen_values = true, conflicts_with = "idle")]
     pub(crate) read_timeout: Option<Duration>,
 

@@ -73,7 +73,6 @@ pub(super) struct Worker {
     begun: u64,
     /// Slots that are owed an echo.
     owing: usize,
-    grace_until: u64,
     next_look: u64,
     next_post: u64,
     next_stream: u32,
@@ -124,7 +123,6 @@ impl Worker {
             cursor: 0,
             begun: 0,
             owing: 0,
-            grace_until: FOREVER,
             next_look: now,
             next_post: now + SECOND,
             next_stream: u32::try_from(share.number).unwrap_or(0),
@@ -364,12 +362,18 @@ impl Worker {
     }
 
     /// Sends nothing new from now on.
-    fn wind_down(&mut self, now: u64) {
+    fn wind_down(&mut self) {
         self.phase = Phase::Ending;
         self.tally.echoed_in_time = self.tally.echoed;
         self.tally.received_in_time = self.tally.received_bytes;
-        self.grace_until = now.saturating_add(self.plan.read_timeout);
         self.free.clear();
+        for slot in self.slots.iter_mut().filter(|slot| slot.up) {
+            self.tally.sent -= slot.give_back(self.plan.size);
+            if slot.owed && slot.verifier.settled() >= slot.begun_at {
+                slot.owed = false;
+                self.owing -= 1;
+            }
+        }
     }
 
     fn finish(&mut self, links: &mut Links<'_>, now: u64) {
@@ -401,8 +405,8 @@ impl Worker {
         if self.plan.mode != Mode::Idle {
             slot.verifier.finish(&mut self.tally.faults);
         }
-        let untaken = slot.ended(self.plan.size);
-        self.tally.sent -= untaken;
+        slot.up = false;
+        self.tally.sent -= slot.give_back(self.plan.size);
     }
 
     fn at(&self, id: LinkId) -> usize {
@@ -527,16 +531,16 @@ impl Caller for Worker {
             next = next.min(due).min(self.end);
             // What became due before the end is sent, if it can be.
             if now >= self.end && due > now {
-                self.wind_down(now);
+                self.wind_down();
             }
         }
         next = next.min(self.look(links, now)).min(self.post(now));
         if self.phase == Phase::Ending {
-            if self.owing == 0 || now >= self.grace_until || self.control.is_cut() {
+            // Each is awaited as long as it is not silent for the read timeout.
+            if self.owing == 0 || self.control.is_cut() {
                 self.finish(links, now);
                 return None;
             }
-            next = next.min(self.grace_until);
         }
         (next < FOREVER).then(|| self.control.instant(next))
     }

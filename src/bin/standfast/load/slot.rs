@@ -83,12 +83,13 @@ impl Slot {
         self.begun - self.settled
     }
 
-    /// The connection is over. Answers how many messages were begun of which the kernel has taken nothing: they are
-    /// not sent, and will be the next.
-    pub(super) fn ended(&mut self, size: u64) -> u64 {
-        self.up = false;
+    /// Gives back the messages that were begun and of which the kernel has taken nothing: they are not sent, and will be
+    /// the next. Answers how many.
+    pub(super) fn give_back(&mut self, size: u64) -> u64 {
         let taken = self.verifier.sent().div_ceil(size);
         let untaken = self.begun.saturating_sub(taken);
+        self.begun -= untaken;
+        self.begun_at = self.begun * size;
         self.next -= untaken;
         self.is_counted &= untaken == 0;
         untaken
@@ -107,8 +108,9 @@ mod tests {
             slot.connected(1, 10);
             (slot.begun, slot.next) = (3, 8);
             slot.verifier.took(taken);
-            assert_eq!(slot.ended(10), untaken, "{taken}");
+            assert_eq!(slot.give_back(10), untaken, "{taken}");
             assert_eq!(slot.next, 8 - untaken);
+            assert_eq!(slot.begun_at, (3 - untaken) * 10);
         }
     }
 }

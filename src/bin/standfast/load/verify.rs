@@ -187,7 +187,7 @@ impl Verifier {
             if wrong > unknown / 2 {
                 let wrong = u32::try_from(wrong).unwrap_or(u32::MAX);
                 self.barren = self.barren.saturating_add(wrong);
-            } else {
+            } else if unknown >= WORD as u64 {
                 self.barren = 0;
             }
             self.land(self.sent, unknown, faults);
