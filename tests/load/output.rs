@@ -57,14 +57,14 @@ fn table_and_json_say_the_same() {
     }
     let up = "2 of 2 up at the end, 2 connects, 0 reconnects";
     assert_eq!(row(&table, "connections"), up);
-    for (name, whats) in [
+    for (name, kinds) in [
         (
             "failed",
             &["refused", "reset", "timed out", "unreachable", "other"][..],
         ),
         ("bytes", &["lost", "duplicated", "reordered", "corrupted"]),
     ] {
-        let nothing: Vec<String> = whats.iter().map(|what| format!("0 {what}")).collect();
+        let nothing: Vec<String> = kinds.iter().map(|kind| format!("0 {kind}")).collect();
         assert_eq!(row(&table, name), nothing.join(", "));
     }
     let ended = counts(&table, "ended");
