@@ -3,15 +3,16 @@
 //! The half of a connection that a service call works on ([`Context`](crate::Context)); the half that calls the
 //! service is in `connection.rs`.
 
+mod output;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::net::RecvFlags;
 use socket2::SockRef;
 
 use crate::close::{CloseReason, Ending, How};
@@ -21,9 +22,6 @@ use crate::pending::Pending;
 use crate::reap::{self, Limits, Seen, Verdict};
 use crate::stats::Stats;
 use crate::sys;
-
-/// How long a client that has acknowledged everything, our FIN included, is given to send its own.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// What holds for a listener's connections in one turn.
 #[derive(Debug)]
@@ -201,89 +199,6 @@ impl Io {
             .map_or(0, |pending| pending.outbox.len())
     }
 
-    /// What the socket takes of `bytes` at once; nothing once the end is known.
-    #[inline]
-    pub(crate) fn send(&mut self, bytes: &[u8], turn: &Turn<'_>) -> usize {
-        if bytes.is_empty() || self.fin_sent || self.has_failed() {
-            return 0;
-        }
-        match send(&self.socket, bytes) {
-            Ok(count) => {
-                self.count_written(count, turn);
-                self.watch_output(turn);
-                count
-            }
-            Err(errno) => {
-                self.write_failed(errno);
-                0
-            }
-        }
-    }
-
-    /// Straight to the socket if nothing waits; what it does not take waits.
-    #[inline]
-    pub(crate) fn write(&mut self, mut bytes: &[u8], turn: &Turn<'_>) {
-        if self.waiting_output() == 0 {
-            bytes = &bytes[self.send(bytes, turn)..];
-        }
-        if bytes.is_empty() || self.fin_sent || self.has_failed() {
-            return;
-        }
-        self.pending().outbox.push(bytes);
-    }
-
-    /// Something waits for the peer from now on: arms the look at whether it is acknowledged.
-    #[inline]
-    fn watch_output(&mut self, turn: &Turn<'_>) {
-        if self.watch == Moment::NEVER {
-            // Reading had paused: the last byte is older than its moment says, so it does not count.
-            let last_in = if self.shifted {
-                turn.now.before(Duration::MAX)
-            } else {
-                self.last_in
-            };
-            self.watch = reap::first_look(turn.limits, turn.now, last_in);
-        }
-    }
-
-    /// Writes what waits, as far as the socket takes it.
-    pub(crate) fn flush(&mut self, turn: &Turn<'_>) {
-        while let Some(pending) = &mut self.pending
-            && !pending.outbox.is_empty()
-        {
-            let front = pending.outbox.front();
-            let whole = front.len();
-            match send(&self.socket, front) {
-                Ok(count) => {
-                    pending.outbox.advance(count);
-                    self.count_written(count, turn);
-                    if count < whole {
-                        break;
-                    }
-                }
-                Err(errno) => return self.write_failed(errno),
-            }
-        }
-        if self.waiting_output() < turn.limits.buffer && !self.halted {
-            self.unpause(turn.now);
-        }
-    }
-
-    #[inline]
-    pub(crate) fn count_written(&mut self, count: usize, turn: &Turn<'_>) {
-        self.written += count as u64;
-        turn.stats.written.add(count as u64);
-    }
-
-    /// A write failed: nothing more can be sent, but what came before is read yet; then that is the verdict.
-    pub(crate) fn write_failed(&mut self, errno: i32) {
-        let pending = self.pending();
-        pending.outbox.clear();
-        pending.failed = Some(errno);
-        self.readable = true;
-        self.read_on = true;
-    }
-
     pub(crate) fn failed(&self) -> Option<i32> {
         self.pending.as_ref().and_then(|pending| pending.failed)
     }
@@ -434,47 +349,6 @@ impl Io {
         self.peer_fin || self.fin_sent
     }
 
-    /// Finishing: sends FIN behind the last of the output and waits until the client has acknowledged all of it.
-    ///
-    /// Never closes before: under a capped `TCP_RTO_MAX_MS` the kernel would give the rest up early.
-    pub(crate) fn deliver_and_fin(&mut self, turn: &Turn<'_>) -> Option<Ending> {
-        if self.waiting_output() > 0 {
-            return None;
-        }
-        let mut queued = sys::unacknowledged(self.socket.as_fd()).unwrap_or(0);
-        if self.peer_fin && queued == 0 {
-            return Some(self.ending());
-        }
-        if !self.fin_sent {
-            self.send_fin(turn);
-            queued = sys::unacknowledged(self.socket.as_fd()).unwrap_or(0);
-            if self.peer_fin && queued == 0 {
-                return Some(self.ending());
-            }
-        }
-        if queued == 0 {
-            self.pending()
-                .linger
-                .get_or_insert_with(|| turn.now.after(LINGER));
-        }
-        None
-    }
-
-    /// Half-closes: sends FIN, and looks whether it is acknowledged.
-    pub(crate) fn send_fin(&mut self, turn: &Turn<'_>) {
-        self.fin_sent = true;
-        match rustix::net::shutdown(&self.socket, Shutdown::Write) {
-            Ok(()) | Err(Errno::NOTCONN) => {}
-            Err(error) => {
-                log::debug!(id = self.id, error:% = io::Error::from(error); "shutdown failed");
-            }
-        }
-        // A look may be armed for a half-closed connection with nothing to deliver: that is too late now.
-        let armed = std::mem::replace(&mut self.watch, Moment::NEVER);
-        self.watch_output(turn);
-        self.watch = self.watch.min(armed);
-    }
-
     pub(crate) fn linger(&self) -> Option<Moment> {
         self.pending.as_ref().and_then(|pending| pending.linger)
     }
@@ -574,24 +448,3 @@ impl Io {
 pub(crate) const INTEREST: Interest = Interest::READABLE.add(Interest::PRIORITY);
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) const INTEREST: Interest = Interest::READABLE;
-
-/// What the socket takes of `bytes`; a full one takes nothing. An error is its number.
-///
-/// By rustix, not by the standard library: on Linux that enters the kernel without passing the C library's
-/// cancellation points, four locked instructions a message.
-#[inline]
-fn send(socket: &OwnedFd, bytes: &[u8]) -> Result<usize, i32> {
-    loop {
-        match rustix::net::send(socket.as_fd(), bytes, SEND) {
-            Err(Errno::AGAIN) => return Ok(0),
-            Err(Errno::INTR) => {}
-            sent => return sent.map_err(Errno::raw_os_error),
-        }
-    }
-}
-
-/// A peer that is gone is an error, not a signal.
-#[cfg(not(target_vendor = "apple"))]
-const SEND: SendFlags = SendFlags::NOSIGNAL;
-#[cfg(target_vendor = "apple")]
-const SEND: SendFlags = SendFlags::empty();

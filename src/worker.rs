@@ -1,5 +1,6 @@
 //! The event loop: one turn after another, over connections that belong to this worker alone.
 
+mod asked;
 #[cfg(control)]
 mod takeover;
 
@@ -17,7 +18,7 @@ use crate::accept::Acceptor;
 use crate::close::{CloseReason, Ending, Obituary};
 use crate::connection::{Connection, Step};
 use crate::deadline::{Clock, Deadlines, Moment, slot};
-use crate::handle::{Mail, Order, Shared};
+use crate::handle::{Mail, Shared};
 #[cfg(control)]
 use crate::handoff::share::Giving;
 use crate::inspect::ConnectionInfo;
@@ -27,9 +28,6 @@ use crate::service::AnyService;
 
 /// Events taken in one turn.
 const EVENTS: usize = 1024;
-
-/// Connections shown in one turn: a table of all must not hold up those that are served.
-const LIST_BATCH: usize = 32;
 
 /// What one read may bring; one such buffer a worker.
 const READ_BUFFER: usize = 64 * 1024;
@@ -240,39 +238,6 @@ impl Worker {
         }
     }
 
-    /// Somebody wants something: looks in the mailbox, and whether waiting services may go on.
-    fn woken(&mut self) {
-        while let Ok(mail) = self.mail.try_recv() {
-            match mail {
-                Mail::Arrival(io) => self.adopt(io),
-                Mail::List(reply) => self.listings.push((reply, 0)),
-                Mail::Kill(id, found) => self.kill(id, &found),
-                // Who asked may have gone.
-                Mail::Ping(turning) => drop(turning.send(())),
-                #[cfg(control)]
-                Mail::Give(baton, events) => self.give(baton, events),
-                #[cfg(control)]
-                Mail::Keep => self.keep(),
-                #[cfg(control)]
-                Mail::Freeze(until, outcome) => self.freeze(until, &outcome),
-            }
-        }
-        let resumed = self.shared.resumed.load(Ordering::Acquire);
-        if resumed != self.resumed {
-            self.resumed = resumed;
-            for key in std::mem::take(&mut self.halted) {
-                self.step(key, |connection, service, turn, buffer| {
-                    connection.io.waiting = false;
-                    connection.resume(turn);
-                    connection.advance(service, turn, buffer)
-                });
-            }
-        }
-        if let Some(acceptor) = &mut self.acceptor {
-            acceptor.retry();
-        }
-    }
-
     /// Accepts, and hands a connection over where another worker has fewer.
     fn accept(&mut self) {
         let Some(mut acceptor) = self.acceptor.take() else {
@@ -358,41 +323,6 @@ impl Worker {
         }
     }
 
-    /// Shows the next batch of each table that is asked for.
-    fn list(&mut self) {
-        let mut listings = std::mem::take(&mut self.listings);
-        listings.retain_mut(|(reply, from)| {
-            let end = (*from + LIST_BATCH).min(self.connections.capacity());
-            let batch = (*from..end)
-                .filter_map(|key| self.connections.get(key))
-                .map(|connection| {
-                    let origin = &self.origins[usize::from(connection.io.listener)];
-                    origin.show(&connection.io, self.now)
-                })
-                .collect();
-            *from = end;
-            // Nobody listens any more, or there is no more to show.
-            reply.send(batch).is_ok() && end < self.connections.capacity()
-        });
-        self.listings = listings;
-    }
-
-    /// Ends a connection because an operator wants that.
-    fn kill(&mut self, id: u64, found: &Sender<bool>) {
-        let key = self
-            .connections
-            .iter()
-            .find(|(_, connection)| connection.io.id == id);
-        let Some(key) = key.map(|(key, _)| key) else {
-            return;
-        };
-        self.step(key, |_, _, _, _| {
-            Step::Close(Ending::reset(CloseReason::Killed))
-        });
-        // Who asked may have gone.
-        let _ = found.send(true);
-    }
-
     fn expire(&mut self) {
         // Each once a turn: none that is due again at once can hold up the others.
         let mut due_now = std::mem::take(&mut self.due);
@@ -469,57 +399,6 @@ impl Worker {
         if due < self.deadlines.get(slot(key)) {
             self.deadlines.set(slot(key), due);
         }
-    }
-
-    /// Carries out what the server was told to do, and ends a drain that takes too long.
-    fn obey(&mut self) {
-        let order = self.shared.ordered();
-        // What another process could not take over is drained without an order.
-        if order == Order::Run && self.draining.is_none() {
-            return;
-        }
-        if self.draining.is_none() {
-            self.draining = Some(self.now.after_if(self.drain_timeout));
-            self.drained_from = self.now;
-            self.close_listeners();
-            for key in self.keys() {
-                self.step(key, Connection::drain);
-            }
-        }
-        if order == Order::Stop || self.draining.is_some_and(|end| end <= self.now) {
-            for key in self.keys() {
-                let mut cut = false;
-                self.step(key, |connection, _, _, _| {
-                    let ending;
-                    (ending, cut) = connection.cut();
-                    Step::Close(ending)
-                });
-                self.cut += u64::from(cut);
-            }
-        }
-    }
-
-    fn keys(&self) -> Vec<usize> {
-        self.connections.iter().map(|(key, _)| key).collect()
-    }
-
-    /// Lets nobody in any more, but those whom the system has let in already.
-    fn close_listeners(&mut self) {
-        let Some(acceptor) = self.acceptor.take() else {
-            return;
-        };
-        let registry = self.poll.registry().try_clone();
-        let shared = Arc::clone(&self.shared);
-        if let Ok(registry) = registry {
-            acceptor.close(&registry, self.now, &shared, |io| {
-                shared.workers[self.index]
-                    .open
-                    .fetch_add(1, Ordering::Relaxed);
-                self.adopt(io);
-            });
-        }
-        shared.closed.store(true, Ordering::Release);
-        shared.wake_all();
     }
 
     /// Closes what ended in this turn: the socket, the log line, the counters.

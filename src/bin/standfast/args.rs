@@ -9,6 +9,7 @@ mod connect;
 mod detection;
 mod dial;
 mod load;
+mod service;
 
 use std::num::NonZeroUsize;
 #[cfg(control)]
@@ -21,6 +22,8 @@ use standfast::Address;
 pub(crate) use crate::args::connect::{BufferPolicy, ConnectArgs, OnReadTimeout, Reconnect};
 use crate::args::detection::DetectionArgs;
 pub(crate) use crate::args::load::LoadArgs;
+use crate::args::service::ServiceArgs;
+pub(crate) use crate::args::service::ServiceName;
 use crate::units::{Setting, duration_or_off, size};
 
 /// A TCP listening server that holds on to its clients and lets go of the dead ones.
@@ -111,27 +114,6 @@ fn control_path(text: &str) -> Result<ControlPath, String> {
     }
 }
 
-/// What to do with connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ServiceName {
-    /// Sends every byte back.
-    Echo,
-    /// Reads and forgets.
-    Discard,
-    /// What clients send goes to stdout, lines never interleaved.
-    Print,
-}
-
-impl ServiceName {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Echo => "echo",
-            Self::Discard => "discard",
-            Self::Print => "print",
-        }
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     Text,
@@ -156,9 +138,8 @@ Signals: the first SIGTERM, SIGINT or SIGHUP drains (stops accepting, serves wha
 waits, closes); a second one ends at once. Under nohup a SIGHUP is ignored.
 Exit codes: 0 done, 1 failed or had to cut connections off, 2 asked wrongly.")]
 pub(crate) struct ServeArgs {
-    /// What to do with connections.
-    #[arg(value_enum, default_value = "echo")]
-    pub(crate) service: ServiceName,
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
 
     /// Where to listen, repeatable: PORT (this host only), :PORT (every address, IPv4 and IPv6), HOST:PORT,
     /// [::1]:PORT, unix:PATH, unix:@NAME (abstract), fd:N (inherited), systemd[:NAME]. Port 0 takes a free one.
@@ -224,10 +205,6 @@ pub(crate) struct ServeArgs {
     #[cfg(control)]
     #[arg(long, value_name = "PATH", value_parser = control_path)]
     pub(crate) control: Option<ControlPath>,
-
-    /// print: the peer before each line.
-    #[arg(long)]
-    pub(crate) prefix: bool,
 
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text", help_heading = "Log")]

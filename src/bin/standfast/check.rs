@@ -25,7 +25,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         // Writing into a string cannot fail.
         let _ = writeln!(table, "{}", line.trim_end());
     };
-    row("service", &args.service.as_str(), "");
+    row("service", &args.service.service.as_str(), "");
     for address in &args.listen {
         row("listen", address, "");
     }

@@ -9,6 +9,7 @@ mod ctl;
 mod load;
 mod logger;
 mod serve;
+mod service;
 mod signals;
 mod stdout;
 #[cfg(control)]

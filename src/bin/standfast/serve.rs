@@ -3,8 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use standfast::services::{Discard, Echo, Print};
-use standfast::{AnyService, Config, Effective, Endpoint, Listen, Server, WhenFull};
+use standfast::{Config, Effective, Endpoint, Listen, Server, WhenFull};
 
 use crate::Failure;
 use crate::args::{Full, ServeArgs, ServiceName};
@@ -12,7 +11,7 @@ use crate::supervisor::Supervisor;
 #[cfg(control)]
 use crate::takeover;
 use crate::units::shown_or;
-use crate::{logger, signals};
+use crate::{logger, service, signals};
 
 /// Runs the server to its end. Exit code 0 if everything was drained, 1 if something had to be cut.
 pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
@@ -40,7 +39,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let announce = announce(args, &effective, &server);
     let addresses = server.addresses().to_vec();
     let say = move || say_listening(&addresses);
-    if args.service == ServiceName::Print {
+    if args.service.service == ServiceName::Print {
         server.on_running(announce);
         // What a server that this one takes over from prints comes first, in whole lines.
         server.on_alone(say);
@@ -75,7 +74,7 @@ fn announce(
     effective: &Effective,
     server: &Server,
 ) -> impl FnOnce() + Send + use<> {
-    let service = args.service.as_str();
+    let service = args.service.service.as_str();
     let keepalive = effective.keepalive;
     let keepalive = keepalive.map_or_else(|| "off".to_owned(), |triple| triple.to_string());
     let dead_after = shown_or(effective.dead_after, "off");
@@ -108,17 +107,7 @@ fn say_listening(addresses: &[Endpoint]) {
 
 /// The settings that `args` ask for.
 pub(crate) fn meant(args: &ServeArgs) -> Result<Config, Failure> {
-    if args.prefix && args.service != ServiceName::Print {
-        return Err(Failure::usage(format!(
-            "--prefix is for the service print, not {}",
-            args.service.as_str()
-        )));
-    }
-    let service: AnyService = match args.service {
-        ServiceName::Echo => Echo.into(),
-        ServiceName::Discard => Discard.into(),
-        ServiceName::Print => Print::new(std::io::stdout(), args.prefix).into(),
-    };
+    let service = service::of(args)?;
     let keepalive = args.detection.keepalive()?;
     let first = args.listen.first().cloned();
     let first = first.ok_or_else(|| Failure::usage("no address to listen on"))?;

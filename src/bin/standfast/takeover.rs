@@ -106,9 +106,13 @@ fn successor_of(control: &Path) -> impl Fn() -> io::Result<Successor> + Send + S
             let argument = argument.to_string_lossy();
             argument == flag || argument.starts_with(&equals)
         };
-        if !arguments.iter().any(is_flag) {
-            arguments.push(flag.into());
-            arguments.extend(value.map(OsString::from));
+        // What stands behind `--` is a command's, and none of ours.
+        let ours = arguments.iter().take_while(|argument| *argument != "--");
+        if !ours.clone().any(is_flag) {
+            let added = [Some(flag.into()), value.map(OsString::from)];
+            // Behind the name of the subcommand.
+            let at = arguments.len().min(1);
+            arguments.splice(at..at, added.into_iter().flatten());
         }
     }
     move || {
