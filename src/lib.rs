@@ -60,6 +60,8 @@
 //! A link to a server, which outlives its connections: `client.rs` is the loop, `resolve.rs` and `dial.rs` connect,
 //! `backoff.rs` says when to try again, and what happens in between is the same as above, from read to reap.
 //!
+//! A relay's other side is dialled in the same way: `upstreams.rs` says whom, and `proxy_header.rs` what it is told first.
+//!
 //! Around it: `config.rs` (every setting), `keepalive.rs` (the arithmetic of detection), `server.rs` (from settings to
 //! summary), `handle.rs` (the way in from other threads), `control/` (the way in from other processes), `inspect.rs`,
 //! `stats.rs`, `check.rs`, `address.rs`, `endpoint.rs`, `socket_file.rs`, `holder.rs`, `timer.rs`, `error.rs`, and
@@ -104,6 +106,7 @@ mod listener;
 mod origin;
 mod outbox;
 mod pending;
+mod proxy_header;
 mod reap;
 mod resolve;
 mod server;
@@ -114,6 +117,7 @@ mod sockopt;
 mod stats;
 mod sys;
 mod timer;
+mod upstreams;
 mod worker;
 
 pub use address::Address;
@@ -131,10 +135,12 @@ pub use inspect::{
     ConnectionInfo, DeadlineKind, ListenerInfo, NextDeadline, Role, Status, Takeover,
 };
 pub use keepalive::{DEAD_AFTER_LEAST, DetectionError, Keepalive};
+pub use proxy_header::ProxyHeader;
 pub use resolve::Family;
 pub use server::Server;
 pub use service::{AnyService, Context, Exported, Service};
 pub use stats::Summary;
+pub use upstreams::{Balance, Upstreams};
 
 /// The README's examples compile and run, too.
 #[cfg(doctest)]
