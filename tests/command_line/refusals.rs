@@ -150,6 +150,12 @@ fn what_does_not_exist_or_fit_together_is_refused() {
     assert_usage(&["nosuch"], "echo, discard, print");
     assert_usage(&["--nosuch"], "--nosuch");
     assert_usage(&["--prefix", "echo"], "--prefix is for the service print");
+    assert_usage(
+        &["echo", "--send-proxy", "v1"],
+        "--send-proxy is for the service forward",
+    );
+    assert_usage(&["echo", "80"], "80: the service echo works on nothing");
+    assert_usage(&["forward", "80", "--send-proxy", "v3"], "v1 or v2");
     assert_usage(&["-q", "-v"], "--quiet");
     assert_usage(&["--log-format", "xml"], "text, json, logfmt");
     assert_usage(&["--when-full", "maybe"], "close, wait");

@@ -8,6 +8,7 @@
 mod connect;
 mod detection;
 mod dial;
+mod forward;
 mod load;
 mod service;
 

@@ -1,13 +1,16 @@
 //! `standfast check`: what the flags of `serve` really do, in words.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::net::IpAddr;
 use std::process::ExitCode;
+
+use standfast::{Balance, Upstreams};
 
 use crate::Failure;
 use crate::args::{Full, ServeArgs};
 use crate::logger;
 use crate::serve;
+use crate::service;
 use crate::stdout;
 use crate::units::{Setting, Shown, shown_or};
 
@@ -17,15 +20,19 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let descriptors = standfast::raise_descriptor_limit();
     let config = serve::meant(args)?;
     let effective = config.listen[0].effective(&config)?;
+    service::refuse_loop(args, &effective.addresses)?;
 
     let mut table = String::new();
-    let mut row = |name: &str, value: &dyn std::fmt::Display, note: &str| {
+    let mut row = |name: &str, value: &dyn Display, note: &str| {
         let value = value.to_string();
         let line = format!("{name:<20} {value:<16} {note}");
         // Writing into a string cannot fail.
         let _ = writeln!(table, "{}", line.trim_end());
     };
     row("service", &args.service.service.as_str(), "");
+    if let Some(upstreams) = service::upstreams(args)? {
+        forward(&upstreams, &mut row);
+    }
     for address in &args.listen {
         row("listen", address, "");
     }
@@ -156,4 +163,43 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     drop(log);
     stdout::show(&table)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whom `forward` relays to, and how it gets there.
+fn forward(upstreams: &Upstreams, row: &mut impl FnMut(&str, &dyn Display, &str)) {
+    for address in &upstreams.addresses {
+        row("  upstream", address, "");
+        match Upstreams::new(vec![address.clone()]).resolve() {
+            Ok(resolved) => {
+                for endpoint in resolved {
+                    if endpoint.to_string() != address.to_string() {
+                        row("    resolved", &endpoint, "now; anew for each client");
+                    }
+                }
+            }
+            Err(error) => row("    resolved", &"no", &Failure::from(error).line),
+        }
+    }
+    let (balance, first) = match upstreams.balance {
+        Balance::RoundRobin => ("round-robin", "each client begins with the next one"),
+        _ => ("in-order", "the first that can be reached"),
+    };
+    row("  balance", &balance, first);
+    row(
+        "  connect-timeout",
+        &shown_or(upstreams.connect_timeout, "off"),
+        "for one attempt at one of them",
+    );
+    let note = match upstreams.wait {
+        Some(_) => "a client waits while none can be reached; then upstream-failed",
+        None => "each is tried once; then upstream-failed",
+    };
+    row("  upstream-wait", &shown_or(upstreams.wait, "off"), note);
+    if let Some(version) = upstreams.send_proxy {
+        row(
+            "  send-proxy",
+            &version,
+            "each upstream is told who its client is",
+        );
+    }
 }

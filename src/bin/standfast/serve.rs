@@ -19,11 +19,14 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     standfast::raise_descriptor_limit();
     let config = meant(args)?;
     let effective = config.listen[0].effective(&config)?;
+    service::refuse_loop(args, &effective.addresses)?;
     let supervisor = Supervisor::from_env();
     #[cfg(control)]
     let (mut server, control) = takeover::start(args, config, &effective, &supervisor)?;
     #[cfg(not(control))]
     let mut server = Server::bind(config)?;
+    // A port that was chosen, and an inherited socket, are known only now.
+    service::refuse_loop(args, server.addresses())?;
     let told = supervisor.clone();
     server.on_ending(move || told.stopping());
     let handle = server.handle();

@@ -1,7 +1,7 @@
 //! From the service as typed to the service that runs.
 
-use standfast::AnyService;
-use standfast::services::{Discard, Echo, Print};
+use standfast::services::{Discard, Echo, Forward, Print};
+use standfast::{AnyService, Endpoint, Upstreams};
 
 use crate::Failure;
 use crate::args::{ServeArgs, ServiceName};
@@ -9,7 +9,7 @@ use crate::args::{ServeArgs, ServiceName};
 /// The service that `args` ask for.
 ///
 /// # Errors
-/// A flag or an operand that it does not have.
+/// A flag or an operand that it does not have, or what it cannot do with those it has.
 pub(crate) fn of(args: &ServeArgs) -> Result<AnyService, Failure> {
     let asked = &args.service;
     let name = asked.service;
@@ -20,7 +20,7 @@ pub(crate) fn of(args: &ServeArgs) -> Result<AnyService, Failure> {
             name.as_str()
         )));
     }
-    if let Some(operand) = asked.operands.first() {
+    if let Some(operand) = asked.operands.first().filter(|_| !name.takes_operands()) {
         return Err(Failure::usage(format!(
             "{}: the service {} works on nothing that could be named",
             operand.display(),
@@ -31,5 +31,33 @@ pub(crate) fn of(args: &ServeArgs) -> Result<AnyService, Failure> {
         ServiceName::Echo => Echo.into(),
         ServiceName::Discard => Discard.into(),
         ServiceName::Print => Print::new(std::io::stdout(), asked.prefix).into(),
+        ServiceName::Forward => Forward::new(forward_to(args)?)?.into(),
     })
+}
+
+/// Whom the service relays to, if it does.
+///
+/// # Errors
+/// What is no address.
+pub(crate) fn upstreams(args: &ServeArgs) -> Result<Option<Upstreams>, Failure> {
+    match args.service.service {
+        ServiceName::Forward => forward_to(args).map(Some),
+        ServiceName::Echo | ServiceName::Discard | ServiceName::Print => Ok(None),
+    }
+}
+
+fn forward_to(args: &ServeArgs) -> Result<Upstreams, Failure> {
+    let asked = &args.service;
+    asked.forward.upstreams(&asked.operands, &args.detection)
+}
+
+/// Refuses to relay to one of `listeners`, those of this server.
+///
+/// # Errors
+/// The upstream that is one of them.
+pub(crate) fn refuse_loop(args: &ServeArgs, listeners: &[Endpoint]) -> Result<(), Failure> {
+    match upstreams(args)? {
+        Some(upstreams) => Ok(upstreams.refuse_loop(listeners)?),
+        None => Ok(()),
+    }
 }

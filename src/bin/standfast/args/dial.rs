@@ -139,7 +139,7 @@ fn address(host: &str, port: Option<&str>) -> Result<Address, Failure> {
 }
 
 /// `LEAST:MOST`, two durations.
-fn backoff(text: &str) -> Result<Backoff, String> {
+pub(crate) fn backoff(text: &str) -> Result<Backoff, String> {
     let Some((least, most)) = text.split_once(':') else {
         return Err("expected LEAST:MOST, such as 500ms:30s".to_owned());
     };

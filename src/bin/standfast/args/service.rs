@@ -4,6 +4,8 @@ use std::ffi::OsString;
 
 use clap::ValueEnum;
 
+use crate::args::forward::ForwardArgs;
+
 /// What to do with connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ServiceName {
@@ -13,6 +15,8 @@ pub(crate) enum ServiceName {
     Discard,
     /// What clients send goes to stdout, lines never interleaved.
     Print,
+    /// Relays both ways to HOST:PORT..., the first that can be reached; the client waits while none can.
+    Forward,
 }
 
 impl ServiceName {
@@ -21,6 +25,15 @@ impl ServiceName {
             Self::Echo => "echo",
             Self::Discard => "discard",
             Self::Print => "print",
+            Self::Forward => "forward",
+        }
+    }
+
+    /// Whether it works on something that is named behind it.
+    pub(crate) const fn takes_operands(self) -> bool {
+        match self {
+            Self::Forward => true,
+            Self::Echo | Self::Discard | Self::Print => false,
         }
     }
 }
@@ -32,20 +45,26 @@ pub(crate) struct ServiceArgs {
     #[arg(value_enum, default_value = "echo")]
     pub(crate) service: ServiceName,
 
-    /// What the service works on.
-    #[arg(value_name = "ARG", hide = true)]
+    /// What the service works on: forward: whom to relay to, HOST:PORT, PORT (this host), [::1]:PORT, unix:PATH,
+    /// unix:@NAME (abstract).
+    #[arg(value_name = "ARG")]
     pub(crate) operands: Vec<OsString>,
 
     /// print: the peer before each line.
     #[arg(long)]
     pub(crate) prefix: bool,
+
+    #[command(flatten)]
+    pub(crate) forward: ForwardArgs,
 }
 
 impl ServiceArgs {
     /// The flags that were given, each with the service it is for.
     pub(crate) fn given(&self) -> impl Iterator<Item = (&'static str, ServiceName)> {
+        let forward = self.forward.given();
         [(self.prefix, "--prefix", ServiceName::Print)]
             .into_iter()
+            .chain(forward.map(|(given, flag)| (given, flag, ServiceName::Forward)))
             .filter(|&(given, _, _)| given)
             .map(|(_, flag, of)| (flag, of))
     }

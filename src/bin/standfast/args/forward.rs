@@ -1,0 +1,179 @@
+//! What `serve forward` is told, as typed and as meant.
+
+use std::ffi::{OsStr, OsString};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use standfast::{Address, Backoff, Balance, ProxyHeader, Upstreams};
+
+use crate::Failure;
+use crate::args::detection::DetectionArgs;
+use crate::args::dial::backoff;
+use crate::units::{Setting, duration_or_off};
+
+/// Which upstream is tried first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BalanceName {
+    /// The first; the others are there for when it fails.
+    InOrder,
+    /// Each client begins with the one after that of the client before.
+    RoundRobin,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ForwardArgs {
+    /// How long one attempt to reach one upstream may take, finding its addresses included. [default: 10s]
+    #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, help_heading = "Forward")]
+    pub(crate) connect_timeout: Option<Setting<Duration>>,
+
+    /// How long a client waits while no upstream can be reached; off tries each once. [default: 10s]
+    #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, help_heading = "Forward")]
+    pub(crate) upstream_wait: Option<Setting<Duration>>,
+
+    /// How long to wait before all upstreams are tried again: anything from nothing to LEAST at first, which doubles up
+    /// to MOST. [default: 100ms:1s]
+    #[arg(long, value_name = "LEAST:MOST", value_parser = backoff, allow_hyphen_values = true, help_heading = "Forward")]
+    pub(crate) backoff: Option<Backoff>,
+
+    /// Which upstream is tried first. [default: in-order]
+    #[arg(long, value_enum, value_name = "HOW", help_heading = "Forward")]
+    pub(crate) balance: Option<BalanceName>,
+
+    /// Begin each connection to an upstream with a PROXY protocol header, which says who the client is: v1 (text) or v2
+    /// (binary). Only for upstreams that expect it.
+    #[arg(long, value_name = "VERSION", help_heading = "Forward")]
+    pub(crate) send_proxy: Option<ProxyHeader>,
+}
+
+impl ForwardArgs {
+    /// Which flags were given.
+    pub(crate) fn given(&self) -> [(bool, &'static str); 5] {
+        [
+            (self.connect_timeout.is_some(), "--connect-timeout"),
+            (self.upstream_wait.is_some(), "--upstream-wait"),
+            (self.backoff.is_some(), "--backoff"),
+            (self.balance.is_some(), "--balance"),
+            (self.send_proxy.is_some(), "--send-proxy"),
+        ]
+    }
+
+    /// Whom to forward to and how, from the operands and what finds a vanished peer. The library refuses what nobody can
+    /// be reached at.
+    ///
+    /// # Errors
+    /// What is no address.
+    pub(crate) fn upstreams(
+        &self,
+        operands: &[OsString],
+        detection: &DetectionArgs,
+    ) -> Result<Upstreams, Failure> {
+        let addresses: Result<Vec<_>, _> = operands.iter().map(|word| address(word)).collect();
+        let mut upstreams = Upstreams::new(addresses?);
+        upstreams.keepalive = detection.keepalive()?;
+        upstreams.dead_after = detection.dead_after;
+        upstreams.user_timeout = detection.user_timeout.into_option();
+        if let Some(timeout) = self.connect_timeout {
+            upstreams.connect_timeout = timeout.into_option();
+        }
+        if let Some(wait) = self.upstream_wait {
+            upstreams.wait = wait.into_option();
+        }
+        if let Some(backoff) = self.backoff {
+            upstreams.backoff = backoff;
+        }
+        if let Some(balance) = self.balance {
+            upstreams.balance = match balance {
+                BalanceName::InOrder => Balance::InOrder,
+                BalanceName::RoundRobin => Balance::RoundRobin,
+            };
+        }
+        upstreams.send_proxy = self.send_proxy;
+        Ok(upstreams)
+    }
+}
+
+/// One upstream.
+fn address(typed: &OsStr) -> Result<Address, Failure> {
+    let forms = "expected HOST:PORT, PORT, [IPV6]:PORT, unix:PATH or unix:@NAME";
+    let why = match typed.to_str().map(str::parse) {
+        Some(Ok(address)) => return Ok(address),
+        // The library names the forms for listening, too.
+        Some(Err(why)) if !str::starts_with(&why, "expected PORT") => why,
+        _ => forms.to_owned(),
+    };
+    Err(Failure::usage(format!(
+        "cannot forward to {typed:?}: {why}"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        operands: Vec<OsString>,
+        #[command(flatten)]
+        forward: ForwardArgs,
+        #[command(flatten)]
+        detection: DetectionArgs,
+    }
+
+    fn meant(line: &str) -> Result<Upstreams, Failure> {
+        let words = std::iter::once("x").chain(line.split_whitespace());
+        let line = Line::try_parse_from(words).unwrap();
+        line.forward.upstreams(&line.operands, &line.detection)
+    }
+
+    #[test]
+    fn every_form_of_upstream_is_read_in_order() {
+        let upstreams = meant("80 localhost:81 [::1]:82 unix:/x unix:@x").unwrap();
+        let shown: Vec<_> = upstreams.addresses.iter().map(Address::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "127.0.0.1:80",
+                "localhost:81",
+                "[::1]:82",
+                "unix:/x",
+                "unix:@x"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_a_hint() {
+        for (typed, hint) in [
+            ("localhost", "expected HOST:PORT, PORT,"),
+            ("localhost:http", "\"http\" is not a port"),
+            ("::1:80", "in brackets"),
+        ] {
+            let refused = meant(typed).unwrap_err();
+            assert!(refused.line.contains(hint), "{typed}: {refused}");
+            assert_eq!(refused.code, 2, "{typed}");
+        }
+    }
+
+    #[test]
+    fn flags_change_what_they_name() {
+        let upstreams = meant(
+            "80 --connect-timeout 3s --upstream-wait off --backoff 1s:1m --balance round-robin --send-proxy v2 \
+             --keepalive off",
+        )
+        .unwrap();
+        assert_eq!(upstreams.connect_timeout, Some(Duration::from_secs(3)));
+        assert_eq!(upstreams.wait, None);
+        assert_eq!(upstreams.backoff.most, Duration::from_secs(60));
+        assert_eq!(upstreams.balance, Balance::RoundRobin);
+        assert_eq!(upstreams.send_proxy, Some(ProxyHeader::V2));
+        assert_eq!(upstreams.keepalive, None);
+
+        let plain = meant("80").unwrap();
+        assert_eq!(plain.connect_timeout, Some(Duration::from_secs(10)));
+        assert_eq!(plain.wait, Some(Duration::from_secs(10)));
+        assert_eq!(plain.balance, Balance::InOrder);
+        assert_eq!(plain.send_proxy, None);
+    }
+}
