@@ -34,6 +34,8 @@ pub enum CloseReason {
     Limit,
     /// The service asked for it, or panicked.
     Service,
+    /// What it was to be connected with could not be reached, or was lost.
+    UpstreamFailed,
     /// The server is stopping.
     Drain,
     /// An operator ended it.
@@ -46,7 +48,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of DESIGN.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::PeerClosed,
         Self::PeerReset,
         Self::KeepaliveDead,
@@ -57,6 +59,7 @@ impl CloseReason {
         Self::HalfCloseTimeout,
         Self::Limit,
         Self::Service,
+        Self::UpstreamFailed,
         Self::Drain,
         Self::Killed,
         Self::HandedOff,
@@ -77,6 +80,7 @@ impl CloseReason {
             Self::HalfCloseTimeout => "half-close-timeout",
             Self::Limit => "limit",
             Self::Service => "service",
+            Self::UpstreamFailed => "upstream-failed",
             Self::Drain => "drain",
             Self::Killed => "killed",
             Self::HandedOff => "handed-off",

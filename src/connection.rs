@@ -6,6 +6,8 @@
 //! `worker.rs` says when (readiness, leftovers, deadlines) and carries out a [`Step::Close`]; the judgement over
 //! silence is in `reap.rs`.
 
+mod far;
+
 use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,7 +43,10 @@ impl Connection {
     /// Wraps an accepted socket and lets the service greet.
     pub(crate) fn open(mut io: Io, service: &AnyService, turn: &Turn<'_>) -> Self {
         let state = catch_unwind(AssertUnwindSafe(|| {
-            service.open(&mut Context { io: &mut io, turn })
+            service.open(&mut Context {
+                io: &mut io,
+                turn: *turn,
+            })
         }));
         let state = state.unwrap_or_else(|_| {
             io.ended = true;
@@ -80,9 +85,11 @@ impl Connection {
     ) -> Step {
         if self.io.pending.is_some() {
             self.io.flush(turn);
+            self.flush_far(turn);
             self.offer_kept(service, turn);
         }
-        let more = self.pull(service, turn, buffer);
+        let mut more = self.pull(service, turn, buffer);
+        more |= self.pull_far(service, turn, buffer);
         self.conclude(service, turn, more)
     }
 
@@ -190,7 +197,14 @@ impl Connection {
     fn serve(&mut self, service: &AnyService, turn: &Turn<'_>, bytes: &[u8]) -> usize {
         let Self { io, state } = self;
         let used = catch_unwind(AssertUnwindSafe(|| {
-            service.input(state, &mut Context { io: &mut *io, turn }, bytes)
+            service.input(
+                state,
+                &mut Context {
+                    io: &mut *io,
+                    turn: *turn,
+                },
+                bytes,
+            )
         }));
         match used {
             Ok(used) => used.min(bytes.len()),
@@ -211,7 +225,14 @@ impl Connection {
             .map(|pending| std::mem::take(&mut pending.kept));
         let kept = kept.unwrap_or_default();
         let told = catch_unwind(AssertUnwindSafe(|| {
-            service.end(state, &mut Context { io: &mut *io, turn }, &kept);
+            service.end(
+                state,
+                &mut Context {
+                    io: &mut *io,
+                    turn: *turn,
+                },
+                &kept,
+            );
         }));
         if told.is_err() {
             io.halted = false;
@@ -236,6 +257,7 @@ impl Connection {
                 self.io.fail(errno);
             }
         }
+        self.conclude_far(service, turn);
         let io = &mut self.io;
         if let Some(verdict) = io.verdict()
             && (io.ended || !io.halted)
@@ -252,12 +274,20 @@ impl Connection {
             return self.conclude(service, turn, false);
         }
         // A service that waits still holds what it was sent: that comes out before the end.
-        if io.finishing.is_some()
-            && (io.ended || !io.halted)
-            && let Some(ending) = io.deliver_and_fin(turn)
-        {
-            return Step::Close(ending);
+        if io.finishing.is_some() && (io.ended || !io.halted) {
+            let ending = match io.at_last() {
+                Some(ending) => io.deliver_and_reset(turn, ending),
+                None => io.deliver_and_fin(turn),
+            };
+            if let Some(ending) = ending
+                && self.far_is_delivered(turn)
+            {
+                return Step::Close(ending);
+            }
+        } else if io.fin_wanted && io.waiting_output() == 0 && !io.fin_sent {
+            io.send_fin(turn);
         }
+        let io = &mut self.io;
         if io.half_closed() && !io.halted {
             let limits = turn.limits;
             io.watch = io.watch.min(
@@ -285,6 +315,7 @@ impl Connection {
         if self.io.watch <= now {
             self.io.look(turn);
         }
+        self.look_far(turn);
         if self.io.read_deadline(turn) <= now {
             // A byte that came since the turn began saves the connection.
             self.io.readable = true;
@@ -309,6 +340,9 @@ impl Connection {
         turn: &Turn<'_>,
         buffer: &mut [u8],
     ) -> Step {
+        if service.outlasts_drain() {
+            return Step::Rest;
+        }
         let io = &mut self.io;
         if io.finishing.is_none() && !io.ended && !io.peer_fin {
             let unread = rustix::io::ioctl_fionread(io.socket.as_fd()).unwrap_or(0);
@@ -355,7 +389,8 @@ impl Connection {
     }
 
     /// Closes the socket as `ending` says.
-    pub(crate) fn close(self, ending: &Ending) -> io::Result<()> {
+    pub(crate) fn close(mut self, ending: &Ending) -> io::Result<()> {
+        self.close_far(ending)?;
         match ending.how {
             How::Reset => crate::close::reset(self.io.socket),
             How::Fin | How::Release => Ok(()),

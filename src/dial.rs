@@ -22,10 +22,9 @@ use crate::backoff::Backoff;
 use crate::deadline::Moment;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::io::INTEREST;
 use crate::keepalive::Keepalive;
 use crate::resolve::Family;
-use crate::sockopt::{Refused, SocketOptions};
+use crate::sockopt::{INTEREST, Refused, SocketOptions};
 use crate::sys;
 
 pub use error::{DialError, DialErrorKind};

@@ -232,7 +232,7 @@ pub(crate) enum Mail {
 /// The way to one worker.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
-    waker: Waker,
+    pub(crate) waker: Arc<Waker>,
     mail: Sender<Mail>,
     /// Connections it has, those on their way to it included.
     pub(crate) open: AtomicUsize,
@@ -243,7 +243,7 @@ impl Mailbox {
         let (mail, receiver) = mpsc::channel();
         (
             Self {
-                waker,
+                waker: Arc::new(waker),
                 mail,
                 open: AtomicUsize::new(0),
             },

@@ -3,7 +3,9 @@
 //! The half of a connection that a service call works on ([`Context`](crate::Context)); the half that calls the
 //! service is in `connection.rs`.
 
+mod far;
 mod output;
+mod pending;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -18,13 +20,16 @@ use socket2::SockRef;
 use crate::close::{CloseReason, Ending, How};
 use crate::deadline::Moment;
 use crate::endpoint::Peer;
-use crate::pending::Pending;
 use crate::reap::{self, Limits, Seen, Verdict};
+use crate::sockopt::INTEREST;
 use crate::stats::Stats;
 use crate::sys;
 
+pub(crate) use far::{Dialing, Far, Terms, Up};
+pub(crate) use pending::Pending;
+
 /// What holds for a listener's connections in one turn.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Turn<'a> {
     pub(crate) now: Moment,
     pub(crate) limits: &'a Limits,
@@ -46,6 +51,8 @@ pub(crate) struct Io {
     pub(crate) error: bool,
     /// The client's FIN was read.
     pub(crate) peer_fin: bool,
+    /// Our FIN is to follow the output.
+    pub(crate) fin_wanted: bool,
     /// Our FIN was sent.
     pub(crate) fin_sent: bool,
     /// The service was told that no more input comes.
@@ -95,6 +102,7 @@ impl Io {
             read_on: false,
             error: false,
             peer_fin: false,
+            fin_wanted: false,
             fin_sent: false,
             ended: false,
             halted: false,
@@ -227,8 +235,14 @@ impl Io {
         if self.halted {
             return 0;
         }
+        // What comes of the input waits for the far side, if there is one.
+        let waiting = match pending.far.as_deref() {
+            None => pending.outbox.len(),
+            Some(Far::Up(up)) => up.io.waiting_output(),
+            Some(Far::Wanted { .. } | Far::Dialing(_)) => return 0,
+        };
         let buffer = turn.limits.buffer;
-        buffer.saturating_sub(pending.kept.len().max(pending.outbox.len()))
+        buffer.saturating_sub(pending.kept.len().max(waiting))
     }
 
     /// The service waits.
@@ -365,7 +379,7 @@ impl Io {
             } else {
                 None
             },
-            acknowledged: (self.written + u64::from(self.fin_sent)).wrapping_sub(queued),
+            acknowledged: self.moved(queued),
             half_closed: self.half_closed() && !self.halted,
         };
         let mut progress = self.pending.as_ref().and_then(|pending| pending.progress);
@@ -391,6 +405,15 @@ impl Io {
         }
     }
 
+    /// How far it has come, with `queued` bytes unacknowledged: what has to move.
+    fn moved(&self, queued: u64) -> u64 {
+        let acknowledged = (self.written + u64::from(self.fin_sent)).wrapping_sub(queued);
+        // What is read while output waits, or while it ends, is no sign that the output will be.
+        let counts = queued == 0 && self.waiting_output() == 0 && self.finishing.is_none();
+        let read = if counts { self.read } else { 0 };
+        acknowledged.wrapping_add(read)
+    }
+
     /// When the client's silence ends the connection.
     #[inline]
     pub(crate) fn read_deadline(&self, turn: &Turn<'_>) -> Moment {
@@ -413,7 +436,11 @@ impl Io {
         if let Some(until) = self.linger() {
             return until;
         }
-        self.watch.min(self.read_deadline(turn))
+        let due = self.watch.min(self.read_deadline(turn));
+        match self.far() {
+            None => due,
+            Some(far) => due.min(far.due()),
+        }
     }
 
     /// What it waits for: write readiness while output waits, and while acknowledgement of our FIN is awaited, for
@@ -424,6 +451,14 @@ impl Io {
             INTEREST | Interest::WRITABLE
         } else {
             INTEREST
+        }
+    }
+
+    /// Registers it for write readiness too, if it waits for that; and leaves it so.
+    #[inline]
+    pub(crate) fn watch_writes(&mut self, registry: &Registry, token: Token) {
+        if !self.writable_interest {
+            self.reregister(registry, token);
         }
     }
 
@@ -441,10 +476,3 @@ impl Io {
         }
     }
 }
-
-/// What every connection is registered for. Urgent data makes its own edge on Linux: `recv` stops at the mark, with
-/// bytes behind it.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) const INTEREST: Interest = Interest::READABLE.add(Interest::PRIORITY);
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) const INTEREST: Interest = Interest::READABLE;

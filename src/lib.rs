@@ -105,7 +105,6 @@ mod keepalive;
 mod listener;
 mod origin;
 mod outbox;
-mod pending;
 mod proxy_header;
 mod reap;
 mod resolve;
@@ -117,6 +116,7 @@ mod sockopt;
 mod stats;
 mod sys;
 mod timer;
+mod upstream;
 mod upstreams;
 mod worker;
 
@@ -140,6 +140,7 @@ pub use resolve::Family;
 pub use server::Server;
 pub use service::{AnyService, Context, Exported, Service};
 pub use stats::Summary;
+pub use upstream::Upstream;
 pub use upstreams::{Balance, Upstreams};
 
 /// The README's examples compile and run, too.

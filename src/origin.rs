@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::deadline::Moment;
 use crate::endpoint::Endpoint;
 use crate::inspect::{ConnectionInfo, DeadlineKind, NextDeadline};
-use crate::io::{Io, Turn};
+use crate::io::{Io, Terms, Turn};
 use crate::listener::Settings;
 use crate::stats::Stats;
 use crate::sys;
@@ -17,6 +17,8 @@ pub(crate) struct Origin {
     pub(crate) settings: Arc<Settings>,
     /// This worker's counters.
     pub(crate) stats: Arc<Stats>,
+    /// What holds for the far sides of its connections.
+    pub(crate) terms: Arc<Terms>,
 }
 
 impl Origin {

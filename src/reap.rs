@@ -32,7 +32,7 @@ pub(crate) struct Seen {
     pub(crate) queued: u64,
     /// `TCP_INFO`, where something is queued and the system tells.
     pub(crate) info: Option<TcpInfo>,
-    /// Bytes of this connection the peer has acknowledged so far.
+    /// Bytes of this connection the peer has acknowledged so far; with nothing waiting, those it has sent besides.
     pub(crate) acknowledged: u64,
     /// One side has sent its FIN.
     pub(crate) half_closed: bool,

@@ -40,7 +40,7 @@ impl Family {
 /// For how long an answer is good: links that are lost together ask together.
 const FRESH: Duration = Duration::from_secs(1);
 
-type Found = Result<Vec<Endpoint>, NotFound>;
+pub(crate) type Found = Result<Vec<Endpoint>, NotFound>;
 
 /// What the system's resolver said against a name.
 #[derive(Clone, Debug)]

@@ -21,8 +21,10 @@ use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::handle::{Handle, Mailbox, Shared};
 use crate::inspect::ListenerInfo;
+use crate::io::Terms;
 use crate::listener::{self, Listener, Settings};
 use crate::origin::Origin;
+use crate::reap::Limits;
 use crate::service::AnyService;
 use crate::stats::{Stats, Summary};
 use crate::worker::{Ended, WAKER, Worker, listener_token};
@@ -151,6 +153,13 @@ impl Server {
                         address: listener.address.clone(),
                         settings: Arc::clone(&listener.settings),
                         stats: Arc::clone(stats),
+                        terms: Arc::new(Terms {
+                            limits: Limits {
+                                read_timeout: None,
+                                ..listener.settings.limits
+                            },
+                            stats: Stats::default(),
+                        }),
                     })
                     .collect();
                 Worker::new(
@@ -192,7 +201,9 @@ impl Server {
     }
 
     fn max_conns(config: &Config) -> usize {
-        let allowed = admission::descriptors_for_connections();
+        let services = config.listen.iter().map(|listen| &listen.service);
+        let each = services.map(AnyService::descriptors).max().unwrap_or(1);
+        let allowed = admission::descriptors_for_connections() / each.max(1);
         let asked = config.max_conns.map(usize::from);
         if let Some(asked) = asked.filter(|&asked| asked > allowed) {
             log::warn!(asked, allowed; "connection limit capped by the descriptor limit");

@@ -2,12 +2,20 @@
 
 use std::any::Any;
 use std::fmt;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
+
+use crate::close::{CloseReason, Ending};
+use crate::deadline::Moment;
+use crate::dial::DialError;
 use crate::endpoint::Peer;
 use crate::handle::Handle;
-use crate::io::{Io, Turn};
+use crate::io::{Far, Io, Turn};
+use crate::upstream::Upstream;
 
 /// What a listener does with its connections.
 ///
@@ -73,6 +81,45 @@ pub trait Service: Send + Sync + 'static {
         conn.finish();
     }
 
+    /// What [`Context::dial`] asked for has come to its end: the connection has a [far side](Context::far), or it could
+    /// not be had. Default: in that case the connection ends, with reason `upstream-failed`.
+    fn dialed(
+        &self,
+        state: &mut Self::State,
+        conn: &mut Context<'_>,
+        outcome: Result<(), &DialError>,
+    ) {
+        let _ = state;
+        if let Err(error) = outcome {
+            conn.upstream_failed(error);
+        }
+    }
+
+    /// The far side sent `bytes`. Default: the client gets them.
+    fn far_input(&self, state: &mut Self::State, conn: &mut Context<'_>, bytes: &[u8]) {
+        let _ = state;
+        conn.write(bytes);
+    }
+
+    /// The far side sent its FIN: nothing more comes from there. Default: the client gets one, too.
+    ///
+    /// A far side that is lost ends the connection: once the client has what came before, with reason `upstream-failed`.
+    fn far_end(&self, state: &mut Self::State, conn: &mut Context<'_>) {
+        let _ = state;
+        conn.half_close();
+    }
+
+    /// Whether its connections go on in a drain until they end by themselves or the drain timeout cuts them off. Default
+    /// `false`: what has come is served, and that was it.
+    fn outlasts_drain(&self) -> bool {
+        false
+    }
+
+    /// How many descriptors one of its connections takes, at most. Default 1.
+    fn descriptors(&self) -> usize {
+        1
+    }
+
     /// The state of a connection, to go on in a process that takes over. `None` (default): it cannot leave, and the
     /// connection stays with this process, which drains it.
     ///
@@ -115,7 +162,7 @@ pub struct Exported {
 #[derive(Debug)]
 pub struct Context<'a> {
     pub(crate) io: &'a mut Io,
-    pub(crate) turn: &'a Turn<'a>,
+    pub(crate) turn: Turn<'a>,
 }
 
 impl Context<'_> {
@@ -125,7 +172,7 @@ impl Context<'_> {
     /// engine asks it for nothing more while there is none. Once the connection has failed, bytes are dropped.
     #[inline]
     pub fn write(&mut self, bytes: &[u8]) {
-        self.io.write(bytes, self.turn);
+        self.io.write(bytes, &self.turn);
     }
 
     /// How many more bytes may wait before the high-water mark is reached.
@@ -143,6 +190,57 @@ impl Context<'_> {
     /// Ends the connection once all output is delivered.
     pub fn finish(&mut self) {
         self.io.finish();
+    }
+
+    /// Sends FIN behind the output; what comes is still read.
+    pub fn half_close(&mut self) {
+        self.io.fin_wanted = true;
+    }
+
+    /// Begins to connect the far side of this connection to `upstream`, in `after`. The client is not read until
+    /// [`Service::dialed`] has told what came of it. A far side that there is already is closed.
+    ///
+    /// It gets the socket options and the deadlines of the listener, and no read deadline: bytes from there renew that of
+    /// the client. From then on [`Service::input`] is offered what there is room for on the far side.
+    pub fn dial(&mut self, upstream: &Upstream, after: Duration) {
+        self.io.pending().far = Some(Box::new(Far::Wanted {
+            upstream: upstream.clone(),
+            at: self.turn.now.after(after),
+        }));
+    }
+
+    /// The far side, once it is connected. Its [`peer`](Self::peer) is the server there.
+    #[inline]
+    pub fn far(&mut self) -> Option<Context<'_>> {
+        let now = self.turn.now;
+        let (io, turn) = self.io.far_up()?.split(now);
+        Some(Context { io, turn })
+    }
+
+    /// Ends the connection with reason `upstream-failed`: what waits for the client is delivered, then it is reset.
+    pub fn upstream_failed(&mut self, error: &DialError) {
+        log::info!(id = self.io.id, error:%; "upstream failed");
+        self.io.fail_at_last(Ending {
+            errno: error.errno(),
+            ..Ending::reset(CloseReason::UpstreamFailed)
+        });
+    }
+
+    /// The address of this host's that it has.
+    ///
+    /// # Errors
+    /// What getsockname(2) says; a Unix socket has no such address.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        let address = SockRef::from(&self.io.socket).local_addr()?;
+        address
+            .as_socket()
+            .ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
+    /// Time since the server started.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.turn.now.since(Moment::at_start())
     }
 
     /// Reads no more from this client until [`Handle::resume`] is called, from whatever thread. The read deadline
@@ -191,6 +289,32 @@ impl AnyService {
         self.0.input(state, conn, bytes)
     }
 
+    pub(crate) fn dialed(
+        &self,
+        state: &mut State,
+        conn: &mut Context<'_>,
+        outcome: Result<(), &DialError>,
+    ) {
+        self.0.dialed(state, conn, outcome);
+    }
+
+    #[inline]
+    pub(crate) fn far_input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) {
+        self.0.far_input(state, conn, bytes);
+    }
+
+    pub(crate) fn far_end(&self, state: &mut State, conn: &mut Context<'_>) {
+        self.0.far_end(state, conn);
+    }
+
+    pub(crate) fn outlasts_drain(&self) -> bool {
+        self.0.outlasts_drain()
+    }
+
+    pub(crate) fn descriptors(&self) -> usize {
+        self.0.descriptors()
+    }
+
     pub(crate) fn end(&self, state: &mut State, conn: &mut Context<'_>, rest: &[u8]) {
         self.0.end(state, conn, rest);
     }
@@ -232,6 +356,11 @@ trait Erased: Send + Sync {
     fn open(&self, conn: &mut Context<'_>) -> State;
     fn input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) -> usize;
     fn end(&self, state: &mut State, conn: &mut Context<'_>, rest: &[u8]);
+    fn dialed(&self, state: &mut State, conn: &mut Context<'_>, outcome: Result<(), &DialError>);
+    fn far_input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]);
+    fn far_end(&self, state: &mut State, conn: &mut Context<'_>);
+    fn outlasts_drain(&self) -> bool;
+    fn descriptors(&self) -> usize;
     #[cfg(control)]
     fn export(&self, state: &State) -> Option<Exported>;
     #[cfg(control)]
@@ -258,6 +387,26 @@ impl<S: Service> Erased for S {
 
     fn end(&self, state: &mut State, conn: &mut Context<'_>, rest: &[u8]) {
         Service::end(self, own(state), conn, rest);
+    }
+
+    fn dialed(&self, state: &mut State, conn: &mut Context<'_>, outcome: Result<(), &DialError>) {
+        Service::dialed(self, own(state), conn, outcome);
+    }
+
+    fn far_input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) {
+        Service::far_input(self, own(state), conn, bytes);
+    }
+
+    fn far_end(&self, state: &mut State, conn: &mut Context<'_>) {
+        Service::far_end(self, own(state), conn);
+    }
+
+    fn outlasts_drain(&self) -> bool {
+        Service::outlasts_drain(self)
+    }
+
+    fn descriptors(&self) -> usize {
+        Service::descriptors(self)
     }
 
     #[cfg(control)]

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use mio::Interest;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::error::Error;
@@ -34,6 +35,13 @@ pub(crate) fn probe() -> Result<Socket, Error> {
             source,
         })
 }
+
+/// What every connection is registered for. Urgent data makes its own edge on Linux: `recv` stops at the mark, with
+/// bytes behind it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) const INTEREST: Interest = Interest::READABLE.add(Interest::PRIORITY);
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) const INTEREST: Interest = Interest::READABLE;
 
 /// Whether accepted sockets have the options of their listener.
 pub(crate) const INHERITED: bool = cfg!(all(target_os = "linux", not(standfast_portable)));

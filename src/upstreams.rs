@@ -8,7 +8,6 @@ use crate::backoff::Backoff;
 use crate::dial::Dial;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::keepalive::Keepalive;
 use crate::proxy_header::ProxyHeader;
 
 /// Whom a relay forwards to, and how.
@@ -36,12 +35,6 @@ pub struct Upstreams {
     pub wait: Option<Duration>,
     /// How long to wait before all are tried again. Default: 100 ms at first, 1 s at most.
     pub backoff: Backoff,
-    /// As [`Dial::keepalive`].
-    pub keepalive: Option<Keepalive>,
-    /// As [`Dial::dead_after`].
-    pub dead_after: Option<Duration>,
-    /// As [`Dial::user_timeout`].
-    pub user_timeout: Option<Duration>,
     /// The header that tells an upstream who its client is. Default `None`: it sees this host.
     pub send_proxy: Option<ProxyHeader>,
 }
@@ -70,9 +63,6 @@ impl Upstreams {
                 least: Duration::from_millis(100),
                 most: Duration::from_secs(1),
             },
-            keepalive: Some(Keepalive::default()),
-            dead_after: None,
-            user_timeout: None,
             send_proxy: None,
         }
     }
@@ -101,9 +91,6 @@ impl Upstreams {
     pub(crate) fn dial(&self, address: &Address) -> Dial {
         Dial {
             connect_timeout: self.connect_timeout,
-            keepalive: self.keepalive,
-            dead_after: self.dead_after,
-            user_timeout: self.user_timeout,
             backoff: self.backoff,
             ..Dial::new(address.clone())
         }

@@ -1,6 +1,7 @@
 //! The event loop: one turn after another, over connections that belong to this worker alone.
 
 mod asked;
+mod dialing;
 #[cfg(control)]
 mod takeover;
 
@@ -25,6 +26,7 @@ use crate::inspect::ConnectionInfo;
 use crate::io::{Io, Turn};
 use crate::origin::Origin;
 use crate::service::AnyService;
+use crate::worker::dialing::Resolvers;
 
 /// Events taken in one turn.
 const EVENTS: usize = 1024;
@@ -34,6 +36,9 @@ const READ_BUFFER: usize = 64 * 1024;
 
 /// The token of a worker's waker. Connections have their slab key, listeners count down from below.
 pub(crate) const WAKER: Token = Token(usize::MAX);
+
+/// In the token of a connection's far side, beside the connection's key.
+const BESIDE: usize = 1 << (usize::BITS - 2);
 
 /// The token of listener `at`.
 pub(crate) fn listener_token(at: usize) -> Token {
@@ -51,6 +56,11 @@ pub(crate) struct Worker {
     deadlines: Deadlines,
     /// Connections that stopped at their read budget: they get no second event.
     leftovers: Vec<usize>,
+    /// Connections whose far side is to be dialled, or may be further on.
+    dials: Vec<usize>,
+    /// Connections that wait for the name of their far side.
+    resolving: Vec<usize>,
+    resolvers: Resolvers,
     /// Connections to close at the end of the turn: their keys are not used anew before.
     closing: Vec<(usize, Ending)>,
     /// Connections whose deadline has come in this turn.
@@ -120,6 +130,9 @@ impl Worker {
             connections: Slab::new(),
             deadlines: Deadlines::default(),
             leftovers: Vec::new(),
+            dials: Vec::new(),
+            resolving: Vec::new(),
+            resolvers: Resolvers::new(Arc::clone(&shared.workers[index].waker)),
             closing: Vec::new(),
             due: Vec::new(),
             halted: Vec::new(),
@@ -173,6 +186,7 @@ impl Worker {
         self.dispatch(events);
         self.accept();
         self.serve_leftovers();
+        self.dial();
         self.list();
         #[cfg(control)]
         self.hand_over();
@@ -198,6 +212,7 @@ impl Worker {
         let pressing = self.giving.as_ref().is_some_and(Giving::is_pressing);
         #[cfg(not(control))]
         let pressing = false;
+        let pressing = pressing || !self.dials.is_empty();
         let timeout = if pressing || !self.leftovers.is_empty() || !self.listings.is_empty() {
             Some(Duration::ZERO)
         } else if until == Moment::NEVER {
@@ -225,6 +240,17 @@ impl Worker {
                 Token(token) if token > first_listener => {
                     if let Some(acceptor) = &mut self.acceptor {
                         acceptor.ready(WAKER.0 - 1 - token);
+                    }
+                }
+                Token(token) if token & BESIDE != 0 => {
+                    let key = token & !BESIDE;
+                    let mut dialing = false;
+                    self.step(key, |connection, service, turn, buffer| {
+                        dialing = connection.note_far(event);
+                        connection.advance(service, turn, buffer)
+                    });
+                    if dialing {
+                        self.dials.push(key);
                     }
                 }
                 Token(key) => {
@@ -395,6 +421,12 @@ impl Worker {
             self.halted.push(key);
         }
         io.reregister(self.poll.registry(), Token(key));
+        if let Some(up) = io.far_up() {
+            up.io
+                .watch_writes(self.poll.registry(), Token(BESIDE | key));
+        } else if io.wants_to_dial(self.now) {
+            self.dials.push(key);
+        }
         let due = io.due(&turn);
         if due < self.deadlines.get(slot(key)) {
             self.deadlines.set(slot(key), due);

@@ -87,13 +87,16 @@ impl DialError {
         }
     }
 
+    /// The number of the last error that the system gave.
+    pub(crate) fn errno(&self) -> Option<i32> {
+        let errors = self.tried.iter().rev();
+        errors
+            .filter_map(|(_, error)| error.as_ref())
+            .find_map(io::Error::raw_os_error)
+    }
+
     fn hint(&self) -> &'static str {
-        let errno = self
-            .tried
-            .iter()
-            .rev()
-            .find_map(|(_, error)| error.as_ref()?.raw_os_error());
-        match (self.kind, errno) {
+        match (self.kind, self.errno()) {
             (DialErrorKind::Local, Some(libc::EMFILE)) => {
                 "; raise the descriptor limit (ulimit -n)"
             }

@@ -8,8 +8,7 @@ use crate::close::CloseReason;
 use crate::connection::Connection;
 use crate::deadline::Moment;
 use crate::handoff::record::{Arrival, Piece, Record, Update};
-use crate::io::Io;
-use crate::pending::Pending;
+use crate::io::{Io, Pending};
 use crate::reap::Progress;
 use crate::service::{AnyService, Exported};
 

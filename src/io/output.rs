@@ -16,6 +16,9 @@ use crate::sys;
 /// How long a client that has acknowledged everything, our FIN included, is given to send its own.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How soon it is looked again whether everything is acknowledged, where the end waits for that alone.
+const RECHECK: Duration = Duration::from_millis(10);
+
 impl Io {
     /// What the socket takes of `bytes` at once; nothing once the end is known.
     #[inline]
@@ -123,6 +126,17 @@ impl Io {
                 .linger
                 .get_or_insert_with(|| turn.now.after(LINGER));
         }
+        None
+    }
+
+    /// Waits until the client has acknowledged all of the output; `ending` is a reset, which would overtake it.
+    pub(crate) fn deliver_and_reset(&mut self, turn: &Turn<'_>, ending: Ending) -> Option<Ending> {
+        let queued = sys::unacknowledged(self.socket.as_fd()).unwrap_or(0);
+        if self.waiting_output() == 0 && queued == 0 {
+            return Some(ending);
+        }
+        // Acknowledgements make no event.
+        self.watch = self.watch.min(turn.now.after(RECHECK));
         None
     }
 

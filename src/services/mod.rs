@@ -2,8 +2,10 @@
 
 mod discard;
 mod echo;
+mod forward;
 mod print;
 
 pub use discard::Discard;
 pub use echo::Echo;
+pub use forward::{Forward, Search};
 pub use print::Print;

@@ -30,6 +30,7 @@ impl Worker {
                 Mail::Freeze(until, outcome) => self.freeze(until, &outcome),
             }
         }
+        self.resolved();
         let resumed = self.shared.resumed.load(Ordering::Acquire);
         if resumed != self.resumed {
             self.resumed = resumed;

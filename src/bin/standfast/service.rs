@@ -48,7 +48,7 @@ pub(crate) fn upstreams(args: &ServeArgs) -> Result<Option<Upstreams>, Failure> 
 
 fn forward_to(args: &ServeArgs) -> Result<Upstreams, Failure> {
     let asked = &args.service;
-    asked.forward.upstreams(&asked.operands, &args.detection)
+    asked.forward.upstreams(&asked.operands)
 }
 
 /// Refuses to relay to one of `listeners`, those of this server.

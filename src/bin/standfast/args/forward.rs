@@ -7,7 +7,6 @@ use clap::ValueEnum;
 use standfast::{Address, Backoff, Balance, ProxyHeader, Upstreams};
 
 use crate::Failure;
-use crate::args::detection::DetectionArgs;
 use crate::args::dial::backoff;
 use crate::units::{Setting, duration_or_off};
 
@@ -57,21 +56,14 @@ impl ForwardArgs {
         ]
     }
 
-    /// Whom to forward to and how, from the operands and what finds a vanished peer. The library refuses what nobody can
+    /// Whom to forward to and how, from the operands. The library refuses what nobody can
     /// be reached at.
     ///
     /// # Errors
     /// What is no address.
-    pub(crate) fn upstreams(
-        &self,
-        operands: &[OsString],
-        detection: &DetectionArgs,
-    ) -> Result<Upstreams, Failure> {
+    pub(crate) fn upstreams(&self, operands: &[OsString]) -> Result<Upstreams, Failure> {
         let addresses: Result<Vec<_>, _> = operands.iter().map(|word| address(word)).collect();
         let mut upstreams = Upstreams::new(addresses?);
-        upstreams.keepalive = detection.keepalive()?;
-        upstreams.dead_after = detection.dead_after;
-        upstreams.user_timeout = detection.user_timeout.into_option();
         if let Some(timeout) = self.connect_timeout {
             upstreams.connect_timeout = timeout.into_option();
         }
@@ -117,14 +109,12 @@ mod tests {
         operands: Vec<OsString>,
         #[command(flatten)]
         forward: ForwardArgs,
-        #[command(flatten)]
-        detection: DetectionArgs,
     }
 
     fn meant(line: &str) -> Result<Upstreams, Failure> {
         let words = std::iter::once("x").chain(line.split_whitespace());
         let line = Line::try_parse_from(words).unwrap();
-        line.forward.upstreams(&line.operands, &line.detection)
+        line.forward.upstreams(&line.operands)
     }
 
     #[test]
@@ -159,8 +149,7 @@ mod tests {
     #[test]
     fn flags_change_what_they_name() {
         let upstreams = meant(
-            "80 --connect-timeout 3s --upstream-wait off --backoff 1s:1m --balance round-robin --send-proxy v2 \
-             --keepalive off",
+            "80 --connect-timeout 3s --upstream-wait off --backoff 1s:1m --balance round-robin --send-proxy v2",
         )
         .unwrap();
         assert_eq!(upstreams.connect_timeout, Some(Duration::from_secs(3)));
@@ -168,7 +157,6 @@ mod tests {
         assert_eq!(upstreams.backoff.most, Duration::from_secs(60));
         assert_eq!(upstreams.balance, Balance::RoundRobin);
         assert_eq!(upstreams.send_proxy, Some(ProxyHeader::V2));
-        assert_eq!(upstreams.keepalive, None);
 
         let plain = meant("80").unwrap();
         assert_eq!(plain.connect_timeout, Some(Duration::from_secs(10)));

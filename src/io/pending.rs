@@ -1,5 +1,6 @@
 //! What an idle connection does not have: bytes that wait, and an end under way.
 
+use super::Far;
 use crate::close::Ending;
 use crate::deadline::Moment;
 use crate::outbox::Outbox;
@@ -24,6 +25,10 @@ pub(crate) struct Pending {
     pub(crate) failed: Option<i32>,
     /// The end, decided; only the service has not been told yet.
     pub(crate) verdict: Option<Ending>,
+    /// The far side, on its way or there.
+    pub(crate) far: Option<Box<Far>>,
+    /// The end, once the client has everything that waits.
+    pub(crate) at_last: Option<Ending>,
     /// The kernel's view of a silent peer, noted when a deadline of ours ended it.
     pub(crate) silent: Option<TcpInfo>,
     /// Draining: how many more bytes are served.
@@ -40,6 +45,8 @@ impl Pending {
             && self.progress.is_none()
             && self.failed.is_none()
             && self.verdict.is_none()
+            && self.far.is_none()
+            && self.at_last.is_none()
             && self.silent.is_none()
             && self.quota.is_none()
             && self.linger.is_none()

@@ -1,0 +1,246 @@
+//! A connection's far side: what comes from there, what goes there, and how the end of one side becomes that of the other.
+//!
+//! `worker/dialing.rs` connects it. From then on both sockets are one connection: events of either come here, and it ends
+//! as one.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use mio::event::Event;
+
+use super::{Connection, READ_BUDGET};
+use crate::close::{CloseReason, Ending, How};
+use crate::dial::DialError;
+use crate::endpoint::{Endpoint, Peer};
+use crate::io::{Far, Io, Terms, Turn, Up};
+use crate::keepalive::RTO_MAX_DEFAULT;
+use crate::service::{AnyService, Context, State};
+use crate::sys;
+
+impl Connection {
+    /// Notes what an event of the far side says. Answers whether that is still being dialled.
+    pub(crate) fn note_far(&mut self, event: &Event) -> bool {
+        let pending = self.io.pending.as_mut();
+        match pending.and_then(|pending| pending.far.as_deref_mut()) {
+            Some(Far::Up(up)) => up.io.note(event),
+            Some(Far::Dialing(dialing)) => {
+                dialing.readable |=
+                    event.is_readable() || event.is_read_closed() || event.is_error();
+                return true;
+            }
+            Some(Far::Wanted { .. }) | None => {}
+        }
+        false
+    }
+
+    /// The far side is connected: `socket`, to `server`.
+    pub(crate) fn connected(
+        &mut self,
+        (server, socket): (&Endpoint, OwnedFd),
+        readable: bool,
+        terms: &Arc<Terms>,
+        turn: &Turn<'_>,
+    ) {
+        let peer = server.tcp().map_or(Peer::Unix(None), Peer::from);
+        let mut io = Io::new(socket, self.io.id, peer, self.io.listener, turn.now);
+        // What came with the connection, be it a FIN, made its edge before.
+        io.readable = readable;
+        io.read_on = readable;
+        // Registered so when it was dialled.
+        io.writable_interest = true;
+        self.io.pending().far = Some(Box::new(Far::Up(Up {
+            io,
+            terms: Arc::clone(terms),
+        })));
+    }
+
+    /// Tells the service what has come of dialling.
+    pub(crate) fn dialed(
+        &mut self,
+        service: &AnyService,
+        turn: &Turn<'_>,
+        outcome: Result<(), &DialError>,
+    ) {
+        if self.io.finishing.is_none() && self.io.verdict().is_none() {
+            self.call(turn, |state, conn| service.dialed(state, conn, outcome));
+        }
+    }
+
+    /// Calls the service; a panic ends the connection.
+    #[inline]
+    fn call(&mut self, turn: &Turn<'_>, what: impl FnOnce(&mut State, &mut Context<'_>)) {
+        let Self { io, state } = self;
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            let io = &mut *io;
+            what(state, &mut Context { io, turn: *turn });
+        }));
+        if called.is_err() {
+            io.ended = true;
+            io.overrule(Ending::reset(CloseReason::Service));
+        }
+    }
+
+    /// Writes what waits for the far side; that may make room for input.
+    pub(super) fn flush_far(&mut self, turn: &Turn<'_>) {
+        let Some(up) = self.io.far_up() else { return };
+        let (far, far_turn) = up.split(turn.now);
+        far.flush(&far_turn);
+        self.io.unpause_if_room(turn);
+    }
+
+    /// Reads from the far side, as far as there is room for it on this one. Answers whether the budget stopped it.
+    pub(super) fn pull_far(
+        &mut self,
+        service: &AnyService,
+        turn: &Turn<'_>,
+        buffer: &mut [u8],
+    ) -> bool {
+        let mut budget = READ_BUDGET;
+        loop {
+            // Nobody wants it any more: it is read and forgotten.
+            let over = self.io.finishing.is_some() || self.io.has_failed();
+            let room = if over {
+                usize::MAX
+            } else {
+                turn.limits.buffer.saturating_sub(self.io.waiting_output())
+            };
+            let Some(up) = self.io.far_up() else {
+                return false;
+            };
+            let (far, far_turn) = up.split(turn.now);
+            if !far.readable || far.verdict().is_some() || room == 0 {
+                return false;
+            }
+            if budget == 0 {
+                return true;
+            }
+            let room = room.min(buffer.len());
+            let count = far.take_in(&mut buffer[..room], &far_turn);
+            if count == 0 {
+                continue;
+            }
+            budget = budget.saturating_sub(count);
+            if over {
+                continue;
+            }
+            // Bytes either way renew the read deadline; of the client's own silence they say nothing.
+            self.io.last_in = turn.now;
+            self.io.shifted = true;
+            self.call(turn, |state, conn| {
+                service.far_input(state, conn, &buffer[..count]);
+            });
+        }
+    }
+
+    /// What follows from how the far side stands.
+    pub(super) fn conclude_far(&mut self, service: &AnyService, turn: &Turn<'_>) {
+        let over = self.io.finishing.is_some() || self.io.verdict().is_some();
+        let ends_well = over && self.io.verdict().is_none() && self.io.at_last().is_none();
+        let Some(up) = self.io.far_up() else {
+            // A client that is lost while it waits wants nothing any more, whatever it has sent.
+            if self.io.far().is_some() && self.io.is_given_up() && !over {
+                self.io.input_over();
+            }
+            return;
+        };
+        let (far, _) = up.split(turn.now);
+        if far.is_given_up() && !far.readable {
+            far.input_over();
+        }
+        if let Some(verdict) = far.verdict() {
+            if !over {
+                // What came before it failed is the client's: first that, then the end.
+                self.io.fail_at_last(Ending {
+                    reason: CloseReason::UpstreamFailed,
+                    how: How::Reset,
+                    ..verdict
+                });
+            }
+            return;
+        }
+        let ended = far.peer_fin && !std::mem::replace(&mut far.ended, far.peer_fin);
+        if ended && !over {
+            self.call(turn, |state, conn| service.far_end(state, conn));
+        }
+        let Some(up) = self.io.far_up() else { return };
+        let (far, far_turn) = up.split(turn.now);
+        if (far.fin_wanted || ends_well) && far.waiting_output() == 0 && !far.fin_sent {
+            far.fin_wanted = true;
+            far.send_fin(&far_turn);
+        }
+        if far.half_closed() {
+            let wait = far_turn.limits.half_close_timeout.map(|wait| wait / 8);
+            far.watch = far.watch.min(turn.now.after_if(wait));
+        }
+        if far.pending.is_some() {
+            far.tidy(&far_turn);
+        }
+        // Both have said everything, and each was told of the other's end.
+        let said = far.peer_fin && far.fin_wanted;
+        if said && self.io.peer_fin && self.io.fin_wanted {
+            self.io.finish_for(CloseReason::PeerClosed);
+        }
+    }
+
+    /// Whether the far side has everything; where the connection ends for another reason than that, nobody waits for it.
+    pub(super) fn far_is_delivered(&mut self, turn: &Turn<'_>) -> bool {
+        let well = self.io.finishing == Some(CloseReason::PeerClosed);
+        let Some(up) = self.io.far_up().filter(|_| well) else {
+            return true;
+        };
+        let (far, far_turn) = up.split(turn.now);
+        if far.verdict().is_some() {
+            return true;
+        }
+        far.finish_for(CloseReason::PeerClosed);
+        far.deliver_and_fin(&far_turn).is_some()
+    }
+
+    /// Looks whether the far side acknowledges, if it is time for that.
+    pub(super) fn look_far(&mut self, turn: &Turn<'_>) {
+        if let Some(up) = self.io.far_up() {
+            let (far, far_turn) = up.split(turn.now);
+            if far.watch <= turn.now {
+                far.look(&far_turn);
+            }
+        }
+    }
+
+    /// Closes the far side, in the way this one ends.
+    pub(super) fn close_far(&mut self, ending: &Ending) -> io::Result<()> {
+        let pending = self.io.pending.as_mut();
+        let Some(far) = pending.and_then(|pending| pending.far.take()) else {
+            return Ok(());
+        };
+        let Far::Up(Up { io: far, .. }) = *far else {
+            return Ok(());
+        };
+        let lost = ending.how == How::Reset || ending.errno.is_some() || far.waiting_output() > 0;
+        #[cfg(control)]
+        if self.io.shared {
+            let how = if lost { How::Reset } else { How::Fin };
+            crate::close::end_shared(&far.socket, &Ending { how, ..*ending });
+            return Ok(());
+        }
+        if lost {
+            return crate::close::reset(far.socket);
+        }
+        // The kernel goes on delivering what it holds, with its usual patience.
+        let _ = sys::set_rto_max(far.descriptor(), RTO_MAX_DEFAULT);
+        Ok(())
+    }
+}
+
+impl Io {
+    /// Delivers what waits for the client, then ends as said.
+    pub(crate) fn fail_at_last(&mut self, ending: Ending) {
+        self.finish_for(ending.reason);
+        self.pending().at_last.get_or_insert(ending);
+    }
+
+    pub(crate) fn at_last(&self) -> Option<Ending> {
+        self.pending.as_ref().and_then(|pending| pending.at_last)
+    }
+}

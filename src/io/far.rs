@@ -1,0 +1,105 @@
+//! The far side of a connection: a socket that was dialled for it, on its way or there.
+
+use std::sync::Arc;
+
+use super::{Io, Turn};
+use crate::deadline::Moment;
+use crate::dial::Attempt;
+use crate::reap::Limits;
+use crate::stats::Stats;
+use crate::upstream::Upstream;
+
+/// What holds for the far sides of a listener's connections: as for the connections, but they may be silent.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    pub(crate) limits: Limits,
+    pub(crate) stats: Stats,
+}
+
+/// A far side.
+#[derive(Debug)]
+pub(crate) enum Far {
+    /// To be dialled at that time.
+    Wanted {
+        upstream: Upstream,
+        at: Moment,
+    },
+    Dialing(Dialing),
+    Up(Up),
+}
+
+/// An attempt under way.
+#[derive(Debug)]
+pub(crate) struct Dialing {
+    pub(crate) upstream: Upstream,
+    /// `None` while the name is resolved.
+    pub(crate) attempt: Option<Attempt>,
+    pub(crate) until: Moment,
+    /// An event said that there is something to read.
+    pub(crate) readable: bool,
+}
+
+/// Connected.
+#[derive(Debug)]
+pub(crate) struct Up {
+    pub(crate) io: Io,
+    pub(crate) terms: Arc<Terms>,
+}
+
+impl Up {
+    #[inline]
+    pub(crate) fn split(&mut self, now: Moment) -> (&mut Io, Turn<'_>) {
+        let turn = Turn {
+            now,
+            limits: &self.terms.limits,
+            stats: &self.terms.stats,
+        };
+        (&mut self.io, turn)
+    }
+}
+
+impl Far {
+    /// When something is to be done for it, though no event comes.
+    pub(crate) fn due(&self) -> Moment {
+        match self {
+            Self::Wanted { at, .. } => *at,
+            Self::Dialing(dialing) => dialing
+                .attempt
+                .as_ref()
+                .map_or(dialing.until, |attempt| attempt.next().min(dialing.until)),
+            Self::Up(up) => up.io.linger().unwrap_or(up.io.watch),
+        }
+    }
+}
+
+impl Io {
+    #[inline]
+    pub(crate) fn far(&self) -> Option<&Far> {
+        self.pending.as_ref()?.far.as_deref()
+    }
+
+    /// The far side, if it is connected.
+    #[inline]
+    pub(crate) fn far_up(&mut self) -> Option<&mut Up> {
+        match self.pending.as_mut()?.far.as_deref_mut() {
+            Some(Far::Up(up)) => Some(up),
+            _ => None,
+        }
+    }
+
+    /// Reading goes on, if there is room for what comes.
+    pub(crate) fn unpause_if_room(&mut self, turn: &Turn<'_>) {
+        if !self.halted && self.input_room(turn) > 0 {
+            self.unpause(turn.now);
+        }
+    }
+
+    /// Whether it is time to dial.
+    #[inline]
+    pub(crate) fn wants_to_dial(&self, now: Moment) -> bool {
+        match self.far() {
+            None | Some(Far::Up(_)) => false,
+            Some(far) => far.due() <= now,
+        }
+    }
+}
