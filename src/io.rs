@@ -143,6 +143,9 @@ impl Io {
     /// Has no events told any more: while a copy of the socket lives elsewhere, closing it would not end that.
     #[cfg(control)]
     pub(crate) fn deregister(&self, registry: &Registry) {
+        if let Some(Far::Up(up)) = self.far() {
+            up.io.deregister(registry);
+        }
         if let Err(error) = registry.deregister(&mut SourceFd(&self.socket.as_raw_fd())) {
             log::debug!(id = self.id, error:%; "cannot deregister a connection");
         }
@@ -239,7 +242,7 @@ impl Io {
         let waiting = match pending.far.as_deref() {
             None => pending.outbox.len(),
             Some(Far::Up(up)) => up.io.waiting_output(),
-            Some(Far::Wanted { .. } | Far::Dialing(_)) => return 0,
+            Some(_) => return 0,
         };
         let buffer = turn.limits.buffer;
         buffer.saturating_sub(pending.kept.len().max(waiting))

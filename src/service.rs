@@ -207,6 +207,10 @@ impl Context<'_> {
             upstream: upstream.clone(),
             at: self.turn.now.after(after),
         }));
+        #[cfg(control)]
+        if self.io.copied {
+            self.io.pending().beside_late = true;
+        }
     }
 
     /// The far side, once it is connected. Its [`peer`](Self::peer) is the server there.

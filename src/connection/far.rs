@@ -30,7 +30,7 @@ impl Connection {
                     event.is_readable() || event.is_read_closed() || event.is_error();
                 return true;
             }
-            Some(Far::Wanted { .. }) | None => {}
+            _ => {}
         }
         false
     }

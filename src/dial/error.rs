@@ -33,6 +33,8 @@ pub enum DialErrorKind {
     Unreachable,
     /// Something of this host's: no port or no descriptor is left, or the source is no address of its own.
     Local,
+    /// The process that tried has been taken over from.
+    Interrupted,
     /// Another error of the system.
     Other,
 }
@@ -74,6 +76,17 @@ impl DialError {
             kind: kind.unwrap_or(DialErrorKind::TimedOut),
             tried,
             within,
+        }
+    }
+
+    /// Who tried has been taken over from.
+    #[cfg(control)]
+    pub(crate) fn interrupted() -> Self {
+        Self {
+            address: "the upstream".to_owned(),
+            kind: DialErrorKind::Interrupted,
+            tried: Vec::new(),
+            within: None,
         }
     }
 

@@ -1,14 +1,15 @@
 //! A connection into a [`Record`], and out of it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::close::CloseReason;
 use crate::connection::Connection;
 use crate::deadline::Moment;
 use crate::handoff::record::{Arrival, Piece, Record, Update};
-use crate::io::{Io, Pending};
+use crate::io::{Far, Io, Pending, Terms, Up};
 use crate::reap::Progress;
 use crate::service::{AnyService, Exported};
 
@@ -21,42 +22,31 @@ impl Connection {
     pub(crate) fn export(&self, service: &AnyService, now: Moment) -> Option<Record> {
         let io = &self.io;
         let pending = io.pending.as_deref();
-        if io.closing
-            || pending.is_some_and(|pending| pending.verdict.is_some() || pending.quota.is_some())
-        {
+        let cannot = |pending: &Pending| {
+            pending.verdict.is_some()
+                || pending.at_last.is_some()
+                || pending.quota.is_some()
+                || pending.beside_late
+        };
+        if io.closing || pending.is_some_and(cannot) {
             return None;
         }
+        let far = match io.far() {
+            Some(Far::Up(up)) if up.io.verdict().is_some() => return None,
+            Some(Far::Up(up)) => Some(Box::new((up.io.peer, up.io.record(now)))),
+            _ => None,
+        };
         let exported = catch_unwind(AssertUnwindSafe(|| service.export(self.state())));
         let state = exported.unwrap_or(None)?;
         if state.bytes.len() > LONGEST_STATE {
             return None;
         }
-        let until = |then: Moment| (then != Moment::NEVER).then(|| micros(then.since(now)));
-        let read_until = pending.and_then(|pending| pending.paused).unwrap_or(now);
-        let (input_at, input, _) = io.input();
         Some(Record {
-            id: io.id,
-            silence: micros(read_until.since(io.last_in)),
-            shifted: io.shifted || pending.is_some_and(|pending| pending.paused.is_some()),
-            read: io.read,
-            written: io.written,
-            output: io.waiting_output() as u64,
-            input_at,
-            input: input.len() as u64,
-            peer_fin: io.peer_fin,
-            fin_sent: io.fin_sent,
-            ended: io.ended,
-            finishing: io
-                .finishing
-                .and_then(|reason| u8::try_from(reason as usize).ok()),
-            failed: pending.and_then(|pending| pending.failed),
-            progress: pending
-                .and_then(|pending| pending.progress)
-                .map(|progress| (progress.acknowledged, micros(now.since(progress.since)))),
-            watch: until(io.watch),
-            linger: pending.and_then(|pending| pending.linger).and_then(until),
+            dialing: io.is_dialing(),
+            far,
             state_schema: state.schema,
             state: state.bytes,
+            ..io.record(now)
         })
     }
 
@@ -67,7 +57,8 @@ impl Connection {
     pub(crate) fn import(
         arrival: &Arrival,
         socket: OwnedFd,
-        service: &AnyService,
+        beside: Vec<OwnedFd>,
+        (service, terms): (&AnyService, &Arc<Terms>),
         now: Moment,
     ) -> Result<Self, String> {
         let record = &arrival.record;
@@ -75,6 +66,17 @@ impl Connection {
         let io = Io::new(socket, record.id, arrival.peer, arrival.listener, opened);
         let mut connection = Self::with_state(io, service.import(&exported(record))?);
         connection.io.restore(record, now)?;
+        let mut beside = beside.into_iter();
+        if let Some(far) = &record.far {
+            let socket = beside.next().ok_or("a far side without its socket")?;
+            let mut io = Io::new(socket, record.id, far.0, arrival.listener, opened);
+            io.restore(&far.1, now)?;
+            let terms = Arc::clone(terms);
+            connection.io.pending().far = Some(Box::new(Far::Up(Up { io, terms })));
+        }
+        if record.dialing {
+            connection.io.pending().far = Some(Box::new(Far::Interrupted));
+        }
         Ok(connection)
     }
 
@@ -88,7 +90,12 @@ impl Connection {
         let record = &update.record;
         self.set_state(service.import(&exported(record))?);
         self.io.restore(record, now)?;
-        self.io.take_bytes(update)
+        let mut more = self.io.take_bytes(record, &update.output, &update.input)?;
+        if let (Some(far), Some(up)) = (&record.far, self.io.far_up()) {
+            up.io.restore(&far.1, now)?;
+            more |= up.io.take_bytes(&far.1, &update.far, &Piece::default())?;
+        }
+        Ok(more)
     }
 }
 
@@ -105,6 +112,7 @@ impl Arrival {
             listener: io.listener,
             peer: io.peer,
             age: micros(now.since(io.opened)),
+            beside: u8::from(io.beside().is_some()),
             record,
         }
     }
@@ -113,9 +121,30 @@ impl Arrival {
 impl Io {
     /// Whether it has bytes that the kernel does not keep.
     pub(crate) fn holds_bytes(&self) -> bool {
-        self.pending
-            .as_ref()
-            .is_some_and(|pending| !pending.outbox.is_empty() || !pending.kept.is_empty())
+        let holds = |pending: &Pending| {
+            let far = match pending.far.as_deref() {
+                Some(Far::Up(up)) => up.io.waiting_output(),
+                _ => 0,
+            };
+            !pending.outbox.is_empty() || !pending.kept.is_empty() || far > 0
+        };
+        self.pending.as_deref().is_some_and(holds)
+    }
+
+    /// The descriptor that goes along with the socket's: the far side's.
+    pub(crate) fn beside(&self) -> Option<BorrowedFd<'_>> {
+        match self.far() {
+            Some(Far::Up(up)) => Some(up.io.descriptor()),
+            _ => None,
+        }
+    }
+
+    /// The far side's output that waits, in the form of [`output`](Self::output).
+    pub(crate) fn far_output(&self) -> (u64, &[u8], &[u8]) {
+        match self.far() {
+            Some(Far::Up(up)) => up.io.output(),
+            _ => (0, &[], &[]),
+        }
     }
 
     /// Output that waits, in two pieces, and the position of its first byte.
@@ -133,6 +162,41 @@ impl Io {
         }
     }
 
+    /// What the kernel does not keep of this socket, but for the bytes and what a service knows.
+    fn record(&self, now: Moment) -> Record {
+        let pending = self.pending.as_deref();
+        let until = |then: Moment| (then != Moment::NEVER).then(|| micros(then.since(now)));
+        let read_until = pending.and_then(|pending| pending.paused).unwrap_or(now);
+        let (input_at, input, _) = self.input();
+        Record {
+            id: self.id,
+            silence: micros(read_until.since(self.last_in)),
+            shifted: self.shifted || pending.is_some_and(|pending| pending.paused.is_some()),
+            read: self.read,
+            written: self.written,
+            output: self.waiting_output() as u64,
+            input_at,
+            input: input.len() as u64,
+            peer_fin: self.peer_fin,
+            fin_wanted: self.fin_wanted,
+            fin_sent: self.fin_sent,
+            ended: self.ended,
+            finishing: self
+                .finishing
+                .and_then(|reason| u8::try_from(reason as usize).ok()),
+            failed: pending.and_then(|pending| pending.failed),
+            progress: pending
+                .and_then(|pending| pending.progress)
+                .map(|progress| (progress.acknowledged, micros(now.since(progress.since)))),
+            watch: until(self.watch),
+            linger: pending.and_then(|pending| pending.linger).and_then(until),
+            dialing: false,
+            far: None,
+            state_schema: 0,
+            state: Vec::new(),
+        }
+    }
+
     /// Everything but the bytes as `record` has it; of the bytes it has already those stay that still wait.
     fn restore(&mut self, record: &Record, now: Moment) -> Result<(), String> {
         let ago = |micros| now.before(Duration::from_micros(micros));
@@ -143,6 +207,7 @@ impl Io {
         self.read = record.read;
         self.written = record.written;
         self.peer_fin = record.peer_fin;
+        self.fin_wanted = record.fin_wanted;
         self.fin_sent = record.fin_sent;
         self.ended = record.ended;
         self.finishing = match record.finishing {
@@ -157,7 +222,10 @@ impl Io {
         // An edge came to the old process, or comes to us: looking costs one read.
         self.readable = !record.peer_fin;
         self.read_on = self.readable;
-        if let (written, Some(former)) = former {
+        if let (written, Some(mut former)) = former {
+            if let Some(far) = former.far.take() {
+                self.pending().far = Some(far);
+            }
             self.keep_bytes(former, written, record);
         }
         if let Some(errno) = record.failed {
@@ -202,12 +270,12 @@ impl Io {
     ///
     /// # Errors
     /// Bytes out of order, or more than there are.
-    fn take_bytes(&mut self, update: &Update) -> Result<bool, String> {
-        let Update {
-            record,
-            output,
-            input,
-        } = update;
+    fn take_bytes(
+        &mut self,
+        record: &Record,
+        output: &Piece,
+        input: &Piece,
+    ) -> Result<bool, String> {
         let behind = |piece: &Piece, end: u64| {
             if piece.bytes.is_empty() || piece.at == end {
                 Ok(end + piece.bytes.len() as u64)

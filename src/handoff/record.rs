@@ -11,7 +11,7 @@ use crate::endpoint::{Endpoint, Peer};
 
 /// The protocol spoken, and the schema of the records in it.
 pub(crate) const PROTOCOL: u8 = 1;
-pub(crate) const SCHEMA: u16 = 1;
+pub(crate) const SCHEMA: u16 = 2;
 
 /// The longest message.
 pub(crate) const LONGEST: usize = 128 * 1024;
@@ -72,6 +72,8 @@ pub(crate) struct Arrival {
     pub(crate) peer: Peer,
     /// Microseconds since it was accepted.
     pub(crate) age: u64,
+    /// So many descriptors of its follow the socket's.
+    pub(crate) beside: u8,
     pub(crate) record: Record,
 }
 
@@ -92,6 +94,8 @@ pub(crate) struct Record {
     /// How much it left, bytes.
     pub(crate) input: u64,
     pub(crate) peer_fin: bool,
+    /// FIN is to follow the output.
+    pub(crate) fin_wanted: bool,
     pub(crate) fin_sent: bool,
     /// The service was told that no more input comes.
     pub(crate) ended: bool,
@@ -105,6 +109,10 @@ pub(crate) struct Record {
     pub(crate) watch: Option<u64>,
     /// Until the client's FIN is awaited no longer.
     pub(crate) linger: Option<u64>,
+    /// Its far side was being dialled.
+    pub(crate) dialing: bool,
+    /// Its far side, and whom that is connected to; without a state.
+    pub(crate) far: Option<Box<(Peer, Self)>>,
     /// The service's state, in the schema of the service's own.
     pub(crate) state_schema: u16,
     #[serde(with = "serde_bytes")]
@@ -129,10 +137,12 @@ pub(crate) struct Update {
     pub(crate) record: Record,
     pub(crate) output: Piece,
     pub(crate) input: Piece,
+    /// Of the far side's output.
+    pub(crate) far: Piece,
 }
 
 /// Bytes, and where they begin in a connection's output or input.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Piece {
     pub(crate) at: u64,
     #[serde(with = "serde_bytes")]
@@ -242,6 +252,7 @@ mod tests {
             input_at: 1,
             input: 0,
             peer_fin: true,
+            fin_wanted: false,
             fin_sent: false,
             ended: false,
             finishing: Some(2),
@@ -249,6 +260,11 @@ mod tests {
             progress: Some((9, 10)),
             watch: Some(11),
             linger: None,
+            dialing: false,
+            far: (id == 7).then(|| {
+                let peer = "127.0.0.1:80".parse().unwrap();
+                Box::new((peer, record(8)))
+            }),
             state_schema: 1,
             state: vec![1, 2, 3],
         }
@@ -259,6 +275,7 @@ mod tests {
             listener: 1,
             peer: "[::1]:4711".parse().unwrap(),
             age: 5_000_000,
+            beside: 1,
             record: record(id),
         };
         vec![
@@ -276,6 +293,10 @@ mod tests {
                 input: Piece {
                     at: 0,
                     bytes: Vec::new(),
+                },
+                far: Piece {
+                    at: 5,
+                    bytes: vec![9; 2],
                 },
             }]),
             Message::Gone(vec![1, 2, 3]),
@@ -299,16 +320,16 @@ mod tests {
         }
     }
 
-    /// Released schemas stay readable: these bytes are schema 1.
+    /// Released schemas stay readable: these bytes are schema 2.
     #[test]
-    fn the_bytes_of_schema_1_are_these() {
+    fn the_bytes_of_schema_2_are_these() {
         let hex =
             |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
         let golden = [
-            "737464660100010016000000f49b939e00010e3132372e302e302e313a37303030046563686f",
-            "73746466010001005e000000ea8573940102010a5b3a3a315d3a34373131c096b1020007008080808080200304010001000001020001090a010b000103010203010a5b3a3a315d3a34373131c096b1020107008080808080200304010001000001020001090a010b000103010203",
-            "737464660100010027000000a5e1f7e202010707008080808080200304010001000001020001090a010b00010301020363030707070000",
-            "7374646601000100050000002c7bca390303010203",
+            "737464660100020016000000f49b939e00010e3132372e302e302e313a37303030046563686f",
+            "7374646601000200660000009cb90a2a0102010a5b3a3a315d3a34373131c096b10201000700808080808020030401000100000001020001090a010b0000000103010203010a5b3a3a315d3a34373131c096b10201010700808080808020030401000100000001020001090a010b0000000103010203",
+            "73746466010002005c0000000d7400d10201070700808080808020030401000100000001020001090a010b0000010c3132372e302e302e313a3830080700808080808020030401000100000001020001090a010b000000010301020301030102036303070707000005020909",
+            "7374646601000200050000002c7bca390303010203",
         ];
         let messages = messages();
         for (message, golden) in messages.iter().zip(golden) {
@@ -367,10 +388,10 @@ mod tests {
             Err("protocol 9, this one speaks 1".to_owned())
         );
         bytes[4] = PROTOCOL;
-        bytes[6] = 2;
+        bytes[6] = 1;
         assert_eq!(
             Message::decode(&bytes),
-            Err("records of schema 2, this one reads 1".to_owned())
+            Err("records of schema 1, this one reads 2".to_owned())
         );
     }
 }

@@ -18,6 +18,9 @@ use crate::handoff::record::{
 use crate::origin::Origin;
 use crate::service::AnyService;
 
+/// Descriptors that go along with a connection's own, at most.
+const MOST_BESIDE: usize = 4;
+
 /// Connections sent in a message, and so in a turn, while the server serves: live clients wait behind them.
 const BATCH: usize = 64;
 
@@ -47,6 +50,8 @@ pub(crate) struct Giving {
     cursor: usize,
     /// Connections that came after the cursor had passed their key.
     added: Vec<usize>,
+    /// Connections whose far side was being dialled: their turn comes in the freeze.
+    dialing: Vec<usize>,
     /// Connections that have changed since they were sent.
     changed: Vec<usize>,
     /// Connections that ended after they were sent.
@@ -67,6 +72,7 @@ pub(crate) struct Giving {
 struct Sent {
     output: u64,
     input: u64,
+    far: u64,
 }
 
 /// A connection in a message: whether all of its bytes are sent with that, or how far they are.
@@ -108,6 +114,7 @@ impl Giving {
             events,
             cursor: 0,
             added: Vec::new(),
+            dialing: Vec::new(),
             changed: Vec::new(),
             gone: Vec::new(),
             bytes: HashMap::new(),
@@ -197,7 +204,9 @@ impl Giving {
             let behind = |(start, front, back): (u64, &[u8], &[u8]), sent: u64| {
                 (start + (front.len() + back.len()) as u64).saturating_sub(sent.max(start))
             };
-            behind(io.output(), sent.output) + behind(io.input(), sent.input)
+            behind(io.output(), sent.output)
+                + behind(io.input(), sent.input)
+                + behind(io.far_output(), sent.far)
         });
         unsent.sum()
     }
@@ -220,11 +229,13 @@ impl Giving {
     ) -> io::Result<bool> {
         let mut keys = Vec::new();
         let mut arrivals = Vec::new();
+        let mut dialing = Vec::new();
         let mut size = 0;
         let (mut cursor, mut added) = (self.cursor, 0);
         let end = share.connections.capacity();
         let most = if until.is_some() { DESCRIPTORS } else { BATCH };
-        while keys.len() < most && size < FULL {
+        let mut count = 0;
+        while count + MOST_BESIDE < most && size < FULL {
             let key = if cursor < end {
                 cursor += 1;
                 cursor - 1
@@ -234,11 +245,17 @@ impl Giving {
             } else {
                 break;
             };
-            if let Some(connection) = share.connections.get(key)
+            let connection = share.connections.get(key);
+            if connection.is_some_and(|connection| connection.io.is_dialing()) && until.is_none() {
+                dialing.push(key);
+                continue;
+            }
+            if let Some(connection) = connection
                 && !connection.io.copied
                 && let Some(record) = share.export(connection)
             {
                 size += RECORD + record.state.len();
+                count += 1 + usize::from(connection.io.beside().is_some());
                 keys.push(key);
                 arrivals.push(Arrival::of(&connection.io, share.now, record));
                 // At once: a key may stand twice among those that came.
@@ -247,7 +264,10 @@ impl Giving {
         }
         let descriptors: Vec<BorrowedFd<'_>> = keys
             .iter()
-            .map(|&key| share.connections[key].io.descriptor())
+            .flat_map(|&key| {
+                let io = &share.connections[key].io;
+                std::iter::once(io.descriptor()).chain(io.beside())
+            })
             .collect();
         let ids: Vec<u64> = arrivals.iter().map(|arrival| arrival.record.id).collect();
         let passed = if keys.is_empty() {
@@ -272,6 +292,7 @@ impl Giving {
         passed?;
         self.cursor = cursor;
         self.added.drain(..added);
+        self.dialing.append(&mut dialing);
         Ok(!keys.is_empty())
     }
 
@@ -305,20 +326,31 @@ impl Giving {
             let (output, output_end) = piece(io.output(), before.output, room);
             let room = room.saturating_sub(output.bytes.len());
             let (input, input_end) = piece(io.input(), before.input, room);
-            size += RECORD + record.state.len() + output.bytes.len() + input.bytes.len();
+            let room = room.saturating_sub(input.bytes.len());
+            let (far, far_end) = piece(io.far_output(), before.far, room);
+            let whole_far = record
+                .far
+                .as_ref()
+                .is_none_or(|far| far_end >= far.1.output_end());
+            let bytes = output.bytes.len() + input.bytes.len() + far.bytes.len();
+            size += RECORD + record.state.len() + bytes;
             done.push(Noted {
                 key,
                 // Past the end, if output that was sent has been given up since.
-                whole: output_end >= record.output_end() && input_end >= record.input_end(),
+                whole: output_end >= record.output_end()
+                    && input_end >= record.input_end()
+                    && whole_far,
                 sent: io.holds_bytes().then_some(Sent {
                     output: output_end,
                     input: input_end,
+                    far: far_end,
                 }),
             });
             updates.push(Update {
                 record,
                 output,
                 input,
+                far,
             });
             share.connections[key].io.changed = false;
         }
@@ -367,6 +399,7 @@ impl Giving {
 
     fn send_rest(&mut self, share: &mut Share<'_>, until: Instant) -> io::Result<()> {
         let until = Some(until);
+        self.added.append(&mut self.dialing);
         while self.send_connections(share, until)? {}
         while !self.changed.is_empty() && self.send_changed(share, until)? {}
         for gone in self.gone.chunks(1024) {

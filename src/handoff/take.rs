@@ -278,27 +278,35 @@ impl<'a> Taking<'a> {
         sockets: Vec<OwnedFd>,
         place: &impl Fn() -> usize,
     ) -> Result<(), String> {
-        if arrivals.len() != sockets.len() {
-            return Err("connections and their descriptors do not match".to_owned());
-        }
-        for (mut arrival, socket) in arrivals.into_iter().zip(sockets) {
+        const AMISS: &str = "connections and their descriptors do not match";
+        let mut sockets = sockets.into_iter();
+        for mut arrival in arrivals {
+            let socket = sockets.next().ok_or(AMISS)?;
+            let beside: Vec<OwnedFd> = sockets.by_ref().take(arrival.beside.into()).collect();
+            if beside.len() != usize::from(arrival.beside) {
+                return Err(AMISS.to_owned());
+            }
             // The old process's number of the listener becomes ours.
             let ours = self.listener_of.get(usize::from(arrival.listener));
             arrival.listener = *ours.ok_or("a connection of no listener")?;
             let (at, id) = (place(), arrival.record.id);
             let worker = self.workers.get_mut(at).ok_or("no such worker")?;
-            let key = worker.import(&arrival, socket)?;
+            let key = worker.import(&arrival, socket, beside)?;
             if self.places.insert(id, (at, key)).is_some() {
                 return Err("the same connection twice".to_owned());
             }
             self.sum = self.sum.wrapping_add(id);
             let record = &arrival.record;
-            if record.output > 0 || record.input > 0 {
+            let far = record.far.as_ref().is_some_and(|far| far.1.output > 0);
+            if record.output > 0 || record.input > 0 || far {
                 self.incomplete.insert(id);
             }
             self.note(record);
         }
-        Ok(())
+        match sockets.next() {
+            None => Ok(()),
+            Some(_) => Err(AMISS.to_owned()),
+        }
     }
 
     fn update_all(&mut self, updates: &[Update]) -> Result<(), String> {
@@ -318,8 +326,10 @@ impl<'a> Taking<'a> {
 
     /// Notes whether a connection has something to do that no event tells of.
     fn note(&mut self, record: &Record) {
-        let ends = record.peer_fin || record.finishing.is_some() || record.failed.is_some();
-        if ends || record.output > 0 || record.input > 0 {
+        let ends = |of: &Record| of.peer_fin || of.finishing.is_some() || of.failed.is_some();
+        let far = record.far.as_ref();
+        let far = far.is_some_and(|far| ends(&far.1) || far.1.output > 0);
+        if ends(record) || far || record.dialing || record.output > 0 || record.input > 0 {
             self.first.insert(record.id);
         } else {
             self.first.remove(&record.id);

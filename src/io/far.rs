@@ -25,6 +25,9 @@ pub(crate) enum Far {
         at: Moment,
     },
     Dialing(Dialing),
+    /// It was being dialled by the process that had the connection before.
+    #[cfg(control)]
+    Interrupted,
     Up(Up),
 }
 
@@ -63,6 +66,8 @@ impl Far {
     pub(crate) fn due(&self) -> Moment {
         match self {
             Self::Wanted { at, .. } => *at,
+            #[cfg(control)]
+            Self::Interrupted => Moment::at_start(),
             Self::Dialing(dialing) => dialing
                 .attempt
                 .as_ref()
@@ -76,6 +81,12 @@ impl Io {
     #[inline]
     pub(crate) fn far(&self) -> Option<&Far> {
         self.pending.as_ref()?.far.as_deref()
+    }
+
+    /// Whether the far side is on its way.
+    #[cfg(control)]
+    pub(crate) fn is_dialing(&self) -> bool {
+        !matches!(self.far(), None | Some(Far::Up(_)))
     }
 
     /// The far side, if it is connected.

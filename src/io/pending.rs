@@ -27,6 +27,9 @@ pub(crate) struct Pending {
     pub(crate) verdict: Option<Ending>,
     /// The far side, on its way or there.
     pub(crate) far: Option<Box<Far>>,
+    /// It came after the connection was copied for another process, which has no descriptor of it.
+    #[cfg(control)]
+    pub(crate) beside_late: bool,
     /// The end, once the client has everything that waits.
     pub(crate) at_last: Option<Ending>,
     /// The kernel's view of a silent peer, noted when a deadline of ours ended it.

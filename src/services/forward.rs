@@ -9,7 +9,7 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::dial::DialError;
+use crate::dial::{DialError, DialErrorKind};
 use crate::error::Error;
 use crate::service::{Context, Exported, Service};
 use crate::upstream::Upstream;
@@ -110,6 +110,9 @@ impl Service for Forward {
             }
             return;
         };
+        if error.kind() == DialErrorKind::Interrupted {
+            return self.dial(search, conn, Duration::ZERO);
+        }
         log::debug!(id = conn.id(), error:%; "upstream not reached");
         search.tried += 1;
         if search.tried < self.upstreams.len() {
@@ -158,7 +161,19 @@ impl Service for Forward {
     }
 
     fn export(&self, search: &Search) -> Option<Exported> {
-        let _ = search;
-        None
+        let waited = u64::try_from(search.before.as_micros()).unwrap_or(u64::MAX);
+        Some(Exported {
+            schema: 1,
+            bytes: waited.to_le_bytes().to_vec(),
+        })
+    }
+
+    fn import(&self, exported: &Exported) -> Result<Search, String> {
+        let waited = exported.bytes.as_slice().try_into();
+        let waited = waited.map_err(|_| "a search of an unknown form")?;
+        Ok(Search {
+            before: Duration::from_micros(u64::from_le_bytes(waited)),
+            ..Search::default()
+        })
     }
 }

@@ -75,6 +75,10 @@ impl Worker {
         let now = self.now;
         let origin = &self.origins[usize::from(connection.io.listener)];
         let far = connection.io.pending.as_mut()?.far.as_deref_mut()?;
+        #[cfg(control)]
+        if matches!(far, Far::Interrupted) {
+            return Some(Stage::Over(Err(DialError::interrupted())));
+        }
         if let Far::Wanted { upstream, at } = far {
             if *at > now {
                 return None;

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use mio::Token;
 
-use super::Worker;
+use super::{BESIDE, Worker};
 use crate::close::CloseReason;
 use crate::connection::Connection;
 use crate::deadline::slot;
 use crate::handoff::baton::{Baton, Event, Outcome};
 use crate::handoff::record::{Arrival, Update};
 use crate::handoff::share::{Giving, Share};
+use crate::io::Far;
 
 /// Taken over connections that get their options at a time, and the rest before the next: nothing depends on them soon,
 /// and live clients wait for the same processors.
@@ -43,6 +44,9 @@ impl Worker {
             for (_, connection) in &mut self.connections {
                 connection.io.copied = false;
                 connection.io.changed = false;
+                if let Some(pending) = &mut connection.io.pending {
+                    pending.beside_late = false;
+                }
             }
         }
     }
@@ -122,19 +126,29 @@ impl Worker {
 /// The new process's side.
 impl Worker {
     /// Takes in a connection of the former process: it is registered, and not read before the commit.
-    pub(crate) fn import(&mut self, arrival: &Arrival, socket: OwnedFd) -> Result<usize, String> {
+    pub(crate) fn import(
+        &mut self,
+        arrival: &Arrival,
+        socket: OwnedFd,
+        beside: Vec<OwnedFd>,
+    ) -> Result<usize, String> {
         let origin = self
             .origins
             .get(usize::from(arrival.listener))
             .ok_or("a connection of no listener")?;
-        let mut connection =
-            Connection::import(arrival, socket, &origin.settings.service, self.now)?;
+        let terms = (&origin.settings.service, &origin.terms);
+        let mut connection = Connection::import(arrival, socket, beside, terms, self.now)?;
         let entry = self.connections.vacant_entry();
         let key = entry.key();
         connection
             .io
             .register(self.poll.registry(), Token(key))
             .map_err(|error| format!("cannot register a connection: {error}"))?;
+        if let Some(up) = connection.io.far_up() {
+            up.io
+                .register(self.poll.registry(), Token(BESIDE | key))
+                .map_err(|error| format!("cannot register a far side: {error}"))?;
+        }
         let due = connection.io.due(&origin.turn(self.now));
         entry.insert(connection);
         self.deadlines.set(slot(key), due);
@@ -206,10 +220,12 @@ impl Worker {
             };
             let io = &connection.io;
             let origin = &self.origins[usize::from(io.listener)];
-            if origin.address.tcp().is_some()
-                && let Err(refused) = origin.settings.options.replace(&io.socket)
-            {
-                log::debug!(id = io.id, option = refused.option.as_str(), error:% = refused.source; "option refused");
+            let near = origin.address.tcp().map(|_| io.descriptor());
+            let far = io.beside().filter(|_| matches!(io.far(), Some(Far::Up(_))));
+            for socket in near.into_iter().chain(far) {
+                if let Err(refused) = origin.settings.options.replace(&socket) {
+                    log::debug!(id = io.id, option = refused.option.as_str(), error:% = refused.source; "option refused");
+                }
             }
         }
     }
