@@ -362,7 +362,7 @@ impl Connection {
     /// The server ends now. Answers how, and whether that cuts something off.
     pub(crate) fn cut(&mut self) -> (Ending, bool) {
         let io = &mut self.io;
-        let undelivered = io.waiting_output() > 0;
+        let undelivered = io.waiting_output() > 0 || io.far().is_some();
         let queued = sys::unacknowledged(io.socket.as_fd()).unwrap_or(0);
         io.overrule(if undelivered {
             Ending::reset(CloseReason::Drain)

@@ -137,7 +137,7 @@ impl Connection {
     /// What follows from how the far side stands.
     pub(super) fn conclude_far(&mut self, service: &AnyService, turn: &Turn<'_>) {
         let over = self.io.finishing.is_some() || self.io.verdict().is_some();
-        let ends_well = over && self.io.verdict().is_none() && self.io.at_last().is_none();
+        let ends_badly = self.io.verdict().is_some() || self.io.at_last().is_some();
         let Some(up) = self.io.far_up() else {
             // A client that is lost while it waits wants nothing any more, whatever it has sent.
             if self.io.far().is_some() && self.io.is_given_up() && !over {
@@ -166,7 +166,9 @@ impl Connection {
         }
         let Some(up) = self.io.far_up() else { return };
         let (far, far_turn) = up.split(turn.now);
-        if (far.fin_wanted || ends_well) && far.waiting_output() == 0 && !far.fin_sent {
+        // A FIN would say that what there was is whole.
+        let fin = !ends_badly && (far.fin_wanted || over);
+        if fin && far.waiting_output() == 0 && !far.fin_sent {
             far.fin_wanted = true;
             far.send_fin(&far_turn);
         }
