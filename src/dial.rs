@@ -259,12 +259,15 @@ fn connect(endpoint: &Endpoint, manner: Manner<'_>) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Non-blocking from the start, where the system has that.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const STREAM: Type = Type::STREAM.nonblocking();
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const STREAM: Type = Type::STREAM;
+
 fn tcp(address: SocketAddr, manner: Manner<'_>) -> io::Result<OwnedFd> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), STREAM, Some(Protocol::TCP))?;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
     socket.set_nonblocking(true)?;
     manner
         .options

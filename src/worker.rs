@@ -32,7 +32,7 @@ use crate::worker::dialing::Resolvers;
 const EVENTS: usize = 1024;
 
 /// What one read may bring; one such buffer a worker.
-const READ_BUFFER: usize = 64 * 1024;
+const READ_BUFFER: usize = 256 * 1024;
 
 /// The token of a worker's waker. Connections have their slab key, listeners count down from below.
 pub(crate) const WAKER: Token = Token(usize::MAX);
@@ -43,6 +43,28 @@ const BESIDE: usize = 1 << (usize::BITS - 2);
 /// The token of listener `at`.
 pub(crate) fn listener_token(at: usize) -> Token {
     Token(WAKER.0 - 1 - at)
+}
+
+/// What a worker reads into.
+#[derive(Debug)]
+struct ReadBuffer {
+    bytes: Box<[u8]>,
+    from: usize,
+}
+
+impl ReadBuffer {
+    /// Begins with a page: the kernel copies half again as fast to there (scripts/bench-forward).
+    fn new() -> Self {
+        const PAGE: usize = 4096;
+        let bytes = vec![0; READ_BUFFER + PAGE].into_boxed_slice();
+        let from = bytes.as_ptr().align_offset(PAGE).min(PAGE);
+        Self { bytes, from }
+    }
+
+    #[inline]
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.from..self.from + READ_BUFFER]
+    }
 }
 
 /// One thread's share of the server.
@@ -85,7 +107,7 @@ pub(crate) struct Worker {
     /// When the next of them get this process's.
     #[cfg(control)]
     configure_next: Moment,
-    buffer: Box<[u8]>,
+    buffer: ReadBuffer,
     drain_timeout: Option<Duration>,
     /// Draining, until then.
     draining: Option<Moment>,
@@ -148,7 +170,7 @@ impl Worker {
             unconfigured: 0,
             #[cfg(control)]
             configure_next: Moment::at_start(),
-            buffer: vec![0; READ_BUFFER].into_boxed_slice(),
+            buffer: ReadBuffer::new(),
             drain_timeout,
             draining: None,
             drained_from: Moment::NEVER,
@@ -393,7 +415,7 @@ impl Worker {
             connection,
             &origin.settings.service,
             &turn,
-            &mut self.buffer,
+            self.buffer.bytes(),
         );
         let io = &mut connection.io;
         match step {

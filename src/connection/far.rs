@@ -229,8 +229,10 @@ impl Connection {
         if lost {
             return crate::close::reset(far.socket);
         }
-        // The kernel goes on delivering what it holds, with its usual patience.
-        let _ = sys::set_rto_max(far.descriptor(), RTO_MAX_DEFAULT);
+        if ending.reason != CloseReason::PeerClosed {
+            // The kernel goes on delivering what it holds, with its usual patience.
+            let _ = sys::set_rto_max(far.descriptor(), RTO_MAX_DEFAULT);
+        }
         Ok(())
     }
 }
