@@ -84,13 +84,52 @@ impl Connection {
         buffer: &mut [u8],
     ) -> Step {
         if self.io.pending.is_some() {
+            let waited = self.io.waiting_output() > 0;
             self.io.flush(turn);
+            if waited && self.io.waiting_output() == 0 {
+                self.give_room(service, turn);
+            }
             self.flush_far(turn);
             self.offer_kept(service, turn);
         }
         let mut more = self.pull(service, turn, buffer);
         more |= self.pull_far(service, turn, buffer);
         self.conclude(service, turn, more)
+    }
+
+    /// Services were prompted: this one may have output.
+    pub(crate) fn prompted(
+        &mut self,
+        service: &AnyService,
+        turn: &Turn<'_>,
+        buffer: &mut [u8],
+    ) -> Step {
+        self.give_room(service, turn);
+        // A write that fails leaves what came before to be read.
+        let more = self.pull(service, turn, buffer);
+        self.conclude(service, turn, more)
+    }
+
+    /// Asks the service for output, unless the connection is ending.
+    fn give_room(&mut self, service: &AnyService, turn: &Turn<'_>) {
+        let Self { io, state } = self;
+        if io.finishing.is_some() || io.has_failed() {
+            return;
+        }
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            service.output(
+                state,
+                &mut Context {
+                    io: &mut *io,
+                    turn: *turn,
+                },
+            );
+        }));
+        if called.is_err() {
+            io.ended = true;
+            io.halted = false;
+            io.overrule(Ending::reset(CloseReason::Service));
+        }
     }
 
     /// Reads until there is no more, the budget is spent, or there is no room for what would come of it.

@@ -4,6 +4,7 @@
 //! asks the connection when it is really due and puts the entry back. Only a deadline that moves *nearer* touches the
 //! queue.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A point in time: nanoseconds since the server's epoch. Half the size of an [`Instant`], and easily invented.
@@ -40,6 +41,30 @@ impl Moment {
     #[cfg(test)]
     pub(crate) fn at(wait: Duration) -> Self {
         Self(nanos(wait))
+    }
+}
+
+/// A moment that several threads make nearer, and one takes when it has come.
+#[derive(Debug)]
+pub(crate) struct NearestMoment(AtomicU64);
+
+impl NearestMoment {
+    pub(crate) fn never() -> Self {
+        Self(AtomicU64::new(Moment::NEVER.0))
+    }
+
+    pub(crate) fn get(&self) -> Moment {
+        Moment(self.0.load(Ordering::Acquire))
+    }
+
+    /// Answers whether `moment` is nearer than what was there.
+    pub(crate) fn bring_near(&self, moment: Moment) -> bool {
+        moment.0 < self.0.fetch_min(moment.0, Ordering::AcqRel)
+    }
+
+    /// It has come: what is asked for from here on is the next one.
+    pub(crate) fn take(&self) {
+        self.0.swap(Moment::NEVER.0, Ordering::AcqRel);
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 #[cfg(control)]
 use std::time::Instant;
@@ -12,7 +13,7 @@ use std::time::Instant;
 use mio::Waker;
 
 use crate::close::CloseReason;
-use crate::deadline::{Clock, Moment};
+use crate::deadline::{Clock, Moment, NearestMoment};
 #[cfg(control)]
 use crate::handoff::baton::{Baton, Event, Outcome};
 use crate::inspect::{ConnectionInfo, ListenerInfo, Status, Takeover};
@@ -40,6 +41,25 @@ impl Handle {
     pub fn resume(&self) {
         self.shared.resumed.fetch_add(1, Ordering::Release);
         self.shared.wake_all();
+    }
+
+    /// Has [`Service::output`](crate::Service::output) called for every connection of the server, once, within that
+    /// time: one call for all prompts that were made before it. From within a service's call this makes no system
+    /// call for the worker it is made on.
+    ///
+    /// For a service that has output for many connections at once: each may say so, and they are called in one go.
+    pub fn prompt(&self, within: Duration) {
+        let moment = self.shared.clock.now().after(within);
+        for worker in &self.shared.workers {
+            worker.prompt(moment);
+        }
+    }
+
+    /// How many threads serve: the numbers below it are those that [`Service::round`](crate::Service::round) is
+    /// called with.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.shared.workers.len()
     }
 
     /// The server, its listeners and its counters.
@@ -131,8 +151,8 @@ impl Handle {
     }
 
     /// Whether the server was told to end, at once or not.
-    #[cfg(control)]
-    pub(crate) fn is_ending(&self) -> bool {
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
         self.shared.ordered() != Order::Run
     }
 
@@ -196,6 +216,10 @@ pub(crate) struct Shared {
     ends: AtomicBool,
     /// Called when the server is told to end.
     pub(crate) ending: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// What all connections of a service have in common, for a process that takes over: the listeners with that
+    /// service, the form, the bytes.
+    #[cfg(control)]
+    pub(crate) common: OnceLock<Box<CommonState>>,
     /// No process that was taken over from lives any more.
     pub(crate) alone: OnceLock<()>,
     pub(crate) workers: Vec<Mailbox>,
@@ -206,6 +230,10 @@ pub(crate) struct Shared {
     clock: Clock,
     started: Moment,
 }
+
+/// Called while no worker serves.
+#[cfg(control)]
+pub(crate) type CommonState = dyn Fn() -> Vec<(Vec<u16>, u16, Vec<u8>)> + Send + Sync;
 
 /// What a worker finds in its mailbox.
 #[derive(Debug)]
@@ -236,6 +264,10 @@ pub(crate) struct Mailbox {
     mail: Sender<Mail>,
     /// Connections it has, those on their way to it included.
     pub(crate) open: AtomicUsize,
+    /// When services have output for its connections.
+    pub(crate) prompted: NearestMoment,
+    /// Who looks into it.
+    thread: OnceLock<ThreadId>,
 }
 
 impl Mailbox {
@@ -246,6 +278,8 @@ impl Mailbox {
                 waker: Arc::new(waker),
                 mail,
                 open: AtomicUsize::new(0),
+                prompted: NearestMoment::never(),
+                thread: OnceLock::new(),
             },
             receiver,
         )
@@ -264,6 +298,21 @@ impl Mailbox {
     /// Asks the worker for something. One that has ended does not answer.
     pub(crate) fn post(&self, mail: Mail) {
         if self.mail.send(mail).is_ok() {
+            self.wake();
+        }
+    }
+
+    /// The worker's thread is this one.
+    pub(crate) fn settle(&self) {
+        // Once, when it begins to run.
+        let _ = self.thread.set(thread::current().id());
+    }
+
+    /// Services have output for the worker's connections, at `moment` at the latest. It looks at that before it
+    /// waits, so only others need to wake it.
+    fn prompt(&self, moment: Moment) {
+        let is_nearer = self.prompted.bring_near(moment);
+        if is_nearer && self.thread.get() != Some(&thread::current().id()) {
             self.wake();
         }
     }
@@ -310,6 +359,8 @@ impl Shared {
             gave: OnceLock::new(),
             ends: AtomicBool::new(false),
             ending: OnceLock::new(),
+            #[cfg(control)]
+            common: OnceLock::new(),
             alone: OnceLock::new(),
             #[cfg(control)]
             freezing: AtomicBool::new(false),

@@ -138,7 +138,7 @@ pub use keepalive::{DEAD_AFTER_LEAST, DetectionError, Keepalive};
 pub use proxy_header::ProxyHeader;
 pub use resolve::Family;
 pub use server::Server;
-pub use service::{AnyService, Context, Exported, Service};
+pub use service::{AnyService, Context, Exported, Service, Stage};
 pub use stats::Summary;
 pub use upstream::Upstream;
 pub use upstreams::{Balance, Upstreams};

@@ -120,6 +120,21 @@ pub trait Service: Send + Sync + 'static {
         1
     }
 
+    /// There is room for output: the connection was [prompted](Handle::prompt), or all output that had waited has been
+    /// written. Not called while the connection is ending. Default: nothing.
+    ///
+    /// A service with output of its own writes some here, and makes sure that it is called again: by leaving some of it
+    /// waiting, or by another prompt.
+    fn output(&self, state: &mut Self::State, conn: &mut Context<'_>) {
+        let _ = (state, conn);
+    }
+
+    /// A round of [prompted](Handle::prompt) calls of [`output`](Service::output) on a worker: it begins, or is over,
+    /// or there are none any more. Default: nothing.
+    fn round(&self, worker: usize, stage: Stage) {
+        let _ = (worker, stage);
+    }
+
     /// The state of a connection, to go on in a process that takes over. `None` (default): it cannot leave, and the
     /// connection stays with this process, which drains it.
     ///
@@ -140,6 +155,21 @@ pub trait Service: Send + Sync + 'static {
         Err(format!("{} takes over no connections", self.name()))
     }
 
+    /// What all connections have in common, to go on in a process that takes over. Called once no call for any of
+    /// them is under way, and none follows unless the takeover comes to nothing. `None` (default): nothing.
+    fn export_common(&self) -> Option<Exported> {
+        None
+    }
+
+    /// What all connections have in common, as another process exported it; the states of connections came before.
+    ///
+    /// # Errors
+    /// In words, what is wrong with it (default: that this service has nothing in common); then nothing is taken over.
+    fn import_common(&self, exported: &Exported) -> Result<(), String> {
+        let _ = exported;
+        Err(format!("{} has no common state", self.name()))
+    }
+
     /// All connections have ended. Brings to an end what the service still does, in at most `patience`, and answers
     /// whether all was done. Default: nothing, all was.
     fn stop(&self, patience: Duration) -> bool {
@@ -148,13 +178,28 @@ pub trait Service: Send + Sync + 'static {
     }
 }
 
+/// How far a worker has come with a round of [`Service::output`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "a service that misses one of them is wrong"
+)]
+pub enum Stage {
+    /// What is prompted for from here on is another round.
+    Begins,
+    /// It was called for every connection of the worker.
+    Over,
+    /// The worker ends: it has no connection, and gets none.
+    Gone,
+}
+
 /// A connection's state on its way to another process: opaque bytes, and the number of their form, which is the
 /// service's own affair.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exported {
     /// The form of `bytes`.
     pub schema: u16,
-    /// The state; at most 64 KiB, or the connection stays.
+    /// The state: of a connection at most 64 KiB, or it stays; what they have in common at most 64 MiB.
     pub bytes: Vec<u8>,
 }
 
@@ -173,6 +218,29 @@ impl Context<'_> {
     #[inline]
     pub fn write(&mut self, bytes: &[u8]) {
         self.io.write(bytes, &self.turn);
+    }
+
+    /// Sends what the socket takes of `bytes` at once, and answers how much that is; nothing while output waits. What it
+    /// does not take is the service's to keep.
+    #[inline]
+    #[must_use]
+    pub fn send(&mut self, bytes: &[u8]) -> usize {
+        if self.io.waiting_output() > 0 {
+            return 0;
+        }
+        self.io.send(bytes, &self.turn)
+    }
+
+    /// How many bytes of output wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.io.waiting_output()
+    }
+
+    /// Whether nothing can be sent any more: what is written is dropped.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.io.fin_sent || self.io.has_failed()
     }
 
     /// How many more bytes may wait before the high-water mark is reached.
@@ -241,7 +309,19 @@ impl Context<'_> {
             .ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
-    /// Time since the server started.
+    /// Ends the connection at once, by a reset: nothing more is delivered.
+    pub fn abort(&mut self) {
+        self.io.overrule(Ending::reset(CloseReason::Service));
+    }
+
+    /// Whether the client has said that it sends no more: its FIN was read.
+    #[must_use]
+    pub fn has_peer_finished(&self) -> bool {
+        self.io.peer_fin
+    }
+
+    /// The time, as of this turn of the event loop: since some moment in the past, the same one for all connections of
+    /// a server.
     #[must_use]
     pub fn now(&self) -> Duration {
         self.turn.now.since(Moment::at_start())
@@ -323,9 +403,33 @@ impl AnyService {
         self.0.end(state, conn, rest);
     }
 
+    pub(crate) fn output(&self, state: &mut State, conn: &mut Context<'_>) {
+        self.0.output(state, conn);
+    }
+
+    pub(crate) fn round(&self, worker: usize, stage: Stage) {
+        self.0.round(worker, stage);
+    }
+
     #[cfg(control)]
     pub(crate) fn export(&self, state: &State) -> Option<Exported> {
         self.0.export(state)
+    }
+
+    #[cfg(control)]
+    pub(crate) fn export_common(&self) -> Option<Exported> {
+        self.0.export_common()
+    }
+
+    #[cfg(control)]
+    pub(crate) fn import_common(&self, exported: &Exported) -> Result<(), String> {
+        self.0.import_common(exported)
+    }
+
+    /// Whether it is the same value, shared.
+    #[cfg(control)]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.0), Arc::as_ptr(&other.0))
     }
 
     #[cfg(control)]
@@ -365,8 +469,14 @@ trait Erased: Send + Sync {
     fn far_end(&self, state: &mut State, conn: &mut Context<'_>);
     fn outlasts_drain(&self) -> bool;
     fn descriptors(&self) -> usize;
+    fn output(&self, state: &mut State, conn: &mut Context<'_>);
+    fn round(&self, worker: usize, stage: Stage);
     #[cfg(control)]
     fn export(&self, state: &State) -> Option<Exported>;
+    #[cfg(control)]
+    fn export_common(&self) -> Option<Exported>;
+    #[cfg(control)]
+    fn import_common(&self, exported: &Exported) -> Result<(), String>;
     #[cfg(control)]
     fn import(&self, exported: &Exported) -> Result<State, String>;
     fn stop(&self, patience: Duration) -> bool;
@@ -413,9 +523,27 @@ impl<S: Service> Erased for S {
         Service::descriptors(self)
     }
 
+    fn output(&self, state: &mut State, conn: &mut Context<'_>) {
+        Service::output(self, own(state), conn);
+    }
+
+    fn round(&self, worker: usize, stage: Stage) {
+        Service::round(self, worker, stage);
+    }
+
     #[cfg(control)]
     fn export(&self, state: &State) -> Option<Exported> {
         Service::export(self, state.downcast_ref()?)
+    }
+
+    #[cfg(control)]
+    fn export_common(&self) -> Option<Exported> {
+        Service::export_common(self)
+    }
+
+    #[cfg(control)]
+    fn import_common(&self, exported: &Exported) -> Result<(), String> {
+        Service::import_common(self, exported)
     }
 
     #[cfg(control)]

@@ -2,6 +2,7 @@
 
 mod asked;
 mod dialing;
+mod prompt;
 #[cfg(control)]
 mod takeover;
 
@@ -25,8 +26,9 @@ use crate::handoff::share::Giving;
 use crate::inspect::ConnectionInfo;
 use crate::io::{Io, Turn};
 use crate::origin::Origin;
-use crate::service::AnyService;
+use crate::service::{AnyService, Stage};
 use crate::worker::dialing::Resolvers;
+use crate::worker::prompt::Round;
 
 /// Events taken in one turn.
 const EVENTS: usize = 1024;
@@ -97,6 +99,7 @@ pub(crate) struct Worker {
     mail: Receiver<Mail>,
     /// Tables being shown, a batch a turn: who wants it, and how far it has come.
     listings: Vec<(Sender<Vec<ConnectionInfo>>, usize)>,
+    round: Round,
     shared: Arc<Shared>,
     /// A takeover is under way, and this is our share in it.
     #[cfg(control)]
@@ -163,6 +166,7 @@ impl Worker {
             acceptor: None,
             mail,
             listings: Vec::new(),
+            round: Round::default(),
             shared,
             #[cfg(control)]
             giving: None,
@@ -192,9 +196,11 @@ impl Worker {
     /// What the event queue itself said; a connection's errors never come here.
     pub(crate) fn run(mut self) -> io::Result<Ended> {
         let mut events = Events::with_capacity(EVENTS);
+        self.shared.workers[self.index].settle();
         while !self.is_done() {
             self.turn(&mut events)?;
         }
+        self.tell(Stage::Gone);
         Ok(Ended {
             cut: self.cut,
             drained_from: self.drained_from,
@@ -209,6 +215,7 @@ impl Worker {
         self.accept();
         self.serve_leftovers();
         self.dial();
+        self.prompt();
         self.list();
         #[cfg(control)]
         self.hand_over();
@@ -234,8 +241,10 @@ impl Worker {
         let pressing = self.giving.as_ref().is_some_and(Giving::is_pressing);
         #[cfg(not(control))]
         let pressing = false;
-        let pressing = pressing || !self.dials.is_empty();
-        let timeout = if pressing || !self.leftovers.is_empty() || !self.listings.is_empty() {
+        until = until.min(self.shared.workers[self.index].prompted.get());
+        let busy =
+            !self.leftovers.is_empty() || !self.listings.is_empty() || !self.dials.is_empty();
+        let timeout = if pressing || busy || self.round.is_under_way() {
             Some(Duration::ZERO)
         } else if until == Moment::NEVER {
             None
