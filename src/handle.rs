@@ -231,9 +231,10 @@ pub(crate) struct Shared {
     started: Moment,
 }
 
-/// Called while no worker serves.
+/// Called while no worker serves. An error says in words what went wrong.
 #[cfg(control)]
-pub(crate) type CommonState = dyn Fn() -> Vec<(Vec<u16>, u16, Vec<u8>)> + Send + Sync;
+pub(crate) type CommonState =
+    dyn Fn() -> Result<Vec<(Vec<u16>, u16, Vec<u8>)>, String> + Send + Sync;
 
 /// What a worker finds in its mailbox.
 #[derive(Debug)]

@@ -103,6 +103,7 @@ mod inspect;
 mod io;
 mod keepalive;
 mod listener;
+mod network;
 mod origin;
 mod outbox;
 mod proxy_header;
@@ -135,6 +136,7 @@ pub use inspect::{
     ConnectionInfo, DeadlineKind, ListenerInfo, NextDeadline, Role, Status, Takeover,
 };
 pub use keepalive::{DEAD_AFTER_LEAST, DetectionError, Keepalive};
+pub use network::Network;
 pub use proxy_header::ProxyHeader;
 pub use resolve::Family;
 pub use server::Server;

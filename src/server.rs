@@ -138,6 +138,8 @@ impl Server {
             })
             .collect();
         let shared = Arc::new(Shared::new(mailboxes, named, stats.clone(), clock));
+        #[cfg(control)]
+        takeover::export_common(&shared, &listeners);
         let addresses = listeners.iter().map(|listener| listener.address.clone());
         let addresses = addresses.collect();
         #[cfg(control)]

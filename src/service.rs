@@ -432,6 +432,13 @@ impl AnyService {
         std::ptr::addr_eq(Arc::as_ptr(&self.0), Arc::as_ptr(&other.0))
     }
 
+    /// The same service as long as somebody else has it.
+    #[cfg(control)]
+    pub(crate) fn lent(&self) -> impl Fn() -> Option<Self> + Send + Sync + use<> {
+        let weak = Arc::downgrade(&self.0);
+        move || weak.upgrade().map(Self)
+    }
+
     #[cfg(control)]
     pub(crate) fn import(&self, exported: &Exported) -> Result<State, String> {
         self.0.import(exported)

@@ -11,7 +11,7 @@ use crate::control::line::{Line, now, shared_clock};
 use crate::control::question::Hello;
 use crate::handle::{Handle, Mail};
 use crate::handoff::baton::{Baton, Event, FREEZE, Outcome, Sum, late, lost};
-use crate::handoff::record::{DESCRIPTORS, Message, PROTOCOL, SCHEMA};
+use crate::handoff::record::{DESCRIPTORS, LONGEST_COMMON, Message, PIECE, PROTOCOL, SCHEMA};
 use crate::inspect::{Role, Takeover};
 
 /// How long the pre-copy may take, while the server serves; and how long the new process may take nothing in.
@@ -217,6 +217,7 @@ impl Conversation<'_> {
         let until = now() + FREEZE;
         let (outcomes, stopped): (Vec<Sender<Outcome>>, _) = self.stop(until);
         let committed = stopped.and_then(|sum| {
+            self.send_common(until)?;
             self.commit(&sum, frozen_at, until, locks)?;
             Ok(sum)
         });
@@ -270,6 +271,36 @@ impl Conversation<'_> {
             }
         }
         (outcomes, Ok(sum))
+    }
+
+    /// Sends what connections have in common: nobody changes that any more.
+    fn send_common(&self, until: Instant) -> Result<(), String> {
+        let common = self.handle.shared.common.get();
+        let common = common.map_or_else(|| Ok(Vec::new()), |common| common())?;
+        for (listeners, schema, bytes) in common {
+            if bytes.len() > LONGEST_COMMON {
+                return Err(format!(
+                    "what the connections have in common is too large to change hands: {} bytes",
+                    bytes.len()
+                ));
+            }
+            let mut rest = bytes.as_slice();
+            loop {
+                let (piece, more) = rest.split_at(rest.len().min(PIECE));
+                rest = more;
+                let message = Message::Common {
+                    listeners: listeners.clone(),
+                    schema,
+                    bytes: piece.to_vec(),
+                    left: rest.len() as u64,
+                };
+                self.pass(&message, &[], until)?;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn commit(

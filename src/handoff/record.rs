@@ -22,6 +22,9 @@ pub(crate) const DESCRIPTORS: usize = 253;
 /// Bytes of a connection's output or input in one message.
 pub(crate) const PIECE: usize = 64 * 1024;
 
+/// The most that connections may have in common, bytes.
+pub(crate) const LONGEST_COMMON: usize = 64 * 1024 * 1024;
+
 const MAGIC: [u8; 4] = *b"stdf";
 const ENVELOPE: usize = 16;
 
@@ -56,6 +59,15 @@ pub(crate) enum Message {
     Told,
     /// The new process cannot go on.
     Abort(String),
+    /// What all connections of these listeners have in common, in the schema of their service: a piece of it, and how
+    /// many bytes are yet to come.
+    Common {
+        listeners: Vec<u16>,
+        schema: u16,
+        #[serde(with = "serde_bytes")]
+        bytes: Vec<u8>,
+        left: u64,
+    },
 }
 
 /// A listener.
@@ -310,6 +322,12 @@ mod tests {
                 staying: 1,
             },
             Message::Abort("no".to_owned()),
+            Message::Common {
+                listeners: vec![0, 3],
+                schema: 1,
+                bytes: vec![1, 2, 3],
+                left: 70_000,
+            },
         ]
     }
 

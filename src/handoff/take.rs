@@ -9,8 +9,11 @@ use crate::control::line::{Line, now, shared_clock};
 use crate::control::question::Hello;
 use crate::endpoint::Endpoint;
 use crate::handle::Handle;
-use crate::handoff::record::{Arrival, ListenerRecord, Message, PROTOCOL, Record, SCHEMA, Update};
+use crate::handoff::record::{
+    Arrival, LONGEST_COMMON, ListenerRecord, Message, PROTOCOL, Record, SCHEMA, Update,
+};
 use crate::inspect::{Role, Takeover};
+use crate::service::Exported;
 use crate::worker::Worker;
 
 /// How long the old process may leave us without a word.
@@ -135,6 +138,12 @@ impl Giver {
                     taken
                 }
                 Message::Updates(updates) => taking.update_all(&updates),
+                Message::Common {
+                    listeners,
+                    schema,
+                    bytes,
+                    left,
+                } => taking.take_common(&listeners, schema, &bytes, left),
                 Message::Gone(ids) => ids.into_iter().try_for_each(|id| taking.forget(id)),
                 Message::Final {
                     connections,
@@ -258,6 +267,8 @@ struct Taking<'a> {
     incomplete: HashSet<u64>,
     /// Connections that are to be served first: they have something to do that no event tells of.
     first: HashSet<u64>,
+    /// What has come of the common state that comes now.
+    common: Vec<u8>,
 }
 
 impl<'a> Taking<'a> {
@@ -269,6 +280,7 @@ impl<'a> Taking<'a> {
             sum: 0,
             incomplete: HashSet::new(),
             first: HashSet::new(),
+            common: Vec::new(),
         }
     }
 
@@ -345,12 +357,39 @@ impl<'a> Taking<'a> {
         Ok(())
     }
 
+    /// A piece of what the connections of these listeners have in common. With the last one it is the services'.
+    fn take_common(
+        &mut self,
+        listeners: &[u16],
+        schema: u16,
+        piece: &[u8],
+        left: u64,
+    ) -> Result<(), String> {
+        self.common.extend_from_slice(piece);
+        if self.common.len() > LONGEST_COMMON {
+            return Err("more common state than there may be".to_owned());
+        }
+        if left > 0 {
+            return Ok(());
+        }
+        let ours = listeners
+            .iter()
+            .map(|&theirs| self.listener_of.get(usize::from(theirs)).copied());
+        let ours: Option<Vec<u16>> = ours.collect();
+        let exported = Exported {
+            schema,
+            bytes: std::mem::take(&mut self.common),
+        };
+        let worker = self.workers.first().ok_or("no worker")?;
+        worker.import_common(&ours.ok_or("common state of no listener")?, &exported)
+    }
+
     /// Whether everything has come.
     fn is_all(&self, connections: u64, sum: u64) -> Result<(), String> {
         if self.places.len() as u64 != connections || self.sum != sum {
             return Err("connections were lost on the way".to_owned());
         }
-        if !self.incomplete.is_empty() {
+        if !self.incomplete.is_empty() || !self.common.is_empty() {
             return Err("bytes were lost on the way".to_owned());
         }
         Ok(())

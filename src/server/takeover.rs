@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
@@ -16,10 +17,12 @@ use crate::control::question::Hello;
 use crate::control::{Client, Control, Desk, Farewell, Start, Successor};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
+use crate::handle::Shared;
 use crate::handoff::record::ListenerRecord;
 use crate::handoff::take::{self, Giver, Taken};
 use crate::inspect::{ListenerInfo, Takeover};
 use crate::listener::{self, Listener, Settings};
+use crate::service::AnyService;
 use crate::socket_file::SocketFile;
 
 /// What a server knows of takeovers: the one it comes from, and what the next one needs.
@@ -55,6 +58,33 @@ impl Part {
             ..Self::default()
         }
     }
+}
+
+/// Has `shared` answer what connections have in common: of each service once, with all of its listeners.
+pub(super) fn export_common(shared: &Shared, listeners: &[Listener]) {
+    let mut services: Vec<(AnyService, Vec<u16>)> = Vec::new();
+    for (at, listener) in (0..).zip(listeners) {
+        let service = &listener.settings.service;
+        match services.iter_mut().find(|(one, _)| one.is_same(service)) {
+            Some((_, same)) => same.push(at),
+            None => services.push((service.clone(), vec![at])),
+        }
+    }
+    // A service may have a handle: it is only lent, or neither would ever be dropped.
+    let services = services.into_iter();
+    let lent: Vec<_> = services.map(|(service, at)| (service.lent(), at)).collect();
+    let export = move || {
+        let mut exported = Vec::new();
+        for (lent, listeners) in &lent {
+            let Some(service) = lent() else { continue };
+            let common = catch_unwind(AssertUnwindSafe(|| service.export_common()));
+            let common = common.map_err(|_| format!("{} panicked", service.name()))?;
+            exported.extend(common.map(|common| (listeners.clone(), common.schema, common.bytes)));
+        }
+        Ok(exported)
+    };
+    // Once, at the start.
+    let _ = shared.common.set(Box::new(export));
 }
 
 /// One of the settings' addresses, beside a running server.

@@ -17,6 +17,7 @@ use crate::handoff::baton::{Baton, Event, Outcome};
 use crate::handoff::record::{Arrival, Update};
 use crate::handoff::share::{Giving, Share};
 use crate::io::Far;
+use crate::service::{AnyService, Exported};
 
 /// Taken over connections that get their options at a time, and the rest before the next: nothing depends on them soon,
 /// and live clients wait for the same processors.
@@ -179,6 +180,29 @@ impl Worker {
             connection.io.deregister(self.poll.registry());
             self.count_out(key, &connection, CloseReason::HandedOff);
         }
+    }
+
+    /// What the connections of these listeners have in common: each of their services gets it once.
+    pub(crate) fn import_common(
+        &self,
+        listeners: &[u16],
+        exported: &Exported,
+    ) -> Result<(), String> {
+        let mut told: Vec<&AnyService> = Vec::new();
+        for &listener in listeners {
+            let origin = self.origins.get(usize::from(listener));
+            let service = &origin
+                .ok_or("common state of no listener")?
+                .settings
+                .service;
+            if told.iter().any(|before| before.is_same(service)) {
+                continue;
+            }
+            let imported = catch_unwind(AssertUnwindSafe(|| service.import_common(exported)));
+            imported.unwrap_or_else(|_| Err(format!("{} panicked", service.name())))?;
+            told.push(service);
+        }
+        Ok(())
     }
 
     /// The time by which what is taken in next is told.

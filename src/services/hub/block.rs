@@ -1,0 +1,237 @@
+//! Lines that were published together: immutable, in memory once, however many clients have yet to get them.
+//!
+//! Each block knows the next one, so a reader goes on from block to block without a lock.
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+/// The longest line there can be: places within a block are 32 bits.
+pub(super) const LONGEST: usize = 1 << 30;
+
+/// Lines, one after another.
+#[derive(Debug, Default)]
+pub(super) struct Block {
+    /// Where its first byte stands in the feed.
+    pub(super) position: u64,
+    /// The number of its first line.
+    pub(super) first: u64,
+    pub(super) bytes: Box<[u8]>,
+    /// Where each line ends.
+    ends: Box<[u32]>,
+    /// Where the lines of one sender end that stand side by side, and whose they are.
+    runs: Box<[(u32, u64)]>,
+    pub(super) next: OnceLock<Arc<Self>>,
+}
+
+impl Block {
+    /// Where the feed goes on behind it.
+    pub(super) fn end(&self) -> u64 {
+        self.position + self.bytes.len() as u64
+    }
+
+    /// The number of the line behind its last one.
+    pub(super) fn last(&self) -> u64 {
+        self.first + self.ends.len() as u64
+    }
+
+    /// The next bytes from `at` on that are not `own`, up to where something of that stands; empty at the end.
+    pub(super) fn stretch(&self, at: usize, own: Option<u64>) -> Range<usize> {
+        let Some(own) = own else {
+            return at..self.bytes.len();
+        };
+        let from = self.runs.partition_point(|&(end, _)| place(end) <= at);
+        let mut stretch = at..at;
+        for &(end, sender) in self.runs.get(from..).unwrap_or_default() {
+            if sender != own {
+                stretch.end = place(end);
+            } else if stretch.is_empty() {
+                stretch = place(end)..place(end);
+            } else {
+                break;
+            }
+        }
+        stretch
+    }
+
+    /// Where the line ends that has the byte at `at`.
+    pub(super) fn line_end(&self, at: usize) -> usize {
+        let end = self.ends.get(self.lines_before(at));
+        end.map_or(self.bytes.len(), |&end| place(end))
+    }
+
+    /// Where the line begins that has the byte at `at`, or the next one, if one ends there.
+    pub(super) fn line_start(&self, at: usize) -> usize {
+        self.start_of(self.lines_before(at))
+    }
+
+    /// Where its line of that index begins.
+    pub(super) fn start_of(&self, line: usize) -> usize {
+        let before = line.checked_sub(1).and_then(|before| self.ends.get(before));
+        before.map_or(0, |&end| place(end))
+    }
+
+    /// How many lines end at or before `at`.
+    pub(super) fn lines_before(&self, at: usize) -> usize {
+        self.ends.partition_point(|&end| place(end) <= at)
+    }
+
+    pub(super) fn lines(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// How many lines from `at` on are not `own`.
+    pub(super) fn lines_from(&self, at: usize, own: Option<u64>) -> u64 {
+        let (mut at, mut count) = (at, 0);
+        loop {
+            let stretch = self.stretch(at, own);
+            if stretch.is_empty() {
+                return count;
+            }
+            count += (self.lines_before(stretch.end) - self.lines_before(stretch.start)) as u64;
+            at = stretch.end;
+        }
+    }
+
+    /// Each line's length, and each run's sender with its number of lines.
+    #[cfg(control)]
+    pub(super) fn anatomy(
+        &self,
+    ) -> (
+        impl Iterator<Item = u32> + '_,
+        impl Iterator<Item = (u64, usize)> + '_,
+    ) {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        let lengths = self.ends.iter().zip(starts).map(|(end, start)| end - start);
+        let mut before = 0;
+        let runs = self.runs.iter().map(move |&(end, sender)| {
+            let lines = self.lines_before(place(end));
+            (sender, lines - std::mem::replace(&mut before, lines))
+        });
+        (lengths, runs)
+    }
+}
+
+impl Drop for Block {
+    /// One after another: a long chain would overflow the stack if each dropped the next.
+    fn drop(&mut self) {
+        let mut next = self.next.take();
+        while let Some(mut block) = next.and_then(Arc::into_inner) {
+            next = block.next.take();
+        }
+    }
+}
+
+/// Lines on their way into a block.
+#[derive(Debug, Default)]
+pub(super) struct Gathering {
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+    runs: Vec<(u32, u64)>,
+}
+
+impl Gathering {
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Adds a line of `sender`, which is not empty and not longer than [`LONGEST`].
+    pub(super) fn push(&mut self, sender: u64, line: &[u8]) {
+        self.bytes.extend_from_slice(line);
+        let end = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
+        self.ends.push(end);
+        match self.runs.last_mut() {
+            Some((before, same)) if *same == sender => *before = end,
+            _ => self.runs.push((end, sender)),
+        }
+    }
+
+    /// The block, to stand behind `before`.
+    pub(super) fn seal(&mut self, before: &Block) -> Block {
+        let Self { bytes, ends, runs } = std::mem::take(self);
+        Block {
+            position: before.end(),
+            first: before.last(),
+            bytes: bytes.into_boxed_slice(),
+            ends: ends.into_boxed_slice(),
+            runs: runs.into_boxed_slice(),
+            next: OnceLock::new(),
+        }
+    }
+}
+
+/// A place within a block.
+fn place(at: u32) -> usize {
+    usize::try_from(at).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(lines: &[(u64, &str)]) -> Block {
+        let mut gathering = Gathering::default();
+        for (sender, line) in lines {
+            gathering.push(*sender, line.as_bytes());
+        }
+        gathering.seal(&Block::default())
+    }
+
+    fn heard(block: &Block, own: Option<u64>) -> Vec<&str> {
+        let mut at = 0;
+        let mut heard = Vec::new();
+        loop {
+            let stretch = block.stretch(at, own);
+            if stretch.is_empty() {
+                assert_eq!(stretch.start, block.bytes.len());
+                return heard;
+            }
+            at = stretch.end;
+            heard.push(std::str::from_utf8(&block.bytes[stretch]).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_sender_hears_all_but_its_own_lines() {
+        let block = block(&[(1, "a\n"), (1, "b\n"), (2, "c\n"), (3, "dd\n"), (1, "e\n")]);
+        assert_eq!(heard(&block, None), ["a\nb\nc\ndd\ne\n"]);
+        assert_eq!(heard(&block, Some(1)), ["c\ndd\n"]);
+        assert_eq!(heard(&block, Some(2)), ["a\nb\n", "dd\ne\n"]);
+        assert_eq!(heard(&block, Some(9)), ["a\nb\nc\ndd\ne\n"]);
+        for (own, count) in [(None, 5), (Some(1), 2), (Some(2), 4), (Some(3), 4)] {
+            assert_eq!(block.lines_from(0, own), count, "{own:?}");
+        }
+        assert_eq!(block.lines_from(4, Some(1)), 2);
+        assert_eq!(block.lines_from(6, Some(1)), 1);
+    }
+
+    #[test]
+    fn a_place_belongs_to_its_line() {
+        let block = block(&[(1, "ab\n"), (2, "\n"), (1, "cd\n")]);
+        for (at, start, end) in [(0, 0, 3), (2, 0, 3), (3, 3, 4), (4, 4, 7), (6, 4, 7)] {
+            assert_eq!((block.line_start(at), block.line_end(at)), (start, end));
+        }
+        assert_eq!(block.line_start(7), 7);
+        assert_eq!((block.end(), block.last(), block.lines()), (7, 3, 3));
+        assert_eq!([0, 1, 2, 3].map(|line| block.start_of(line)), [0, 3, 4, 7]);
+    }
+
+    #[test]
+    fn a_long_chain_ends_without_a_deep_stack() {
+        let first = Arc::new(Block::default());
+        let mut last = Arc::clone(&first);
+        for _ in 0..200_000 {
+            let mut gathering = Gathering::default();
+            gathering.push(1, b"\n");
+            let next = Arc::new(gathering.seal(&last));
+            last.next.set(Arc::clone(&next)).unwrap();
+            last = next;
+        }
+        assert_eq!(last.end(), 200_000);
+        drop(last);
+        drop(first);
+    }
+}

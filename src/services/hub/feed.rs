@@ -1,0 +1,400 @@
+//! What was published, in one order: a chain of blocks, of which the feed keeps the newest.
+//!
+//! Publishing takes a lock; reading does not, but for a reader that has to jump. Whoever is further behind than the
+//! feed reaches back jumps to its oldest block: blocks hold whole lines.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::block::{Block, Gathering};
+
+/// The largest block, unless one line alone is larger: what is written in one go.
+const BLOCK: usize = 64 * 1024;
+
+/// What was published.
+#[derive(Debug)]
+pub(super) struct Feed {
+    /// What is not further behind than this, in bytes, is kept.
+    reach: usize,
+    /// A block is closed at this size, bytes.
+    block: usize,
+    /// Where the oldest block begins that is kept.
+    oldest: AtomicU64,
+    /// Where the newest ends.
+    end: AtomicU64,
+    kept: Mutex<Kept>,
+}
+
+/// The blocks that are kept, oldest first, never none; and what is not in a block yet.
+#[derive(Debug)]
+struct Kept {
+    blocks: VecDeque<Arc<Block>>,
+    /// Bytes in `blocks`.
+    size: usize,
+    gathering: Gathering,
+}
+
+/// When readers are to hear of what was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// They are to be told already, or nothing is new.
+    Known,
+    /// After it has been gathered for a while.
+    Soon,
+    /// At once.
+    Now,
+}
+
+impl Feed {
+    /// A feed that reaches back that many bytes.
+    pub(super) fn new(reach: usize) -> Self {
+        Self {
+            reach,
+            block: BLOCK.min(reach / 4).max(1),
+            oldest: AtomicU64::new(0),
+            end: AtomicU64::new(0),
+            kept: Mutex::new(Kept {
+                blocks: VecDeque::from([Arc::default()]),
+                size: 0,
+                gathering: Gathering::default(),
+            }),
+        }
+    }
+
+    /// Where the newest block ends.
+    pub(super) fn end(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// Where the oldest block begins: who stands before it has to jump.
+    pub(super) fn oldest(&self) -> u64 {
+        self.oldest.load(Ordering::Acquire)
+    }
+
+    /// Publishes lines of `sender`, none of them empty.
+    pub(super) fn publish(
+        &self,
+        sender: u64,
+        lines: impl Iterator<Item = impl AsRef<[u8]>>,
+        at_once: bool,
+    ) -> Due {
+        let mut kept = self.lock();
+        let mut due = if kept.gathering.is_empty() {
+            Due::Soon
+        } else {
+            Due::Known
+        };
+        for line in lines {
+            let line = line.as_ref();
+            if !kept.gathering.is_empty() && kept.gathering.len() + line.len() > self.block {
+                self.seal_into(&mut kept);
+                due = Due::Now;
+            }
+            kept.gathering.push(sender, line);
+        }
+        if kept.gathering.is_empty() {
+            return Due::Known;
+        }
+        if at_once || kept.gathering.len() >= self.block {
+            self.seal_into(&mut kept);
+            due = Due::Now;
+        }
+        due
+    }
+
+    /// Closes the block that is being gathered.
+    pub(super) fn seal(&self) {
+        self.seal_into(&mut self.lock());
+    }
+
+    fn seal_into(&self, kept: &mut Kept) {
+        if kept.gathering.is_empty() {
+            return;
+        }
+        let before = Arc::clone(kept.newest());
+        let block = Arc::new(kept.gathering.seal(&before));
+        // Set once, here, under the lock.
+        let _ = before.next.set(Arc::clone(&block));
+        kept.size += block.bytes.len();
+        self.end.store(block.end(), Ordering::Release);
+        kept.blocks.push_back(block);
+        while let Some(front) = kept.blocks.front()
+            && kept.blocks.len() > 1
+            && kept.size - front.bytes.len() >= self.reach
+        {
+            kept.size -= front.bytes.len();
+            kept.blocks.pop_front();
+        }
+        if let Some(front) = kept.blocks.front() {
+            self.oldest.store(front.position, Ordering::Release);
+        }
+    }
+
+    /// A reader of what is published from now on, and of the `history` lines before.
+    pub(super) fn reader(&self, history: usize) -> Cursor {
+        let mut kept = self.lock();
+        self.seal_into(&mut kept);
+        let mut missing = history;
+        for block in kept.blocks.iter().rev() {
+            if let Some(before) = block.lines().checked_sub(missing) {
+                return Cursor {
+                    at: block.start_of(before),
+                    block: Arc::clone(block),
+                };
+            }
+            missing -= block.lines();
+        }
+        kept.first()
+    }
+
+    /// A reader at the line of that number, which begins at `position`; and how many lines before its place are
+    /// not kept any more.
+    pub(super) fn reader_at(&self, position: u64, line: u64) -> (Cursor, u64) {
+        let kept = self.lock();
+        let from = kept.blocks.partition_point(|block| block.end() < position);
+        let Some(block) = kept.blocks.get(from) else {
+            // Behind the end: nowhere it could have been.
+            return (kept.last(), 0);
+        };
+        match position.checked_sub(block.position) {
+            Some(into) => {
+                let at = block.line_start(usize::try_from(into).unwrap_or(usize::MAX));
+                let block = Arc::clone(block);
+                (Cursor { block, at }, 0)
+            }
+            None => (kept.first(), block.first.saturating_sub(line)),
+        }
+    }
+
+    /// A reader of all that is kept.
+    pub(super) fn from_oldest(&self) -> Cursor {
+        self.lock().first()
+    }
+
+    /// The newest blocks, with at most `most` bytes unless one alone has more; all that was published is in them.
+    #[cfg(control)]
+    pub(super) fn newest(&self, most: usize) -> Vec<Arc<Block>> {
+        let mut kept = self.lock();
+        self.seal_into(&mut kept);
+        let mut size = 0;
+        let blocks = kept.blocks.iter().rev().take_while(|block| {
+            let first = size == 0;
+            size += block.bytes.len();
+            first || size <= most
+        });
+        let mut blocks: Vec<_> = blocks.cloned().collect();
+        blocks.reverse();
+        blocks
+    }
+
+    /// Begins anew at `position`, with the line of number `first`, and with these lines.
+    #[cfg(control)]
+    pub(super) fn restore(
+        &self,
+        position: u64,
+        first: u64,
+        lines: impl Iterator<Item = (u64, impl AsRef<[u8]>)>,
+    ) {
+        let mut kept = self.lock();
+        let mut origin = Block::default();
+        (origin.position, origin.first) = (position, first);
+        *kept = Kept {
+            blocks: VecDeque::from([Arc::new(origin)]),
+            size: 0,
+            gathering: Gathering::default(),
+        };
+        self.oldest.store(position, Ordering::Release);
+        self.end.store(position, Ordering::Release);
+        drop(kept);
+        for (sender, line) in lines {
+            self.publish(sender, std::iter::once(line), false);
+        }
+        self.seal();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    #[expect(clippy::expect_used, reason = "made with one, and the last stays")]
+    fn newest(&self) -> &Arc<Block> {
+        self.blocks.back().expect("there is always a block")
+    }
+
+    #[expect(clippy::expect_used, reason = "made with one, and the last stays")]
+    fn first(&self) -> Cursor {
+        let block = self.blocks.front().expect("there is always a block");
+        Cursor {
+            block: Arc::clone(block),
+            at: 0,
+        }
+    }
+
+    fn last(&self) -> Cursor {
+        let block = Arc::clone(self.newest());
+        Cursor {
+            at: block.bytes.len(),
+            block,
+        }
+    }
+}
+
+/// How far a reader has come: the beginning of a line, or the end of all.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    pub(super) block: Arc<Block>,
+    pub(super) at: usize,
+}
+
+impl Cursor {
+    /// Its place in the feed.
+    pub(super) fn position(&self) -> u64 {
+        self.block.position + self.at as u64
+    }
+
+    /// The number of the line it stands at.
+    pub(super) fn line(&self) -> u64 {
+        self.block.first + self.block.lines_before(self.at) as u64
+    }
+
+    /// The next bytes of its block, of `block.bytes`, that are not `own`; goes on to the next block where there are
+    /// no more. `None`: there is nothing more to read.
+    pub(super) fn next_stretch(&mut self, own: Option<u64>) -> Option<std::ops::Range<usize>> {
+        loop {
+            let stretch = self.block.stretch(self.at, own);
+            if !stretch.is_empty() {
+                return Some(stretch);
+            }
+            self.at = self.block.bytes.len();
+            let next = Arc::clone(self.block.next.get()?);
+            self.block = next;
+            self.at = 0;
+        }
+    }
+
+    /// Jumps to `there`, which is further on; answers how many lines that are not `own` are left out.
+    pub(super) fn jump(&mut self, there: Self, own: Option<u64>) -> u64 {
+        let mut missed = 0;
+        while self.block.position < there.block.position {
+            missed += self.block.lines_from(self.at, own);
+            let Some(next) = self.block.next.get().map(Arc::clone) else {
+                break;
+            };
+            self.block = next;
+            self.at = 0;
+        }
+        *self = there;
+        missed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publish(feed: &Feed, sender: u64, text: &str) -> Due {
+        let lines = text.as_bytes().split_inclusive(|&byte| byte == b'\n');
+        feed.publish(sender, lines, false)
+    }
+
+    fn read(cursor: &mut Cursor, own: Option<u64>) -> String {
+        let mut text = String::new();
+        while let Some(stretch) = cursor.next_stretch(own) {
+            cursor.at = stretch.end;
+            text.push_str(std::str::from_utf8(&cursor.block.bytes[stretch]).unwrap());
+        }
+        text
+    }
+
+    #[test]
+    fn readers_get_everything_from_where_they_began() {
+        let feed = Feed::new(1000);
+        let mut early = feed.reader(0);
+        assert_eq!(publish(&feed, 1, "one\n"), Due::Soon);
+        assert_eq!(publish(&feed, 2, "two\n"), Due::Known);
+        assert_eq!(read(&mut early, None), "", "gathered yet");
+        feed.seal();
+        assert_eq!(read(&mut early, None), "one\ntwo\n");
+        let mut late = feed.reader(0);
+        publish(&feed, 1, "three\n");
+        feed.seal();
+        assert_eq!(read(&mut late, None), "three\n");
+        assert_eq!(read(&mut early, Some(1)), "");
+        assert_eq!((early.position(), early.line()), (14, 3));
+    }
+
+    #[test]
+    fn nobody_within_reach_loses_anything_and_no_more_is_kept() {
+        let feed = Feed::new(100);
+        let mut reader = feed.reader(0);
+        for _ in 0..10 {
+            publish(&feed, 1, "123456789\n");
+        }
+        feed.seal();
+        assert_eq!(reader.position(), feed.oldest());
+        publish(&feed, 1, &"123456789\n".repeat(20));
+        feed.seal();
+        assert!(reader.position() < feed.oldest());
+        assert!(feed.end() - feed.oldest() >= 100);
+        assert!(feed.end() - feed.oldest() < 125, "reach and a block");
+        let missed = reader.jump(feed.from_oldest(), None);
+        assert_eq!(missed * 10, feed.oldest());
+        let rest = read(&mut reader, None);
+        assert_eq!(rest.len() as u64, feed.end() - feed.oldest());
+        assert!(rest.starts_with("123456789\n"));
+    }
+
+    #[test]
+    fn a_line_longer_than_all_is_kept_as_long_as_it_is_the_last() {
+        let feed = Feed::new(10);
+        let mut reader = feed.reader(0);
+        assert_eq!(publish(&feed, 1, "a line longer than that\n"), Due::Now);
+        assert_eq!(read(&mut reader, None), "a line longer than that\n");
+        publish(&feed, 1, "another one, as long\n");
+        assert_eq!(feed.oldest(), 24);
+    }
+
+    #[test]
+    fn history_is_that_many_lines_or_what_there_is() {
+        let feed = Feed::new(1000);
+        assert_eq!(read(&mut feed.reader(5), None), "");
+        publish(&feed, 1, "1\n2\n3\n");
+        feed.seal();
+        publish(&feed, 1, "4\n5\n");
+        for (history, text) in [
+            (0, ""),
+            (1, "5\n"),
+            (2, "4\n5\n"),
+            (3, "3\n4\n5\n"),
+            (9, "1\n2\n3\n4\n5\n"),
+        ] {
+            assert_eq!(read(&mut feed.reader(history), None), text);
+        }
+    }
+
+    #[test]
+    fn a_place_is_found_again_by_its_position() {
+        let feed = Feed::new(8);
+        for line in ["1\n", "22\n", "3\n", "44\n", "5\n"] {
+            publish(&feed, 1, line);
+        }
+        feed.seal();
+        let oldest = feed.oldest();
+        assert!(oldest > 0);
+        for (position, line, text, lost) in [
+            (12, 5, "", 0),
+            (10, 4, "5\n", 0),
+            (7, 3, "44\n5\n", 0),
+            (99, 9, "", 0),
+        ] {
+            let (mut reader, missed) = feed.reader_at(position, line);
+            assert_eq!((read(&mut reader, None).as_str(), missed), (text, lost));
+        }
+        let (reader, missed) = feed.reader_at(0, 0);
+        assert_eq!(reader.position(), oldest);
+        assert_eq!(missed, reader.line());
+    }
+}
