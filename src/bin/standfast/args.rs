@@ -9,6 +9,7 @@ mod connect;
 mod detection;
 mod dial;
 mod forward;
+mod hub;
 mod load;
 mod service;
 
@@ -155,9 +156,9 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) detection: DetectionArgs,
 
-    /// The read deadline: a client silent for this long is closed.
-    #[arg(short = 'i', long, alias = "idle-timeout", value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "10m", help_heading = "Deadlines")]
-    pub(crate) read_timeout: Setting<Duration>,
+    /// The read deadline: a client silent for this long is closed. [default: 10m; of hub off]
+    #[arg(short = 'i', long, alias = "idle-timeout", value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, help_heading = "Deadlines")]
+    pub(crate) read_timeout: Option<Setting<Duration>>,
 
     /// Write stall: a client that acknowledges nothing for this long, while output waits, is reset.
     #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "5m", help_heading = "Deadlines")]
@@ -218,6 +219,16 @@ pub(crate) struct ServeArgs {
     /// Log only warnings and errors.
     #[arg(short, long, help_heading = "Log")]
     pub(crate) quiet: bool,
+}
+
+impl ServeArgs {
+    /// The read deadline: as said, or what is usual for the service.
+    pub(crate) fn read_timeout(&self) -> Option<Duration> {
+        match self.read_timeout {
+            Some(said) => said.into_option(),
+            None => self.service.service.read_timeout(),
+        }
+    }
 }
 
 fn count(text: &str) -> Result<NonZeroUsize, String> {

@@ -109,7 +109,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     }
     row(
         "read-timeout",
-        &shown_or(args.read_timeout.into_option(), "off"),
+        &shown_or(args.read_timeout(), "off"),
         "of silence from the client: closed",
     );
     row(

@@ -81,7 +81,7 @@ fn announce(
     let keepalive = effective.keepalive;
     let keepalive = keepalive.map_or_else(|| "off".to_owned(), |triple| triple.to_string());
     let dead_after = shown_or(effective.dead_after, "off");
-    let read_timeout = shown_or(args.read_timeout.into_option(), "off");
+    let read_timeout = shown_or(args.read_timeout(), "off");
     let max_conns = effective.max_conns;
     let addresses = server.addresses().to_vec();
     move || {
@@ -119,7 +119,7 @@ pub(crate) fn meant(args: &ServeArgs) -> Result<Config, Failure> {
         keepalive,
         dead_after: args.detection.dead_after,
         user_timeout: args.detection.user_timeout.into_option(),
-        read_timeout: args.read_timeout.into_option(),
+        read_timeout: args.read_timeout(),
         write_timeout: args.write_timeout.into_option(),
         half_close_timeout: args.half_close_timeout.into_option(),
         max_conns_per_ip: args.max_conns_per_ip.into_option(),

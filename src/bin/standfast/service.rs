@@ -1,6 +1,6 @@
 //! From the service as typed to the service that runs.
 
-use standfast::services::{Discard, Echo, Forward, Print};
+use standfast::services::{Discard, Echo, Forward, Hub, Print};
 use standfast::{AnyService, Endpoint, Upstreams};
 
 use crate::Failure;
@@ -31,6 +31,7 @@ pub(crate) fn of(args: &ServeArgs) -> Result<AnyService, Failure> {
         ServiceName::Echo => Echo.into(),
         ServiceName::Discard => Discard.into(),
         ServiceName::Print => Print::new(std::io::stdout(), asked.prefix).into(),
+        ServiceName::Hub => Hub::new(asked.hub.options(args.buffer)?).into(),
         ServiceName::Forward => Forward::new(forward_to(args)?)?.into(),
     })
 }
@@ -42,7 +43,9 @@ pub(crate) fn of(args: &ServeArgs) -> Result<AnyService, Failure> {
 pub(crate) fn upstreams(args: &ServeArgs) -> Result<Option<Upstreams>, Failure> {
     match args.service.service {
         ServiceName::Forward => forward_to(args).map(Some),
-        ServiceName::Echo | ServiceName::Discard | ServiceName::Print => Ok(None),
+        ServiceName::Echo | ServiceName::Discard | ServiceName::Print | ServiceName::Hub => {
+            Ok(None)
+        }
     }
 }
 

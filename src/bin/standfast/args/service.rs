@@ -1,10 +1,12 @@
 //! Which service `serve` is to run, and what belongs to it alone, as typed.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
 use crate::args::forward::ForwardArgs;
+use crate::args::hub::HubArgs;
 
 /// What to do with connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -15,6 +17,8 @@ pub(crate) enum ServiceName {
     Discard,
     /// What clients send goes to stdout, lines never interleaved.
     Print,
+    /// A line from one client goes to all others; a slow one delays nobody.
+    Hub,
     /// Relays both ways to HOST:PORT..., the first that can be reached; the client waits while none can.
     Forward,
 }
@@ -25,6 +29,7 @@ impl ServiceName {
             Self::Echo => "echo",
             Self::Discard => "discard",
             Self::Print => "print",
+            Self::Hub => "hub",
             Self::Forward => "forward",
         }
     }
@@ -33,7 +38,17 @@ impl ServiceName {
     pub(crate) const fn takes_operands(self) -> bool {
         match self {
             Self::Forward => true,
-            Self::Echo | Self::Discard | Self::Print => false,
+            Self::Echo | Self::Discard | Self::Print | Self::Hub => false,
+        }
+    }
+
+    /// How long a client may be silent, unless something else is said. Who listens to a hub is.
+    pub(crate) const fn read_timeout(self) -> Option<Duration> {
+        match self {
+            Self::Hub => None,
+            Self::Echo | Self::Discard | Self::Print | Self::Forward => {
+                Some(Duration::from_secs(600))
+            }
         }
     }
 }
@@ -55,15 +70,20 @@ pub(crate) struct ServiceArgs {
     pub(crate) prefix: bool,
 
     #[command(flatten)]
+    pub(crate) hub: HubArgs,
+
+    #[command(flatten)]
     pub(crate) forward: ForwardArgs,
 }
 
 impl ServiceArgs {
     /// The flags that were given, each with the service it is for.
     pub(crate) fn given(&self) -> impl Iterator<Item = (&'static str, ServiceName)> {
+        let hub = self.hub.given();
         let forward = self.forward.given();
         [(self.prefix, "--prefix", ServiceName::Print)]
             .into_iter()
+            .chain(hub.map(|(given, flag)| (given, flag, ServiceName::Hub)))
             .chain(forward.map(|(given, flag)| (given, flag, ServiceName::Forward)))
             .filter(|&(given, _, _)| given)
             .map(|(_, flag, of)| (flag, of))
