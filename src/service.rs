@@ -188,7 +188,10 @@ pub enum Stage {
     /// What is prompted for from here on is another round.
     Begins,
     /// It was called for every connection of the worker.
-    Over,
+    Over {
+        /// The time since it began.
+        took: Duration,
+    },
     /// The worker ends: it has no connection, and gets none.
     Gone,
 }

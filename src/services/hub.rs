@@ -24,6 +24,9 @@ use crate::services::hub::journey::Reader;
 /// The longest line, unless something else is asked for.
 const LINE: usize = 64 * 1024;
 
+/// How many times longer than asked for lines are gathered at most.
+const LONGER: u32 = 10;
+
 /// How often it is said that lines are lost.
 const REMINDER: Duration = Duration::from_secs(60);
 
@@ -39,7 +42,8 @@ pub struct HubOptions {
     /// Senders get their own lines, too. Default: no.
     pub echo_self: bool,
     /// How long lines are gathered into one write for each client. Default 20 ms; zero: not at all, which costs a
-    /// write for each client and line.
+    /// write for each client and line. Where one write for each client takes the workers longer than that, as long as
+    /// that takes, but at most ten times as long as said.
     pub flush: Duration,
     /// Who connects gets that many lines of before, as far as they are in the buffer. Default 0.
     pub history: usize,
@@ -121,6 +125,8 @@ struct Round {
     begun: AtomicU64,
     /// Up to there each of them, as far as its socket took it.
     over: AtomicU64,
+    /// How long the last round took, in microseconds.
+    took: AtomicU64,
 }
 
 /// What a hub remembers of a client.
@@ -192,9 +198,21 @@ impl Hub {
         };
         match due {
             Due::Known => {}
-            Due::Soon => server.prompt(self.options.flush),
+            Due::Soon => server.prompt(self.gathering_time()),
             Due::Now => server.prompt(Duration::ZERO),
         }
+    }
+
+    /// How long what is published now may wait for more. Workers that serve without a rest leave nothing of the
+    /// processor to the clients, and fewer and larger writes are less work for both.
+    fn gathering_time(&self) -> Duration {
+        let flush = self.options.flush;
+        let rounds = self.rounds.get().map_or(&[][..], |rounds| rounds);
+        let took = rounds
+            .iter()
+            .map(|round| round.took.load(Ordering::Relaxed));
+        let longest = Duration::from_micros(took.max().unwrap_or(0));
+        flush.max(longest.min(flush * LONGER))
     }
 
     /// How much of `bytes` is published next: whole lines, as far as they are not too long. `searched` bytes are known
@@ -318,7 +336,6 @@ impl Hub {
     /// Counts lost lines, and says so now and then.
     fn note_lost(&self, lost: u64, now: Duration) {
         let all = self.lost.fetch_add(lost, Ordering::Relaxed) + lost;
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let (now, said) = (micros(now), self.said.load(Ordering::Relaxed));
         let due = said == 0 || now.saturating_sub(said) >= micros(REMINDER);
         let swap = || {
@@ -443,7 +460,8 @@ impl Service for Hub {
                 round.begun.store(self.feed.end(), Ordering::Relaxed);
                 return;
             }
-            Stage::Over => {
+            Stage::Over { took } => {
+                round.took.store(micros(took), Ordering::Relaxed);
                 let begun = round.begun.load(Ordering::Relaxed);
                 round.over.store(begun, Ordering::SeqCst);
             }
@@ -519,6 +537,10 @@ impl Service for Hub {
         }
         true
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Whether this process can read what another one exported.

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::Worker;
 use crate::connection::Connection;
+use crate::deadline::Moment;
 use crate::service::Stage;
 
 /// Connections asked in one turn: events must not wait for a whole round.
@@ -18,6 +19,7 @@ pub(super) struct Round {
     left: usize,
     /// The time for another one came meanwhile.
     again: bool,
+    began: Option<Moment>,
 }
 
 impl Round {
@@ -39,6 +41,7 @@ impl Worker {
             if !std::mem::take(&mut self.round.again) {
                 return;
             }
+            self.round.began = Some(self.clock.now());
             self.tell(Stage::Begins);
             self.round.next = 0;
             self.round.left = self.connections.capacity();
@@ -55,8 +58,11 @@ impl Worker {
                 self.step(key, Connection::prompted);
             }
         }
-        if self.round.left == 0 {
-            self.tell(Stage::Over);
+        if self.round.left == 0
+            && let Some(began) = self.round.began.take()
+        {
+            let took = self.clock.now().since(began);
+            self.tell(Stage::Over { took });
         }
     }
 
