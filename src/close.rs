@@ -224,7 +224,6 @@ impl fmt::Display for Errno {
 }
 
 /// Ends a connection of which a copy lives in another process, where closing it would not: with FIN, or with a reset.
-#[cfg(control)]
 pub(crate) fn end_shared(socket: &OwnedFd, ending: &Ending) {
     // To dissolve the association resets the peer (tcp_disconnect in the kernel's net/ipv4/tcp.c); a Unix socket has
     // no such thing.

@@ -7,6 +7,7 @@
 //! silence is in `reap.rs`.
 
 mod far;
+mod lent;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -15,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::close::{CloseReason, Ending, How};
 use crate::io::{Io, Turn};
 use crate::keepalive::RTO_MAX_DEFAULT;
-use crate::service::{AnyService, Context, State};
+use crate::service::{AnyService, Context, Ready, State};
 use crate::sys;
 
 /// How many bytes one connection may read in a turn before the others get theirs.
@@ -84,6 +85,10 @@ impl Connection {
         buffer: &mut [u8],
     ) -> Step {
         if self.io.pending.is_some() {
+            self.go_on(service, turn);
+            if self.io.lent {
+                return self.attend(turn);
+            }
             let waited = self.io.waiting_output() > 0;
             self.io.flush(turn);
             if waited && self.io.waiting_output() == 0 {
@@ -285,6 +290,9 @@ impl Connection {
 
     /// What follows from what was read and written.
     fn conclude(&mut self, service: &AnyService, turn: &Turn<'_>, more: bool) -> Step {
+        if self.io.lent {
+            return self.conclude_lent(turn);
+        }
         if self.io.halted && self.io.is_given_up() && !self.io.holds_input() {
             // Nothing is to be read first, so the verdict need not wait for the service.
             self.io.input_over();
@@ -337,7 +345,11 @@ impl Connection {
         if io.pending.is_some() {
             io.tidy(turn);
         }
-        if more { Step::Again } else { Step::Rest }
+        if more || self.wants_more() {
+            Step::Again
+        } else {
+            Step::Rest
+        }
     }
 
     /// A deadline may have come: acts on what is due.
@@ -348,6 +360,12 @@ impl Connection {
         buffer: &mut [u8],
     ) -> Step {
         let now = turn.now;
+        if self.io.pending.is_some() {
+            self.ring(service, turn);
+        }
+        if self.io.lent {
+            return self.expire_lent(turn);
+        }
         if self.io.linger().is_some_and(|until| until <= now) {
             return Step::Close(self.io.ending());
         }
@@ -383,6 +401,10 @@ impl Connection {
             return Step::Rest;
         }
         let io = &mut self.io;
+        if io.lent {
+            // Whoever has it goes on until it is done, or the drain is over.
+            return Step::Rest;
+        }
         if io.finishing.is_none() && !io.ended && !io.peer_fin {
             let unread = rustix::io::ioctl_fionread(io.socket.as_fd()).unwrap_or(0);
             if unread == 0 && !io.halted && io.pending.as_ref().is_none_or(|pending| !pending.offer)
@@ -401,6 +423,10 @@ impl Connection {
     /// The server ends now. Answers how, and whether that cuts something off.
     pub(crate) fn cut(&mut self) -> (Ending, bool) {
         let io = &mut self.io;
+        if io.lent {
+            io.overrule(Ending::reset(CloseReason::Drain));
+            return (io.ending(), true);
+        }
         let undelivered = io.waiting_output() > 0 || io.far().is_some();
         let queued = sys::unacknowledged(io.socket.as_fd()).unwrap_or(0);
         io.overrule(if undelivered {
@@ -418,13 +444,14 @@ impl Connection {
     }
 
     /// The service may go on.
-    pub(crate) fn resume(&mut self, turn: &Turn<'_>) {
+    pub(crate) fn resume(&mut self, service: &AnyService, turn: &Turn<'_>) {
         let io = &mut self.io;
         io.halted = false;
         if let Some(pending) = &mut io.pending {
             pending.offer |= !pending.kept.is_empty();
         }
         io.unpause(turn.now);
+        self.tell(service, turn, Ready::Resumed);
     }
 
     /// Closes the socket as `ending` says.

@@ -4,6 +4,7 @@
 //! service is in `connection.rs`.
 
 mod far;
+mod lent;
 mod output;
 mod pending;
 
@@ -26,7 +27,8 @@ use crate::stats::Stats;
 use crate::sys;
 
 pub(crate) use far::{Dialing, Far, Terms, Up};
-pub(crate) use pending::Pending;
+pub(crate) use lent::WATCHED;
+pub(crate) use pending::{Beside, Pending};
 
 /// What holds for a listener's connections in one turn.
 #[derive(Clone, Copy, Debug)]
@@ -59,8 +61,10 @@ pub(crate) struct Io {
     pub(crate) ended: bool,
     /// The service waits: it gets no input until it is resumed.
     pub(crate) halted: bool,
-    /// Registered for write readiness too.
-    pub(crate) writable_interest: bool,
+    /// What it is registered for.
+    pub(crate) registered: Interest,
+    /// The socket was given away: it is neither read nor written here.
+    pub(crate) lent: bool,
     /// To be closed at the end of the turn.
     pub(crate) closing: bool,
     /// On the worker's list of connections with something left to do in the next turn.
@@ -106,7 +110,8 @@ impl Io {
             fin_sent: false,
             ended: false,
             halted: false,
-            writable_interest: false,
+            registered: INTEREST,
+            lent: false,
             closing: false,
             leftover: false,
             waiting: false,
@@ -136,16 +141,17 @@ impl Io {
     /// Has its events told under `token`, from now on.
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let interest = self.interest();
-        self.writable_interest = interest.is_writable();
-        registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, interest)
+        self.registered = interest;
+        registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, interest)?;
+        self.register_beside(registry, token)
     }
 
     /// Has no events told any more: while a copy of the socket lives elsewhere, closing it would not end that.
-    #[cfg(control)]
     pub(crate) fn deregister(&self, registry: &Registry) {
         if let Some(Far::Up(up)) = self.far() {
             up.io.deregister(registry);
         }
+        self.deregister_beside(registry);
         if let Err(error) = registry.deregister(&mut SourceFd(&self.socket.as_raw_fd())) {
             log::debug!(id = self.id, error:%; "cannot deregister a connection");
         }
@@ -440,6 +446,10 @@ impl Io {
             return until;
         }
         let due = self.watch.min(self.read_deadline(turn));
+        if self.pending.is_none() {
+            return due;
+        }
+        let due = due.min(self.alarm()).min(self.lost());
         match self.far() {
             None => due,
             Some(far) => due.min(far.due()),
@@ -450,7 +460,9 @@ impl Io {
     /// that changes the socket's state.
     #[inline]
     fn interest(&self) -> Interest {
-        if self.fin_sent || self.waiting_output() > 0 {
+        if self.lent {
+            LENT
+        } else if self.fin_sent || self.waiting_output() > 0 {
             INTEREST | Interest::WRITABLE
         } else {
             INTEREST
@@ -460,22 +472,37 @@ impl Io {
     /// Registers it for write readiness too, if it waits for that; and leaves it so.
     #[inline]
     pub(crate) fn watch_writes(&mut self, registry: &Registry, token: Token) {
-        if !self.writable_interest {
-            self.reregister(registry, token);
+        if !self.registered.is_writable() {
+            // Nothing stands beside it that could fail.
+            let _ = self.reregister(registry, token);
         }
     }
 
-    /// Registers it anew if what it waits for has changed.
+    /// Registers it anew if what it waits for has changed, and what stands beside it.
+    ///
+    /// # Errors
+    /// A descriptor beside it that cannot be registered.
     #[inline]
-    pub(crate) fn reregister(&mut self, registry: &Registry, token: Token) {
-        let interest = self.interest();
-        if interest.is_writable() == self.writable_interest {
-            return;
+    pub(crate) fn reregister(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        if self.pending.is_some() {
+            self.register_beside(registry, token)?;
         }
-        self.writable_interest = interest.is_writable();
+        let interest = self.interest();
+        if interest == self.registered {
+            return Ok(());
+        }
+        self.registered = interest;
         let source = &mut SourceFd(&self.socket.as_raw_fd());
         if let Err(error) = registry.reregister(source, token, interest) {
             log::debug!(id = self.id, error:%; "cannot change interest");
         }
+        Ok(())
     }
 }
+
+/// What a socket is registered for that was given away: an error comes with whatever one asks for, and urgent data
+/// comes seldom. Its bytes are told to whoever reads them.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const LENT: Interest = Interest::PRIORITY;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const LENT: Interest = Interest::READABLE;

@@ -35,6 +35,7 @@ impl Origin {
     /// One of its connections, for the table.
     pub(crate) fn show(&self, io: &Io, now: Moment) -> ConnectionInfo {
         let fd = io.descriptor();
+        let (read, written, last_in) = io.counted(now);
         let until = |kind, at: Moment| {
             (at != Moment::NEVER).then(|| NextDeadline {
                 kind,
@@ -52,9 +53,9 @@ impl Origin {
             listener: self.address.clone(),
             service: self.settings.service.name().to_owned(),
             age: now.since(io.opened),
-            idle: now.since(io.last_in),
-            read: io.read,
-            written: io.written,
+            idle: now.since(last_in),
+            read,
+            written,
             waiting: io.waiting_output(),
             unacknowledged: sys::unacknowledged(fd).ok(),
             round_trip: sys::tcp_info(fd).ok().map(|info| info.round_trip),

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,6 +136,18 @@ pub trait Service: Send + Sync + 'static {
         let _ = (worker, stage);
     }
 
+    /// Something came that the service had asked to be told of: [`Context::watch`], [`Context::set_alarm`], or
+    /// [`Handle::resume`] after a [`wait`](Context::wait). Default: nothing.
+    fn ready(&self, state: &mut Self::State, conn: &mut Context<'_>, what: Ready) {
+        let _ = (state, conn, what);
+    }
+
+    /// The connection is over, for this reason; its state is dropped next. [`CloseReason::HandedOff`]: another process
+    /// goes on with it. Nothing can be sent any more. Default: nothing.
+    fn over(&self, state: &mut Self::State, conn: &mut Context<'_>, reason: CloseReason) {
+        let _ = (state, conn, reason);
+    }
+
     /// The state of a connection, to go on in a process that takes over. `None` (default): it cannot leave, and the
     /// connection stays with this process, which drains it.
     ///
@@ -206,6 +219,18 @@ pub struct Exported {
     pub bytes: Vec<u8>,
 }
 
+/// What a service is told of by [`Service::ready`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ready {
+    /// A watched descriptor may be read. Which one, and whether there is really something, a read shows.
+    Beside,
+    /// The alarm was due.
+    Alarm,
+    /// A waiting connection was resumed.
+    Resumed,
+}
+
 /// A connection, as the service sees it during a call.
 #[derive(Debug)]
 pub struct Context<'a> {
@@ -258,8 +283,12 @@ impl Context<'_> {
         self.turn.limits.buffer
     }
 
-    /// Ends the connection once all output is delivered.
+    /// Ends the connection once all output is delivered. The reason is that the client has sent its FIN, or else
+    /// `service`.
     pub fn finish(&mut self) {
+        if self.io.lent {
+            self.io.settle(&self.turn);
+        }
         self.io.finish();
     }
 
@@ -330,10 +359,74 @@ impl Context<'_> {
         self.turn.now.since(Moment::at_start())
     }
 
+    /// As [`finish`](Self::finish), with reason `service` in any case: the client is done, and the service will not.
+    pub fn cut_short(&mut self) {
+        self.io.finish_for(CloseReason::Service);
+    }
+
     /// Reads no more from this client until [`Handle::resume`] is called, from whatever thread. The read deadline
     /// stands still meanwhile.
     pub fn wait(&mut self) {
         self.io.halt(self.turn.now);
+    }
+
+    /// Gives the socket away, to another process as a rule: answers a copy of it, which blocks, as programs expect.
+    ///
+    /// From here on the engine neither reads nor writes it, and tells of no input and no end. It goes on counting
+    /// and keeping the deadlines by what the kernel knows (`TCP_INFO`, `SIOCOUTQ`; so not on a Unix socket), and ends
+    /// both copies at a deadline, a kill, or the end of a drain; until then a drain leaves it alone. When whoever got
+    /// it is done, [`finish`](Self::finish) closes this process's copy alone: the client gets its FIN when there is no
+    /// other one. What the service has not used of its input stays with it.
+    ///
+    /// # Errors
+    /// `WouldBlock` while output waits; else what the system says, for want of descriptors as a rule. Nothing has
+    /// happened then.
+    pub fn give_away(&mut self) -> io::Result<OwnedFd> {
+        self.io.give_away(&self.turn)
+    }
+
+    /// Takes a socket back that was given away: the engine reads and writes it again. Nobody else may have it any more:
+    /// `O_NONBLOCK`, and what is read, are the same for all copies.
+    ///
+    /// # Errors
+    /// What the system says; nothing has happened then.
+    pub fn take_back(&mut self) -> io::Result<()> {
+        self.io.take_back(&self.turn)
+    }
+
+    /// How many bytes the client has sent that nobody has read, the service's own rest not counted.
+    #[must_use]
+    pub fn unread(&self) -> u64 {
+        self.io.unread()
+    }
+
+    /// Has [`Service::ready`] called whenever `beside` may be read, as an edge: once, until a read of it would block.
+    /// It is kept for as long as the connection lives, and goes along in a takeover.
+    pub fn watch(&mut self, beside: OwnedFd) {
+        self.io.watch_beside(beside);
+    }
+
+    /// What is [watched](Self::watch), in that order; after a takeover, too.
+    #[must_use]
+    pub fn watched(&self) -> &[OwnedFd] {
+        self.io.watched()
+    }
+
+    /// Has [`Service::ready`] called with [`Ready::Beside`] again in the next turn, after the other connections: for a
+    /// service that reads only some of what a watched descriptor has at a time.
+    pub fn again(&mut self) {
+        self.io.beside().again = true;
+    }
+
+    /// Has [`Service::ready`] called in that time, once, instead of any time set before; `None`: not at all. What is
+    /// left of it goes along in a takeover.
+    pub fn set_alarm(&mut self, after: Option<Duration>) {
+        self.io.beside().alarm = self.turn.now.after_if(after);
+    }
+
+    /// Ends a connection unserved, with reason `limit`: there is no room for it.
+    pub fn turn_away(&mut self) {
+        self.io.finish_for(CloseReason::Limit);
     }
 
     /// The number of this connection, unique within the server and over its restarts.
@@ -414,6 +507,14 @@ impl AnyService {
         self.0.round(worker, stage);
     }
 
+    pub(crate) fn ready(&self, state: &mut State, conn: &mut Context<'_>, what: Ready) {
+        self.0.ready(state, conn, what);
+    }
+
+    pub(crate) fn over(&self, state: &mut State, conn: &mut Context<'_>, reason: CloseReason) {
+        self.0.over(state, conn, reason);
+    }
+
     #[cfg(control)]
     pub(crate) fn export(&self, state: &State) -> Option<Exported> {
         self.0.export(state)
@@ -481,6 +582,8 @@ trait Erased: Send + Sync {
     fn descriptors(&self) -> usize;
     fn output(&self, state: &mut State, conn: &mut Context<'_>);
     fn round(&self, worker: usize, stage: Stage);
+    fn ready(&self, state: &mut State, conn: &mut Context<'_>, what: Ready);
+    fn over(&self, state: &mut State, conn: &mut Context<'_>, reason: CloseReason);
     #[cfg(control)]
     fn export(&self, state: &State) -> Option<Exported>;
     #[cfg(control)]
@@ -539,6 +642,17 @@ impl<S: Service> Erased for S {
 
     fn round(&self, worker: usize, stage: Stage) {
         Service::round(self, worker, stage);
+    }
+
+    fn ready(&self, state: &mut State, conn: &mut Context<'_>, what: Ready) {
+        Service::ready(self, own(state), conn, what);
+    }
+
+    fn over(&self, state: &mut State, conn: &mut Context<'_>, reason: CloseReason) {
+        // One whose `open` panicked has none.
+        if let Some(state) = state.downcast_mut() {
+            Service::over(self, state, conn, reason);
+        }
     }
 
     #[cfg(control)]

@@ -24,6 +24,49 @@ pub(crate) struct TcpInfo {
     pub(crate) round_trip: Duration,
     /// `tcpi_retransmits`: retransmissions of the oldest unacknowledged segment since the last answer.
     pub(crate) retransmits: u8,
+    /// What a process has to know of a socket whose bytes pass it by.
+    pub(crate) journal: Journal,
+}
+
+/// The kernel's own account of a connection's bytes and of its ends: the rest of `TCP_INFO`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Journal {
+    /// `tcpi_last_data_recv`: time since the last byte came, or since the connection was made.
+    pub(crate) idle: Duration,
+    /// `tcpi_bytes_received`: a FIN counts as one.
+    pub(crate) received: u64,
+    /// `tcpi_bytes_acked`: bytes the peer has acknowledged; a FIN counts as one.
+    pub(crate) acknowledged: u64,
+    /// `tcpi_bytes_sent`, less what was sent again (`tcpi_bytes_retrans`); a FIN does not count.
+    pub(crate) sent: u64,
+    /// `tcpi_state`.
+    pub(crate) state: TcpState,
+}
+
+/// `tcpi_state`, as far as it matters here: who has sent a FIN.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum TcpState {
+    /// Neither, or the system does not tell.
+    #[default]
+    Open,
+    /// This side has: `FIN_WAIT1`, `FIN_WAIT2`.
+    FinSent,
+    /// The peer has: `CLOSE_WAIT`.
+    PeerFin,
+    /// Both have, and the last acknowledgement is out: `LAST_ACK`, `CLOSING`, `TIME_WAIT`.
+    BothFin,
+    /// It is over: `CLOSE`.
+    Over,
+}
+
+impl TcpState {
+    pub(crate) fn peer_fin(self) -> bool {
+        matches!(self, Self::PeerFin | Self::BothFin)
+    }
+
+    pub(crate) fn fin_sent(self) -> bool {
+        matches!(self, Self::FinSent | Self::BothFin)
+    }
 }
 
 /// Takes over a descriptor that this process inherited, such as the `N` of `fd:N`.
@@ -45,15 +88,39 @@ pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
 mod imp {
     use std::os::fd::AsRawFd;
 
-    use super::{BorrowedFd, Duration, TcpInfo, io};
+    use super::{BorrowedFd, Duration, Journal, TcpInfo, TcpState, io};
 
     /// `TCP_RTO_MAX_MS` of `include/uapi/linux/tcp.h`, Linux 6.15; the C library's headers do not have it yet.
     const TCP_RTO_MAX_MS: libc::c_int = 44;
 
+    /// `struct tcp_info` of `include/uapi/linux/tcp.h`; the C library's ends before the pacing rate. A kernel that
+    /// knows less of it fills in less.
+    #[repr(C)]
+    struct Info {
+        start: libc::tcp_info,
+        pacing: [u64; 2],
+        bytes_acked: u64,
+        bytes_received: u64,
+        segments: [u32; 6],
+        rates: [u64; 4],
+        delivered: [u32; 2],
+        bytes_sent: u64,
+        bytes_retrans: u64,
+    }
+
+    /// States of a connection (`include/net/tcp_states.h`).
+    const FIN_WAIT1: u8 = 4;
+    const FIN_WAIT2: u8 = 5;
+    const TIME_WAIT: u8 = 6;
+    const CLOSE: u8 = 7;
+    const CLOSE_WAIT: u8 = 8;
+    const LAST_ACK: u8 = 9;
+    const CLOSING: u8 = 11;
+
     /// Reads `TCP_INFO` (tcp(7)).
     pub(crate) fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<TcpInfo> {
-        let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
-        let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).unwrap_or(0);
+        let mut info = std::mem::MaybeUninit::<Info>::zeroed();
+        let mut length = libc::socklen_t::try_from(size_of::<Info>()).unwrap_or(0);
         // SAFETY: `info` is writable for `length` bytes and both outlive the call; `fd` is borrowed, so open.
         let answer = unsafe {
             libc::getsockopt(
@@ -68,7 +135,8 @@ mod imp {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the struct is plain integers, zeroed before the kernel filled in as much as it knows.
-        let info = unsafe { info.assume_init() };
+        let all = unsafe { info.assume_init() };
+        let info = all.start;
         Ok(TcpInfo {
             silence: Duration::from_millis(
                 info.tcpi_last_ack_recv.min(info.tcpi_last_data_recv).into(),
@@ -76,6 +144,19 @@ mod imp {
             probes: info.tcpi_probes,
             round_trip: Duration::from_micros(info.tcpi_rtt.into()),
             retransmits: info.tcpi_retransmits,
+            journal: Journal {
+                idle: Duration::from_millis(info.tcpi_last_data_recv.into()),
+                received: all.bytes_received,
+                acknowledged: all.bytes_acked,
+                sent: all.bytes_sent.saturating_sub(all.bytes_retrans),
+                state: match info.tcpi_state {
+                    FIN_WAIT1 | FIN_WAIT2 => TcpState::FinSent,
+                    CLOSE_WAIT => TcpState::PeerFin,
+                    LAST_ACK | CLOSING | TIME_WAIT => TcpState::BothFin,
+                    CLOSE => TcpState::Over,
+                    _ => TcpState::Open,
+                },
+            },
         })
     }
 
@@ -230,6 +311,29 @@ mod tests {
         let info = tcp_info(far.as_fd()).unwrap();
         assert!(info.silence < Duration::from_secs(5), "{info:?}");
         assert_eq!((info.probes, info.retransmits), (0, 0));
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    fn tcp_info_counts_the_bytes_and_knows_who_has_sent_a_fin() {
+        let (mut near, mut far) = pair();
+        let journal = |socket: &TcpStream| tcp_info(socket.as_fd()).unwrap().journal;
+        near.write_all(b"four").unwrap();
+        far.read_exact(&mut [0; 4]).unwrap();
+        far.write_all(b"answer").unwrap();
+        near.read_exact(&mut [0; 6]).unwrap();
+        assert_eq!((journal(&near).sent, journal(&near).received), (4, 6));
+        assert_eq!((journal(&far).sent, journal(&far).received), (6, 4));
+        assert_eq!(journal(&far).state, TcpState::Open);
+        near.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(far.read(&mut [0]).unwrap(), 0);
+        assert_eq!(journal(&far).state, TcpState::PeerFin);
+        assert_eq!(journal(&far).received, 5, "the FIN counts as one");
+        assert_eq!(journal(&near).state, TcpState::FinSent);
+        far.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(near.read(&mut [0]).unwrap(), 0);
+        assert_eq!(journal(&far).state, TcpState::Over);
+        assert_eq!(journal(&far).acknowledged, 7, "the FIN counts as one");
     }
 
     #[test]

@@ -17,14 +17,14 @@ use mio::{Events, Poll, Token};
 use slab::Slab;
 
 use crate::accept::Acceptor;
-use crate::close::{CloseReason, Ending, Obituary};
+use crate::close::{CloseReason, Ending, How, Obituary};
 use crate::connection::{Connection, Step};
 use crate::deadline::{Clock, Deadlines, Moment, slot};
 use crate::handle::{Mail, Shared};
 #[cfg(control)]
 use crate::handoff::share::Giving;
 use crate::inspect::ConnectionInfo;
-use crate::io::{Io, Turn};
+use crate::io::{Io, Turn, WATCHED};
 use crate::origin::Origin;
 use crate::service::{AnyService, Stage};
 use crate::worker::dialing::Resolvers;
@@ -273,6 +273,7 @@ impl Worker {
                         acceptor.ready(WAKER.0 - 1 - token);
                     }
                 }
+                Token(token) if token & WATCHED != 0 => self.watched(token & !WATCHED),
                 Token(token) if token & BESIDE != 0 => {
                     let key = token & !BESIDE;
                     let mut dialing = false;
@@ -364,6 +365,12 @@ impl Worker {
         }
     }
 
+    /// A descriptor that a connection's service watches may be read.
+    fn watched(&mut self, key: usize) {
+        log::trace!(key; "ready beside");
+        self.step(key, Connection::beside);
+    }
+
     fn serve_leftovers(&mut self) {
         // Those that are not done stand on the list anew.
         let mut leftovers = std::mem::take(&mut self.leftovers);
@@ -451,7 +458,14 @@ impl Worker {
             io.waiting = true;
             self.halted.push(key);
         }
-        io.reregister(self.poll.registry(), Token(key));
+        if let Err(error) = io.reregister(self.poll.registry(), Token(key)) {
+            // Out of memory for it (epoll_ctl(2): ENOMEM, ENOSPC).
+            io.closing = true;
+            let errno = error.raw_os_error();
+            let ending = Ending::reset(CloseReason::IoError);
+            self.closing.push((key, Ending { errno, ..ending }));
+            return;
+        }
         if let Some(up) = io.far_up() {
             up.io
                 .watch_writes(self.poll.registry(), Token(BESIDE | key));
@@ -470,19 +484,35 @@ impl Worker {
             return;
         }
         for (key, ending) in std::mem::take(&mut self.closing) {
-            let Some(connection) = self.connections.try_remove(key) else {
+            let Some(mut connection) = self.connections.try_remove(key) else {
                 continue;
             };
+            let origin = &self.origins[usize::from(connection.io.listener)];
+            let turn = origin.turn(self.now);
+            if connection.io.lent {
+                connection.io.settle(&turn);
+            }
+            connection.over(&origin.settings.service, &turn, ending.reason);
+            let io = &connection.io;
             #[cfg(control)]
-            if connection.io.shared {
-                // A close alone would end nothing while a copy lives elsewhere.
-                connection.io.deregister(self.poll.registry());
-                crate::close::end_shared(&connection.io.socket, &ending);
-                if connection.io.copied
-                    && let Some(giving) = &mut self.giving
-                {
-                    giving.ended(connection.io.id);
+            let shared = io.shared;
+            #[cfg(not(control))]
+            let shared = false;
+            // A close alone would end nothing while a copy lives elsewhere; it is enough where another process is to
+            // keep what was given to it.
+            if shared || io.lent {
+                io.deregister(self.poll.registry());
+                if !io.lent || ending.how != How::Release {
+                    crate::close::end_shared(&io.socket, &ending);
                 }
+            } else if io.pending.is_some() {
+                io.deregister_beside(self.poll.registry());
+            }
+            #[cfg(control)]
+            if io.copied
+                && let Some(giving) = &mut self.giving
+            {
+                giving.ended(io.id);
             }
             self.count_out(key, &connection, ending.reason);
             let io = &connection.io;

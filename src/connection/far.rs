@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use mio::Interest;
 use mio::event::Event;
 
 use super::{Connection, READ_BUDGET};
@@ -17,6 +18,7 @@ use crate::endpoint::{Endpoint, Peer};
 use crate::io::{Far, Io, Terms, Turn, Up};
 use crate::keepalive::RTO_MAX_DEFAULT;
 use crate::service::{AnyService, Context, State};
+use crate::sockopt::INTEREST;
 use crate::sys;
 
 impl Connection {
@@ -49,7 +51,7 @@ impl Connection {
         io.readable = readable;
         io.read_on = readable;
         // Registered so when it was dialled.
-        io.writable_interest = true;
+        io.registered = INTEREST.add(Interest::WRITABLE);
         self.io.pending().far = Some(Box::new(Far::Up(Up {
             io,
             terms: Arc::clone(terms),

@@ -1,6 +1,6 @@
 //! A connection into a [`Record`], and out of it.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,9 @@ use crate::service::{AnyService, Exported};
 /// The longest state of a service that travels.
 const LONGEST_STATE: usize = 64 * 1024;
 
+/// The most descriptors that travel beside one connection's.
+pub(crate) const MOST_BESIDE: usize = 4;
+
 impl Connection {
     /// What the kernel does not keep of this connection, but for its bytes. `None`: it cannot leave, because it is
     /// ending, or because its service says so.
@@ -28,7 +31,10 @@ impl Connection {
                 || pending.quota.is_some()
                 || pending.beside_late
         };
-        if io.closing || pending.is_some_and(cannot) {
+        if io.closing
+            || io.travels_along().count() > MOST_BESIDE
+            || pending.is_some_and(cannot)
+        {
             return None;
         }
         let far = match io.far() {
@@ -74,6 +80,9 @@ impl Connection {
             let terms = Arc::clone(terms);
             connection.io.pending().far = Some(Box::new(Far::Up(Up { io, terms })));
         }
+        if beside.len() > 0 {
+            connection.io.beside().watched = beside.collect();
+        }
         if record.dialing {
             connection.io.pending().far = Some(Box::new(Far::Interrupted));
         }
@@ -112,7 +121,8 @@ impl Arrival {
             listener: io.listener,
             peer: io.peer,
             age: micros(now.since(io.opened)),
-            beside: u8::from(io.beside().is_some()),
+            // More than that are not exported.
+            beside: u8::try_from(io.travels_along().count()).unwrap_or(u8::MAX),
             record,
         }
     }
@@ -131,12 +141,13 @@ impl Io {
         self.pending.as_deref().is_some_and(holds)
     }
 
-    /// The descriptor that goes along with the socket's: the far side's.
-    pub(crate) fn beside(&self) -> Option<BorrowedFd<'_>> {
-        match self.far() {
+    /// The descriptors that go along with the socket's: the far side's, then those that the service watches.
+    pub(crate) fn travels_along(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let far = match self.far() {
             Some(Far::Up(up)) => Some(up.io.descriptor()),
             _ => None,
-        }
+        };
+        far.into_iter().chain(self.watched().iter().map(AsFd::as_fd))
     }
 
     /// The far side's output that waits, in the form of [`output`](Self::output).
@@ -190,6 +201,8 @@ impl Io {
                 .map(|progress| (progress.acknowledged, micros(now.since(progress.since)))),
             watch: until(self.watch),
             linger: pending.and_then(|pending| pending.linger).and_then(until),
+            lent: self.lent,
+            alarm: until(self.alarm()),
             dialing: false,
             far: None,
             state_schema: 0,
@@ -222,11 +235,22 @@ impl Io {
         // An edge came to the old process, or comes to us: looking costs one read.
         self.readable = !record.peer_fin;
         self.read_on = self.readable;
+        self.lent = record.lent;
         if let (written, Some(mut former)) = former {
             if let Some(far) = former.far.take() {
                 self.pending().far = Some(far);
             }
+            if let Some(beside) = former.beside.take() {
+                self.pending().beside = Some(beside);
+            }
             self.keep_bytes(former, written, record);
+        }
+        let beside = self
+            .pending
+            .as_ref()
+            .is_some_and(|pending| pending.beside.is_some());
+        if beside || record.lent || record.alarm.is_some() {
+            self.beside().alarm = record.alarm.map_or(Moment::NEVER, within);
         }
         if let Some(errno) = record.failed {
             self.pending().failed = Some(errno);

@@ -84,7 +84,7 @@ pub(crate) struct Arrival {
     pub(crate) peer: Peer,
     /// Microseconds since it was accepted.
     pub(crate) age: u64,
-    /// So many descriptors of its follow the socket's.
+    /// So many descriptors follow its own: its far side's, those that its service watches.
     pub(crate) beside: u8,
     pub(crate) record: Record,
 }
@@ -125,6 +125,10 @@ pub(crate) struct Record {
     pub(crate) dialing: bool,
     /// Its far side, and whom that is connected to; without a state.
     pub(crate) far: Option<Box<(Peer, Self)>>,
+    /// The socket was given away: whoever has it reads and writes.
+    pub(crate) lent: bool,
+    /// Until the service wants to be called.
+    pub(crate) alarm: Option<u64>,
     /// The service's state, in the schema of the service's own.
     pub(crate) state_schema: u16,
     #[serde(with = "serde_bytes")]
@@ -277,6 +281,8 @@ mod tests {
                 let peer = "127.0.0.1:80".parse().unwrap();
                 Box::new((peer, record(8)))
             }),
+            lent: true,
+            alarm: Some(12),
             state_schema: 1,
             state: vec![1, 2, 3],
         }
@@ -287,7 +293,7 @@ mod tests {
             listener: 1,
             peer: "[::1]:4711".parse().unwrap(),
             age: 5_000_000,
-            beside: 1,
+            beside: 2,
             record: record(id),
         };
         vec![
@@ -345,8 +351,8 @@ mod tests {
             |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
         let golden = [
             "737464660100020016000000f49b939e00010e3132372e302e302e313a37303030046563686f",
-            "7374646601000200660000009cb90a2a0102010a5b3a3a315d3a34373131c096b10201000700808080808020030401000100000001020001090a010b0000000103010203010a5b3a3a315d3a34373131c096b10201010700808080808020030401000100000001020001090a010b0000000103010203",
-            "73746466010002005c0000000d7400d10201070700808080808020030401000100000001020001090a010b0000010c3132372e302e302e313a3830080700808080808020030401000100000001020001090a010b000000010301020301030102036303070707000005020909",
+            "73746466010002006c000000171503f80102010a5b3a3a315d3a34373131c096b10202000700808080808020030401000100000001020001090a010b00000001010c0103010203010a5b3a3a315d3a34373131c096b10202010700808080808020030401000100000001020001090a010b00000001010c0103010203",
+            "737464660100020062000000299d3c3c0201070700808080808020030401000100000001020001090a010b0000010c3132372e302e302e313a3830080700808080808020030401000100000001020001090a010b00000001010c010301020301010c01030102036303070707000005020909",
             "7374646601000200050000002c7bca390303010203",
         ];
         let messages = messages();

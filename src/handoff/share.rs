@@ -12,14 +12,12 @@ use slab::Slab;
 use crate::connection::Connection;
 use crate::deadline::Moment;
 use crate::handoff::baton::{Baton, Event, Outcome, Sum, lost};
+use crate::handoff::carry::MOST_BESIDE;
 use crate::handoff::record::{
     Arrival, DESCRIPTORS, ListenerRecord, Message, PIECE, Piece, Record, Update,
 };
 use crate::origin::Origin;
 use crate::service::AnyService;
-
-/// Descriptors that go along with a connection's own, at most.
-const MOST_BESIDE: usize = 4;
 
 /// Connections sent in a message, and so in a turn, while the server serves: live clients wait behind them.
 const BATCH: usize = 64;
@@ -255,7 +253,7 @@ impl Giving {
                 && let Some(record) = share.export(connection)
             {
                 size += RECORD + record.state.len();
-                count += 1 + usize::from(connection.io.beside().is_some());
+                count += 1 + connection.io.travels_along().count();
                 keys.push(key);
                 arrivals.push(Arrival::of(&connection.io, share.now, record));
                 // At once: a key may stand twice among those that came.
@@ -266,7 +264,7 @@ impl Giving {
             .iter()
             .flat_map(|&key| {
                 let io = &share.connections[key].io;
-                std::iter::once(io.descriptor()).chain(io.beside())
+                std::iter::once(io.descriptor()).chain(io.travels_along())
             })
             .collect();
         let ids: Vec<u64> = arrivals.iter().map(|arrival| arrival.record.id).collect();

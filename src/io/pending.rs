@@ -1,5 +1,7 @@
 //! What an idle connection does not have: bytes that wait, and an end under way.
 
+use std::os::fd::OwnedFd;
+
 use super::Far;
 use crate::close::Ending;
 use crate::deadline::Moment;
@@ -38,6 +40,35 @@ pub(crate) struct Pending {
     pub(crate) quota: Option<u64>,
     /// All is acknowledged; the client's FIN is awaited until then.
     pub(crate) linger: Option<Moment>,
+    /// What the service wants to be told of beside the socket.
+    pub(crate) beside: Option<Box<Beside>>,
+}
+
+/// What a service wants to be told of beside the socket; and what of a socket that was given away.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    /// Descriptors whose readiness is told.
+    pub(crate) watched: Vec<OwnedFd>,
+    /// So many of them are registered.
+    pub(crate) registered: usize,
+    /// When the service wants to be called.
+    pub(crate) alarm: Moment,
+    /// A watched descriptor may be read further: the service is called again in the next turn.
+    pub(crate) again: bool,
+    /// The system has given up a socket that was given away: whoever has it is left alone with the error until then.
+    pub(crate) lost: Moment,
+}
+
+impl Default for Beside {
+    fn default() -> Self {
+        Self {
+            watched: Vec::new(),
+            registered: 0,
+            alarm: Moment::NEVER,
+            again: false,
+            lost: Moment::NEVER,
+        }
+    }
 }
 
 impl Pending {
@@ -53,5 +84,6 @@ impl Pending {
             && self.silent.is_none()
             && self.quota.is_none()
             && self.linger.is_none()
+            && self.beside.is_none()
     }
 }

@@ -37,9 +37,14 @@ impl Worker {
             for key in std::mem::take(&mut self.halted) {
                 self.step(key, |connection, service, turn, buffer| {
                     connection.io.waiting = false;
-                    connection.resume(turn);
+                    connection.resume(service, turn);
                     connection.advance(service, turn, buffer)
                 });
+                #[cfg(control)]
+                if let Some(giving) = &mut self.giving {
+                    // While it waited, it may have been one that could not leave.
+                    giving.arrived(key);
+                }
             }
         }
         if let Some(acceptor) = &mut self.acceptor {

@@ -107,10 +107,12 @@ impl Worker {
                 std::thread::park_timeout(self.clock.now().since(began));
                 began = self.clock.now();
             }
-            let connection = self.connections.remove(key);
+            let mut connection = self.connections.remove(key);
+            connection.io.deregister(self.poll.registry());
+            let origin = &self.origins[usize::from(connection.io.listener)];
+            let turn = origin.turn(self.now);
+            connection.over(&origin.settings.service, &turn, CloseReason::HandedOff);
             let io = &connection.io;
-            io.deregister(self.poll.registry());
-            let origin = &self.origins[usize::from(io.listener)];
             log::debug!(id = io.id, peer:% = io.peer, listener:% = origin.address, reason:% = CloseReason::HandedOff, read = io.read, written = io.written; "closed");
             self.count_out(key, &connection, CloseReason::HandedOff);
             // The service's state goes along, and its destructor may panic as anything else.
@@ -245,7 +247,10 @@ impl Worker {
             let io = &connection.io;
             let origin = &self.origins[usize::from(io.listener)];
             let near = origin.address.tcp().map(|_| io.descriptor());
-            let far = io.beside().filter(|_| matches!(io.far(), Some(Far::Up(_))));
+            let far = match io.far() {
+                Some(Far::Up(up)) => Some(up.io.descriptor()),
+                _ => None,
+            };
             for socket in near.into_iter().chain(far) {
                 if let Err(refused) = origin.settings.options.replace(&socket) {
                     log::debug!(id = io.id, option = refused.option.as_str(), error:% = refused.source; "option refused");

@@ -8,6 +8,7 @@
 mod connect;
 mod detection;
 mod dial;
+mod exec;
 mod forward;
 mod hub;
 mod load;

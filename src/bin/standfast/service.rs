@@ -33,6 +33,7 @@ pub(crate) fn of(args: &ServeArgs) -> Result<AnyService, Failure> {
         ServiceName::Print => Print::new(std::io::stdout(), asked.prefix).into(),
         ServiceName::Hub => Hub::new(asked.hub.options(args.buffer)?).into(),
         ServiceName::Forward => Forward::new(forward_to(args)?)?.into(),
+        ServiceName::Exec => asked.exec.service(&asked.operands)?,
     })
 }
 
@@ -43,7 +44,11 @@ pub(crate) fn of(args: &ServeArgs) -> Result<AnyService, Failure> {
 pub(crate) fn upstreams(args: &ServeArgs) -> Result<Option<Upstreams>, Failure> {
     match args.service.service {
         ServiceName::Forward => forward_to(args).map(Some),
-        ServiceName::Echo | ServiceName::Discard | ServiceName::Print | ServiceName::Hub => {
+        ServiceName::Echo
+        | ServiceName::Discard
+        | ServiceName::Print
+        | ServiceName::Hub
+        | ServiceName::Exec => {
             Ok(None)
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use crate::args::exec::ExecArgs;
 use crate::args::forward::ForwardArgs;
 use crate::args::hub::HubArgs;
 
@@ -21,6 +22,8 @@ pub(crate) enum ServiceName {
     Hub,
     /// Relays both ways to HOST:PORT..., the first that can be reached; the client waits while none can.
     Forward,
+    /// Runs a program for each connection, the socket as its stdin and stdout: serve exec -- PROGRAM ARG...
+    Exec,
 }
 
 impl ServiceName {
@@ -31,13 +34,14 @@ impl ServiceName {
             Self::Print => "print",
             Self::Hub => "hub",
             Self::Forward => "forward",
+            Self::Exec => "exec",
         }
     }
 
     /// Whether it works on something that is named behind it.
     pub(crate) const fn takes_operands(self) -> bool {
         match self {
-            Self::Forward => true,
+            Self::Forward | Self::Exec => true,
             Self::Echo | Self::Discard | Self::Print | Self::Hub => false,
         }
     }
@@ -46,7 +50,7 @@ impl ServiceName {
     pub(crate) const fn read_timeout(self) -> Option<Duration> {
         match self {
             Self::Hub => None,
-            Self::Echo | Self::Discard | Self::Print | Self::Forward => {
+            Self::Echo | Self::Discard | Self::Print | Self::Forward | Self::Exec => {
                 Some(Duration::from_secs(600))
             }
         }
@@ -61,7 +65,7 @@ pub(crate) struct ServiceArgs {
     pub(crate) service: ServiceName,
 
     /// What the service works on: forward: whom to relay to, HOST:PORT, PORT (this host), [::1]:PORT, unix:PATH,
-    /// unix:@NAME (abstract).
+    /// unix:@NAME (abstract); exec: the program and its arguments, after --.
     #[arg(value_name = "ARG")]
     pub(crate) operands: Vec<OsString>,
 
@@ -74,17 +78,21 @@ pub(crate) struct ServiceArgs {
 
     #[command(flatten)]
     pub(crate) forward: ForwardArgs,
+
+    #[command(flatten)]
+    pub(crate) exec: ExecArgs,
 }
 
 impl ServiceArgs {
     /// The flags that were given, each with the service it is for.
     pub(crate) fn given(&self) -> impl Iterator<Item = (&'static str, ServiceName)> {
         let hub = self.hub.given();
-        let forward = self.forward.given();
+        let (forward, exec) = (self.forward.given(), self.exec.given());
         [(self.prefix, "--prefix", ServiceName::Print)]
             .into_iter()
             .chain(hub.map(|(given, flag)| (given, flag, ServiceName::Hub)))
             .chain(forward.map(|(given, flag)| (given, flag, ServiceName::Forward)))
+            .chain(exec.map(|(given, flag)| (given, flag, ServiceName::Exec)))
             .filter(|&(given, _, _)| given)
             .map(|(_, flag, of)| (flag, of))
     }

@@ -1,0 +1,119 @@
+//! A connection whose socket was given away, and what a service is told of beside the bytes.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::{Connection, Step};
+use crate::close::{CloseReason, Ending};
+use crate::deadline::Moment;
+use crate::io::Turn;
+use crate::service::{AnyService, Context, Ready};
+
+impl Connection {
+    /// A descriptor that the service watches may be read.
+    pub(crate) fn beside(
+        &mut self,
+        service: &AnyService,
+        turn: &Turn<'_>,
+        buffer: &mut [u8],
+    ) -> Step {
+        self.tell(service, turn, Ready::Beside);
+        self.advance(service, turn, buffer)
+    }
+
+    /// Tells the service what it waited for.
+    pub(crate) fn tell(&mut self, service: &AnyService, turn: &Turn<'_>, what: Ready) {
+        let Self { io, state } = self;
+        if io.verdict().is_some() {
+            return;
+        }
+        let told = catch_unwind(AssertUnwindSafe(|| {
+            service.ready(
+                state,
+                &mut Context {
+                    io: &mut *io,
+                    turn: *turn,
+                },
+                what,
+            );
+        }));
+        if told.is_err() {
+            io.ended = true;
+            io.halted = false;
+            io.overrule(Ending::reset(CloseReason::Service));
+        }
+    }
+
+    /// The connection has ended: tells the service.
+    pub(crate) fn over(&mut self, service: &AnyService, turn: &Turn<'_>, reason: CloseReason) {
+        let Self { io, state } = self;
+        // What it does after that cannot end it again.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            service.over(state, &mut Context { io, turn: *turn }, reason);
+        }));
+    }
+
+    /// The service wanted to go on with what it watches.
+    pub(super) fn go_on(&mut self, service: &AnyService, turn: &Turn<'_>) {
+        let pending = self.io.pending.as_mut();
+        if let Some(beside) = pending.and_then(|pending| pending.beside.as_mut())
+            && std::mem::take(&mut beside.again)
+        {
+            self.tell(service, turn, Ready::Beside);
+        }
+    }
+
+    /// An alarm of the service's, if that is due.
+    pub(super) fn ring(&mut self, service: &AnyService, turn: &Turn<'_>) {
+        if self.io.alarm() <= turn.now {
+            self.io.beside().alarm = Moment::NEVER;
+            self.tell(service, turn, Ready::Alarm);
+        }
+    }
+
+    /// [`advance`](Connection::advance) for a socket that was given away: an event tells of an error at the most.
+    pub(super) fn attend(&mut self, turn: &Turn<'_>) -> Step {
+        if self.io.read_on || self.io.error {
+            self.io.stirred(turn);
+        }
+        self.conclude_lent(turn)
+    }
+
+    /// A deadline of a socket that was given away may have come.
+    pub(super) fn expire_lent(&mut self, turn: &Turn<'_>) -> Step {
+        let (io, now) = (&mut self.io, turn.now);
+        if io.lost() <= now {
+            return Step::Close(io.last_word(CloseReason::PeerReset, turn));
+        }
+        if io.watch <= now {
+            io.look_from_afar(turn);
+        }
+        if io.read_deadline(turn) <= now && io.is_silent(turn) {
+            io.finish_for(CloseReason::ReadTimeout);
+        }
+        self.conclude_lent(turn)
+    }
+
+    /// What follows from what was seen of a socket that was given away.
+    pub(super) fn conclude_lent(&mut self, turn: &Turn<'_>) -> Step {
+        let more = self.wants_more();
+        let io = &mut self.io;
+        if let Some(verdict) = io.verdict() {
+            return Step::Close(verdict);
+        }
+        match io.finishing {
+            // Whoever had it has gone; if there is somebody else, they keep it.
+            Some(reason @ (CloseReason::Service | CloseReason::PeerClosed)) => {
+                Step::Close(io.last_word(reason, turn))
+            }
+            Some(reason) => Step::Close(Ending::fin(reason)),
+            None if more => Step::Again,
+            None => Step::Rest,
+        }
+    }
+
+    /// The service wants to go on with what it watches, in the next turn.
+    pub(super) fn wants_more(&self) -> bool {
+        let pending = self.io.pending.as_ref();
+        pending.is_some_and(|pending| pending.beside.as_ref().is_some_and(|beside| beside.again))
+    }
+}

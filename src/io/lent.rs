@@ -1,0 +1,359 @@
+//! A socket that was given away, and descriptors beside it: what the engine still knows, sees to, and counts.
+//!
+//! Whoever has the copy reads and writes; here the kernel's account (`TCP_INFO`, `SIOCOUTQ`) stands in for the bytes
+//! that do not pass through. Nothing here touches the socket but to end it: what `fcntl`, `shutdown` and a read do to
+//! it, they do to the other copy too.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use rustix::fs::OFlags;
+use rustix::net::RecvFlags;
+use socket2::SockRef;
+
+use super::{Beside, Io, Turn};
+use crate::close::{CloseReason, Ending, How};
+use crate::deadline::Moment;
+use crate::keepalive::RTO_MAX_DEFAULT;
+use crate::reap::{self, Limits, Seen, Verdict};
+use crate::sys::{self, TcpInfo, TcpState};
+
+/// How long whoever has the socket is left alone with the error that ended it, which only one of us can be told.
+const LOST: Duration = Duration::from_secs(1);
+
+/// In the token of a descriptor that a connection's service watches, beside the connection's key.
+pub(crate) const WATCHED: usize = 1 << (usize::BITS - 3);
+
+impl Io {
+    pub(crate) fn beside(&mut self) -> &mut Beside {
+        self.pending().beside.get_or_insert_default()
+    }
+
+    pub(crate) fn watched(&self) -> &[OwnedFd] {
+        let beside = self
+            .pending
+            .as_ref()
+            .and_then(|pending| pending.beside.as_ref());
+        beside.map_or(&[], |beside| &beside.watched)
+    }
+
+    /// Has the readiness of a descriptor told.
+    pub(crate) fn watch_beside(&mut self, fd: OwnedFd) {
+        self.beside().watched.push(fd);
+        #[cfg(control)]
+        if self.copied {
+            self.pending().beside_late = true;
+        }
+    }
+
+    /// When the service wants to be called.
+    pub(crate) fn alarm(&self) -> Moment {
+        self.of_beside(|beside| beside.alarm)
+    }
+
+    /// When the error of a socket that was given away is taken.
+    pub(crate) fn lost(&self) -> Moment {
+        self.of_beside(|beside| beside.lost)
+    }
+
+    #[inline]
+    fn of_beside(&self, what: impl FnOnce(&Beside) -> Moment) -> Moment {
+        let pending = self.pending.as_ref();
+        let beside = pending.and_then(|pending| pending.beside.as_deref());
+        beside.map_or(Moment::NEVER, what)
+    }
+
+    /// A copy of the socket for somebody else, who blocks; from here on it is neither read nor written here.
+    pub(crate) fn give_away(&mut self, turn: &Turn<'_>) -> io::Result<OwnedFd> {
+        if self.waiting_output() > 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::WouldBlock,
+                "output waits that the socket does not take",
+            ));
+        }
+        let copy = self.socket.try_clone()?;
+        set_nonblocking(&self.socket, false)?;
+        self.lent = true;
+        self.readable = false;
+        let _ = self.beside();
+        self.watch = self
+            .watch
+            .min(next_look(turn.limits, turn.now, Duration::ZERO));
+        Ok(copy)
+    }
+
+    /// Nobody else reads or writes any more: this process does again.
+    pub(crate) fn take_back(&mut self, turn: &Turn<'_>) -> io::Result<()> {
+        if !self.lent {
+            return Ok(());
+        }
+        set_nonblocking(&self.socket, true)?;
+        let info = self.settle(turn);
+        self.lent = false;
+        self.fin_sent = info.is_some_and(|info| info.journal.state.fin_sent());
+        // What came before a FIN is to be read yet.
+        self.peer_fin = false;
+        self.readable = true;
+        self.read_on = true;
+        self.error = info.is_some_and(|info| info.journal.state == TcpState::Over);
+        self.watch = reap::first_look(turn.limits, turn.now, self.last_in);
+        Ok(())
+    }
+
+    /// What the client sent and nobody has read, bytes.
+    pub(crate) fn unread(&self) -> u64 {
+        rustix::io::ioctl_fionread(self.socket.as_fd()).unwrap_or(0)
+    }
+
+    /// Takes over what the kernel has counted, of a socket that was given away.
+    pub(crate) fn settle(&mut self, turn: &Turn<'_>) -> Option<TcpInfo> {
+        let Ok(info) = sys::tcp_info(self.socket.as_fd()) else {
+            // No TCP. Its end can be seen all the same.
+            self.peer_fin |= self.is_at_end();
+            return None;
+        };
+        let count = self.count(&info, turn.now);
+        self.peer_fin = count.peer_fin;
+        self.fin_sent |= info.journal.state.fin_sent();
+        self.last_in = count.last_in;
+        // A socket that was dissolved counts from zero again.
+        turn.stats.read.add(count.read.saturating_sub(self.read));
+        self.read = self.read.max(count.read);
+        let written = count.written.saturating_sub(self.written);
+        turn.stats.written.add(written);
+        self.written += written;
+        Some(info)
+    }
+
+    /// Bytes read and written, and when the last one came, for the table.
+    pub(crate) fn counted(&self, now: Moment) -> (u64, u64, Moment) {
+        match sys::tcp_info(self.socket.as_fd()) {
+            Ok(info) if self.lent => {
+                let count = self.count(&info, now);
+                (count.read, count.written, count.last_in)
+            }
+            _ => (self.read, self.written, self.last_in),
+        }
+    }
+
+    fn count(&self, info: &TcpInfo, now: Moment) -> Count {
+        let journal = info.journal;
+        let peer_fin = self.peer_fin || journal.state.peer_fin() || is_orderly(info);
+        let fin_sent = journal.state.fin_sent() || is_orderly(info);
+        let queued = sys::unacknowledged(self.socket.as_fd()).unwrap_or(0);
+        Count {
+            peer_fin,
+            read: journal
+                .received
+                .saturating_sub(self.unread() + u64::from(peer_fin)),
+            written: (journal.acknowledged + queued).saturating_sub(u64::from(fin_sent)),
+            last_in: self.last_in.max(now.before(journal.idle)),
+        }
+    }
+
+    /// Looks whether the peer acknowledges, and judges: as [`Io::look`], by the kernel's account alone.
+    pub(crate) fn look_from_afar(&mut self, turn: &Turn<'_>) {
+        let Some(info) = self.settle(turn) else {
+            self.watch = Moment::NEVER;
+            return;
+        };
+        self.find_lost(&info, turn.now);
+        if info.journal.state == TcpState::Over {
+            self.watch = Moment::NEVER;
+            return;
+        }
+        let queued = sys::unacknowledged(self.socket.as_fd()).unwrap_or(0);
+        let seen = Seen {
+            outbox: 0,
+            queued,
+            info: (queued > 0).then_some(info),
+            acknowledged: info.journal.acknowledged,
+            half_closed: self.half_closed(),
+        };
+        let mut progress = self.pending().progress;
+        let verdict = reap::judge(turn.limits, turn.now, &seen, &mut progress);
+        self.pending().progress = progress;
+        let next = next_look(turn.limits, turn.now, info.silence);
+        match verdict {
+            Verdict::Quiet => self.watch = next,
+            Verdict::Wait(until) => self.watch = until.min(next),
+            Verdict::Reap(ending) => {
+                self.watch = Moment::NEVER;
+                self.overrule(ending);
+            }
+        }
+    }
+
+    /// An event of the socket: the system may have given it up.
+    pub(crate) fn stirred(&mut self, turn: &Turn<'_>) {
+        self.readable = false;
+        self.read_on = false;
+        self.error = false;
+        if let Some(info) = self.settle(turn) {
+            self.find_lost(&info, turn.now);
+        }
+    }
+
+    fn find_lost(&mut self, info: &TcpInfo, now: Moment) {
+        if info.journal.state == TcpState::Over && !is_orderly(info) {
+            let beside = self.beside();
+            beside.lost = beside.lost.min(now.after(LOST));
+        }
+    }
+
+    /// Whether the client is to blame for its silence now, its read deadline having come: not if it has said something
+    /// that is not read.
+    pub(crate) fn is_silent(&mut self, turn: &Turn<'_>) -> bool {
+        self.settle(turn);
+        if self.unread() > 0 {
+            self.last_in = turn.now;
+        }
+        self.read_deadline(turn) <= turn.now
+    }
+
+    /// Why a connection is over, when whoever had the socket has gone, or the system has given it up. Closing takes
+    /// away this process's copy alone.
+    pub(crate) fn last_word(&mut self, reason: CloseReason, turn: &Turn<'_>) -> Ending {
+        let info = self.settle(turn);
+        let well = Ending {
+            how: How::Release,
+            ..Ending::fin(reason)
+        };
+        let Some(info) = info else { return well };
+        if info.journal.state != TcpState::Over {
+            // With the last copy gone the kernel goes on delivering, with its usual patience.
+            let _ = sys::set_rto_max(self.socket.as_fd(), RTO_MAX_DEFAULT);
+            return well;
+        }
+        let queued = sys::unacknowledged(self.socket.as_fd()).unwrap_or(0) > 0;
+        let error = SockRef::from(&self.socket).take_error().unwrap_or(None);
+        let errno = error.and_then(|error| error.raw_os_error());
+        let reason = match errno {
+            Some(errno) => reap::reason_of(errno, queued),
+            None if is_orderly(&info) => return well,
+            // Whoever had the socket was told the error; what the kernel counted tells it again.
+            None if info.probes > 0 || info.retransmits > 0 => {
+                reap::reason_of(libc::ETIMEDOUT, queued)
+            }
+            None => CloseReason::PeerReset,
+        };
+        Ending {
+            reason,
+            how: How::Release,
+            errno,
+            info: Some(info),
+        }
+    }
+
+    /// Whether a socket that is no TCP has nothing more to read.
+    fn is_at_end(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(
+            rustix::net::recv(self.socket.as_fd(), &mut [0; 1], flags),
+            Ok((0, _))
+        )
+    }
+
+    /// Has the events of descriptors beside the socket told, of those that are new.
+    pub(crate) fn register_beside(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let Some(beside) = self
+            .pending
+            .as_mut()
+            .and_then(|pending| pending.beside.as_mut())
+        else {
+            return Ok(());
+        };
+        for fd in beside.watched.iter().skip(beside.registered) {
+            let token = Token(WATCHED | token.0);
+            registry.register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)?;
+            beside.registered += 1;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn deregister_beside(&self, registry: &Registry) {
+        for fd in self.watched() {
+            // One that could not be registered ended the connection.
+            let _ = registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
+        }
+    }
+}
+
+/// What the kernel has counted of a connection.
+struct Count {
+    peer_fin: bool,
+    read: u64,
+    written: u64,
+    last_in: Moment,
+}
+
+/// Whether a connection that is over was closed by both sides: the peer has acknowledged a FIN of ours, which counts
+/// as one byte more than were sent.
+fn is_orderly(info: &TcpInfo) -> bool {
+    let journal = info.journal;
+    journal.state == TcpState::Over && journal.acknowledged > journal.sent
+}
+
+/// When to look next after a peer that has been silent for `silence`. No write is seen, so each look is as for one that
+/// comes right after it.
+fn next_look(limits: &Limits, now: Moment, silence: Duration) -> Moment {
+    let vanished = limits
+        .dead_after
+        .map(|bound| (bound / 20 * 19).saturating_sub(silence).max(bound / 20));
+    let eighths = [limits.write_timeout, limits.half_close_timeout];
+    let eighths = eighths.into_iter().flatten().map(|limit| limit / 8);
+    now.after_if(eighths.chain(vanished).min())
+}
+
+/// Sets or clears `O_NONBLOCK`, for every copy of the descriptor.
+fn set_nonblocking(fd: &OwnedFd, nonblocking: bool) -> io::Result<()> {
+    let mut flags = rustix::fs::fcntl_getfl(fd)?;
+    flags.set(OFlags::NONBLOCK, nonblocking);
+    Ok(rustix::fs::fcntl_setfl(fd, flags)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(sent: u64, acknowledged: u64, state: TcpState) -> TcpInfo {
+        let mut info = TcpInfo::default();
+        info.journal.sent = sent;
+        info.journal.acknowledged = acknowledged;
+        info.journal.state = state;
+        info
+    }
+
+    #[test]
+    fn a_connection_is_over_in_order_if_a_fin_of_ours_was_acknowledged() {
+        assert!(is_orderly(&info(10, 11, TcpState::Over)));
+        assert!(!is_orderly(&info(10, 10, TcpState::Over)), "a reset");
+        assert!(!is_orderly(&info(10, 9, TcpState::Over)), "a reset");
+        assert!(!is_orderly(&info(10, 11, TcpState::FinSent)), "not over");
+    }
+
+    #[test]
+    fn the_next_look_comes_before_anything_can_be_due() {
+        let now = Moment::at(Duration::from_secs(1000));
+        let limits = Limits {
+            read_timeout: None,
+            dead_after: Some(Duration::from_secs(100)),
+            write_timeout: Some(Duration::from_secs(800)),
+            half_close_timeout: None,
+            buffer: 1,
+        };
+        let next = |silence| next_look(&limits, now, Duration::from_secs(silence)).since(now);
+        assert_eq!(next(0), Duration::from_secs(95));
+        assert_eq!(next(50), Duration::from_secs(45));
+        assert_eq!(next(99), Duration::from_secs(5));
+        let limits = Limits {
+            dead_after: None,
+            write_timeout: None,
+            ..limits
+        };
+        assert_eq!(next_look(&limits, now, Duration::ZERO), Moment::NEVER);
+    }
+}

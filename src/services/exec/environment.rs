@@ -1,0 +1,160 @@
+//! What a program is told of its connection: the variables of ucspi-tcp (tcp-environ(5)), of ncat (ncat(1), "exec
+//! environment") and of systemd (systemd.socket(5), `Accept=yes`).
+
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
+
+use socket2::SockRef;
+
+use crate::endpoint::Peer;
+
+/// What this process was told by whoever started it, and no program of a connection's is to believe: of another
+/// connection, or of a supervisor that is not its own.
+const NOT_THEIRS: [&str; 24] = [
+    "LISTEN_FDNAMES",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "NCAT_LOCAL_ADDR",
+    "NCAT_LOCAL_PORT",
+    "NCAT_REMOTE_ADDR",
+    "NCAT_REMOTE_PORT",
+    "NOTIFY_SOCKET",
+    "REMOTE_ADDR",
+    "REMOTE_PORT",
+    "TCP6INTERFACE",
+    "TCP6LOCALHOST",
+    "TCP6LOCALIP",
+    "TCP6LOCALPORT",
+    "TCP6REMOTEHOST",
+    "TCP6REMOTEIP",
+    "TCP6REMOTEPORT",
+    "TCPLOCALHOST",
+    "TCPLOCALIP",
+    "TCPREMOTEHOST",
+    "TCPREMOTEINFO",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+];
+
+/// Tells `command` of the connection `socket` from `peer`. Nothing of it comes from the client but its address.
+pub(super) fn tell(command: &mut Command, socket: BorrowedFd<'_>, peer: Peer) {
+    for name in NOT_THEIRS {
+        command.env_remove(name);
+    }
+    let local = SockRef::from(&socket).local_addr().ok();
+    match peer {
+        Peer::Tcp(remote) => {
+            let local = local.and_then(|local| local.as_socket());
+            // Of an IPv4 client of a dual-stack listener, both are IPv4.
+            let local = local.map(|local| match Peer::from(local) {
+                Peer::Tcp(local) => local,
+                Peer::Unix(_) => local,
+            });
+            command.envs(of_tcp(remote, local));
+        }
+        Peer::Unix(process) => {
+            // The names of ucspi-unix.
+            command.env("PROTO", "UNIX").env("NCAT_PROTO", "UNIX");
+            if let Some(process) = process {
+                command.env("UNIXREMOTEPID", process.to_string());
+            }
+            if let Some(path) = local.as_ref().and_then(|local| local.as_pathname()) {
+                command.env("UNIXLOCALPATH", path);
+            } else if let Some(name) = local
+                .as_ref()
+                .and_then(|local| local.as_abstract_namespace())
+            {
+                let name = [b"@", name].concat();
+                command.env("UNIXLOCALPATH", std::ffi::OsStr::from_bytes(&name));
+            }
+        }
+    }
+}
+
+fn of_tcp(remote: SocketAddr, local: Option<SocketAddr>) -> Vec<(&'static str, String)> {
+    let six = remote.is_ipv6();
+    let (ip, port) = (remote.ip().to_string(), remote.port().to_string());
+    let mut all = vec![
+        ("PROTO", if six { "TCP6" } else { "TCP" }.to_owned()),
+        ("TCPREMOTEIP", ip.clone()),
+        ("TCPREMOTEPORT", port.clone()),
+        ("NCAT_PROTO", "TCP".to_owned()),
+        ("NCAT_REMOTE_ADDR", ip.clone()),
+        ("NCAT_REMOTE_PORT", port.clone()),
+        ("REMOTE_ADDR", ip.clone()),
+        ("REMOTE_PORT", port.clone()),
+    ];
+    if six {
+        all.extend([("TCP6REMOTEIP", ip), ("TCP6REMOTEPORT", port)]);
+    }
+    if let Some(local) = local {
+        let (ip, port) = (local.ip().to_string(), local.port().to_string());
+        all.extend([
+            ("TCPLOCALIP", ip.clone()),
+            ("TCPLOCALPORT", port.clone()),
+            ("NCAT_LOCAL_ADDR", ip.clone()),
+            ("NCAT_LOCAL_PORT", port.clone()),
+        ]);
+        if six {
+            all.extend([("TCP6LOCALIP", ip), ("TCP6LOCALPORT", port)]);
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(remote: &str, local: &str) -> Vec<String> {
+        let all = of_tcp(remote.parse().unwrap(), local.parse().ok());
+        all.iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect()
+    }
+
+    #[test]
+    fn an_ipv4_connection_is_told_in_three_dialects() {
+        let all = shown("192.0.2.1:4711", "192.0.2.9:7000");
+        for expected in [
+            "PROTO=TCP",
+            "TCPREMOTEIP=192.0.2.1",
+            "TCPREMOTEPORT=4711",
+            "TCPLOCALIP=192.0.2.9",
+            "TCPLOCALPORT=7000",
+            "NCAT_PROTO=TCP",
+            "NCAT_REMOTE_ADDR=192.0.2.1",
+            "NCAT_REMOTE_PORT=4711",
+            "NCAT_LOCAL_ADDR=192.0.2.9",
+            "NCAT_LOCAL_PORT=7000",
+            "REMOTE_ADDR=192.0.2.1",
+            "REMOTE_PORT=4711",
+        ] {
+            assert!(
+                all.iter().any(|told| told == expected),
+                "{expected} in {all:?}"
+            );
+        }
+        assert!(!all.iter().any(|told| told.starts_with("TCP6")), "{all:?}");
+    }
+
+    #[test]
+    fn an_ipv6_connection_has_the_names_of_its_own_too() {
+        let all = shown("[2001:db8::1]:4711", "[2001:db8::9]:7000");
+        for expected in [
+            "PROTO=TCP6",
+            "TCPREMOTEIP=2001:db8::1",
+            "TCP6REMOTEIP=2001:db8::1",
+            "TCP6LOCALPORT=7000",
+            "REMOTE_ADDR=2001:db8::1",
+        ] {
+            assert!(
+                all.iter().any(|told| told == expected),
+                "{expected} in {all:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The thread that starts processes, and ends those that outlive their connection.
+//!
+//! A fork takes about a millisecond, in which no other connection of a worker would be served: so this thread does it,
+//! and wakes the connection. It is also the one who has time: SIGTERM, a grace, SIGKILL, and the wait that leaves no
+//! zombie.
+
+use std::collections::VecDeque;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::OFlags;
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use crate::deadline::{Clock, Moment};
+use crate::endpoint::Peer;
+use crate::handle::Handle;
+use crate::services::exec::program::Program;
+use crate::services::exec::{Stderr, environment};
+
+/// How long a process may take to end after SIGTERM.
+pub(super) const GRACE: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether a process that is to end has ended.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// What is to be done, and who is to end.
+#[derive(Debug)]
+pub(super) struct Nursery {
+    clock: Clock,
+    /// Processes that count.
+    children: Arc<AtomicUsize>,
+    work: Mutex<Work>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    jobs: VecDeque<Job>,
+    leaving: Vec<Leaving>,
+    /// Everything is to end, and then the thread.
+    over: Option<Over>,
+    /// The thread runs.
+    runs: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    Soon,
+    Now,
+}
+
+/// A process to start.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) peer: Peer,
+    pub(super) socket: OwnedFd,
+    pub(super) slot: Arc<Slot>,
+}
+
+/// Where a connection finds its process.
+#[derive(Debug, Default)]
+pub(super) struct Slot(Mutex<Start>);
+
+#[derive(Debug, Default)]
+enum Start {
+    #[default]
+    Waiting,
+    Done(io::Result<Spawned>),
+    /// Nobody wants it any more. It counts until it has ended.
+    Abandoned(Option<Ticket>),
+}
+
+/// A process that was started.
+#[derive(Debug)]
+pub(super) struct Spawned {
+    pub(super) child: Child,
+    pub(super) pidfd: OwnedFd,
+    pub(super) stderr: Option<OwnedFd>,
+}
+
+/// A process that is to end, or is only awaited.
+#[derive(Debug)]
+struct Leaving {
+    group: Group,
+    watch: Watch,
+    /// When it gets SIGTERM; never if it is only awaited.
+    term: Moment,
+    /// When it gets SIGKILL.
+    kill: Moment,
+    _ticket: Option<Ticket>,
+}
+
+/// How a process's end is seen.
+#[derive(Debug)]
+pub(super) enum Watch {
+    Child(Child),
+    /// Started by another process: its pidfd.
+    Stranger(OwnedFd),
+}
+
+/// Counts one process for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Ticket(Arc<AtomicUsize>);
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A process and those it started, each connection's a group of its own (setpgid(2)): a signal reaches them all.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Group(Pid);
+
+impl Group {
+    pub(super) fn of(child: &Child) -> Self {
+        Self(Pid::from_child(child))
+    }
+
+    /// `None` for a number that is no process's, such as 1 or -1, which would be everybody.
+    pub(super) fn numbered(pid: i32) -> Option<Self> {
+        Pid::from_raw(pid).filter(|_| pid > 1).map(Self)
+    }
+
+    pub(super) fn pid(self) -> i32 {
+        self.0.as_raw_nonzero().get()
+    }
+
+    /// Called only while its first process lives or is unreaped, or somebody of it is known to be there: the number
+    /// is not another's meanwhile.
+    pub(super) fn signal(self, signal: Signal) {
+        if let Err(error) = rustix::process::kill_process_group(self.0, signal) {
+            log::debug!(pid = self.pid(), error:% = io::Error::from(error); "cannot signal a process");
+        }
+    }
+
+    /// Whether anybody is left of it.
+    pub(super) fn exists(self) -> bool {
+        rustix::process::test_kill_process_group(self.0) != Err(rustix::io::Errno::SRCH)
+    }
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Start> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What came of the start, once.
+    pub(super) fn take(&self) -> Option<io::Result<Spawned>> {
+        let mut start = self.lock();
+        match std::mem::take(&mut *start) {
+            Start::Done(done) => Some(done),
+            other => {
+                *start = other;
+                None
+            }
+        }
+    }
+}
+
+impl Nursery {
+    pub(super) fn new() -> Self {
+        Self {
+            clock: Clock::start(),
+            children: Arc::default(),
+            work: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room for one more, if there are fewer than `most`.
+    pub(super) fn admit(&self, most: Option<NonZeroUsize>) -> Option<Ticket> {
+        let ticket = Ticket(Arc::clone(&self.children));
+        let before = self.children.fetch_add(1, Ordering::AcqRel);
+        most.is_none_or(|most| before < most.get())
+            .then_some(ticket)
+    }
+
+    pub(super) fn start(&self, job: Job) {
+        self.lock().jobs.push_back(job);
+        self.changed.notify_all();
+    }
+
+    /// Nobody waits for what is being started there.
+    pub(super) fn abandon(&self, slot: &Slot, ticket: Option<Ticket>) {
+        let mut start = slot.lock();
+        match std::mem::replace(&mut *start, Start::Abandoned(None)) {
+            Start::Done(Ok(spawned)) => {
+                drop(start);
+                let group = Group::of(&spawned.child);
+                let watch = Watch::Child(spawned.child);
+                self.end(group, watch, Some(Duration::ZERO), ticket);
+            }
+            Start::Done(Err(_)) => {}
+            Start::Waiting | Start::Abandoned(_) => *start = Start::Abandoned(ticket),
+        }
+    }
+
+    /// Ends a process in `patience`, or only awaits its end.
+    pub(super) fn end(
+        &self,
+        group: Group,
+        watch: Watch,
+        patience: Option<Duration>,
+        ticket: Option<Ticket>,
+    ) {
+        self.lock().leaving.push(Leaving {
+            group,
+            watch,
+            term: self.clock.now().after_if(patience),
+            kill: Moment::NEVER,
+            _ticket: ticket,
+        });
+        self.changed.notify_all();
+    }
+
+    /// Runs the thread.
+    pub(super) fn run(this: &Arc<Self>, program: Arc<Program>, server: Handle) -> io::Result<()> {
+        let nursery = Arc::clone(this);
+        thread::Builder::new()
+            .name("exec".to_owned())
+            .spawn(move || nursery.work(&program, &server))?;
+        this.lock().runs = true;
+        Ok(())
+    }
+
+    fn work(&self, program: &Program, server: &Handle) {
+        let mut work = self.lock();
+        loop {
+            if let Some(job) = work.jobs.pop_front() {
+                drop(work);
+                self.do_job(job, program);
+                server.resume();
+                work = self.lock();
+                continue;
+            }
+            let over = work.over;
+            let now = self.clock.now();
+            work.leaving.retain_mut(|one| one.still_there(now, over));
+            let to_end = work.leaving.iter().any(|one| one.term != Moment::NEVER);
+            if over.is_some() && !to_end {
+                work.runs = false;
+                self.changed.notify_all();
+                return;
+            }
+            let pause = if work.leaving.is_empty() {
+                Duration::MAX
+            } else if work.leaving.iter().any(|one| one.kill != Moment::NEVER) {
+                GLANCE
+            } else {
+                10 * GLANCE
+            };
+            let waited = self.changed.wait_timeout(work, pause);
+            work = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn do_job(&self, job: Job, program: &Program) {
+        let slot = Arc::clone(&job.slot);
+        if matches!(*slot.lock(), Start::Abandoned(_)) {
+            return;
+        }
+        let spawned = spawn(program, job);
+        let mut start = slot.lock();
+        if let Start::Abandoned(ticket) = &mut *start {
+            let ticket = ticket.take();
+            drop(start);
+            if let Ok(spawned) = spawned {
+                let group = Group::of(&spawned.child);
+                let watch = Watch::Child(spawned.child);
+                self.end(group, watch, Some(Duration::ZERO), ticket);
+            }
+        } else {
+            *start = Start::Done(spawned);
+        }
+    }
+
+    /// Ends what is left; returns when that is done.
+    pub(super) fn stop(&self, urgent: impl Fn() -> bool) {
+        let mut work = self.lock();
+        let until = self.clock.now().after(2 * GRACE);
+        while work.runs && self.clock.now() < until {
+            work.over = Some(if urgent() { Over::Now } else { Over::Soon });
+            self.changed.notify_all();
+            let waited = self.changed.wait_timeout(work, GLANCE);
+            work = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Leaving {
+    /// Does what is due. Answers whether somebody is to be awaited yet.
+    fn still_there(&mut self, now: Moment, over: Option<Over>) -> bool {
+        let to_end = self.term != Moment::NEVER;
+        let termed = self.kill != Moment::NEVER;
+        let ended = match &mut self.watch {
+            // An error means that there is none to wait for.
+            Watch::Child(child) => !matches!(child.try_wait(), Ok(None)),
+            Watch::Stranger(pidfd) => has_ended(pidfd.as_fd()),
+        };
+        // Others of its group have the grace that it has.
+        if ended && !(termed && self.group.exists()) {
+            return false;
+        }
+        if to_end && (now >= self.kill || over == Some(Over::Now)) {
+            self.group.signal(Signal::KILL);
+            return !ended;
+        }
+        if to_end && !termed && (now >= self.term || over.is_some()) {
+            self.group.signal(Signal::TERM);
+            self.kill = now.after(GRACE);
+        }
+        true
+    }
+}
+
+/// Starts a process. By posix_spawn(3), as the standard library does unless asked for more: the address space is
+/// not copied, signals are at their defaults, none is blocked.
+fn spawn(program: &Program, job: Job) -> io::Result<Spawned> {
+    let mut command = Command::new(&program.path);
+    command
+        .arg0(&program.name)
+        .args(&program.arguments)
+        .process_group(0);
+    environment::tell(&mut command, job.socket.as_fd(), job.peer);
+    let mut pipe = None;
+    command.stderr(match program.stderr {
+        Stderr::Log => {
+            let (reader, writer) = io::pipe()?;
+            let reader = OwnedFd::from(reader);
+            let flags = rustix::fs::fcntl_getfl(&reader)?;
+            rustix::fs::fcntl_setfl(&reader, flags | OFlags::NONBLOCK)?;
+            pipe = Some(reader);
+            Stdio::from(writer)
+        }
+        Stderr::Inherit => Stdio::inherit(),
+        Stderr::Socket => Stdio::from(job.socket.try_clone()?),
+        Stderr::Null => Stdio::null(),
+    });
+    command.stdin(Stdio::from(job.socket.try_clone()?));
+    command.stdout(Stdio::from(job.socket));
+    let mut child = command.spawn()?;
+    match rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+        Ok(pidfd) => Ok(Spawned {
+            child,
+            pidfd,
+            stderr: pipe,
+        }),
+        Err(error) => {
+            // Unseen it could not run.
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(error.into())
+        }
+    }
+}
+
+/// Whether the process of a pidfd has ended (pidfd_open(2): it is readable then).
+pub(super) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    let now = rustix::event::Timespec::default();
+    rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+}

@@ -1,0 +1,110 @@
+//! Which program: found once, at the start, as execvp(3) finds it.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+
+use crate::services::exec::Stderr;
+
+/// Where execvp(3) looks without PATH (`confstr(_CS_PATH)`).
+const PATH: &str = "/bin:/usr/bin";
+
+/// A program and its arguments.
+#[derive(Debug)]
+pub(super) struct Program {
+    /// As it was named: its `argv[0]`.
+    pub(super) name: OsString,
+    pub(super) path: PathBuf,
+    pub(super) arguments: Vec<OsString>,
+    pub(super) stderr: Stderr,
+}
+
+impl Program {
+    /// # Errors
+    /// There is none of this name, or it may not be executed: in words.
+    pub(super) fn find(name: &OsStr, arguments: Vec<OsString>, stderr: Stderr) -> io::Result<Self> {
+        let path = std::env::var_os("PATH").unwrap_or_else(|| PATH.into());
+        Ok(Self {
+            name: name.to_owned(),
+            path: search(name, &path)?,
+            arguments,
+            stderr,
+        })
+    }
+}
+
+fn search(name: &OsStr, path: &OsStr) -> io::Result<PathBuf> {
+    if name.is_empty() {
+        return Err(error(io::ErrorKind::NotFound, "the name is empty"));
+    }
+    if name.as_bytes().contains(&b'/') {
+        return executable(name.into());
+    }
+    let mut worst = error(io::ErrorKind::NotFound, "no such program in PATH");
+    for folder in std::env::split_paths(path) {
+        // An empty one is the working directory (environ(7)).
+        match executable(Path::new(".").join(folder).join(name)) {
+            Ok(found) => return Ok(found),
+            Err(found) if found.kind() != io::ErrorKind::NotFound => worst = found,
+            Err(_) => {}
+        }
+    }
+    Err(worst)
+}
+
+fn executable(path: PathBuf) -> io::Result<PathBuf> {
+    let shown = path.display();
+    match std::fs::metadata(&path) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+            Err(error(cause.kind(), "no such file"))
+        }
+        Err(cause) => Err(error(cause.kind(), &format!("{shown}: {cause}"))),
+        Ok(found) if !found.is_file() => Err(error(
+            io::ErrorKind::PermissionDenied,
+            &format!("{shown} is no file"),
+        )),
+        Ok(_) => match accessat(CWD, &path, Access::EXEC_OK, AtFlags::EACCESS) {
+            Ok(()) => Ok(path),
+            Err(_) => Err(error(
+                io::ErrorKind::PermissionDenied,
+                &format!("{shown} is not executable"),
+            )),
+        },
+    }
+}
+
+fn error(kind: io::ErrorKind, what: &str) -> io::Error {
+    io::Error::new(kind, what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(name: &str, path: &str) -> Result<PathBuf, String> {
+        search(name.as_ref(), path.as_ref()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_program_is_found_as_execvp_finds_it() {
+        assert_eq!(found("sh", "/nowhere:/bin"), Ok("/bin/sh".into()));
+        assert_eq!(found("/bin/sh", "/nowhere"), Ok("/bin/sh".into()));
+    }
+
+    #[test]
+    fn what_is_none_is_named() {
+        let no = |name, path| found(name, path).unwrap_err();
+        assert_eq!(no("sh", "/nowhere"), "no such program in PATH");
+        assert_eq!(no("./sh", "/bin"), "no such file");
+        assert_eq!(no("", "/bin"), "the name is empty");
+        assert_eq!(no("/etc/passwd", "/bin"), "/etc/passwd is not executable");
+        assert_eq!(
+            no("passwd", "/etc:/nowhere"),
+            "/etc/passwd is not executable"
+        );
+        assert_eq!(no("/bin/", "/bin"), "/bin/ is no file");
+    }
+}
