@@ -93,20 +93,39 @@ mod imp {
     /// `TCP_RTO_MAX_MS` of `include/uapi/linux/tcp.h`, Linux 6.15; the C library's headers do not have it yet.
     const TCP_RTO_MAX_MS: libc::c_int = 44;
 
-    /// `struct tcp_info` of `include/uapi/linux/tcp.h`; the C library's ends before the pacing rate. A kernel that
-    /// knows less of it fills in less.
+    /// `struct tcp_info` of `include/uapi/linux/tcp.h`, as far as it matters here: the C library's is longer or shorter,
+    /// by version. A kernel that knows less of it fills in less.
     #[repr(C)]
     struct Info {
-        start: libc::tcp_info,
-        pacing: [u64; 2],
+        state: u8,
+        _ca_state: u8,
+        retransmits: u8,
+        probes: u8,
+        _bytes: [u8; 4],
+        _timeouts: [u32; 9],
+        _last_data_sent: u32,
+        _last_ack_sent: u32,
+        last_data_recv: u32,
+        last_ack_recv: u32,
+        _mtu: [u32; 2],
+        rtt: u32,
+        _windows: [u32; 8],
+        _pacing: [u64; 2],
         bytes_acked: u64,
         bytes_received: u64,
-        segments: [u32; 6],
-        rates: [u64; 4],
-        delivered: [u32; 2],
+        _segments: [u32; 6],
+        _rates: [u64; 4],
+        _delivered: [u32; 2],
         bytes_sent: u64,
         bytes_retrans: u64,
     }
+
+    const _: () = {
+        assert!(std::mem::offset_of!(Info, last_data_recv) == 52);
+        assert!(std::mem::offset_of!(Info, rtt) == 68);
+        assert!(std::mem::offset_of!(Info, bytes_acked) == 120);
+        assert!(std::mem::offset_of!(Info, bytes_sent) == 200);
+    };
 
     /// States of a connection (`include/net/tcp_states.h`).
     const FIN_WAIT1: u8 = 4;
@@ -135,21 +154,20 @@ mod imp {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the struct is plain integers, zeroed before the kernel filled in as much as it knows.
-        let all = unsafe { info.assume_init() };
-        let info = all.start;
+        let info = unsafe { info.assume_init() };
         Ok(TcpInfo {
             silence: Duration::from_millis(
-                info.tcpi_last_ack_recv.min(info.tcpi_last_data_recv).into(),
+                info.last_ack_recv.min(info.last_data_recv).into(),
             ),
-            probes: info.tcpi_probes,
-            round_trip: Duration::from_micros(info.tcpi_rtt.into()),
-            retransmits: info.tcpi_retransmits,
+            probes: info.probes,
+            round_trip: Duration::from_micros(info.rtt.into()),
+            retransmits: info.retransmits,
             journal: Journal {
-                idle: Duration::from_millis(info.tcpi_last_data_recv.into()),
-                received: all.bytes_received,
-                acknowledged: all.bytes_acked,
-                sent: all.bytes_sent.saturating_sub(all.bytes_retrans),
-                state: match info.tcpi_state {
+                idle: Duration::from_millis(info.last_data_recv.into()),
+                received: info.bytes_received,
+                acknowledged: info.bytes_acked,
+                sent: info.bytes_sent.saturating_sub(info.bytes_retrans),
+                state: match info.state {
                     FIN_WAIT1 | FIN_WAIT2 => TcpState::FinSent,
                     CLOSE_WAIT => TcpState::PeerFin,
                     LAST_ACK | CLOSING | TIME_WAIT => TcpState::BothFin,
