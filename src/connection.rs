@@ -298,7 +298,7 @@ impl Connection {
             self.io.input_over();
             self.io.halted = self.io.verdict().is_none();
         }
-        if self.io.input_is_over() && !self.io.ended && !self.io.halted {
+        if self.io.input_is_over() && !self.io.ended && !self.io.halted && !self.io.offers_later() {
             self.end(service, turn);
             if let Some(errno) = self.io.failed() {
                 self.io.fail(errno);

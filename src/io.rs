@@ -364,6 +364,15 @@ impl Io {
         })
     }
 
+    /// The service left some input for want of room, and sees it again once output has left.
+    pub(crate) fn offers_later(&self) -> bool {
+        let waits = |pending: &Pending| {
+            let ends = pending.verdict.is_some() || pending.failed.is_some();
+            pending.offer && !pending.outbox.is_empty() && !ends
+        };
+        self.finishing.is_none() && self.pending.as_deref().is_some_and(waits)
+    }
+
     pub(crate) fn input_is_over(&self) -> bool {
         self.peer_fin || self.finishing.is_some() || self.verdict().is_some()
     }

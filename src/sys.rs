@@ -156,9 +156,7 @@ mod imp {
         // SAFETY: the struct is plain integers, zeroed before the kernel filled in as much as it knows.
         let info = unsafe { info.assume_init() };
         Ok(TcpInfo {
-            silence: Duration::from_millis(
-                info.last_ack_recv.min(info.last_data_recv).into(),
-            ),
+            silence: Duration::from_millis(info.last_ack_recv.min(info.last_data_recv).into()),
             probes: info.probes,
             round_trip: Duration::from_micros(info.rtt.into()),
             retransmits: info.retransmits,

@@ -462,6 +462,58 @@ fn a_client_that_leaves_while_its_service_waits_is_served_to_the_end() {
     assert_eq!(server.closed(&client).reason(), "peer-closed");
 }
 
+/// A service that takes its input only when there is room for the answer gets all of it, though the FIN behind it has
+/// been read.
+#[test]
+fn what_a_service_left_for_want_of_room_is_offered_before_the_end() {
+    /// Answers each byte with a hundred, while no output waits.
+    #[derive(Clone, Default)]
+    struct Careful {
+        used: Arc<AtomicU64>,
+    }
+    impl Service for Careful {
+        type State = ();
+
+        fn open(&self, conn: &mut Context<'_>) {
+            // More than the system takes.
+            conn.write(&vec![b'.'; 16 << 20]);
+        }
+
+        fn input(&self, (): &mut (), conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+            let mut used = 0;
+            while used < bytes.len() && conn.room() == conn.buffer() {
+                conn.write(&[bytes[used]; 100]);
+                used += 1;
+            }
+            self.used.fetch_add(used as u64, Ordering::Relaxed);
+            used
+        }
+    }
+    let service = Careful::default();
+    let used = Arc::clone(&service.used);
+    let server = Embedded::start(Listen {
+        buffer: 32 << 20,
+        ..listen(service)
+    });
+    let mut client = connect_with_window(server.address(), 4096);
+    client.write_all(b"abcde").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    until("the server has read them", || {
+        let mut shown = server.handle.connections().flatten();
+        shown.any(|connection| connection.read == 5)
+    });
+    // Its worker has turned since.
+    assert_eq!(server.handle.connections().flatten().count(), 1);
+    assert_eq!(used.load(Ordering::Relaxed), 0);
+    let answer = read_to_fin(&mut client);
+    let answer = String::from_utf8(answer).unwrap();
+    let expected: String = "abcde"
+        .chars()
+        .map(|of| of.to_string().repeat(100))
+        .collect();
+    assert_eq!(answer.trim_start_matches('.'), expected);
+}
+
 /// The engine asks a service for nothing while there is no room, so what waits is bounded by the input's share.
 #[test]
 fn a_service_that_looks_at_the_room_never_overfills_it() {

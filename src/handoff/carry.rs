@@ -31,10 +31,7 @@ impl Connection {
                 || pending.quota.is_some()
                 || pending.beside_late
         };
-        if io.closing
-            || io.travels_along().count() > MOST_BESIDE
-            || pending.is_some_and(cannot)
-        {
+        if io.closing || io.travels_along().count() > MOST_BESIDE || pending.is_some_and(cannot) {
             return None;
         }
         let far = match io.far() {
@@ -147,7 +144,8 @@ impl Io {
             Some(Far::Up(up)) => Some(up.io.descriptor()),
             _ => None,
         };
-        far.into_iter().chain(self.watched().iter().map(AsFd::as_fd))
+        far.into_iter()
+            .chain(self.watched().iter().map(AsFd::as_fd))
     }
 
     /// The far side's output that waits, in the form of [`output`](Self::output).

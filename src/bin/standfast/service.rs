@@ -48,9 +48,7 @@ pub(crate) fn upstreams(args: &ServeArgs) -> Result<Option<Upstreams>, Failure> 
         | ServiceName::Discard
         | ServiceName::Print
         | ServiceName::Hub
-        | ServiceName::Exec => {
-            Ok(None)
-        }
+        | ServiceName::Exec => Ok(None),
     }
 }
 
