@@ -3,7 +3,7 @@
 /// The log on stderr.
 mod log;
 /// What is asked wrongly, or what the system does not allow.
-mod refusals;
+pub(crate) mod refusals;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};

@@ -20,6 +20,8 @@ mod control;
 mod deadlines;
 /// An embedder's server: the library from outside, several listeners, panicking services.
 mod embedding;
+/// `serve forward`: the relay, from both of its sides.
+mod forward;
 /// Connection limits and running out of descriptors.
 mod limits;
 /// `standfast load`: the generator that proves what a restart did to its clients.

@@ -25,7 +25,8 @@ fn refused(args: &[&str]) -> (i32, String) {
 }
 
 /// `standfast serve` and `standfast check` refuse `args` as asked wrongly, with `hint`.
-fn assert_usage(args: &[&str], hint: &str) {
+#[track_caller]
+pub(crate) fn assert_usage(args: &[&str], hint: &str) {
     for subcommand in ["serve", "check"] {
         let mut command = standfast();
         command.arg(subcommand).args(args);

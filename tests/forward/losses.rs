@@ -1,0 +1,269 @@
+//! Upstreams or clients that are lost, and those who end them: what the other side notices, and the reason.
+
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use crate::control::{Home, entry, number};
+use crate::forward::{assert_ended, assert_pair, assert_reset, pair, relay};
+use crate::support::clients::{reset, until_acknowledged, vanish};
+use crate::support::connecting::{Peer, assert_gets};
+use crate::support::{
+    Closed, Server, connect, now, read_to_fin, send_until_stuck, undeafen, until,
+};
+
+#[test]
+fn an_upstream_that_is_lost_in_mid_stream_is_a_reset_for_its_client() {
+    let upstream = Peer::start();
+    let mut relay = relay(&[upstream.address()], &[]);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    served.write_all(b"half of it").unwrap();
+    assert_gets(&mut client, b"half of it");
+    reset(served);
+    assert_reset(&mut client);
+    let closed = relay.closed();
+    assert_eq!(closed.reason(), "upstream-failed", "{}", closed.line);
+}
+
+#[test]
+fn a_client_that_is_lost_in_mid_stream_is_a_reset_for_its_upstream() {
+    let upstream = Peer::start();
+    let mut relay = relay(&[upstream.address()], &[]);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    client.write_all(b"half of it").unwrap();
+    assert_gets(&mut served, b"half of it");
+    reset(client);
+    assert_reset(&mut served);
+    assert_eq!(relay.closed().reason(), "peer-reset");
+}
+
+/// A whole answer must not look like half of one, nor half of one like a whole.
+#[test]
+fn a_half_closed_client_still_learns_that_its_upstream_was_lost() {
+    let upstream = Peer::start();
+    let mut relay = relay(&[upstream.address()], &[]);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_fin(&mut served), b"");
+    reset(served);
+    assert_reset(&mut client);
+    assert_eq!(relay.closed().reason(), "upstream-failed");
+}
+
+// Half-open peers. The bound is the shortest there is.
+
+const BOUND: Duration = Duration::from_secs(5);
+
+#[track_caller]
+fn assert_found(closed: &Closed, since: std::time::Instant, reasons: &[&str]) {
+    let took = since.elapsed();
+    assert!(reasons.contains(&closed.reason()), "{}", closed.line);
+    assert!(
+        took <= BOUND + Duration::from_millis(1500),
+        "after {took:?}: {}",
+        closed.line
+    );
+}
+
+#[test]
+fn an_idle_upstream_that_vanished_is_found_and_its_client_told() {
+    let upstream = Peer::start();
+    let mut relay = relay(&[upstream.address()], &["--dead-after", "5s"]);
+    let (mut client, served) = pair(&relay, &upstream);
+    let vanished = vanish(&served);
+    let closed = relay.closed();
+    assert_found(&closed, vanished.at, &["upstream-failed"]);
+    assert_reset(&mut client);
+}
+
+#[test]
+fn an_upstream_that_vanished_with_data_on_its_way_is_found_and_its_client_told() {
+    let upstream = Peer::start();
+    let mut relay = relay(&[upstream.address()], &["--dead-after", "5s"]);
+    let (mut client, served) = pair(&relay, &upstream);
+    let vanished = vanish(&served);
+    client.write_all(b"into the silence").unwrap();
+    let closed = relay.closed();
+    assert_found(&closed, vanished.at, &["upstream-failed"]);
+    assert_reset(&mut client);
+}
+
+#[test]
+fn an_upstream_that_vanished_behind_its_closed_window_is_found() {
+    let upstream = Peer::start();
+    let mut relay = relay(&[upstream.address()], &["--dead-after", "5s"]);
+    let (mut client, served) = pair(&relay, &upstream);
+    send_until_stuck(&mut client, &[7; 65536]);
+    let vanished = vanish(&served);
+    let closed = relay.closed();
+    assert_found(&closed, vanished.at, &["upstream-failed"]);
+    assert_reset(&mut client);
+}
+
+#[test]
+fn a_client_that_vanished_is_found_and_its_upstream_told() {
+    let upstream = Peer::start();
+    let mut relay = relay(&[upstream.address()], &["--dead-after", "5s"]);
+    // Idle, and with an answer on its way.
+    for answered in [false, true] {
+        let (client, mut served) = pair(&relay, &upstream);
+        let vanished = vanish(&client);
+        if answered {
+            served.write_all(b"into the silence").unwrap();
+        }
+        let closed = relay.closed();
+        let reason = if answered {
+            "unacknowledged"
+        } else {
+            "keepalive-dead"
+        };
+        assert_found(&closed, vanished.at, &[reason]);
+        assert_reset(&mut served);
+        drop(client);
+    }
+}
+
+#[test]
+fn a_living_end_that_does_not_read_is_not_taken_for_a_vanished_one() {
+    let upstream = Peer::start();
+    let mut relay = relay(&[upstream.address()], &["--dead-after", "5s"]);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    let asked = send_until_stuck(&mut client, &[7; 65536]);
+    let answered = send_until_stuck(&mut served, &[8; 65536]);
+    crate::support::pass(BOUND + Duration::from_secs(3));
+    assert!(relay.closed_so_far().is_empty());
+    for (stream, count) in [(&mut client, answered), (&mut served, asked)] {
+        let mut got = vec![0; count];
+        std::io::Read::read_exact(stream, &mut got).unwrap();
+    }
+    assert_pair(&mut client, &mut served);
+}
+
+#[test]
+fn an_upstream_that_hears_again_in_time_goes_on() {
+    let upstream = Peer::start();
+    let relay = relay(&[upstream.address()], &["--dead-after", "10s"]);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    vanish(&served);
+    client.write_all(b"into the silence").unwrap();
+    crate::support::pass(Duration::from_secs(2));
+    undeafen(&served);
+    assert_gets(&mut served, b"into the silence");
+    assert_pair(&mut client, &mut served);
+}
+
+#[test]
+fn an_upstream_that_acknowledges_nothing_new_is_a_write_stall() {
+    let upstream = Peer::start();
+    let mut relay = relay(&[upstream.address()], &["--write-timeout", "1500ms"]);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    send_until_stuck(&mut client, &[7; 65536]);
+    let closed = relay.closed();
+    assert!(
+        ["upstream-failed", "write-stall"].contains(&closed.reason()),
+        "{}",
+        closed.line
+    );
+    assert_reset(&mut client);
+    // What had arrived is there, and then the reset.
+    let mut buffer = vec![0; 65536];
+    loop {
+        match std::io::Read::read(&mut served, &mut buffer) {
+            Ok(0) => panic!("a FIN: cut off, and it looks whole"),
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+                break;
+            }
+        }
+    }
+}
+
+// Those who end them.
+
+#[test]
+fn a_client_that_is_killed_ends_its_pair_and_no_other() {
+    let home = Home::new();
+    let upstream = Peer::start();
+    let to = upstream.address().to_string();
+    let mut relay = home.serve(&["forward", &to]);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    let (mut other, mut serves_other) = pair(&relay, &upstream);
+    let list = home.json(&["list"]);
+    assert_eq!(list.as_array().unwrap().len(), 2, "{list}");
+    let killed = entry(&list, &client);
+    assert_eq!(killed["service"], "forward", "{killed}");
+    assert_eq!(number(&killed["read"]), 10, "{killed}");
+    assert_eq!(number(&killed["written"]), 10, "{killed}");
+    let id = number(&killed["id"]).to_string();
+    home.answer(&["kill", &id]);
+    let closed = relay.closed();
+    assert_eq!((closed.reason(), closed.get("id")), ("killed", &*id));
+    assert_ended(&mut client);
+    assert_ended(&mut served);
+    assert_pair(&mut other, &mut serves_other);
+}
+
+#[test]
+fn a_drain_lets_pairs_run_until_they_are_done() {
+    let upstream = Peer::start();
+    let mut relay = relay(&[upstream.address()], &["--drain-timeout", "30s"]);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    relay.signal(rustix::process::Signal::TERM);
+    relay.log_line("the drain", |line| line.contains(" info draining "));
+    until("no new clients", || {
+        TcpStream::connect(relay.address()).is_err()
+    });
+    for _ in 0..3 {
+        assert_pair(&mut client, &mut served);
+    }
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_fin(&mut served), b"");
+    served.write_all(b"the last word").unwrap();
+    drop(served);
+    assert_eq!(read_to_fin(&mut client), b"the last word");
+    assert_eq!(relay.wait().code(), Some(0), "{:#?}", relay.lines);
+}
+
+#[test]
+fn a_drain_resets_what_is_left_at_its_timeout() {
+    let upstream = Peer::start();
+    let mut relay = relay(&[upstream.address()], &["--drain-timeout", "1s"]);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    let began = now();
+    assert_eq!(relay.drain().code(), Some(1), "{:#?}", relay.lines);
+    assert!(began.elapsed() >= Duration::from_millis(950));
+    assert_reset(&mut client);
+    assert_reset(&mut served);
+    assert_eq!(relay.summary()["drain"], "1");
+}
+
+#[test]
+fn a_client_that_waits_for_its_upstream_may_wait_on_in_a_drain() {
+    let port = crate::support::connecting::Port::new();
+    let mut relay = relay(&[port.address()], &["--drain-timeout", "30s"]);
+    let mut client = connect(relay.address());
+    client.write_all(b"early").unwrap();
+    until_acknowledged(&client);
+    crate::support::pass(Duration::from_millis(100));
+    relay.signal(rustix::process::Signal::TERM);
+    relay.log_line("the drain", |line| line.contains(" info draining "));
+    let mut served = port.listen().accept();
+    assert_gets(&mut served, b"early");
+    assert_pair(&mut client, &mut served);
+    drop((client, served));
+    assert_eq!(relay.wait().code(), Some(0), "{:#?}", relay.lines);
+}
+
+#[test]
+fn a_second_signal_ends_pairs_at_once() {
+    let upstream = Peer::start();
+    let mut relay: Server = relay(&[upstream.address()], &["--drain-timeout", "off"]);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    relay.signal(rustix::process::Signal::TERM);
+    relay.log_line("the drain", |line| line.contains(" info draining "));
+    assert_pair(&mut client, &mut served);
+    assert_eq!(relay.drain().code(), Some(1));
+    assert_reset(&mut client);
+    assert_reset(&mut served);
+}

@@ -1,0 +1,241 @@
+//! A relay succeeded by another process, with its pairs.
+
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::control::{Home, entry, number};
+use crate::forward::{assert_pair, pair};
+use crate::support::clients::{Stream, until_acknowledged};
+use crate::support::connecting::{Peer, Port, assert_gets, assert_silent};
+use crate::support::loading::Loading;
+use crate::support::{Server, now, pass, read_to_fin, send_until_stuck};
+
+/// A relay with a control socket, to `upstream`.
+fn relay(home: &Home, upstream: SocketAddr, args: &[&str]) -> Server {
+    let to = upstream.to_string();
+    home.serve(&[&["forward", &to], args].concat())
+}
+
+/// Has another process take over from `relay`.
+#[track_caller]
+fn succeed(home: &Home, relay: &mut Server, upstream: SocketAddr, args: &[&str]) -> Server {
+    let (at, to) = (relay.address().to_string(), upstream.to_string());
+    let next = relay.replaced_by(1, || {
+        let mut command = home.standfast(&["serve", "forward", &to, "--replace", "-l", &at]);
+        command.args(args);
+        command
+    });
+    assert_eq!(relay.wait().code(), Some(0), "{:#?}", relay.lines);
+    next
+}
+
+#[test]
+fn two_hundred_pairs_under_load_never_notice() {
+    let home = Home::new();
+    let upstream = Server::start(&["echo", "-q"]);
+    let mut relay = relay(&home, upstream.address(), &["-q", "--workers", "2"]);
+    let mut args = vec!["-c", "200", "--pipeline", "4", "--workers", "2", "-T", "2m"];
+    let expected = [
+        "lost==0",
+        "duplicated==0",
+        "reordered==0",
+        "corrupted==0",
+        "reconnects==0",
+        "failed==0",
+        "ended==0",
+        "up==200",
+        "unsent==0",
+    ];
+    for expected in expected {
+        args.extend(["--expect", expected]);
+    }
+    let mut loading = Loading::start(relay.address(), &args);
+    loading.goes_on_with(200);
+    for workers in ["1", "2", "3"] {
+        relay = succeed(
+            &home,
+            &mut relay,
+            upstream.address(),
+            &["-q", "--workers", workers],
+        );
+        loading.goes_on_with(200);
+    }
+    loading.signal(rustix::process::Signal::INT);
+    let (code, table) = loading.ends();
+    assert_eq!(code, 0, "{table}\n{:?}", loading.lines);
+}
+
+#[test]
+fn a_pair_goes_on_with_the_number_and_the_counts_it_had() {
+    let home = Home::new();
+    let upstream = Peer::start();
+    let mut relay = relay(&home, upstream.address(), &[]);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    let before = home.json(&["list"]);
+    let mut next = succeed(&home, &mut relay, upstream.address(), &[]);
+    assert_pair(&mut client, &mut served);
+    let after = home.json(&["list"]);
+    let [before, after] = [&before, &after].map(|list| entry(list, &client));
+    assert_eq!(before["id"], after["id"]);
+    assert_eq!(number(&after["read"]), 20, "{after}");
+    assert_eq!(number(&after["written"]), 20, "{after}");
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_fin(&mut served), b"");
+    drop(served);
+    assert_eq!(read_to_fin(&mut client), b"");
+    let closed = next.closed();
+    assert_eq!(closed.reason(), "peer-closed", "{}", closed.line);
+    assert_eq!((closed.get("read"), closed.get("written")), ("20", "20"));
+}
+
+#[test]
+fn what_waits_both_ways_arrives_once_and_in_order() {
+    let home = Home::new();
+    let upstream = Peer::start();
+    let mut relay = relay(&home, upstream.address(), &[]);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    let words = Stream::default().peek(1 << 20);
+    let asked = send_until_stuck(&mut client, &words);
+    let answered = send_until_stuck(&mut served, &words);
+    let mut next = succeed(&home, &mut relay, upstream.address(), &[]);
+    // Twice, with all of it still waiting.
+    let _last = succeed(&home, &mut next, upstream.address(), &[]);
+    for (stream, count) in [(&mut client, answered), (&mut served, asked)] {
+        let mut got = vec![0; count];
+        std::io::Read::read_exact(stream, &mut got).unwrap();
+        let mut right = got.iter().enumerate();
+        assert!(right.all(|(at, byte)| *byte == words[at % words.len()]));
+    }
+    assert_pair(&mut client, &mut served);
+}
+
+#[test]
+fn half_closes_are_carried_over_those_that_could_not_be_passed_on_yet_included() {
+    let home = Home::new();
+    let upstream = Peer::start();
+    let mut relay = relay(&home, upstream.address(), &[]);
+    let (mut one, mut serves_one) = pair(&relay, &upstream);
+    let (mut two, mut serves_two) = pair(&relay, &upstream);
+    let (mut three, mut serves_three) = pair(&relay, &upstream);
+    one.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_fin(&mut serves_one), b"");
+    serves_two.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_fin(&mut two), b"");
+    // Its FIN stands behind bytes that the upstream does not take.
+    let words = [7; 65536];
+    let sent = send_until_stuck(&mut three, &words);
+    three.shutdown(Shutdown::Write).unwrap();
+    pass(Duration::from_millis(100));
+    let mut next = succeed(&home, &mut relay, upstream.address(), &[]);
+
+    serves_one.write_all(b"one").unwrap();
+    drop(serves_one);
+    assert_eq!(read_to_fin(&mut one), b"one");
+    two.write_all(b"two").unwrap();
+    two.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_fin(&mut serves_two), b"two");
+    assert_eq!(read_to_fin(&mut serves_three).len(), sent);
+    serves_three.write_all(b"three").unwrap();
+    drop(serves_three);
+    assert_eq!(read_to_fin(&mut three), b"three");
+    for _ in 0..3 {
+        assert_eq!(next.closed().reason(), "peer-closed");
+    }
+}
+
+#[test]
+fn a_client_that_waits_for_its_upstream_waits_on_in_the_new_process() {
+    let home = Home::new();
+    let port = Port::new();
+    let address = port.address();
+    let args = ["--upstream-wait", "1m"];
+    let mut relay = relay(&home, address, &args);
+    let mut client = relay.connect();
+    client.write_all(b"early words").unwrap();
+    until_acknowledged(&client);
+    pass(Duration::from_millis(300));
+    let mut next = succeed(&home, &mut relay, address, &args);
+    assert_silent(&mut client, Duration::from_millis(300));
+    let mut served = port.listen().accept();
+    assert_gets(&mut served, b"early words");
+    assert_pair(&mut client, &mut served);
+    drop((client, served));
+    assert_eq!(next.closed().reason(), "peer-closed");
+}
+
+#[test]
+fn the_wait_for_an_upstream_does_not_begin_anew_with_a_takeover() {
+    let home = Home::new();
+    let port = Port::new();
+    let args = ["--upstream-wait", "3s"];
+    let mut relay = relay(&home, port.address(), &args);
+    let _client = relay.connect();
+    let began = now();
+    pass(Duration::from_millis(2000));
+    let mut next = succeed(&home, &mut relay, port.address(), &args);
+    let closed = next.closed();
+    assert_eq!(closed.reason(), "upstream-failed", "{}", closed.line);
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(4800), "{took:?}");
+}
+
+#[test]
+fn a_header_is_sent_once() {
+    let home = Home::new();
+    let upstream = Peer::start();
+    let args = ["--send-proxy", "v1"];
+    let mut relay = relay(&home, upstream.address(), &args);
+    let mut client = relay.connect();
+    let mut served = upstream.accept();
+    let (from, to) = (client.local_addr().unwrap(), relay.address());
+    let header = format!(
+        "PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n",
+        from.port(),
+        to.port()
+    );
+    assert_gets(&mut served, header.as_bytes());
+    let _next = succeed(&home, &mut relay, upstream.address(), &args);
+    assert_pair(&mut client, &mut served);
+}
+
+#[test]
+fn a_chain_of_takeovers_leaves_no_descriptor_behind() {
+    let home = Home::new();
+    let upstream = Peer::start();
+    let mut relay = relay(&home, upstream.address(), &[]);
+    let mut pairs: Vec<(TcpStream, TcpStream)> = (0..20).map(|_| pair(&relay, &upstream)).collect();
+    let mut counts = Vec::new();
+    for _ in 0..6 {
+        relay = succeed(&home, &mut relay, upstream.address(), &[]);
+        for (client, served) in &mut pairs {
+            assert_pair(client, served);
+        }
+        counts.push(relay.descriptors());
+    }
+    let (first, last) = (counts[0], counts[counts.len() - 1]);
+    assert!(last <= first, "{counts:?}");
+    // An upstream that leaves after it all ends its client.
+    for (mut client, served) in pairs {
+        drop(served);
+        assert_eq!(read_to_fin(&mut client), b"");
+        drop(client);
+        assert_eq!(relay.closed().reason(), "peer-closed");
+    }
+}
+
+#[test]
+fn an_upstream_that_is_lost_after_a_takeover_is_told_apart_from_a_client() {
+    let home = Home::new();
+    let upstream = Peer::start();
+    let mut relay = relay(&home, upstream.address(), &[]);
+    let (mut client, served) = pair(&relay, &upstream);
+    let (other, mut serves_other) = pair(&relay, &upstream);
+    let mut next = succeed(&home, &mut relay, upstream.address(), &[]);
+    crate::support::clients::reset(served);
+    crate::forward::assert_reset(&mut client);
+    assert_eq!(next.closed().reason(), "upstream-failed");
+    crate::support::clients::reset(other);
+    crate::forward::assert_reset(&mut serves_other);
+    assert_eq!(next.closed().reason(), "peer-reset");
+}
