@@ -364,6 +364,12 @@ impl Context<'_> {
         self.io.finish_for(CloseReason::Service);
     }
 
+    /// How long ago it was accepted, be it by another process that this one has taken over from.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.turn.now.since(self.io.opened)
+    }
+
     /// Reads no more from this client until [`Handle::resume`] is called, from whatever thread. The read deadline
     /// stands still meanwhile.
     pub fn wait(&mut self) {

@@ -38,10 +38,6 @@ pub struct Search {
     tried: usize,
     /// How often all were.
     rounds: u32,
-    /// Since when it is tried, in this process,
-    since: Option<Duration>,
-    /// and how long it was in those before.
-    before: Duration,
 }
 
 impl Forward {
@@ -92,7 +88,6 @@ impl Service for Forward {
         };
         let search = Search {
             first,
-            since: Some(conn.now()),
             ..Search::default()
         };
         self.dial(&search, conn, Duration::ZERO);
@@ -120,8 +115,8 @@ impl Service for Forward {
         }
         search.tried = 0;
         search.rounds = search.rounds.saturating_add(1);
-        let now = conn.now();
-        let waited = search.before + now.saturating_sub(*search.since.get_or_insert(now));
+        // The search began with the connection, in whatever process that was.
+        let waited = conn.age();
         let random = RandomState::new().hash_one(search.rounds);
         let pause = self.settings.backoff.wait(search.rounds, random);
         match self.settings.wait {
@@ -160,20 +155,18 @@ impl Service for Forward {
         2
     }
 
-    fn export(&self, search: &Search) -> Option<Exported> {
-        let waited = u64::try_from(search.before.as_micros()).unwrap_or(u64::MAX);
+    /// A search begins anew in the other process, but for its age, which is the connection's.
+    fn export(&self, _: &Search) -> Option<Exported> {
         Some(Exported {
             schema: 1,
-            bytes: waited.to_le_bytes().to_vec(),
+            bytes: Vec::new(),
         })
     }
 
     fn import(&self, exported: &Exported) -> Result<Search, String> {
-        let waited = exported.bytes.as_slice().try_into();
-        let waited = waited.map_err(|_| "a search of an unknown form")?;
-        Ok(Search {
-            before: Duration::from_micros(u64::from_le_bytes(waited)),
-            ..Search::default()
-        })
+        if exported.schema != 1 {
+            return Err(format!("a search of form {}", exported.schema));
+        }
+        Ok(Search::default())
     }
 }

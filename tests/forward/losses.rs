@@ -8,9 +8,7 @@ use crate::control::{Home, entry, number};
 use crate::forward::{assert_ended, assert_pair, assert_reset, pair, relay};
 use crate::support::clients::{reset, until_acknowledged, vanish};
 use crate::support::connecting::{Peer, assert_gets};
-use crate::support::{
-    Closed, Server, connect, now, read_to_fin, send_until_stuck, undeafen,
-};
+use crate::support::{Closed, Server, connect, now, read_to_fin, send_until_stuck, undeafen};
 
 #[test]
 fn an_upstream_that_is_lost_in_mid_stream_is_a_reset_for_its_client() {
