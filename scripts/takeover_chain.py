@@ -257,12 +257,12 @@ class Chain:
 
 # --- the load ---------------------------------------------------------------------------------
 
-def build_load(directory):
-    program = os.path.join(directory, "takeover-load")
-    said = subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, HERE / "takeover-load.c"],
+def build(name, directory):
+    program = os.path.join(directory, name)
+    said = subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, HERE / f"{name}.c"],
                           stderr=subprocess.PIPE, text=True)
     if said.returncode != 0:
-        raise Failure(f"cc cannot build takeover-load.c: {said.stderr.strip()}")
+        raise Failure(f"cc cannot build {name}.c: {said.stderr.strip()}")
     return program
 
 
