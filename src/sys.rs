@@ -176,6 +176,28 @@ mod imp {
         })
     }
 
+    /// Sets close-on-exec on every descriptor but stdin, stdout and stderr (`CLOSE_RANGE_CLOEXEC`, close_range(2)): those
+    /// that somebody left open for this process are not for the programs that it runs.
+    ///
+    /// # Errors
+    /// `ENOSYS` or `EINVAL` before Linux 5.11.
+    pub(crate) fn keep_descriptors() -> io::Result<()> {
+        let first: libc::c_uint = 3;
+        // SAFETY: sets a flag on descriptors, touches no memory, closes nothing; numbers that are not open are skipped.
+        let answer = unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                first,
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            )
+        };
+        if answer == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
     /// Reads `SIOCOUTQ` (tcp(7)): bytes in the send queue that the peer has not acknowledged; a FIN counts as one.
     pub(crate) fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<u64> {
         let mut bytes: libc::c_int = 0;
@@ -299,6 +321,18 @@ mod tests {
             adopt(1_000_000).unwrap_err().raw_os_error(),
             Some(libc::EBADF)
         );
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    fn no_descriptor_but_the_first_three_outlasts_an_exec() {
+        use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+        let (near, _far) = pair();
+        fcntl_setfd(&near, FdFlags::empty()).unwrap();
+        let before = fcntl_getfd(std::io::stderr()).unwrap();
+        keep_descriptors().unwrap();
+        assert_eq!(fcntl_getfd(&near).unwrap(), FdFlags::CLOEXEC);
+        assert_eq!(fcntl_getfd(std::io::stderr()).unwrap(), before);
     }
 
     #[test]

@@ -22,6 +22,8 @@ mod deadlines;
 mod embedding;
 /// `serve forward`: the relay, from both of its sides.
 mod forward;
+/// `serve exec`: one process per connection.
+mod exec;
 /// Connection limits and running out of descriptors.
 mod limits;
 /// `standfast load`: the generator that proves what a restart did to its clients.

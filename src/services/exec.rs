@@ -25,8 +25,11 @@ use crate::close::CloseReason;
 use crate::handle::Handle;
 use crate::service::{Context, Exported, Ready, Service};
 use crate::services::exec::lines::Lines;
-use crate::services::exec::nursery::{GRACE, Group, Job, Nursery, Slot, Spawned, Ticket, Watch};
+use crate::services::exec::nursery::{
+    GRACE, Group, Job, Nursery, Slot, Spawned, Ticket, Watch, Words,
+};
 use crate::services::exec::program::Program;
+use crate::sys;
 
 /// How long a process may go on after its client was lost: it may have something to finish.
 const AFTERLIFE: Duration = Duration::from_secs(10);
@@ -145,6 +148,7 @@ impl Exec {
         let socket = conn.give_away()?;
         let slot = Arc::<Slot>::default();
         self.nursery.start(Job {
+            id: conn.id(),
             peer: conn.peer(),
             socket,
             slot: Arc::clone(&slot),
@@ -306,6 +310,9 @@ impl Service for Exec {
         if self.server.set(server.clone()).is_err() {
             return;
         }
+        if let Err(error) = sys::keep_descriptors() {
+            log::warn!(error:%; "programs get the descriptors that this one was started with");
+        }
         let program = Arc::clone(&self.program);
         if let Err(error) = Nursery::run(&self.nursery, program, server.clone()) {
             log::error!(error:%; "cannot start the thread that starts processes");
@@ -363,7 +370,7 @@ impl Service for Exec {
         };
         let ticket = process.ticket.take();
         match std::mem::replace(&mut process.stage, Stage::Over) {
-            Stage::Starting(slot) => self.nursery.abandon(&slot, ticket),
+            Stage::Starting(slot) => self.nursery.abandon(process.id, &slot, ticket),
             Stage::Running(running) => {
                 let watch = match running.child {
                     Some(child) => Some(Watch::Child(child)),
@@ -372,11 +379,21 @@ impl Service for Exec {
                         pidfd.and_then(|pidfd| Some(Watch::Stranger(pidfd.try_clone().ok()?)))
                     }
                 };
+                let stderr = conn.watched().get(STDERR);
+                let stderr = stderr.filter(|_| patience.is_some());
+                let words = stderr.and_then(|stderr| {
+                    Some(Words {
+                        id: process.id,
+                        stderr: stderr.try_clone().ok()?,
+                        lines: std::mem::take(&mut process.lines),
+                    })
+                });
                 // Another process watches over a stranger that was handed off.
                 if let Some(watch) = watch
                     && (patience.is_some() || matches!(watch, Watch::Child(_)))
                 {
-                    self.nursery.end(running.group, watch, patience, ticket);
+                    self.nursery
+                        .end(running.group, watch, words, patience, ticket);
                 }
             }
             Stage::Over => {}

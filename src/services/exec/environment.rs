@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 use socket2::SockRef;
@@ -56,19 +55,10 @@ pub(super) fn tell(command: &mut Command, socket: BorrowedFd<'_>, peer: Peer) {
             command.envs(of_tcp(remote, local));
         }
         Peer::Unix(process) => {
-            // The names of ucspi-unix.
+            // The names of ucspi-unix. Not the path: the listener was bound under another, and renamed.
             command.env("PROTO", "UNIX").env("NCAT_PROTO", "UNIX");
             if let Some(process) = process {
                 command.env("UNIXREMOTEPID", process.to_string());
-            }
-            if let Some(path) = local.as_ref().and_then(|local| local.as_pathname()) {
-                command.env("UNIXLOCALPATH", path);
-            } else if let Some(name) = local
-                .as_ref()
-                .and_then(|local| local.as_abstract_namespace())
-            {
-                let name = [b"@", name].concat();
-                command.env("UNIXLOCALPATH", std::ffi::OsStr::from_bytes(&name));
             }
         }
     }

@@ -22,8 +22,9 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use crate::deadline::{Clock, Moment};
 use crate::endpoint::Peer;
 use crate::handle::Handle;
+use crate::services::exec::lines::Lines;
 use crate::services::exec::program::Program;
-use crate::services::exec::{Stderr, environment};
+use crate::services::exec::{STDERR_BUDGET, Stderr, environment};
 
 /// How long a process may take to end after SIGTERM.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
@@ -60,6 +61,7 @@ enum Over {
 /// A process to start.
 #[derive(Debug)]
 pub(super) struct Job {
+    pub(super) id: u64,
     pub(super) peer: Peer,
     pub(super) socket: OwnedFd,
     pub(super) slot: Arc<Slot>,
@@ -95,7 +97,17 @@ struct Leaving {
     term: Moment,
     /// When it gets SIGKILL.
     kill: Moment,
+    /// What it says yet: with nobody to read that, it would be ended by SIGPIPE.
+    words: Option<Words>,
     _ticket: Option<Ticket>,
+}
+
+/// The stderr of a process that has outlived its connection.
+#[derive(Debug)]
+pub(super) struct Words {
+    pub(super) id: u64,
+    pub(super) stderr: OwnedFd,
+    pub(super) lines: Lines,
 }
 
 /// How a process's end is seen.
@@ -194,18 +206,28 @@ impl Nursery {
     }
 
     /// Nobody waits for what is being started there.
-    pub(super) fn abandon(&self, slot: &Slot, ticket: Option<Ticket>) {
+    pub(super) fn abandon(&self, id: u64, slot: &Slot, ticket: Option<Ticket>) {
         let mut start = slot.lock();
         match std::mem::replace(&mut *start, Start::Abandoned(None)) {
             Start::Done(Ok(spawned)) => {
                 drop(start);
-                let group = Group::of(&spawned.child);
-                let watch = Watch::Child(spawned.child);
-                self.end(group, watch, Some(Duration::ZERO), ticket);
+                self.end_unwanted(id, spawned, ticket);
             }
             Start::Done(Err(_)) => {}
             Start::Waiting | Start::Abandoned(_) => *start = Start::Abandoned(ticket),
         }
+    }
+
+    fn end_unwanted(&self, id: u64, spawned: Spawned, ticket: Option<Ticket>) {
+        let Spawned { child, stderr, .. } = spawned;
+        let group = Group::of(&child);
+        let words = stderr.map(|stderr| Words {
+            id,
+            stderr,
+            lines: Lines::default(),
+        });
+        let at_once = Some(Duration::ZERO);
+        self.end(group, Watch::Child(child), words, at_once, ticket);
     }
 
     /// Ends a process in `patience`, or only awaits its end.
@@ -213,6 +235,7 @@ impl Nursery {
         &self,
         group: Group,
         watch: Watch,
+        words: Option<Words>,
         patience: Option<Duration>,
         ticket: Option<Ticket>,
     ) {
@@ -221,6 +244,7 @@ impl Nursery {
             watch,
             term: self.clock.now().after_if(patience),
             kill: Moment::NEVER,
+            words,
             _ticket: ticket,
         });
         self.changed.notify_all();
@@ -268,7 +292,7 @@ impl Nursery {
     }
 
     fn do_job(&self, job: Job, program: &Program) {
-        let slot = Arc::clone(&job.slot);
+        let (id, slot) = (job.id, Arc::clone(&job.slot));
         if matches!(*slot.lock(), Start::Abandoned(_)) {
             return;
         }
@@ -278,9 +302,7 @@ impl Nursery {
             let ticket = ticket.take();
             drop(start);
             if let Ok(spawned) = spawned {
-                let group = Group::of(&spawned.child);
-                let watch = Watch::Child(spawned.child);
-                self.end(group, watch, Some(Duration::ZERO), ticket);
+                self.end_unwanted(id, spawned, ticket);
             }
         } else {
             *start = Start::Done(spawned);
@@ -310,6 +332,12 @@ impl Leaving {
             Watch::Child(child) => !matches!(child.try_wait(), Ok(None)),
             Watch::Stranger(pidfd) => has_ended(pidfd.as_fd()),
         };
+        if let Some(Words { id, stderr, lines }) = &mut self.words {
+            lines.read(stderr.as_fd(), STDERR_BUDGET, *id);
+            if ended {
+                lines.end(*id);
+            }
+        }
         // Others of its group have the grace that it has.
         if ended && !(termed && self.group.exists()) {
             return false;

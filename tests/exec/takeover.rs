@@ -1,0 +1,135 @@
+//! Processes and their connections in another process's hands.
+
+use std::io::Write;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::{line, lives};
+use crate::control::Home;
+use crate::support::{Server, now, read_to_fin, until};
+
+fn serve(home: &Home, flags: &[&str], script: &str) -> Server {
+    home.serve(&[&["exec", "-l", "0"], flags, &["--", "sh", "-c", script]].concat())
+}
+
+/// Has a new process with `flags` take over from `server`.
+#[track_caller]
+fn succeed(home: &Home, server: &mut Server, flags: &[&str], script: &str) -> Server {
+    let address = server.address().to_string();
+    let command = || -> Command {
+        let mut command = home.standfast(&["serve", "exec", "--replace", "-l", &address]);
+        command.args(flags).args(["--", "sh", "-c", script]);
+        command
+    };
+    let next = server.replaced_by(1, command);
+    assert_eq!(server.wait().code(), Some(0), "{:?}", server.lines);
+    next
+}
+
+const TALK: &str = "echo $$; while read x; do echo got $x; echo noted $x >&2; done; echo bye";
+
+#[test]
+fn processes_live_on_with_their_clients_and_their_stderr() {
+    let home = Home::new();
+    let mut server = serve(&home, &["--workers", "2"], TALK);
+    let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
+    let pids: Vec<String> = clients.iter_mut().map(line).collect();
+    let descriptors = server.descriptors();
+    for round in 0..3 {
+        let mut next = succeed(&home, &mut server, &["--workers", "2"], TALK);
+        for (at, client) in clients.iter_mut().enumerate() {
+            writeln!(client, "{round}-{at}").unwrap();
+            assert_eq!(line(client), format!("got {round}-{at}"));
+        }
+        for _ in 0..10 {
+            next.log_line("stderr", |line| {
+                line.contains(&format!("line=\"noted {round}-"))
+            });
+        }
+        assert!(pids.iter().all(|pid| lives(pid)));
+        server = next;
+    }
+    until("as many descriptors as before", || {
+        server.descriptors() <= descriptors + 1
+    });
+    for client in &mut clients {
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(read_to_fin(client), b"bye\n");
+    }
+    for _ in 0..10 {
+        let closed = server.closed();
+        assert_eq!(closed.reason(), "peer-closed", "{}", closed.line);
+        assert_eq!(
+            (closed.get("read"), closed.get("id").len() < 3),
+            ("12", true)
+        );
+    }
+    assert!(server.drain().success());
+}
+
+#[test]
+fn a_time_limit_goes_on_counting_and_the_number_of_processes_too() {
+    let home = Home::new();
+    let flags = ["--exec-timeout", "3s", "--max-children", "1"];
+    let wait = "echo $$; exec sleep 1000";
+    let mut server = serve(&home, &flags, wait);
+    let start = now();
+    let mut client = server.connect();
+    let pid = line(&mut client);
+    let mut next = succeed(&home, &mut server, &flags, wait);
+    let mut second = next.connect();
+    assert_eq!(read_to_fin(&mut second), b"");
+    assert_eq!(next.closed().reason(), "limit");
+    assert_eq!(read_to_fin(&mut client), b"");
+    let took = now() - start;
+    assert!(
+        took >= Duration::from_secs(3) && took < Duration::from_secs(6),
+        "{took:?}"
+    );
+    assert_eq!(next.closed().reason(), "service");
+    assert!(!lives(&pid));
+}
+
+#[test]
+fn a_process_of_the_former_server_s_is_ended_with_its_connection() {
+    let home = Home::new();
+    let script = "echo $$; trap '' TERM; while :; do sleep 0.05; done";
+    let mut server = serve(&home, &[], script);
+    let mut client = server.connect();
+    let pid = line(&mut client);
+    let mut next = succeed(&home, &mut server, &["--drain-timeout", "200ms"], script);
+    assert_eq!(next.drain().code(), Some(1));
+    assert!(!lives(&pid), "TERM, then KILL");
+    drop(client);
+}
+
+#[test]
+fn a_takeover_that_comes_to_nothing_changes_nothing() {
+    let home = Home::new();
+    let mut server = serve(&home, &[], TALK);
+    let mut client = server.connect();
+    let pid = line(&mut client);
+    let address = server.address().to_string();
+    let mut failing = home.standfast(&["serve", "exec", "--replace", "-l", &address]);
+    failing
+        .args(["--", "cat"])
+        .env("STANDFAST_FAULT", "abort-freeze");
+    let (mut child, start) = (
+        failing.stderr(std::process::Stdio::null()).spawn().unwrap(),
+        now(),
+    );
+    until("the new process ended", || {
+        child.try_wait().unwrap().is_some()
+    });
+    assert!(now() - start < Duration::from_secs(20));
+    client.write_all(b"still here\n").unwrap();
+    assert_eq!(line(&mut client), "got still here");
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(read_to_fin(&mut client), b"bye\n");
+    assert_eq!(server.closed().reason(), "peer-closed");
+    assert!(!lives(&pid));
+    server.signal(Signal::TERM);
+    assert!(server.wait().success());
+}
