@@ -176,7 +176,7 @@ mod imp {
         })
     }
 
-    /// Sets close-on-exec on every descriptor but stdin, stdout and stderr (`CLOSE_RANGE_CLOEXEC`, close_range(2)): those
+    /// Sets close-on-exec on every descriptor but stdin, stdout and stderr (`CLOSE_RANGE_CLOEXEC`, `close_range(2)`): those
     /// that somebody left open for this process are not for the programs that it runs.
     ///
     /// # Errors
@@ -329,10 +329,10 @@ mod tests {
         use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
         let (near, _far) = pair();
         fcntl_setfd(&near, FdFlags::empty()).unwrap();
-        let before = fcntl_getfd(std::io::stderr()).unwrap();
+        let before = fcntl_getfd(io::stderr()).unwrap();
         keep_descriptors().unwrap();
         assert_eq!(fcntl_getfd(&near).unwrap(), FdFlags::CLOEXEC);
-        assert_eq!(fcntl_getfd(std::io::stderr()).unwrap(), before);
+        assert_eq!(fcntl_getfd(io::stderr()).unwrap(), before);
     }
 
     #[test]

@@ -131,7 +131,7 @@ fn each_child_is_a_group_of_its_own() {
     assert_eq!(words.next(), words.next(), "{text}");
 }
 
-/// fork(2) copies a large process slowly, and a server has threads: the standard library uses posix_spawn(3), which does
+/// fork(2) copies a large process slowly, and a server has threads: the standard library uses `posix_spawn(3)`, which does
 /// neither harm.
 #[test]
 fn a_child_is_started_without_copying_the_server() {

@@ -354,7 +354,7 @@ impl Leaving {
     }
 }
 
-/// Starts a process. By posix_spawn(3), as the standard library does unless asked for more: the address space is
+/// Starts a process. By `posix_spawn(3)`, as the standard library does unless asked for more: the address space is
 /// not copied, signals are at their defaults, none is blocked.
 fn spawn(program: &Program, job: Job) -> io::Result<Spawned> {
     let mut command = Command::new(&program.path);
@@ -395,7 +395,7 @@ fn spawn(program: &Program, job: Job) -> io::Result<Spawned> {
     }
 }
 
-/// Whether the process of a pidfd has ended (pidfd_open(2): it is readable then).
+/// Whether the process of a pidfd has ended (`pidfd_open(2)`: it is readable then).
 pub(super) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
     let now = rustix::event::Timespec::default();
