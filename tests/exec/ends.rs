@@ -213,7 +213,7 @@ fn an_operator_sees_and_kills_it() {
     client.write_all(b"hello\n").unwrap();
     assert_eq!(line(&mut client), "hello");
     let list = home.json(&["list", &port]);
-    let entry = &list.as_array().or(list["connections"].as_array()).unwrap()[0];
+    let entry = &list[0];
     assert_eq!((number(&entry["read"]), number(&entry["written"])), (6, 6));
     let id = number(&entry["id"]).to_string();
     home.answer(&["kill", &id, "--control", text(&home.socket_of(&server))]);
