@@ -20,10 +20,12 @@ mod control;
 mod deadlines;
 /// An embedder's server: the library from outside, several listeners, panicking services.
 mod embedding;
-/// `serve forward`: the relay, from both of its sides.
-mod forward;
 /// `serve exec`: one process per connection.
 mod exec;
+/// `serve forward`: the relay, from both of its sides.
+mod forward;
+/// `serve hub`: a line from one client goes to all others.
+mod hub;
 /// Connection limits and running out of descriptors.
 mod limits;
 /// `standfast load`: the generator that proves what a restart did to its clients.

@@ -1,0 +1,180 @@
+//! Another process goes on with it: nobody loses a line, hears one twice, or in pieces.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::control::Home;
+use crate::hub::{Client, Hub};
+use crate::support::clients::connect_with_window;
+use crate::support::{Server, pass};
+
+/// Has a new process with `args` take over from `server`, which ends as it should.
+#[track_caller]
+fn succeed(home: &Home, server: &mut Server, args: &[&str]) -> Server {
+    let address = server.address().to_string();
+    let next = server.replaced_by(1, || {
+        let mut command = home.standfast(&["serve", "hub", "--replace", "-l", &address]);
+        command.args(args);
+        command
+    });
+    assert_eq!(server.wait().code(), Some(0), "{:?}", server.lines);
+    next
+}
+
+impl Hub {
+    #[track_caller]
+    fn succeed(&mut self, args: &[&str]) {
+        self.server = succeed(&self.home, &mut self.server, args);
+    }
+}
+
+#[test]
+fn takeovers_in_a_row_under_a_running_source_lose_nothing() {
+    const CLIENTS: usize = 50;
+    const RATE: usize = 500;
+    let args = ["--workers", "2", "--buffer", "32k"];
+    let mut hub = Hub::start(&args);
+    let clients: Vec<_> = (0..CLIENTS).map(|_| hub.join()).collect();
+    let slow = Client::of(connect_with_window(hub.server.address(), 2048));
+    hub.until_in(&slow);
+    let source = hub.join();
+    let over = AtomicBool::new(false);
+    let line = |number: usize| format!("{number:08} {}\n", "-".repeat(number % 200));
+    let (said, heard) = thread::scope(|scope| {
+        let saying = scope.spawn(|| {
+            let mut number = 0;
+            while !over.load(Ordering::Relaxed) || number < 5 * RATE {
+                // Two at once, and a part of the next: what is under way crosses, too.
+                let text = line(number) + &line(number + 1);
+                let (first, rest) = text.split_at(text.len() - 7);
+                source.stream().write_all(first.as_bytes()).unwrap();
+                pass(Duration::from_millis(1));
+                source.stream().write_all(rest.as_bytes()).unwrap();
+                pass(Duration::from_millis(1000 * 2 / RATE as u64 - 1));
+                number += 2;
+            }
+            source.say("the end\n");
+            number
+        });
+        let hearing: Vec<_> = clients
+            .into_iter()
+            .map(|mut client| {
+                scope.spawn(move || {
+                    for number in 0.. {
+                        let heard = client.hear();
+                        if heard == "the end\n" {
+                            return number;
+                        }
+                        assert_eq!(heard, line(number));
+                    }
+                    0
+                })
+            })
+            .collect();
+        for generation in 0..8 {
+            let workers = ["1", "2", "3"][generation % 3];
+            hub.succeed(&["--workers", workers, "--buffer", "32k"]);
+            pass(Duration::from_millis(200));
+        }
+        over.store(true, Ordering::Relaxed);
+        let heard: Vec<usize> = hearing.into_iter().map(|one| one.join().unwrap()).collect();
+        (saying.join().unwrap(), heard)
+    });
+    assert!(
+        heard.iter().all(|&count| count == said),
+        "{said}: {heard:?}"
+    );
+    // The slow one has lost whole lines, all of them counted over the generations.
+    let text = slow.leave();
+    let (mut next, mut count) = (0, 0);
+    for said in text
+        .split_inclusive('\n')
+        .filter(|said| *said != "the end\n")
+    {
+        let number: usize = said[..8].parse().unwrap_or_else(|_| panic!("{said}"));
+        assert_eq!(said, line(number), "whole");
+        assert!(number >= next, "{number} after {next}");
+        next = number + 1;
+        count += 1;
+    }
+    assert!(text.ends_with("the end\n") && count < said, "{count}");
+    let told = hub.server.log_line("how many it lost", |line| {
+        line.contains(" info a slow client has lost lines ")
+    });
+    let lost: usize = crate::support::facts(&told)["lost"].parse().unwrap();
+    assert_eq!(lost + count, said, "{told}");
+}
+
+#[test]
+fn what_was_gathered_and_the_history_go_along() {
+    let mut hub = Hub::start(&["--history", "3", "--flush", "10s"]);
+    let (mut listener, speaker) = (hub.join(), hub.join());
+    speaker.say("1\n2\n3\n4\nhalf a ");
+    hub.until_read(&speaker, 15);
+    hub.succeed(&["--history", "3"]);
+    for line in ["1\n", "2\n", "3\n", "4\n"] {
+        assert_eq!(listener.hear(), line);
+    }
+    let mut late = hub.join();
+    for line in ["2\n", "3\n", "4\n"] {
+        assert_eq!(late.hear(), line);
+    }
+    speaker.say("line\n");
+    for client in [&mut listener, &mut late] {
+        assert_eq!(client.hear(), "half a line\n");
+    }
+    assert_eq!(speaker.leave(), "", "it does not hear itself afterwards");
+}
+
+#[test]
+fn a_takeover_that_comes_to_nothing_changes_nothing() {
+    let mut hub = Hub::start(&["--workers", "2"]);
+    let (mut listener, speaker) = (hub.join(), hub.join());
+    for (round, fault) in ["abort-freeze", "hang-freeze", "abort-pre-copy"]
+        .iter()
+        .enumerate()
+    {
+        speaker.say(&format!("before {round}\n"));
+        let address = hub.server.address().to_string();
+        let mut command = hub
+            .home
+            .standfast(&["serve", "hub", "--replace", "-l", &address]);
+        command.env("STANDFAST_FAULT", fault);
+        let failed = Server::launch(command);
+        hub.server.log_line("that it failed", |line| {
+            line.contains(" warn takeover failed")
+        });
+        drop(failed);
+        speaker.say(&format!("after {round}\n"));
+        assert_eq!(listener.hear(), format!("before {round}\n"));
+        assert_eq!(listener.hear(), format!("after {round}\n"));
+    }
+    hub.succeed(&[]);
+    speaker.say("and on\n");
+    assert_eq!(listener.hear(), "and on\n");
+}
+
+#[test]
+fn a_large_feed_changes_hands_within_the_freeze() {
+    let args = ["--buffer", "32m", "--history", "1000000"];
+    let mut hub = Hub::start(&args);
+    let mut speaker = hub.join();
+    let text: String = (0..160_000)
+        .map(|number| format!("{number:0>99}\n"))
+        .collect();
+    speaker.lines.get_mut().write_all(text.as_bytes()).unwrap();
+    hub.until_read(&speaker, text.len() as u64);
+    hub.succeed(&args);
+    // What is older than 8 MiB has stayed behind.
+    let mut late = hub.join();
+    let first: usize = late.hear().trim().parse().unwrap();
+    assert!(first > 0 && first <= 160_000 - 80_000, "from {first}");
+    for number in first + 1..160_000 {
+        assert_eq!(
+            late.hear().trim_start_matches('0').trim(),
+            number.to_string()
+        );
+    }
+}
