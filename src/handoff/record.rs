@@ -168,9 +168,9 @@ pub(crate) struct Piece {
 impl Message {
     /// The whole message, envelope included.
     pub(crate) fn encode(&self) -> Result<Vec<u8>, String> {
-        let bytes =
-            postcard::to_extend(self, vec![0; ENVELOPE]).map_err(|error| error.to_string())?;
-        Ok(sealed(bytes))
+        // Not behind an envelope to be filled in: that writer takes bytes one by one.
+        let body = postcard::to_stdvec(self).map_err(|error| error.to_string())?;
+        Ok(sealed([&[0; ENVELOPE][..], &body].concat()))
     }
 
     /// # Errors

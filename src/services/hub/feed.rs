@@ -86,12 +86,9 @@ impl Feed {
             Due::Known
         };
         for line in lines {
-            let line = line.as_ref();
-            if !kept.gathering.is_empty() && kept.gathering.len() + line.len() > self.block {
-                self.seal_into(&mut kept);
+            if self.push(&mut kept, sender, line.as_ref()) {
                 due = Due::Now;
             }
-            kept.gathering.push(sender, line);
         }
         if kept.gathering.is_empty() {
             return Due::Known;
@@ -101,6 +98,17 @@ impl Feed {
             due = Due::Now;
         }
         due
+    }
+
+    /// Adds a line; answers whether a block was closed for it.
+    fn push(&self, kept: &mut Kept, sender: u64, line: &[u8]) -> bool {
+        let full = kept.gathering.len() + line.len() > self.block;
+        let closes = full && !kept.gathering.is_empty();
+        if closes {
+            self.seal_into(kept);
+        }
+        kept.gathering.push(sender, line);
+        closes
     }
 
     /// Closes the block that is being gathered.
@@ -172,7 +180,7 @@ impl Feed {
         self.lock().first()
     }
 
-    /// The newest blocks, with at most `most` bytes unless one alone has more; all that was published is in them.
+    /// The newest blocks, of at most `most` bytes to carry unless one alone has more; all that was published is in them.
     #[cfg(control)]
     pub(super) fn newest(&self, most: usize) -> Vec<Arc<Block>> {
         let mut kept = self.lock();
@@ -180,7 +188,7 @@ impl Feed {
         let mut size = 0;
         let blocks = kept.blocks.iter().rev().take_while(|block| {
             let first = size == 0;
-            size += block.bytes.len();
+            size += block.weight();
             first || size <= most
         });
         let mut blocks: Vec<_> = blocks.cloned().collect();
@@ -206,11 +214,10 @@ impl Feed {
         };
         self.oldest.store(position, Ordering::Release);
         self.end.store(position, Ordering::Release);
-        drop(kept);
         for (sender, line) in lines {
-            self.publish(sender, std::iter::once(line), false);
+            self.push(&mut kept, sender, line.as_ref());
         }
-        self.seal();
+        self.seal_into(&mut kept);
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {

@@ -8,8 +8,9 @@
 use super::block::{Block, LONGEST};
 use super::feed::Feed;
 
-/// The most of a feed that travels, bytes: the server stands still meanwhile. Who is further behind loses what is older.
-pub(super) const MOST: usize = 8 * 1024 * 1024;
+/// The most of a feed that travels, bytes, lengths and senders included: the server stands still meanwhile. Who is
+/// further behind loses what is older.
+const MOST: usize = 512 * 1024;
 
 /// The feed as it is, and `lost`.
 pub(super) fn pack(feed: &Feed, lost: u64) -> Vec<u8> {
