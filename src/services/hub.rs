@@ -315,7 +315,7 @@ impl Hub {
             return None;
         };
         if cursor.position() < self.feed.oldest() {
-            lost += cursor.jump(self.feed.from_oldest(), own);
+            lost += cursor.jump(self.feed.oldest_reader(), own);
         }
         if lost > 0 {
             if self.options.slow == Slow::Disconnect {

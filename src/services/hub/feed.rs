@@ -176,7 +176,7 @@ impl Feed {
     }
 
     /// A reader of all that is kept.
-    pub(super) fn from_oldest(&self) -> Cursor {
+    pub(super) fn oldest_reader(&self) -> Cursor {
         self.lock().first()
     }
 
@@ -347,7 +347,7 @@ mod tests {
         assert!(reader.position() < feed.oldest());
         assert!(feed.end() - feed.oldest() >= 100);
         assert!(feed.end() - feed.oldest() < 125, "reach and a block");
-        let missed = reader.jump(feed.from_oldest(), None);
+        let missed = reader.jump(feed.oldest_reader(), None);
         assert_eq!(missed * 10, feed.oldest());
         let rest = read(&mut reader, None);
         assert_eq!(rest.len() as u64, feed.end() - feed.oldest());

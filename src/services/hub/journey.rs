@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn heard(feed: &Feed, own: Option<u64>) -> String {
-        let mut cursor = feed.from_oldest();
+        let mut cursor = feed.oldest_reader();
         let mut heard = String::new();
         while let Some(stretch) = cursor.next_stretch(own) {
             cursor.at = stretch.end;
