@@ -1,12 +1,15 @@
 //! A connection whose socket was given away, and what a service is told of beside the bytes.
 
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{Connection, Step};
 use crate::close::{CloseReason, Ending};
 use crate::deadline::Moment;
 use crate::io::Turn;
+use crate::keepalive::RTO_MAX_DEFAULT;
 use crate::service::{AnyService, Context, Ready};
+use crate::sys;
 
 impl Connection {
     /// A descriptor that the service watches may be read.
@@ -105,7 +108,11 @@ impl Connection {
             Some(reason @ (CloseReason::Service | CloseReason::PeerClosed)) => {
                 Step::Close(io.last_word(reason, turn))
             }
-            Some(reason) => Step::Close(Ending::fin(reason)),
+            Some(reason) => {
+                // What was written is the kernel's to deliver, with its usual patience.
+                let _ = sys::set_rto_max(io.socket.as_fd(), RTO_MAX_DEFAULT);
+                Step::Close(Ending::fin(reason))
+            }
             None if more => Step::Again,
             None => Step::Rest,
         }
