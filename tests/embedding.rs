@@ -1,5 +1,7 @@
 //! An embedder's server: the library from outside, several listeners, panicking services.
 
+/// Descriptors, alarms and sockets beside the bytes.
+mod beside;
 /// The other door: links that dial, are lost, and come back.
 mod client;
 /// Takeovers of services that let nothing go, or fail at it.
