@@ -93,13 +93,11 @@ impl Block {
     }
 
     /// How much of it there is to carry, bytes.
-    #[cfg(control)]
     pub(super) fn weight(&self) -> usize {
         self.bytes.len() + self.ends.len() * 4 + self.runs.len() * 16
     }
 
     /// Each line's length, and each run's sender with its number of lines.
-    #[cfg(control)]
     pub(super) fn anatomy(
         &self,
     ) -> (

@@ -181,7 +181,6 @@ impl Feed {
     }
 
     /// The newest blocks, of at most `most` bytes to carry unless one alone has more; all that was published is in them.
-    #[cfg(control)]
     pub(super) fn newest(&self, most: usize) -> Vec<Arc<Block>> {
         let mut kept = self.lock();
         self.seal_into(&mut kept);
@@ -197,7 +196,6 @@ impl Feed {
     }
 
     /// Begins anew at `position`, with the line of number `first`, and with these lines.
-    #[cfg(control)]
     pub(super) fn restore(
         &self,
         position: u64,

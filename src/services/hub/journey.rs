@@ -219,7 +219,7 @@ mod tests {
         for length in 0..packed.len() {
             assert!(Reader::unpack(&packed[..length]).is_err());
         }
-        assert!(Reader::unpack(&[packed.clone(), vec![0]].concat()).is_err());
+        assert!(Reader::unpack(&[packed, vec![0]].concat()).is_err());
         assert!(Reader::unpack(&[255; 32]).is_err());
     }
 }
