@@ -109,6 +109,9 @@ impl Connection {
         turn: &Turn<'_>,
         buffer: &mut [u8],
     ) -> Step {
+        if self.io.lent {
+            return Step::Rest;
+        }
         self.give_room(service, turn);
         // A write that fails leaves what came before to be read.
         let more = self.pull(service, turn, buffer);
