@@ -80,7 +80,7 @@ fn a_service_is_told_of_what_it_watches_and_of_its_alarm_and_of_the_end() {
     assert_eq!(server.closed_from(near).reason(), "peer-closed");
     assert_eq!(*pipes.over.lock().unwrap(), [CloseReason::PeerClosed]);
     // The reader went with the connection.
-    until("nobody reads it any more", || writer.write_all(b"x").is_err());
+    until("the reader is closed", || writer.write_all(b"x").is_err());
 }
 
 /// A thread of its own answers the first line; the engine has the rest.
