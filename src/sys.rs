@@ -45,6 +45,10 @@ pub(crate) struct Journal {
 
 /// `tcpi_state`, as far as it matters here: who has sent a FIN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    not(all(target_os = "linux", not(standfast_portable))),
+    expect(dead_code, reason = "Linux alone tells")
+)]
 pub(crate) enum TcpState {
     /// Neither, or the system does not tell.
     #[default]
