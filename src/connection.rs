@@ -1,7 +1,7 @@
 //! One connection: read, serve, write, and the way to its end.
 //!
 //! All of a connection's state is in [`Connection`], nothing in a stack frame or a closure: that is what will let it
-//! leave for another process. What an idle connection does not need stands in [`Pending`](crate::pending::Pending), which it does not have.
+//! leave for another process. What an idle connection does not need stands in [`Pending`](crate::io::Pending), which it does not have.
 //!
 //! `worker.rs` says when (readiness, leftovers, deadlines) and carries out a [`Step::Close`]; the judgement over
 //! silence is in `reap.rs`.
