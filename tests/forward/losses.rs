@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use crate::control::{Home, entry, number};
 use crate::forward::{assert_ended, assert_pair, assert_reset, pair, relay};
-use crate::support::clients::{reset, until_acknowledged, vanish};
+use crate::support::clients::{reset, unread, until_acknowledged, vanish};
 use crate::support::connecting::{Peer, assert_gets};
-use crate::support::{Closed, Server, connect, now, read_to_fin, send_until_stuck, undeafen};
+use crate::support::{
+    Closed, Server, connect, now, read_to_fin, send_until_stuck, undeafen, until,
+};
 
 #[test]
 fn an_upstream_that_is_lost_in_mid_stream_is_a_reset_for_its_client() {
@@ -261,4 +263,76 @@ fn a_second_signal_ends_pairs_at_once() {
     assert_eq!(relay.drain().code(), Some(1));
     assert_reset(&mut client);
     assert_reset(&mut served);
+}
+
+/// As a server does that refuses what is too much: it answers and closes, and has not read all.
+#[test]
+fn what_an_upstream_said_before_it_reset_arrives_at_a_client_that_is_still_sending() {
+    let upstream = Peer::start();
+    let mut relay = relay(&[upstream.address()], &[]);
+    for _ in 0..30 {
+        let mut client = relay.connect();
+        let sending = client.try_clone().unwrap();
+        let sending = std::thread::spawn(move || {
+            let mut sending = sending;
+            loop {
+                if let Err(error) = sending.write_all(&[7; 65536]) {
+                    return error.kind();
+                }
+            }
+        });
+        let mut served = upstream.accept();
+        assert_gets(&mut served, &[7; 65536]);
+        served.write_all(b"that is too much").unwrap();
+        // Bytes that nobody has read make it a reset.
+        until("there is more", || unread(&served) > 0);
+        drop(served);
+        assert_gets(&mut client, b"that is too much");
+        // A reset, of which the system tells the one who asks first.
+        let wrote = sending.join().unwrap();
+        let read = std::io::Read::read(&mut client, &mut [0; 64]).map_err(|error| error.kind());
+        let reset = std::io::ErrorKind::ConnectionReset;
+        assert!(wrote == reset || read == Err(reset), "{wrote:?} {read:?}");
+        assert_eq!(relay.closed().reason(), "upstream-failed");
+    }
+}
+
+#[test]
+fn a_client_that_waits_can_be_seen_and_killed() {
+    let home = Home::new();
+    let port = crate::support::connecting::Port::new();
+    let to = port.address().to_string();
+    let mut relay = home.serve(&["forward", &to, "--upstream-wait", "1m"]);
+    let mut client = relay.connect();
+    until("it is listed", || {
+        home.json(&["list"]).as_array().unwrap().len() == 1
+    });
+    let id = number(&entry(&home.json(&["list"]), &client)["id"]).to_string();
+    home.answer(&["kill", &id]);
+    assert_eq!(relay.closed().reason(), "killed");
+    assert_ended(&mut client);
+}
+
+#[test]
+fn a_client_that_vanished_while_it_waits_is_found() {
+    let port = crate::support::connecting::Port::new();
+    let args = ["--dead-after", "5s", "--upstream-wait", "1m"];
+    let mut relay = relay(&[port.address()], &args);
+    let client = relay.connect();
+    let vanished = vanish(&client);
+    let closed = relay.closed();
+    assert_found(&closed, vanished.at, &["keepalive-dead"]);
+}
+
+/// Its silence cannot be told from its waiting.
+#[test]
+fn the_read_deadline_does_not_end_a_client_that_waits() {
+    let port = crate::support::connecting::Port::new();
+    let mut relay = relay(&[port.address()], &["-i", "1s", "--upstream-wait", "1m"]);
+    let mut client = relay.connect();
+    crate::support::pass(Duration::from_millis(2500));
+    assert!(relay.closed_so_far().is_empty());
+    let mut served = port.listen().accept();
+    assert_pair(&mut client, &mut served);
+    assert_eq!(relay.closed().reason(), "read-timeout");
 }

@@ -239,3 +239,63 @@ fn an_upstream_that_is_lost_after_a_takeover_is_told_apart_from_a_client() {
     crate::forward::assert_reset(&mut serves_other);
     assert_eq!(next.closed().reason(), "peer-reset");
 }
+
+#[test]
+fn an_attempt_that_is_under_way_is_made_anew_by_the_new_process() {
+    let home = Home::new();
+    let (_silent, first) = crate::forward::upstreams::silent();
+    let second = Peer::start();
+    let (first, second_at) = (first.to_string(), second.address().to_string());
+    let words = ["forward", &first, &second_at, "--connect-timeout", "2s"];
+    let mut relay = home.serve(&words);
+    let mut client = relay.connect();
+    client.write_all(b"early").unwrap();
+    until_acknowledged(&client);
+    pass(Duration::from_millis(300));
+    let at = relay.address().to_string();
+    let _next = relay.replaced_by(1, || {
+        let mut command = home.standfast(&["serve", "--replace", "-l", &at]);
+        command.args(words);
+        command
+    });
+    assert_eq!(relay.wait().code(), Some(0), "{:#?}", relay.lines);
+    let mut served = second.accept();
+    assert_gets(&mut served, b"early");
+    assert_pair(&mut client, &mut served);
+}
+
+/// The relay changes hands again and again while everybody comes, talks, half-closes, resets and goes.
+#[test]
+fn clients_that_come_and_go_during_takeovers_get_their_answers() {
+    let home = Home::new();
+    let upstream = crate::support::loading::Peer::start(|_, mut stream| {
+        let mut reading = stream.try_clone().unwrap();
+        let _ = std::io::copy(&mut reading, &mut stream);
+        let _ = stream.shutdown(Shutdown::Write);
+    });
+    let mut relay = relay(&home, upstream.address, &["-q"]);
+    let address = relay.address();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        for number in 0..6_usize {
+            let over = &over;
+            threads.spawn(move || {
+                let mut count = number;
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let mut client = crate::support::connect(address);
+                    let size = 1 + (count * 7919) % 300_000;
+                    let sending = crate::support::clients::send_all(&client, size as u64);
+                    let got = Stream::default().read_to_fin(&mut client);
+                    assert_eq!(got, size as u64);
+                    sending.join().unwrap();
+                    count += 6;
+                }
+            });
+        }
+        for _ in 0..5 {
+            pass(Duration::from_millis(200));
+            relay = succeed(&home, &mut relay, upstream.address, &["-q"]);
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}

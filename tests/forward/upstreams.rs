@@ -159,7 +159,7 @@ fn one_whose_turn_it_is_but_that_is_down_is_passed_over() {
 }
 
 /// Whose backlog is full, and who accepts nothing.
-fn silent() -> (Vec<Socket>, std::net::SocketAddr) {
+pub(super) fn silent() -> (Vec<Socket>, std::net::SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     socket.bind(&any.into()).unwrap();
@@ -323,4 +323,15 @@ fn a_client_whose_upstream_resets_at_once_is_reset() {
         let closed = relay.closed();
         assert_eq!(closed.reason(), "upstream-failed", "{}", closed.line);
     }
+}
+
+#[test]
+fn an_ipv6_upstream_is_reached() {
+    let Ok(listener) = std::net::TcpListener::bind("[::1]:0") else {
+        return crate::support::cannot_run("an_ipv6_upstream_is_reached", "no IPv6 here");
+    };
+    let relay = relay(&[listener.local_addr().unwrap()], &[]);
+    let mut client = relay.connect();
+    let (mut served, _) = listener.accept().unwrap();
+    assert_pair(&mut client, &mut served);
 }
