@@ -60,7 +60,15 @@
 //! A link to a server, which outlives its connections: `client.rs` is the loop, `resolve.rs` and `dial.rs` connect,
 //! `backoff.rs` says when to try again, and what happens in between is the same as above, from read to reap.
 //!
-//! A relay's other side is dialled in the same way: `upstreams.rs` says whom, and `proxy_header.rs` what it is told first.
+//! What a service may want beyond bytes in and out, each a call of [`Context`], [`Handle`] or [`Service`]:
+//!
+//! | want | call | file | who does |
+//! |---|---|---|---|
+//! | output of its own, for many | [`Handle::prompt`] | `worker/prompt.rs` | `services/hub.rs` |
+//! | another socket, dialled for the connection | [`Context::dial`] | `worker/dialing.rs`, `connection/far.rs` | `services/forward.rs` |
+//! | to give the socket away, and watch what else there is | [`Context::give_away`] | `connection/lent.rs`, `io/lent.rs` | `services/exec.rs` |
+//!
+//! Whom a relay dials says `upstreams.rs`, what it tells first `proxy_header.rs`, who may speak in a hub `network.rs`.
 //!
 //! Around it: `config.rs` (every setting), `keepalive.rs` (the arithmetic of detection), `server.rs` (from settings to
 //! summary), `handle.rs` (the way in from other threads), `control/` (the way in from other processes), `inspect.rs`,
