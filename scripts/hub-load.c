@@ -1,9 +1,10 @@
 /*
  * The load of scripts/bench-hub: one client says lines at a fixed rate, all others listen and check what they hear.
  *
- *   hub-load PORT -c LISTENERS [-k STUCK] -r LINES -s BYTES -T SECONDS
+ *   hub-load PORT -c LISTENERS [-g GROUP] [-k STUCK] -r LINES -s BYTES -T SECONDS
  *
- * LINES a second of BYTES each go to a broker for SECONDS. STUCK more listeners never read. Prints `ready` once every
+ * LINES a second of BYTES each go to a broker for SECONDS. STUCK more listeners never read. They connect GROUP at a time.
+ * Prints `ready` once every
  * listener has heard something; for a line on stdin it then runs the load, waits until nothing is due any more, or
  * nothing has come for 3 s, and prints one line of KEY=VALUE. A line's latency counts from when it was due, whether the
  * broker let it be said then or not.
@@ -19,7 +20,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { EVENTS = 512, DESTINATIONS = 8, DIGITS = 10, READ = 256 * 1024, GROUP = 500 };
+enum { EVENTS = 512, DESTINATIONS = 8, DIGITS = 10, READ = 256 * 1024 };
 static const uint64_t PATIENCE = 3 * SECOND, MILLISECOND = 1000000;
 
 struct conn {
@@ -31,7 +32,7 @@ struct conn {
     unsigned held;
 };
 
-static unsigned port, listeners = 100, stuck;
+static unsigned port, listeners = 100, stuck, group = 500;
 static double rate = 500, seconds = 10;
 static unsigned bytes = 64;
 static struct conn *conns;
@@ -209,7 +210,7 @@ static void run(void) {
 }
 
 static int usage(void) {
-    fprintf(stderr, "usage: hub-load PORT [-c LISTENERS] [-k STUCK] [-r LINES] [-s BYTES] [-T SECONDS]\n");
+    fprintf(stderr, "usage: hub-load PORT [-c LISTENERS] [-g GROUP] [-k STUCK] [-r LINES] [-s BYTES] [-T SECONDS]\n");
     return 2;
 }
 
@@ -217,16 +218,17 @@ int main(int count, char **words) {
     if (count < 2)
         return usage();
     port = atoi(words[1]);
-    for (int option; (option = getopt(count - 1, words + 1, "c:k:r:s:T:")) != -1;)
+    for (int option; (option = getopt(count - 1, words + 1, "c:g:k:r:s:T:")) != -1;)
         switch (option) {
         case 'c': listeners = atoi(optarg); break;
+        case 'g': group = atoi(optarg); break;
         case 'k': stuck = atoi(optarg); break;
         case 'r': rate = atof(optarg); break;
         case 's': bytes = atoi(optarg); break;
         case 'T': seconds = atof(optarg); break;
         default: return usage();
         }
-    if (!port || !listeners || rate <= 0 || bytes <= DIGITS || bytes > 4096 || seconds <= 0)
+    if (!port || !listeners || !group || rate <= 0 || bytes <= DIGITS || bytes > 4096 || seconds <= 0)
         return usage();
     if (raise_descriptors() < listeners + stuck + 16)
         fail("%u listeners are more than the descriptor limit allows", listeners + stuck);
@@ -256,8 +258,8 @@ int main(int count, char **words) {
             int least = 1;
             setsockopt(conns[i].fd, SOL_SOCKET, SO_RCVBUF, &least, sizeof least);
         }
-        if (i % GROUP == GROUP - 1)
-            usleep(20000); /* no accept queue overflows */
+        if (i % group == group - 1)
+            usleep(group < 40 ? 4000 : 20000); /* no accept queue overflows */
     }
     greet_all();
     for (unsigned i = 0; i < listeners; i++) {
