@@ -4,10 +4,9 @@
  *   hub-load PORT -c LISTENERS [-g GROUP] [-k STUCK] -r LINES -s BYTES -T SECONDS
  *
  * LINES a second of BYTES each go to a broker for SECONDS. STUCK more listeners never read. They connect GROUP at a time.
- * Prints `ready` once every
- * listener has heard something; for a line on stdin it then runs the load, waits until nothing is due any more, or
- * nothing has come for 3 s, and prints one line of KEY=VALUE. A line's latency counts from when it was due, whether the
- * broker let it be said then or not.
+ * Prints `ready` once every listener has heard something; for a line on stdin it then runs the load, waits until nothing
+ * is due any more, or nothing has come for 3 s, and prints one line of KEY=VALUE. A line's latency counts from when it
+ * was due, whether the broker let it be said then or not.
  *
  * Each line begins with its number, so a listener knows which ones it was not given; what is no whole line is torn.
  */
