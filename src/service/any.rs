@@ -1,0 +1,262 @@
+//! Services of every kind under one type, for the workers: the trait without its associated type.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[cfg(control)]
+use super::Exported;
+use super::{Context, Ready, Service, Stage};
+use crate::close::CloseReason;
+use crate::dial::DialError;
+use crate::handle::Handle;
+
+/// A [`Service`] of whatever kind, shared by the workers.
+#[derive(Clone)]
+pub struct AnyService(Arc<dyn Erased>);
+
+impl AnyService {
+    /// Wraps a service.
+    pub fn new(service: impl Service) -> Self {
+        Self(Arc::new(service))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    pub(crate) fn start(&self, server: &Handle) {
+        self.0.start(server);
+    }
+
+    pub(crate) fn open(&self, conn: &mut Context<'_>) -> State {
+        self.0.open(conn)
+    }
+
+    #[inline]
+    pub(crate) fn input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+        self.0.input(state, conn, bytes)
+    }
+
+    pub(crate) fn dialed(
+        &self,
+        state: &mut State,
+        conn: &mut Context<'_>,
+        outcome: Result<(), &DialError>,
+    ) {
+        self.0.dialed(state, conn, outcome);
+    }
+
+    #[inline]
+    pub(crate) fn far_input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) {
+        self.0.far_input(state, conn, bytes);
+    }
+
+    pub(crate) fn far_end(&self, state: &mut State, conn: &mut Context<'_>) {
+        self.0.far_end(state, conn);
+    }
+
+    pub(crate) fn outlasts_drain(&self) -> bool {
+        self.0.outlasts_drain()
+    }
+
+    pub(crate) fn descriptors(&self) -> usize {
+        self.0.descriptors()
+    }
+
+    pub(crate) fn end(&self, state: &mut State, conn: &mut Context<'_>, rest: &[u8]) {
+        self.0.end(state, conn, rest);
+    }
+
+    pub(crate) fn output(&self, state: &mut State, conn: &mut Context<'_>) {
+        self.0.output(state, conn);
+    }
+
+    pub(crate) fn round(&self, worker: usize, stage: Stage) {
+        self.0.round(worker, stage);
+    }
+
+    pub(crate) fn ready(&self, state: &mut State, conn: &mut Context<'_>, what: Ready) {
+        self.0.ready(state, conn, what);
+    }
+
+    pub(crate) fn over(&self, state: &mut State, conn: &mut Context<'_>, reason: CloseReason) {
+        self.0.over(state, conn, reason);
+    }
+
+    #[cfg(control)]
+    pub(crate) fn export(&self, state: &State) -> Option<Exported> {
+        self.0.export(state)
+    }
+
+    #[cfg(control)]
+    pub(crate) fn export_common(&self) -> Option<Exported> {
+        self.0.export_common()
+    }
+
+    #[cfg(control)]
+    pub(crate) fn import_common(&self, exported: &Exported) -> Result<(), String> {
+        self.0.import_common(exported)
+    }
+
+    /// Whether it is the same value, shared.
+    #[cfg(control)]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.0), Arc::as_ptr(&other.0))
+    }
+
+    /// The same service as long as somebody else has it.
+    #[cfg(control)]
+    pub(crate) fn lent(&self) -> impl Fn() -> Option<Self> + Send + Sync + use<> {
+        let weak = Arc::downgrade(&self.0);
+        move || weak.upgrade().map(Self)
+    }
+
+    #[cfg(control)]
+    pub(crate) fn import(&self, exported: &Exported) -> Result<State, String> {
+        self.0.import(exported)
+    }
+
+    pub(crate) fn stop(&self, patience: Duration) -> bool {
+        self.0.stop(patience)
+    }
+}
+
+impl<S: Service> From<S> for AnyService {
+    fn from(service: S) -> Self {
+        Self::new(service)
+    }
+}
+
+impl fmt::Debug for AnyService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AnyService")
+    }
+}
+
+/// A [`Service::State`] of whatever kind.
+pub(crate) type State = Box<dyn Any + Send>;
+
+/// [`Service`] without its associated type.
+trait Erased: Send + Sync {
+    fn name(&self) -> &str;
+    fn start(&self, server: &Handle);
+    fn open(&self, conn: &mut Context<'_>) -> State;
+    fn input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) -> usize;
+    fn end(&self, state: &mut State, conn: &mut Context<'_>, rest: &[u8]);
+    fn dialed(&self, state: &mut State, conn: &mut Context<'_>, outcome: Result<(), &DialError>);
+    fn far_input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]);
+    fn far_end(&self, state: &mut State, conn: &mut Context<'_>);
+    fn outlasts_drain(&self) -> bool;
+    fn descriptors(&self) -> usize;
+    fn output(&self, state: &mut State, conn: &mut Context<'_>);
+    fn round(&self, worker: usize, stage: Stage);
+    fn ready(&self, state: &mut State, conn: &mut Context<'_>, what: Ready);
+    fn over(&self, state: &mut State, conn: &mut Context<'_>, reason: CloseReason);
+    #[cfg(control)]
+    fn export(&self, state: &State) -> Option<Exported>;
+    #[cfg(control)]
+    fn export_common(&self) -> Option<Exported>;
+    #[cfg(control)]
+    fn import_common(&self, exported: &Exported) -> Result<(), String>;
+    #[cfg(control)]
+    fn import(&self, exported: &Exported) -> Result<State, String>;
+    fn stop(&self, patience: Duration) -> bool;
+}
+
+impl<S: Service> Erased for S {
+    fn name(&self) -> &str {
+        Service::name(self)
+    }
+
+    fn start(&self, server: &Handle) {
+        Service::start(self, server);
+    }
+
+    fn open(&self, conn: &mut Context<'_>) -> State {
+        Box::new(Service::open(self, conn))
+    }
+
+    fn input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+        Service::input(self, own(state), conn, bytes)
+    }
+
+    fn end(&self, state: &mut State, conn: &mut Context<'_>, rest: &[u8]) {
+        Service::end(self, own(state), conn, rest);
+    }
+
+    fn dialed(&self, state: &mut State, conn: &mut Context<'_>, outcome: Result<(), &DialError>) {
+        Service::dialed(self, own(state), conn, outcome);
+    }
+
+    fn far_input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) {
+        Service::far_input(self, own(state), conn, bytes);
+    }
+
+    fn far_end(&self, state: &mut State, conn: &mut Context<'_>) {
+        Service::far_end(self, own(state), conn);
+    }
+
+    fn outlasts_drain(&self) -> bool {
+        Service::outlasts_drain(self)
+    }
+
+    fn descriptors(&self) -> usize {
+        Service::descriptors(self)
+    }
+
+    fn output(&self, state: &mut State, conn: &mut Context<'_>) {
+        Service::output(self, own(state), conn);
+    }
+
+    fn round(&self, worker: usize, stage: Stage) {
+        Service::round(self, worker, stage);
+    }
+
+    fn ready(&self, state: &mut State, conn: &mut Context<'_>, what: Ready) {
+        Service::ready(self, own(state), conn, what);
+    }
+
+    fn over(&self, state: &mut State, conn: &mut Context<'_>, reason: CloseReason) {
+        // One whose `open` panicked has none.
+        if let Some(state) = state.downcast_mut() {
+            Service::over(self, state, conn, reason);
+        }
+    }
+
+    #[cfg(control)]
+    fn export(&self, state: &State) -> Option<Exported> {
+        Service::export(self, state.downcast_ref()?)
+    }
+
+    #[cfg(control)]
+    fn export_common(&self) -> Option<Exported> {
+        Service::export_common(self)
+    }
+
+    #[cfg(control)]
+    fn import_common(&self, exported: &Exported) -> Result<(), String> {
+        Service::import_common(self, exported)
+    }
+
+    #[cfg(control)]
+    fn import(&self, exported: &Exported) -> Result<State, String> {
+        Ok(Box::new(Service::import(self, exported)?))
+    }
+
+    fn stop(&self, patience: Duration) -> bool {
+        Service::stop(self, patience)
+    }
+}
+
+#[inline]
+#[expect(
+    clippy::expect_used,
+    reason = "a connection's state is only made by `open` of its own service"
+)]
+fn own<T: 'static>(state: &mut State) -> &mut T {
+    state
+        .downcast_mut()
+        .expect("a connection keeps its service")
+}
