@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::admission::{self, Limit};
+use crate::admission::Limit;
 use crate::config::{Config, Listen};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
@@ -35,7 +35,7 @@ impl Listen {
     /// # Errors
     /// As [`Server::bind`](crate::Server::bind), but for what only binding can show.
     pub fn effective(&self, config: &Config) -> Result<Effective, Error> {
-        let allowed = admission::descriptors_for_connections();
+        let allowed = config.connections_allowed();
         let max_conns = config
             .max_conns
             .map_or(allowed, |asked| allowed.min(asked.get()));

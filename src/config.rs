@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::admission;
 use crate::keepalive::Keepalive;
 use crate::service::AnyService;
 
@@ -30,6 +31,19 @@ impl Default for Config {
             drain_timeout: Some(Duration::from_secs(10)),
             max_conns: None,
         }
+    }
+}
+
+impl Config {
+    /// How many descriptors a connection may take.
+    pub(crate) fn descriptors_each(&self) -> usize {
+        let services = self.listen.iter().map(|listen| &listen.service);
+        services.map(AnyService::descriptors).max().unwrap_or(1)
+    }
+
+    /// How many connections the descriptor limit allows.
+    pub(crate) fn connections_allowed(&self) -> usize {
+        (admission::descriptors_for_connections() / self.descriptors_each().max(1)).max(1)
     }
 }
 

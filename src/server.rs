@@ -14,7 +14,7 @@ use std::time::Duration;
 use mio::{Poll, Waker};
 
 use crate::accept::Acceptor;
-use crate::admission::{self, Limit};
+use crate::admission::Limit;
 use crate::config::Config;
 use crate::deadline::{Clock, Moment};
 use crate::endpoint::Endpoint;
@@ -203,9 +203,7 @@ impl Server {
     }
 
     fn max_conns(config: &Config) -> usize {
-        let services = config.listen.iter().map(|listen| &listen.service);
-        let each = services.map(AnyService::descriptors).max().unwrap_or(1);
-        let allowed = admission::descriptors_for_connections() / each.max(1);
+        let allowed = config.connections_allowed();
         let asked = config.max_conns.map(usize::from);
         if let Some(asked) = asked.filter(|&asked| asked > allowed) {
             log::warn!(asked, allowed; "connection limit capped by the descriptor limit");

@@ -11,7 +11,7 @@ use std::thread;
 
 use super::Server;
 use crate::address::Address;
-use crate::admission::{self, Limit};
+use crate::admission::Limit;
 use crate::config::{Config, Listen};
 use crate::control::question::Hello;
 use crate::control::{Client, Control, Desk, Farewell, Start, Successor};
@@ -135,8 +135,8 @@ impl Server {
             }
             services.push(listen.service.clone());
         }
-        reserve_descriptors(status.open);
-        let hello = hello(&wanted, admission::descriptors_for_connections());
+        reserve_descriptors(status.open.saturating_mul(config.descriptors_each()));
+        let hello = hello(&wanted, config.connections_allowed());
         let line = client.take_over(hello).map_err(failed)?;
         let (mut giver, given) = Giver::listeners(line, status.pid).map_err(failed)?;
         let (listeners, order) = assemble(wanted, given).map_err(|refused| match refused {
@@ -425,9 +425,9 @@ fn assemble(
 
 /// Makes the table of descriptors large enough in one step: in a process that has threads each step waits for all of
 /// them (`expand_fdtable` in the kernel's fs/file.c).
-fn reserve_descriptors(connections: usize) {
+fn reserve_descriptors(count: usize) {
     const SPARE: usize = 256;
-    let highest = i32::try_from(connections + SPARE).unwrap_or(i32::MAX);
+    let highest = i32::try_from(count.saturating_add(SPARE)).unwrap_or(i32::MAX);
     if let Err(error) = rustix::io::fcntl_dupfd_cloexec(io::stderr(), highest) {
         log::debug!(error:% = io::Error::from(error); "descriptors are not reserved");
     }

@@ -355,7 +355,7 @@ impl Leaving {
 }
 
 /// Starts a process. By `posix_spawn(3)`, as the standard library does unless asked for more: the address space is
-/// not copied, signals are at their defaults, none is blocked.
+/// not copied, no signal is blocked, and those that this process was not started to ignore are at their defaults.
 fn spawn(program: &Program, job: Job) -> io::Result<Spawned> {
     let mut command = Command::new(&program.path);
     command
