@@ -440,3 +440,24 @@ fn one_worker_has_them_all() {
     let _clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
     assert_eq!(opened(&mut server, 10)["0"].len(), 10);
 }
+
+/// A pair has two sockets, a process three descriptors: the limit says so, and serves somebody however low it is.
+#[test]
+fn what_a_connection_takes_counts_against_the_descriptor_limit() {
+    let shown = |descriptors: u32, service: &[&str]| {
+        let script = format!(r#"ulimit -n {descriptors}; exec "$@""#);
+        let (code, stdout, stderr) = output(shell(&script, &[&["check"], service].concat()));
+        assert_eq!(code, 0, "{stderr}");
+        let row = stdout.lines().find(|line| line.starts_with("max-conns "));
+        let row = row.unwrap_or_else(|| panic!("{stdout}"));
+        row.split_ascii_whitespace().nth(1).unwrap().to_owned()
+    };
+    for (service, half, low) in [
+        (&["echo"][..], "136", "1"),
+        (&["forward", "9"], "68", "1"),
+        (&["exec", "--", "cat"], "45", "1"),
+    ] {
+        assert_eq!(shown(200, service), half, "{service:?}");
+        assert_eq!(shown(65, service), low, "{service:?}");
+    }
+}
