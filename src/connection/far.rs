@@ -140,13 +140,16 @@ impl Connection {
     pub(super) fn conclude_far(&mut self, service: &AnyService, turn: &Turn<'_>) {
         let over = self.io.finishing.is_some() || self.io.verdict().is_some();
         let ends_badly = self.io.verdict().is_some() || self.io.at_last().is_some();
-        let Some(up) = self.io.far_up() else {
-            // A client that is lost while it waits wants nothing any more, whatever it has sent.
-            if self.io.far().is_some() && self.io.is_given_up() && !over {
-                self.io.input_over();
-            }
-            return;
-        };
+        // A client that is lost while it is not read, for want of a far side or of room there, would not be found: what
+        // it sent last is lost with it.
+        if !over
+            && self.io.far().is_some()
+            && self.io.is_given_up()
+            && self.io.input_room(turn) == 0
+        {
+            return self.io.input_over();
+        }
+        let Some(up) = self.io.far_up() else { return };
         let (far, _) = up.split(turn.now);
         if far.is_given_up() && !far.readable {
             far.input_over();

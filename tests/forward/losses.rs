@@ -37,6 +37,17 @@ fn a_client_that_is_lost_in_mid_stream_is_a_reset_for_its_upstream() {
     assert_eq!(relay.closed().reason(), "peer-reset");
 }
 
+/// It is not read meanwhile, but looked after.
+#[test]
+fn a_client_that_is_lost_while_its_upstream_takes_nothing_is_found() {
+    let upstream = Peer::start();
+    let mut relay = relay(&[upstream.address()], &["--write-timeout", "off"]);
+    let (mut client, _served) = pair(&relay, &upstream);
+    send_until_stuck(&mut client, &[7; 65536]);
+    reset(client);
+    assert_eq!(relay.closed().reason(), "peer-reset");
+}
+
 /// A whole answer must not look like half of one, nor half of one like a whole.
 #[test]
 fn a_half_closed_client_still_learns_that_its_upstream_was_lost() {

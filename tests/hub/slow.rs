@@ -14,7 +14,7 @@ fn line(number: usize) -> String {
 
 /// A client of `hub` that reads nothing, and has little room.
 fn stuck(hub: &Hub) -> Client {
-    let client = Client::of(connect_with_window(hub.server.address(), 2048));
+    let client = Client::of(connect_with_window(hub.server.address(), 32 * 1024));
     hub.until_in(&client);
     client
 }

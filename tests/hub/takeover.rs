@@ -46,11 +46,12 @@ fn takeovers_in_a_row_under_a_running_source_lose_nothing() {
     let args = ["--workers", "2", "--buffer", "64k"];
     let mut hub = Hub::start(&args);
     let clients: Vec<_> = (0..CLIENTS).map(|_| hub.join()).collect();
-    let slow = Client::of(connect_with_window(hub.server.address(), 2048));
+    // Not smaller: what waits for it could be read only at the pace of the probes.
+    let slow = Client::of(connect_with_window(hub.server.address(), 32 * 1024));
     hub.until_in(&slow);
     let source = hub.join();
     let over = AtomicBool::new(false);
-    let line = |number: usize| format!("{number:08} {}\n", "-".repeat(number % 200 * 10));
+    let line = |number: usize| format!("{number:08} {}\n", "-".repeat(number % 200 * 20));
     let (said, heard) = thread::scope(|scope| {
         let _over = Raised(&over);
         let saying = scope.spawn(|| {
