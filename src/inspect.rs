@@ -27,7 +27,7 @@ pub struct ConnectionInfo {
     pub read: u64,
     /// Bytes the kernel took for the client.
     pub written: u64,
-    /// Bytes that wait because the kernel would not take them.
+    /// Bytes that wait because the kernel would not take them, for the client or its far side.
     pub waiting: usize,
     /// Bytes the kernel took and the client has not acknowledged (`SIOCOUTQ`), where the system tells.
     pub unacknowledged: Option<u64>,

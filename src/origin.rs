@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::deadline::Moment;
 use crate::endpoint::Endpoint;
 use crate::inspect::{ConnectionInfo, DeadlineKind, NextDeadline};
-use crate::io::{Io, Terms, Turn};
+use crate::io::{Far, Io, Terms, Turn};
 use crate::listener::Settings;
 use crate::stats::Stats;
 use crate::sys;
@@ -42,9 +42,14 @@ impl Origin {
                 due_in: at.since(now),
             })
         };
+        let (far_waiting, far_due) = match io.far() {
+            Some(Far::Up(up)) => (up.io.waiting_output(), up.io.watch),
+            Some(far) => (0, far.due()),
+            None => (0, Moment::NEVER),
+        };
         let deadlines = [
             until(DeadlineKind::Linger, io.linger().unwrap_or(Moment::NEVER)),
-            until(DeadlineKind::Output, io.watch),
+            until(DeadlineKind::Output, io.watch.min(far_due)),
             until(DeadlineKind::Read, io.read_deadline(&self.turn(now))),
         ];
         ConnectionInfo {
@@ -56,7 +61,7 @@ impl Origin {
             idle: now.since(last_in),
             read,
             written,
-            waiting: io.waiting_output(),
+            waiting: io.waiting_output() + far_waiting,
             unacknowledged: sys::unacknowledged(fd).ok(),
             round_trip: sys::tcp_info(fd).ok().map(|info| info.round_trip),
             next_deadline: deadlines
