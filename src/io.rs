@@ -459,10 +459,7 @@ impl Io {
             return due;
         }
         let due = due.min(self.alarm()).min(self.lost());
-        match self.far() {
-            None => due,
-            Some(far) => due.min(far.due()),
-        }
+        due.min(self.far_due())
     }
 
     /// What it waits for: write readiness while output waits, and while acknowledgement of our FIN is awaited, for

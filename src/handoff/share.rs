@@ -48,8 +48,6 @@ pub(crate) struct Giving {
     cursor: usize,
     /// Connections that came after the cursor had passed their key.
     added: Vec<usize>,
-    /// Connections whose far side was being dialled: their turn comes in the freeze.
-    dialing: Vec<usize>,
     /// Connections that have changed since they were sent.
     changed: Vec<usize>,
     /// Connections that ended after they were sent.
@@ -112,7 +110,6 @@ impl Giving {
             events,
             cursor: 0,
             added: Vec::new(),
-            dialing: Vec::new(),
             changed: Vec::new(),
             gone: Vec::new(),
             bytes: HashMap::new(),
@@ -227,7 +224,6 @@ impl Giving {
     ) -> io::Result<bool> {
         let mut keys = Vec::new();
         let mut arrivals = Vec::new();
-        let mut dialing = Vec::new();
         let mut size = 0;
         let (mut cursor, mut added) = (self.cursor, 0);
         let end = share.connections.capacity();
@@ -244,10 +240,6 @@ impl Giving {
                 break;
             };
             let connection = share.connections.get(key);
-            if connection.is_some_and(|connection| connection.io.is_dialing()) && until.is_none() {
-                dialing.push(key);
-                continue;
-            }
             if let Some(connection) = connection
                 && !connection.io.copied
                 && let Some(record) = share.export(connection)
@@ -290,7 +282,6 @@ impl Giving {
         passed?;
         self.cursor = cursor;
         self.added.drain(..added);
-        self.dialing.append(&mut dialing);
         Ok(!keys.is_empty())
     }
 
@@ -397,7 +388,6 @@ impl Giving {
 
     fn send_rest(&mut self, share: &mut Share<'_>, until: Instant) -> io::Result<()> {
         let until = Some(until);
-        self.added.append(&mut self.dialing);
         while self.send_connections(share, until)? {}
         while !self.changed.is_empty() && self.send_changed(share, until)? {}
         for gone in self.gone.chunks(1024) {

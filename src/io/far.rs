@@ -110,7 +110,18 @@ impl Io {
     pub(crate) fn wants_to_dial(&self, now: Moment) -> bool {
         match self.far() {
             None | Some(Far::Up(_)) => false,
-            Some(far) => far.due() <= now,
+            Some(_) => self.far_due() <= now,
+        }
+    }
+
+    /// When something is to be done for the far side, though no event comes.
+    #[inline]
+    pub(crate) fn far_due(&self) -> Moment {
+        match self.far() {
+            None => Moment::NEVER,
+            #[cfg(control)]
+            Some(_) if self.copied && self.is_dialing() => Moment::NEVER,
+            Some(far) => far.due(),
         }
     }
 }

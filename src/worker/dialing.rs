@@ -72,6 +72,11 @@ impl Worker {
         if connection.io.closing {
             return None;
         }
+        // The process that takes over dials anew: a far side that came up now would be in nobody's copy.
+        #[cfg(control)]
+        if connection.io.copied {
+            return None;
+        }
         let now = self.now;
         let origin = &self.origins[usize::from(connection.io.listener)];
         let far = connection.io.pending.as_mut()?.far.as_deref_mut()?;

@@ -42,9 +42,13 @@ impl Worker {
     /// It came to nothing: no connection is copied any more.
     pub(super) fn keep(&mut self) {
         if self.giving.take().is_some() {
-            for (_, connection) in &mut self.connections {
+            for (key, connection) in &mut self.connections {
                 connection.io.copied = false;
                 connection.io.changed = false;
+                if connection.io.is_dialing() {
+                    // It was held up meanwhile.
+                    self.dials.push(key);
+                }
                 if let Some(pending) = &mut connection.io.pending {
                     pending.beside_late = false;
                 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::control::{Home, entry, number};
 use crate::forward::{assert_pair, pair};
-use crate::support::clients::{Stream, until_acknowledged};
+use crate::support::clients::{Stream, unread, until_acknowledged};
 use crate::support::connecting::{Peer, Port, assert_gets, assert_silent};
 use crate::support::loading::Loading;
-use crate::support::{Server, now, pass, read_to_fin, send_until_stuck};
+use crate::support::{Server, now, pass, read_to_fin, send_until_stuck, until};
 
 /// A relay with a control socket, to `upstream`.
 fn relay(home: &Home, upstream: SocketAddr, args: &[&str]) -> Server {
@@ -162,6 +162,52 @@ fn a_client_that_waits_for_its_upstream_waits_on_in_the_new_process() {
     assert_pair(&mut client, &mut served);
     drop((client, served));
     assert_eq!(next.closed().reason(), "peer-closed");
+}
+
+/// Nothing is dialled while another process has copies; afterwards it is.
+#[test]
+fn a_client_that_waits_for_its_upstream_waits_on_after_a_takeover_that_came_to_nothing() {
+    for fault in ["abort-pre-copy", "abort-freeze", "hang-freeze"] {
+        let home = Home::new();
+        let port = Port::new();
+        let address = port.address();
+        let args = ["--upstream-wait", "1m"];
+        let mut relay = relay(&home, address, &args);
+        let mut client = relay.connect();
+        client.write_all(b"early words").unwrap();
+        until_acknowledged(&client);
+        let (at, to) = (relay.address().to_string(), address.to_string());
+        let mut command = home.standfast(&["serve", "forward", &to, "--replace", "-l", &at]);
+        command.args(args).env("STANDFAST_FAULT", fault);
+        let failed = Server::launch(command);
+        relay.log_line("that it failed", |line| line.contains(" takeover failed"));
+        drop(failed);
+        let mut served = port.listen().accept();
+        assert_gets(&mut served, b"early words");
+        assert_pair(&mut client, &mut served);
+        drop((client, served));
+        assert_eq!(relay.closed().reason(), "peer-closed");
+    }
+}
+
+/// More than could be sent while the server stands still.
+#[test]
+fn two_thousand_clients_that_wait_for_their_upstream_change_hands() {
+    let home = Home::new();
+    let port = Port::new();
+    let address = port.address();
+    let args = ["--upstream-wait", "1m", "-q"];
+    let mut relay = relay(&home, address, &args);
+    let mut clients: Vec<TcpStream> = (0..2000).map(|_| relay.connect()).collect();
+    let _next = succeed(&home, &mut relay, address, &args);
+    let upstream = port.listen_with(4096);
+    let served: Vec<TcpStream> = clients.iter().map(|_| upstream.accept()).collect();
+    for client in &mut clients {
+        client.write_all(b"a word").unwrap();
+    }
+    until("each word has come", || {
+        served.iter().all(|served| unread(served) == 6)
+    });
 }
 
 #[test]
