@@ -442,7 +442,7 @@ impl Connection {
                 ..Ending::fin(CloseReason::Drain)
             }
         });
-        let only_lingers = io.fin_sent && queued == 0;
+        let only_lingers = io.fin_sent && queued == 0 && !undelivered;
         (io.ending(), !only_lingers)
     }
 

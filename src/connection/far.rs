@@ -139,7 +139,11 @@ impl Connection {
     /// What follows from how the far side stands.
     pub(super) fn conclude_far(&mut self, service: &AnyService, turn: &Turn<'_>) {
         let over = self.io.finishing.is_some() || self.io.verdict().is_some();
-        let ends_badly = self.io.verdict().is_some() || self.io.at_last().is_some();
+        let cut = self
+            .io
+            .finishing
+            .is_some_and(|reason| self.io.is_cut(reason));
+        let ends_badly = self.io.verdict().is_some() || self.io.at_last().is_some() || cut;
         // A client that is lost while it is not read, for want of a far side or of room there, would not be found: what
         // it sent last is lost with it.
         if !over
@@ -224,7 +228,10 @@ impl Connection {
         let Far::Up(Up { io: far, .. }) = *far else {
             return Ok(());
         };
-        let lost = ending.how == How::Reset || ending.errno.is_some() || far.waiting_output() > 0;
+        let lost = ending.how == How::Reset
+            || ending.errno.is_some()
+            || far.waiting_output() > 0
+            || self.io.is_cut(ending.reason);
         #[cfg(control)]
         if self.io.shared {
             let how = if lost { How::Reset } else { How::Fin };
@@ -243,6 +250,11 @@ impl Connection {
 }
 
 impl Io {
+    /// Whether an end for this reason comes before the client has said everything.
+    fn is_cut(&self, reason: CloseReason) -> bool {
+        !self.peer_fin && !matches!(reason, CloseReason::PeerClosed | CloseReason::Service)
+    }
+
     /// Delivers what waits for the client, then ends as said.
     pub(crate) fn fail_at_last(&mut self, ending: Ending) {
         self.finish_for(ending.reason);

@@ -214,6 +214,10 @@ impl Exec {
             }
         }
         let Some(status) = ended else { return };
+        if running.sent == Some(Signal::TERM) && running.group.exists() {
+            // The rest of its group has until the SIGKILL, too.
+            return;
+        }
         process.lines.end(process.id);
         say(process.id, running, status);
         let cut = running.sent.is_some();
@@ -249,6 +253,10 @@ impl Exec {
         };
         running.sent = Some(signal);
         running.group.signal(signal);
+        if running.has_ended(conn).is_some() {
+            // That was said before, and is not again.
+            Self::look(process, conn);
+        }
     }
 }
 

@@ -170,6 +170,22 @@ fn at_its_time_limit_a_process_is_asked_to_end_and_then_made_to() {
 }
 
 #[test]
+fn the_rest_of_its_group_is_made_to_end_as_well() {
+    let mut server = script(
+        &["--exec-timeout", "300ms"],
+        "(trap '' TERM; echo up; while :; do sleep 0.05; done) & wait",
+    );
+    let start = now();
+    let mut client = server.connect();
+    assert_eq!(read_to_fin(&mut client), b"up\n");
+    assert!(now() - start >= Duration::from_millis(2300), "the grace");
+    drop(client);
+    let closed = server.closed();
+    assert_eq!(closed.reason(), "service", "{}", closed.line);
+    assert_no_children(&server);
+}
+
+#[test]
 fn a_silent_client_is_closed_and_its_process_ended() {
     let mut server = script(
         &["-i", "1s"],

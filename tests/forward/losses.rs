@@ -37,6 +37,33 @@ fn a_client_that_is_lost_in_mid_stream_is_a_reset_for_its_upstream() {
     assert_eq!(relay.closed().reason(), "peer-reset");
 }
 
+/// Half a request must not look like a whole one.
+#[test]
+fn a_client_that_is_cut_at_its_read_deadline_is_a_reset_for_its_upstream() {
+    let upstream = Peer::start();
+    let mut relay = relay(&[upstream.address()], &["-i", "1s"]);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    client.write_all(b"half of it").unwrap();
+    assert_gets(&mut served, b"half of it");
+    assert_reset(&mut served);
+    assert_ended(&mut client);
+    assert_eq!(relay.closed().reason(), "read-timeout");
+}
+
+#[test]
+fn a_drain_that_cuts_an_upload_says_so() {
+    let upstream = Peer::start();
+    let args = ["--drain-timeout", "500ms"];
+    let mut relay = relay(&[upstream.address()], &args);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    served.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_fin(&mut client), b"");
+    client.write_all(b"half of it").unwrap();
+    assert_gets(&mut served, b"half of it");
+    assert_eq!(relay.drain().code(), Some(1));
+    assert_reset(&mut served);
+}
+
 /// It is not read meanwhile, but looked after.
 #[test]
 fn a_client_that_is_lost_while_its_upstream_takes_nothing_is_found() {
