@@ -21,6 +21,9 @@ fn opened(server: &mut Server, count: usize) {
 }
 
 /// Kills a server while it owes something to each of `count` clients.
+///
+/// A process that dies closes its descriptors one after the other, on Linux the newest first: a client that comes back
+/// at once may still be taken by its listener, and is lost a second time.
 fn kill(mut server: Server, count: usize) -> String {
     let address = server.address();
     server.suspend();
@@ -39,7 +42,7 @@ fn a_server_that_is_killed_and_restarted_costs_bytes_and_it_is_said() {
     let args = ["-c", "8", "--pipeline", "4", "-T", "1m"];
     let args = [
         &args[..],
-        &["--expect", "lost==0", "--expect", "ended_peer_reset == 8"],
+        &["--expect", "lost==0", "--expect", "ended_peer_reset >= 8"],
     ]
     .concat();
     let mut loading = Loading::start(server.address(), &args);
@@ -52,21 +55,21 @@ fn a_server_that_is_killed_and_restarted_costs_bytes_and_it_is_said() {
     let (code, table) = loading.ends();
     assert_eq!(code, 1, "{table}");
 
-    let connections = row(&table, "connections");
-    let expected = "8 of 8 up at the end, 16 connects, 8 reconnects";
-    assert_eq!(connections, expected);
     let ended = counts(&table, "ended");
-    assert_eq!(
-        (ended["peer-reset"], ended.values().sum()),
-        (8, 8),
-        "{table}"
+    let lost = ended["peer-reset"];
+    assert!(lost >= 8, "{table}");
+    assert_eq!(lost, ended.values().sum::<u64>(), "{table}");
+    let connections = format!(
+        "8 of 8 up at the end, {} connects, {lost} reconnects",
+        8 + lost
     );
+    assert_eq!(row(&table, "connections"), connections);
     let messages = counts(&table, "messages");
     let bytes = counts(&table, "bytes");
     assert!(messages["sent"] > messages["echoed"], "{table}");
     let missing = messages["sent"] - messages["echoed"];
     // At most a window of each connection.
-    assert!(missing <= 8 * 4, "{table}");
+    assert!(missing <= lost * 4, "{table}");
     assert!(
         bytes["lost"] > 0 && bytes["lost"] <= missing * 64,
         "{table}"
@@ -94,23 +97,26 @@ fn while_the_server_is_away_refusals_are_counted_and_the_rate_is_made_up_for() {
     loading.goes_on_with(4);
     let figures = loading.interrupted();
     assert!(figures.count("refused") > 0, "{figures:?}");
-    assert_eq!(figures.count("failed"), figures.count("refused"));
-    assert_eq!(figures.count("reconnects"), 4, "{figures:?}");
+    let failed = ["refused", "connect_reset"].map(|name| figures.count(name));
+    let failed: u64 = failed.iter().sum();
+    assert_eq!(figures.count("failed"), failed, "{figures:?}");
+    let ended = figures.ended_all_for("reset");
+    assert!(ended >= 4, "{figures:?}");
+    assert_eq!(figures.count("reconnects"), ended, "{figures:?}");
     assert_eq!(figures.count("up"), 4);
-    assert_eq!(figures.ended_all_for("reset"), 4);
     assert_eq!(figures.count("unsent"), 0, "{figures:?}");
     let due = figures.number("seconds") * 400.0;
     let sent = figures.count("sent") as f64;
     assert!((sent - due).abs() <= 3.0, "{due} due: {figures:?}");
     // What came due while nobody was there is late.
     assert!(figures.number("max_ms") >= 290.0, "{figures:?}");
-    let lost = ["sent_bytes", "received_bytes"].map(|name| figures.count(name));
+    let bytes = ["sent_bytes", "received_bytes"].map(|name| figures.count(name));
     assert_eq!(
         figures.faults(),
-        [lost[0] - lost[1], 0, 0, 0],
+        [bytes[0] - bytes[1], 0, 0, 0],
         "{figures:?}"
     );
-    assert!(lost[0] > lost[1]);
+    assert!(bytes[0] > bytes[1]);
 }
 
 #[test]
