@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use standfast::services::Echo;
-use standfast::{Client, Config, Dial, Handle, Listen, Server};
+use standfast::{Backoff, Client, Config, Dial, Handle, Listen, Server};
 
 use super::*;
 use crate::load::verify::Faults;
@@ -70,7 +70,15 @@ fn run(plan: Plan, port: u16) -> (Tally, Latencies) {
     let (sender, news) = mpsc::channel();
     let done = sender.clone();
     let worker = Worker::new(plan, plan.share(0), Arc::clone(&control), board, sender);
-    let dial = Dial::new(format!("127.0.0.1:{port}").parse().unwrap());
+    // Whoever lost a connection is back well before the end.
+    let backoff = Backoff {
+        least: Duration::from_millis(1),
+        most: Duration::from_millis(10),
+    };
+    let dial = Dial {
+        backoff,
+        ..Dial::new(format!("127.0.0.1:{port}").parse().unwrap())
+    };
     let client = Client::new(dial, worker.unwrap()).unwrap();
     let wake = client.wake();
     let thread = thread::spawn(move || {
