@@ -2,7 +2,7 @@
 
 mod any;
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -201,6 +201,8 @@ pub trait Service: Send + Sync + 'static {
 pub enum Stage {
     /// What is prompted for from here on is another round.
     Begins,
+    /// It goes on, after a turn of the worker's other work.
+    GoesOn,
     /// It was called for every connection of the worker.
     Over {
         /// The time since it began.
@@ -258,6 +260,15 @@ impl Context<'_> {
             return 0;
         }
         self.io.send(bytes, &self.turn)
+    }
+
+    /// As [`send`](Self::send), of several pieces, one after another, in one go.
+    #[must_use]
+    pub fn send_vectored(&mut self, pieces: &[IoSlice<'_>]) -> usize {
+        if self.io.waiting_output() > 0 {
+            return 0;
+        }
+        self.io.send_vectored(pieces, &self.turn)
     }
 
     /// How many bytes of output wait.

@@ -1,11 +1,11 @@
 //! What a socket takes, what waits for it, and the FIN behind the last of it.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{SendFlags, Shutdown};
+use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
 
 use super::{Io, Turn};
 use crate::close::Ending;
@@ -26,7 +26,25 @@ impl Io {
         if bytes.is_empty() || self.fin_sent || self.has_failed() {
             return 0;
         }
-        match send(&self.socket, bytes) {
+        let sent = send(&self.socket, bytes);
+        self.has_sent(sent, turn)
+    }
+
+    /// As [`send`](Self::send), of several pieces in one go.
+    pub(crate) fn send_vectored(&mut self, pieces: &[IoSlice<'_>], turn: &Turn<'_>) -> usize {
+        if let [piece] = pieces {
+            return self.send(piece, turn);
+        }
+        if pieces.iter().all(|piece| piece.is_empty()) || self.fin_sent || self.has_failed() {
+            return 0;
+        }
+        let sent = send_vectored(&self.socket, pieces);
+        self.has_sent(sent, turn)
+    }
+
+    #[inline]
+    fn has_sent(&mut self, sent: Result<usize, i32>, turn: &Turn<'_>) -> usize {
+        match sent {
             Ok(count) => {
                 self.count_written(count, turn);
                 self.watch_output(turn);
@@ -162,8 +180,18 @@ impl Io {
 /// cancellation points, four locked instructions a message.
 #[inline]
 fn send(socket: &OwnedFd, bytes: &[u8]) -> Result<usize, i32> {
+    persist(|| rustix::net::send(socket.as_fd(), bytes, SEND))
+}
+
+fn send_vectored(socket: &OwnedFd, pieces: &[IoSlice<'_>]) -> Result<usize, i32> {
+    let mut beside = SendAncillaryBuffer::default();
+    persist(|| rustix::net::sendmsg(socket.as_fd(), pieces, &mut beside, SEND))
+}
+
+#[inline]
+fn persist(mut send: impl FnMut() -> rustix::io::Result<usize>) -> Result<usize, i32> {
     loop {
-        match rustix::net::send(socket.as_fd(), bytes, SEND) {
+        match send() {
             Err(Errno::AGAIN) => return Ok(0),
             Err(Errno::INTR) => {}
             sent => return sent.map_err(Errno::raw_os_error),

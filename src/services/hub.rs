@@ -9,6 +9,7 @@ mod feed;
 mod journey;
 
 use std::fmt;
+use std::io::IoSlice;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -26,6 +27,9 @@ const LINE: usize = 64 * 1024;
 
 /// How many times longer than asked for lines are gathered at most.
 const LONGER: u32 = 10;
+
+/// Pieces of the feed that go to a client in one write, at most.
+const PIECES: usize = 16;
 
 /// How often it is said that lines are lost.
 const REMINDER: Duration = Duration::from_secs(60);
@@ -281,20 +285,23 @@ impl Hub {
         };
         // What comes meanwhile has a round of its own: no client keeps the others waiting.
         let end = self.feed.end();
-        while conn.waiting() == 0 && cursor.position() < end {
-            let Some(stretch) = cursor.next_stretch(own) else {
-                return;
-            };
-            let sent = stretch.start + conn.send(&cursor.block.bytes[stretch.clone()]);
-            cursor.at = if sent == stretch.end {
-                sent
-            } else if conn.has_failed() {
-                return;
-            } else {
-                let line_end = cursor.block.line_end(sent);
-                conn.write(&cursor.block.bytes[sent..line_end]);
-                line_end
-            };
+        while conn.waiting() == 0 && !conn.has_failed() && cursor.position() < end {
+            let mut pieces = [IoSlice::new(&[]); PIECES];
+            let (mut count, mut offered) = (0, 0);
+            for (place, stretch) in pieces.iter_mut().zip(cursor.stretches(own, end)) {
+                *place = IoSlice::new(stretch);
+                count += 1;
+                offered += stretch.len();
+            }
+            let sent = conn.send_vectored(&pieces[..count]);
+            let rest = cursor.advance(sent, own);
+            if sent < offered
+                && let Some(rest) = rest
+            {
+                let line_end = cursor.block.line_end(rest.start);
+                conn.write(&cursor.block.bytes[rest.start..line_end]);
+                cursor.at = line_end;
+            }
         }
     }
 
@@ -455,6 +462,8 @@ impl Service for Hub {
             return;
         };
         match stage {
+            // A client that is asked late in a round gets what came meanwhile, too.
+            Stage::GoesOn => return self.feed.seal(),
             Stage::Begins => {
                 self.feed.seal();
                 round.begun.store(self.feed.end(), Ordering::Relaxed);

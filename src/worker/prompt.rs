@@ -45,6 +45,8 @@ impl Worker {
             self.tell(Stage::Begins);
             self.round.next = 0;
             self.round.left = self.connections.capacity();
+        } else {
+            self.tell(Stage::GoesOn);
         }
         let mut asked = 0;
         while self.round.left > 0 && asked < BATCH {

@@ -1,6 +1,6 @@
 //! Services with output of their own: called when they asked for it, and when there is room again.
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -18,6 +18,7 @@ struct Seen {
     server: OnceLock<Handle>,
     outputs: AtomicUsize,
     begun: AtomicUsize,
+    went_on: AtomicUsize,
     over: AtomicUsize,
 }
 
@@ -52,6 +53,7 @@ impl Service for Crier {
         match stage {
             Stage::Begins => self.0.begun.fetch_add(1, Ordering::SeqCst),
             Stage::Over { .. } => self.0.over.fetch_add(1, Ordering::SeqCst),
+            Stage::GoesOn => self.0.went_on.fetch_add(1, Ordering::SeqCst),
             Stage::Gone => 0,
         };
     }
@@ -87,6 +89,10 @@ fn a_prompt_reaches_every_connection_once() {
         seen.over.load(Ordering::SeqCst) == 2
     });
     assert_eq!(seen.outputs.load(Ordering::SeqCst), clients.len());
+    assert!(
+        seen.went_on.load(Ordering::SeqCst) > 0,
+        "other work in between"
+    );
     // From without as from within; and prompts that were made before it came count as one.
     let asked = now();
     for _ in 0..100 {
@@ -128,7 +134,7 @@ fn output_that_panics_ends_its_own_connection_only() {
     }
 }
 
-/// As many bytes as it is asked for, and no more of them waiting than one piece.
+/// As many bytes as it is asked for, by turns in one part or in three, and no more of them waiting than one piece.
 struct Fountain;
 
 const PIECE: usize = 4096;
@@ -149,7 +155,13 @@ impl Service for Fountain {
     fn output(&self, given: &mut usize, conn: &mut Context<'_>) {
         while *given < PIECES && conn.waiting() == 0 {
             let piece = [b'a' + u8::try_from(*given % 26).unwrap(); PIECE];
-            let sent = conn.send(&piece);
+            let sent = if given.is_multiple_of(2) {
+                conn.send(&piece)
+            } else {
+                let (first, rest) = piece.split_at(1000);
+                let parts = [first, &[], rest].map(IoSlice::new);
+                conn.send_vectored(&parts)
+            };
             conn.write(&piece[sent..]);
             *given += 1;
         }

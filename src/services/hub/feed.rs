@@ -4,6 +4,7 @@
 //! feed reaches back jumps to its oldest block: blocks hold whole lines.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -267,7 +268,7 @@ impl Cursor {
 
     /// The next bytes of its block, of `block.bytes`, that are not `own`; goes on to the next block where there are
     /// no more. `None`: there is nothing more to read.
-    pub(super) fn next_stretch(&mut self, own: Option<u64>) -> Option<std::ops::Range<usize>> {
+    pub(super) fn next_stretch(&mut self, own: Option<u64>) -> Option<Range<usize>> {
         loop {
             let stretch = self.block.stretch(self.at, own);
             if !stretch.is_empty() {
@@ -277,6 +278,36 @@ impl Cursor {
             let next = Arc::clone(self.block.next.get()?);
             self.block = next;
             self.at = 0;
+        }
+    }
+
+    /// The bytes that are not `own` of the blocks from here on that begin before `end`, piece by piece.
+    pub(super) fn stretches(&self, own: Option<u64>, end: u64) -> impl Iterator<Item = &[u8]> {
+        let (mut block, mut at) = (&self.block, self.at);
+        std::iter::from_fn(move || {
+            while block.position < end {
+                let stretch = block.stretch(at, own);
+                if !stretch.is_empty() {
+                    at = stretch.end;
+                    return Some(&block.bytes[stretch]);
+                }
+                block = block.next.get()?;
+                at = 0;
+            }
+            None
+        })
+    }
+
+    /// Goes on by so many bytes that are not `own`, and past what is own behind them. What is next, of `block.bytes`.
+    pub(super) fn advance(&mut self, mut bytes: usize, own: Option<u64>) -> Option<Range<usize>> {
+        loop {
+            let stretch = self.next_stretch(own)?;
+            let taken = stretch.len().min(bytes);
+            self.at = stretch.start + taken;
+            bytes -= taken;
+            if taken < stretch.len() {
+                return Some(self.at..stretch.end);
+            }
         }
     }
 
@@ -329,6 +360,37 @@ mod tests {
         assert_eq!(read(&mut late, None), "three\n");
         assert_eq!(read(&mut early, Some(1)), "");
         assert_eq!((early.position(), early.line()), (14, 3));
+    }
+
+    #[test]
+    fn several_blocks_are_read_in_one_go_and_as_far_as_they_were_taken() {
+        let feed = Feed::new(1000);
+        let mut reader = feed.reader(0);
+        for lines in ["mine\n", "one\n", "two\n", "mine\n", "three\n"] {
+            publish(&feed, u64::from(lines == "mine\n"), lines);
+            feed.seal();
+        }
+        let end = feed.end();
+        publish(&feed, 0, "later\n");
+        feed.seal();
+        let own = Some(1);
+        let offered = |reader: &Cursor| -> Vec<String> {
+            let stretches = reader.stretches(own, end);
+            stretches
+                .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+                .collect()
+        };
+        assert_eq!(offered(&reader), ["one\n", "two\n", "three\n"]);
+        let rest = reader.advance(6, own).unwrap();
+        assert_eq!(&reader.block.bytes[rest], b"o\n");
+        assert_eq!(offered(&reader), ["o\n", "three\n"]);
+        let rest = reader.advance(2, own).unwrap();
+        assert_eq!(&reader.block.bytes[rest], b"three\n", "what is own is past");
+        reader.advance(6, own);
+        assert_eq!(reader.position(), end);
+        assert!(offered(&reader).is_empty(), "what came later waits");
+        assert_eq!(read(&mut reader, own), "later\n");
+        assert_eq!(reader.advance(0, own), None);
     }
 
     #[test]
