@@ -1,6 +1,7 @@
 //! Whom a relay forwards to and how, and whether that would lead back to itself.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::address::Address;
@@ -159,7 +160,7 @@ fn find_loop<'a>(
                 .iter()
                 .find(|listener| match (upstream.tcp(), listener.tcp()) {
                     (Some(upstream), Some(listener)) => catches(listener, upstream, &is_own),
-                    _ => upstream == *listener,
+                    _ => upstream == *listener || is_same_path(upstream, listener),
                 })?;
         Some((upstream, listener))
     })
@@ -186,6 +187,26 @@ fn catches(
         ip if ip.is_unspecified() => dialled.is_loopback() || is_own(upstream),
         ip => ip == dialled,
     }
+}
+
+/// Whether both are Unix sockets under one path, however it is spelled.
+fn is_same_path(upstream: &Endpoint, listener: &Endpoint) -> bool {
+    let (Endpoint::Unix(upstream), Endpoint::Unix(listener)) = (upstream, listener) else {
+        return false;
+    };
+    plain(upstream).is_some_and(|upstream| Some(upstream) == plain(listener))
+}
+
+/// A path without links and detours; of a socket that is not there yet, its folder's.
+fn plain(path: &Path) -> Option<PathBuf> {
+    let whole = path.canonicalize();
+    whole.ok().or_else(|| {
+        let folder = match path.parent()? {
+            folder if folder.as_os_str().is_empty() => Path::new("."),
+            folder => folder,
+        };
+        Some(folder.canonicalize().ok()?.join(path.file_name()?))
+    })
 }
 
 /// Whether an address is one of this host's, as far as the routing table tells: what goes to an own address comes from
@@ -261,6 +282,24 @@ mod tests {
         ] {
             assert!(!loops(upstream, listener), "{upstream} {listener}");
         }
+    }
+
+    #[test]
+    fn another_spelling_of_a_path_is_the_same_socket() {
+        let folder = std::env::temp_dir().join(format!("standfast-loop-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("in")).unwrap();
+        let folder = folder.canonicalize().unwrap();
+        let shown = folder.display();
+        let listener = format!("unix:{shown}/x");
+        let spelled = format!("unix:{shown}/in/../x");
+        assert!(loops(&spelled, &listener), "not there yet");
+        let _there = std::os::unix::net::UnixListener::bind(folder.join("x")).unwrap();
+        assert!(loops(&spelled, &listener));
+        std::os::unix::fs::symlink("../x", folder.join("in/link")).unwrap();
+        assert!(loops(&format!("unix:{shown}/in/link"), &listener));
+        assert!(!loops(&format!("unix:{shown}/in/x"), &listener));
+        assert!(!loops(&format!("unix:{shown}/none/x"), &listener));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
