@@ -15,6 +15,7 @@
  * few microseconds, rather than fight the server for the socket's lock.
  */
 #define _GNU_SOURCE
+#include "histogram.h"
 #include "load.h"
 
 #include <arpa/inet.h>
@@ -49,24 +50,6 @@ static int told_to_go(void) {
     while ((byte = getchar()) != '\n' && byte != EOF)
         ;
     return byte != EOF;
-}
-
-/* A histogram of nanoseconds: 32 buckets to each power of two, so a percentile is right to 3 %. */
-static uint64_t buckets[64 * 32];
-
-static void record(uint64_t ns) {
-    int shift = ns < 32 ? 0 : 58 - __builtin_clzll(ns);
-    buckets[shift * 32 + (ns >> shift)]++;
-}
-
-static double percentile_us(double share) {
-    uint64_t all = 0, seen = 0;
-    for (unsigned i = 0; i < 64 * 32; i++)
-        all += buckets[i];
-    for (unsigned i = 0; i < 64 * 32; i++)
-        if ((seen += buckets[i]) > all * share)
-            return (i < 64 ? i : (uint64_t)(32 + i % 32) << (i / 32 - 1)) / 1000.0;
-    return 0;
 }
 
 /* --- one connection ----------------------------------------------------------------------------------- */

@@ -16,6 +16,7 @@
  * without a copy (sendfile): pages of 4 KiB would make each relay's reads half as fast again.
  */
 #define _GNU_SOURCE
+#include "histogram.h"
 #include "load.h"
 
 #include <arpa/inet.h>
@@ -44,24 +45,6 @@ static int listener, poller;
 static void pause_a_little(void) {
     for (uint64_t end = now() + PAUSE; now() < end;)
         ;
-}
-
-/* A histogram of nanoseconds: 32 buckets to each power of two, so a percentile is right to 3 %. */
-static uint64_t buckets[64 * 32];
-
-static void record(uint64_t ns) {
-    int shift = ns < 32 ? 0 : 58 - __builtin_clzll(ns);
-    buckets[shift * 32 + (ns >> shift)]++;
-}
-
-static double percentile_us(double share) {
-    uint64_t all = 0, seen = 0;
-    for (unsigned i = 0; i < 64 * 32; i++)
-        all += buckets[i];
-    for (unsigned i = 0; i < 64 * 32; i++)
-        if ((seen += buckets[i]) > all * share)
-            return (i < 64 ? i : (uint64_t)(32 + i % 32) << (i / 32 - 1)) / 1000.0;
-    return 0;
 }
 
 static int told_to_go(void) {

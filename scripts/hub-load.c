@@ -11,6 +11,7 @@
  * Each line begins with its number, so a listener knows which ones it was not given; what is no whole line is torn.
  */
 #define _GNU_SOURCE
+#include "histogram.h"
 #include "load.h"
 
 #include <arpa/inet.h>
@@ -39,24 +40,6 @@ static int speaker, poller;
 static unsigned char *stream; /* everything that is said, one line after another */
 static uint64_t lines, said, *due, lost; /* `said`: bytes the broker took */
 static unsigned char *buffer;
-
-/* A histogram of nanoseconds: 32 buckets to each power of two, so a percentile is right to 3 %. */
-static uint64_t buckets[64 * 32];
-
-static void record(uint64_t ns) {
-    int shift = ns < 32 ? 0 : 58 - __builtin_clzll(ns);
-    buckets[shift * 32 + (ns >> shift)]++;
-}
-
-static double percentile_ms(double share) {
-    uint64_t all = 0, seen = 0;
-    for (unsigned i = 0; i < 64 * 32; i++)
-        all += buckets[i];
-    for (unsigned i = 0; i < 64 * 32; i++)
-        if ((seen += buckets[i]) > all * share)
-            return (i < 64 ? i : (uint64_t)(32 + i % 32) << (i / 32 - 1)) / 1e6;
-    return 0;
-}
 
 static int dial(unsigned destination) {
     struct sockaddr_in server = {.sin_family = AF_INET, .sin_port = htons(port)};
@@ -205,7 +188,7 @@ static void run(void) {
            "seconds=%.3f p50_ms=%.2f p99_ms=%.2f max_ms=%.2f idle=%.3f\n",
            listeners, stuck, (unsigned long long)lines, (unsigned long long)(said / bytes), (unsigned long long)heard,
            (unsigned long long)skipped, (unsigned long long)torn, (unsigned long long)whole, (unsigned long long)lost,
-           elapsed / 1e9, percentile_ms(0.50), percentile_ms(0.99), percentile_ms(1 - 1e-12), idle / (double)elapsed);
+           elapsed / 1e9, percentile_us(0.50) / 1e3, percentile_us(0.99) / 1e3, percentile_us(1 - 1e-12) / 1e3, idle / (double)elapsed);
 }
 
 static int usage(void) {

@@ -1,7 +1,8 @@
 //! One connection: read, serve, write, and the way to its end.
 //!
-//! All of a connection's state is in [`Connection`], nothing in a stack frame or a closure: that is what will let it
-//! leave for another process. What an idle connection does not need stands in [`Pending`](crate::io::Pending), which it does not have.
+//! All of a connection's state is in [`Connection`], nothing in a stack frame or a closure: that is what lets it leave
+//! for another process. What an idle connection does not need stands in [`Pending`](crate::io::Pending), which it does
+//! not have.
 //!
 //! `worker.rs` says when (readiness, leftovers, deadlines) and carries out a [`Step::Close`]; the judgement over
 //! silence is in `reap.rs`.
@@ -120,24 +121,29 @@ impl Connection {
 
     /// Asks the service for output, unless the connection is ending.
     fn give_room(&mut self, service: &AnyService, turn: &Turn<'_>) {
-        let Self { io, state } = self;
-        if io.finishing.is_some() || io.has_failed() {
-            return;
+        if self.io.finishing.is_none() && !self.io.has_failed() {
+            self.call(turn, |state, conn| service.output(state, conn));
         }
+    }
+
+    /// Calls the service. `None`: it panicked, and its connection ends for that.
+    #[inline]
+    fn call<T>(
+        &mut self,
+        turn: &Turn<'_>,
+        what: impl FnOnce(&mut State, &mut Context<'_>) -> T,
+    ) -> Option<T> {
+        let Self { io, state } = self;
         let called = catch_unwind(AssertUnwindSafe(|| {
-            service.output(
-                state,
-                &mut Context {
-                    io: &mut *io,
-                    turn: *turn,
-                },
-            );
+            let io = &mut *io;
+            what(state, &mut Context { io, turn: *turn })
         }));
         if called.is_err() {
             io.ended = true;
             io.halted = false;
             io.overrule(Ending::reset(CloseReason::Service));
         }
+        called.ok()
     }
 
     /// Reads until there is no more, the budget is spent, or there is no room for what would come of it.
@@ -242,49 +248,17 @@ impl Connection {
 
     #[inline]
     fn serve(&mut self, service: &AnyService, turn: &Turn<'_>, bytes: &[u8]) -> usize {
-        let Self { io, state } = self;
-        let used = catch_unwind(AssertUnwindSafe(|| {
-            service.input(
-                state,
-                &mut Context {
-                    io: &mut *io,
-                    turn: *turn,
-                },
-                bytes,
-            )
-        }));
-        match used {
-            Ok(used) => used.min(bytes.len()),
-            Err(_) => {
-                io.ended = true;
-                io.overrule(Ending::reset(CloseReason::Service));
-                bytes.len()
-            }
-        }
+        let used = self.call(turn, |state, conn| service.input(state, conn, bytes));
+        used.map_or(bytes.len(), |used| used.min(bytes.len()))
     }
 
     /// Tells the service that its input is over.
     fn end(&mut self, service: &AnyService, turn: &Turn<'_>) {
-        let Self { io, state } = self;
-        let kept = io
-            .pending
-            .as_mut()
-            .map(|pending| std::mem::take(&mut pending.kept));
+        let pending = self.io.pending.as_mut();
+        let kept = pending.map(|pending| std::mem::take(&mut pending.kept));
         let kept = kept.unwrap_or_default();
-        let told = catch_unwind(AssertUnwindSafe(|| {
-            service.end(
-                state,
-                &mut Context {
-                    io: &mut *io,
-                    turn: *turn,
-                },
-                &kept,
-            );
-        }));
-        if told.is_err() {
-            io.halted = false;
-            io.overrule(Ending::reset(CloseReason::Service));
-        }
+        self.call(turn, |state, conn| service.end(state, conn, &kept));
+        let io = &mut self.io;
         io.ended = !io.halted;
         if io.halted {
             io.pending().kept = kept;

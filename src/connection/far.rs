@@ -5,7 +5,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use mio::Interest;
@@ -17,7 +16,7 @@ use crate::dial::DialError;
 use crate::endpoint::{Endpoint, Peer};
 use crate::io::{Far, Io, Terms, Turn, Up};
 use crate::keepalive::RTO_MAX_DEFAULT;
-use crate::service::{AnyService, Context, State};
+use crate::service::AnyService;
 use crate::sockopt::INTEREST;
 use crate::sys;
 
@@ -67,20 +66,6 @@ impl Connection {
     ) {
         if self.io.finishing.is_none() && self.io.verdict().is_none() {
             self.call(turn, |state, conn| service.dialed(state, conn, outcome));
-        }
-    }
-
-    /// Calls the service; a panic ends the connection.
-    #[inline]
-    fn call(&mut self, turn: &Turn<'_>, what: impl FnOnce(&mut State, &mut Context<'_>)) {
-        let Self { io, state } = self;
-        let called = catch_unwind(AssertUnwindSafe(|| {
-            let io = &mut *io;
-            what(state, &mut Context { io, turn: *turn });
-        }));
-        if called.is_err() {
-            io.ended = true;
-            io.overrule(Ending::reset(CloseReason::Service));
         }
     }
 

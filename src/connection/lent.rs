@@ -25,24 +25,8 @@ impl Connection {
 
     /// Tells the service what it waited for.
     pub(crate) fn tell(&mut self, service: &AnyService, turn: &Turn<'_>, what: Ready) {
-        let Self { io, state } = self;
-        if io.verdict().is_some() {
-            return;
-        }
-        let told = catch_unwind(AssertUnwindSafe(|| {
-            service.ready(
-                state,
-                &mut Context {
-                    io: &mut *io,
-                    turn: *turn,
-                },
-                what,
-            );
-        }));
-        if told.is_err() {
-            io.ended = true;
-            io.halted = false;
-            io.overrule(Ending::reset(CloseReason::Service));
+        if self.io.verdict().is_none() {
+            self.call(turn, |state, conn| service.ready(state, conn, what));
         }
     }
 

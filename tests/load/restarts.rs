@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::control::{Home, seconds};
-use crate::support::loading::{Loading, connections_of, counts, nobody, row};
+use crate::support::loading::{Loading, NOTHING_HAPPENED, connections_of, counts, nobody, row};
 use crate::support::{Server, now, pass, until};
 
 /// A server on an address that nothing connects from, so that its port is free when it comes back.
@@ -139,28 +139,16 @@ fn a_server_that_comes_late_is_waited_for() {
     assert_eq!(loading.said("cannot connect"), 1, "{:?}", loading.lines);
 }
 
-const NOTHING_HAPPENED: [&str; 9] = [
-    "lost==0",
-    "duplicated==0",
-    "reordered==0",
-    "corrupted==0",
-    "reconnects==0",
-    "failed==0",
-    "ended==0",
-    "up==16",
-    "unsent==0",
-];
-
 #[test]
 fn a_server_that_is_replaced_under_load_hangs_up_on_nobody() {
     let home = Home::new();
     let mut server = home.serve(&[]);
     let address = server.address().to_string();
-    let mut args = vec!["-c", "16", "--pipeline", "4", "--workers", "2", "-T", "1m"];
-    for expected in NOTHING_HAPPENED {
-        args.extend(["--expect", expected]);
-    }
-    let mut loading = Loading::start(&address, &args);
+    let args = ["-c", "16", "--pipeline", "4", "--workers", "2", "-T", "1m"];
+    let mut loading = Loading::start(
+        &address,
+        &[&args[..], &NOTHING_HAPPENED, &["--expect", "up==16"]].concat(),
+    );
     loading.goes_on_with(16);
     for _ in 0..2 {
         let next = server.replaced_by(1, || {

@@ -190,6 +190,26 @@ impl Figures {
     }
 }
 
+/// What a load expects of a server that it never notices.
+pub(crate) const NOTHING_HAPPENED: [&str; 16] = [
+    "--expect",
+    "lost==0",
+    "--expect",
+    "duplicated==0",
+    "--expect",
+    "reordered==0",
+    "--expect",
+    "corrupted==0",
+    "--expect",
+    "reconnects==0",
+    "--expect",
+    "failed==0",
+    "--expect",
+    "ended==0",
+    "--expect",
+    "unsent==0",
+];
+
 /// A row of the table, by its name.
 #[track_caller]
 pub(crate) fn row<'a>(table: &'a str, name: &str) -> &'a str {
