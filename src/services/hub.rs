@@ -188,23 +188,25 @@ impl Hub {
         sources.is_empty() || peer.ip().is_some_and(listed)
     }
 
-    /// Publishes `bytes` of a client: whole lines, or with `raw` a piece.
-    fn publish(&self, sender: u64, bytes: &[u8]) {
+    /// Publishes `bytes` of a client: whole lines, or with `raw` a piece. Answers whether it did: not if there is
+    /// something behind the position `limit` already.
+    fn publish(&self, sender: u64, bytes: &[u8], limit: u64) -> bool {
         let at_once = self.options.flush.is_zero();
         let due = if self.options.raw {
-            self.feed.publish(sender, std::iter::once(bytes), at_once)
+            let piece = std::iter::once(bytes);
+            self.feed.publish(sender, piece, at_once, limit)
         } else {
             let lines = bytes.split_inclusive(|&byte| byte == b'\n');
-            self.feed.publish(sender, lines, at_once)
+            self.feed.publish(sender, lines, at_once, limit)
         };
-        let Some(server) = self.server.get() else {
-            return;
-        };
-        match due {
-            Due::Known => {}
-            Due::Soon => server.prompt(self.gathering_time()),
-            Due::Now => server.prompt(Duration::ZERO),
+        if let Some(server) = self.server.get() {
+            match due {
+                Due::Known | Due::Full => {}
+                Due::Soon => server.prompt(self.gathering_time()),
+                Due::Now => server.prompt(Duration::ZERO),
+            }
         }
+        due != Due::Full
     }
 
     /// How long what is published now may wait for more. Workers that serve without a rest leave nothing of the
@@ -237,7 +239,8 @@ impl Hub {
                 }
                 break;
             }
-            if end == bytes.len() {
+            // Not more than a piece, unless one line alone is.
+            if end == bytes.len() || whole > 0 && end >= self.piece {
                 break;
             }
             whole = end + 1;
@@ -250,30 +253,31 @@ impl Hub {
         }
     }
 
-    /// How far what was published is ahead of what every client was offered, bytes.
-    fn lead(&self) -> u64 {
+    /// Up to where senders may get: so far ahead of what every client was offered. With one portion more nobody whose
+    /// socket takes everything is beyond reach.
+    fn limit(&self) -> u64 {
         let rounds = self.rounds.get().map_or(&[][..], |rounds| rounds);
         let over = rounds
             .iter()
             .map(|round| round.over.load(Ordering::Acquire));
-        self.feed
-            .end()
-            .saturating_sub(over.min().unwrap_or(u64::MAX))
+        over.min()
+            .map_or(u64::MAX, |over| over.saturating_add(self.ahead))
     }
 
-    /// Has the sender wait if the workers cannot follow. Answers whether it does.
-    fn holds_up(&self, conn: &mut Context<'_>) -> bool {
-        let Some(server) = self.server.get() else {
-            return false;
-        };
-        if self.lead() <= self.ahead || server.is_ending() {
-            return false;
+    /// Publishes `bytes` of the client, or has it wait if the workers cannot follow. Answers whether it did publish.
+    fn publish_or_wait(&self, conn: &mut Context<'_>, bytes: &[u8]) -> bool {
+        let ending = self.server.get().is_none_or(Handle::is_ending);
+        let limit = if ending { u64::MAX } else { self.limit() };
+        if self.publish(conn.id(), bytes, limit) {
+            return true;
         }
         // Said before the prompt: the end of the round that follows looks for it.
         self.waited_for.store(true, Ordering::SeqCst);
-        server.prompt(Duration::ZERO);
+        if let Some(server) = self.server.get() {
+            server.prompt(Duration::ZERO);
+        }
         conn.wait();
-        true
+        false
     }
 
     /// Writes what the client has not got, as far as the socket takes that: never a part of a line, for the rest of
@@ -401,9 +405,10 @@ impl Service for Hub {
         let mut used = 0;
         while let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
             match self.portion(rest, client.searched) {
-                Portion::Whole(_) if self.holds_up(conn) => return used,
                 Portion::Whole(count) => {
-                    self.publish(conn.id(), &rest[..count]);
+                    if !self.publish_or_wait(conn, &rest[..count]) {
+                        return used;
+                    }
                     client.searched = 0;
                     used += count;
                 }
@@ -430,11 +435,11 @@ impl Service for Hub {
                 .split_inclusive(|&byte| byte == b'\n')
                 .all(|line| line.len() <= self.max_line);
             if short && !lines.is_empty() {
-                self.publish(conn.id(), lines);
+                self.publish(conn.id(), lines, u64::MAX);
             }
             // What a client that is lost wanted to say nobody knows.
             if short && !unfinished.is_empty() && conn.has_peer_finished() {
-                self.publish(conn.id(), &[unfinished, b"\n"].concat());
+                self.publish(conn.id(), &[unfinished, b"\n"].concat(), u64::MAX);
             }
         }
         self.feed.seal();
@@ -477,7 +482,7 @@ impl Service for Hub {
             Stage::Gone => round.over.store(u64::MAX, Ordering::SeqCst),
         }
         if self.waited_for.load(Ordering::SeqCst)
-            && self.lead() <= self.ahead
+            && self.feed.end() <= self.limit()
             && self.waited_for.swap(false, Ordering::SeqCst)
             && let Some(server) = self.server.get()
         {

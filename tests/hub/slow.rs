@@ -1,6 +1,7 @@
 //! Who does not read, or not enough.
 
 use std::io::Read;
+use std::net::Shutdown;
 use std::time::Duration;
 
 use crate::hub::{Client, Hub};
@@ -39,7 +40,7 @@ fn a_slow_client_loses_whole_lines_and_nobody_else_any() {
         line.contains(" warn slow clients lose lines lost=")
     });
     // It reads again: whole lines, each later than the one before, and the last one at the end.
-    slow.stream().shutdown(std::net::Shutdown::Write).unwrap();
+    slow.stream().shutdown(Shutdown::Write).unwrap();
     let mut heard = String::new();
     slow.lines.read_to_string(&mut heard).unwrap();
     let (mut next, mut count) = (0, 0);
@@ -95,6 +96,41 @@ fn a_slow_client_is_disconnected_if_that_is_asked_for() {
     );
     speaker.say("and on\n");
     assert_eq!(fast.hear(), "and on\n");
+}
+
+/// Senders on all workers at once are held up together, however small the buffer; lines may have half of it.
+#[test]
+fn nobody_who_reads_loses_what_many_say_at_once() {
+    for (workers, longest, each) in [("4", 18, 5994), ("1", 2048, 4168)] {
+        let args = ["--workers", workers, "--buffer", "4k", "--max-line", "2k"];
+        let mut hub = Hub::start(&args);
+        for round in 0..15 {
+            let (mut reader, speakers): (_, Vec<_>) =
+                (hub.join(), (0..8).map(|_| hub.join()).collect());
+            for (number, speaker) in speakers.iter().enumerate() {
+                // All of it fits into the sockets: nobody is slow.
+                let lines = (0..6000).scan(0, |said, line: usize| {
+                    let length = if line % 3 == 0 { longest } else { 18 };
+                    *said += length;
+                    let start = format!("{number} {line:04} ");
+                    (*said <= 6000).then(|| format!("{start:x<0$}\n", length - 1))
+                });
+                speaker.say(&lines.collect::<String>());
+            }
+            for speaker in speakers {
+                // It hears the others until all that it said is passed on.
+                speaker.stream().shutdown(Shutdown::Write).unwrap();
+                read_to_fin(&mut speaker.lines.into_inner());
+            }
+            reader.stream().shutdown(Shutdown::Write).unwrap();
+            let mut text = String::new();
+            reader.lines.read_to_string(&mut text).unwrap();
+            assert_eq!(text.len(), 8 * each, "round {round}, {workers} workers");
+        }
+        assert_eq!(hub.server.drain().code(), Some(0));
+        let lost = hub.server.lines.iter().any(|line| line.contains("lost"));
+        assert!(!lost, "{:?}", hub.server.lines);
+    }
 }
 
 #[test]

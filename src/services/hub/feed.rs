@@ -36,7 +36,7 @@ struct Kept {
     gathering: Gathering,
 }
 
-/// When readers are to hear of what was published.
+/// When readers are to hear of what is to be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
     /// They are to be told already, or nothing is new.
@@ -45,6 +45,8 @@ pub(super) enum Due {
     Soon,
     /// At once.
     Now,
+    /// Not yet: nothing was published, for readers have to come first.
+    Full,
 }
 
 impl Feed {
@@ -73,14 +75,19 @@ impl Feed {
         self.oldest.load(Ordering::Acquire)
     }
 
-    /// Publishes lines of `sender`, none of them empty.
+    /// Publishes lines of `sender`, none of them empty, unless there is something behind the position `limit` already.
     pub(super) fn publish(
         &self,
         sender: u64,
         lines: impl Iterator<Item = impl AsRef<[u8]>>,
         at_once: bool,
+        limit: u64,
     ) -> Due {
         let mut kept = self.lock();
+        // Under the lock: of several senders each sees what the others have added.
+        if self.end() + kept.gathering.len() as u64 > limit {
+            return Due::Full;
+        }
         let mut due = if kept.gathering.is_empty() {
             Due::Soon
         } else {
@@ -333,7 +340,7 @@ mod tests {
 
     fn publish(feed: &Feed, sender: u64, text: &str) -> Due {
         let lines = text.as_bytes().split_inclusive(|&byte| byte == b'\n');
-        feed.publish(sender, lines, false)
+        feed.publish(sender, lines, false, u64::MAX)
     }
 
     fn read(cursor: &mut Cursor, own: Option<u64>) -> String {
@@ -412,6 +419,21 @@ mod tests {
         let rest = read(&mut reader, None);
         assert_eq!(rest.len() as u64, feed.end() - feed.oldest());
         assert!(rest.starts_with("123456789\n"));
+    }
+
+    #[test]
+    fn nothing_is_published_behind_the_limit_what_is_gathered_included() {
+        let feed = Feed::new(1000);
+        let mut reader = feed.reader(0);
+        let publish = |limit| feed.publish(1, std::iter::once("ten bytes\n"), false, limit);
+        assert_eq!(
+            [0, 9, 10, 20].map(publish),
+            [Due::Soon, Due::Full, Due::Known, Due::Known]
+        );
+        feed.seal();
+        assert_eq!([29, 30].map(publish), [Due::Full, Due::Soon]);
+        feed.seal();
+        assert_eq!(read(&mut reader, None), "ten bytes\n".repeat(4));
     }
 
     #[test]

@@ -146,11 +146,11 @@ mod tests {
     fn feed() -> Feed {
         let feed = Feed::new(1000);
         for (sender, text) in [(7, "one\n"), (7, "two\n"), (8, "three\n")] {
-            feed.publish(sender, std::iter::once(text.as_bytes()), false);
+            feed.publish(sender, std::iter::once(text.as_bytes()), false, u64::MAX);
         }
         feed.seal();
         // Gathered, and not in a block yet.
-        feed.publish(7, std::iter::once(&b"four\n"[..]), false);
+        feed.publish(7, std::iter::once(&b"four\n"[..]), false, u64::MAX);
         feed
     }
 
@@ -169,7 +169,7 @@ mod tests {
         let packed = pack(&feed(), 5);
         let arrived = Feed::new(1000);
         assert_eq!(unpack(&packed, &arrived), Ok(5));
-        arrived.publish(9, std::iter::once(&b"five\n"[..]), true);
+        arrived.publish(9, std::iter::once(&b"five\n"[..]), true, u64::MAX);
         assert_eq!(heard(&arrived, None), "one\ntwo\nthree\nfour\nfive\n");
         assert_eq!(heard(&arrived, Some(7)), "three\nfive\n");
         assert_eq!(arrived.end(), 24);
