@@ -110,7 +110,7 @@ fn nobody_who_reads_loses_what_many_say_at_once() {
             for (number, speaker) in speakers.iter().enumerate() {
                 // All of it fits into the sockets: nobody is slow.
                 let lines = (0..6000).scan(0, |said, line: usize| {
-                    let length = if line % 3 == 0 { longest } else { 18 };
+                    let length = if line.is_multiple_of(3) { longest } else { 18 };
                     *said += length;
                     let start = format!("{number} {line:04} ");
                     (*said <= 6000).then(|| format!("{start:x<0$}\n", length - 1))

@@ -92,11 +92,6 @@ impl Block {
         }
     }
 
-    /// How much of it there is to carry, bytes.
-    pub(super) fn weight(&self) -> usize {
-        self.bytes.len() + self.ends.len() * 4 + self.runs.len() * 16
-    }
-
     /// Each line's length, and each run's sender with its number of lines.
     pub(super) fn anatomy(
         &self,

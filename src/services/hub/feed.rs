@@ -188,14 +188,14 @@ impl Feed {
         self.lock().first()
     }
 
-    /// The newest blocks, of at most `most` bytes to carry unless one alone has more; all that was published is in them.
+    /// The newest blocks, of at most `most` bytes unless one alone has more; all that was published is in them.
     pub(super) fn newest(&self, most: usize) -> Vec<Arc<Block>> {
         let mut kept = self.lock();
         self.seal_into(&mut kept);
         let mut size = 0;
         let blocks = kept.blocks.iter().rev().take_while(|block| {
             let first = size == 0;
-            size += block.weight();
+            size += block.bytes.len();
             first || size <= most
         });
         let mut blocks: Vec<_> = blocks.cloned().collect();

@@ -8,8 +8,8 @@
 use super::block::{Block, LONGEST};
 use super::feed::Feed;
 
-/// The most of a feed that travels, bytes, lengths and senders included: the server stands still meanwhile. Who is
-/// further behind loses what is older.
+/// The most of a feed that travels, in bytes of lines: the server stands still meanwhile. Who is further behind loses
+/// what is older.
 const MOST: usize = 512 * 1024;
 
 /// The feed as it is, and `lost`.
@@ -203,6 +203,20 @@ mod tests {
             }
             let _ = unpack(&bytes, &Feed::new(9));
         }
+    }
+
+    #[test]
+    fn a_feed_of_short_lines_of_many_arrives_whole() {
+        let reach = 256 * 1024;
+        let feed = Feed::new(reach);
+        for sender in 0..200_000 {
+            feed.publish(sender, std::iter::once(b"a\n"), false, u64::MAX);
+        }
+        let packed = pack(&feed, 0);
+        let arrived = Feed::new(reach);
+        assert_eq!(unpack(&packed, &arrived), Ok(0));
+        assert!(arrived.end() - arrived.oldest() >= reach as u64);
+        assert_eq!(arrived.end(), feed.end());
     }
 
     #[test]
