@@ -76,13 +76,18 @@ pub(crate) fn network() -> String {
     link.to_string_lossy().into_owned()
 }
 
-/// Faults that the tests put into the new process, one at a time, by the variable `STANDFAST_FAULT`.
+/// Faults that the tests put into the new process, one at a time, by the variable `STANDFAST_FAULT`: none without the
+/// feature `faults`, as in a release.
 fn fault(name: &str) -> bool {
-    std::env::var_os("STANDFAST_FAULT").is_some_and(|fault| fault == name)
+    cfg!(feature = "faults")
+        && std::env::var_os("STANDFAST_FAULT").is_some_and(|fault| fault == name)
 }
 
 /// Dies or hangs, if that is the fault for this phase.
 pub(crate) fn may_fail(phase: &str) {
+    if !cfg!(feature = "faults") {
+        return;
+    }
     if fault(&format!("abort-{phase}")) {
         std::process::abort();
     }
