@@ -19,9 +19,9 @@ pub enum ProxyHeader {
 }
 
 impl ProxyHeader {
-    /// The header for a connection of `client`, who had dialled `local`, an address of this host. A client without an
-    /// address (a Unix socket), or of whom it is not known what it dialled, is announced as unknown: the upstream then
-    /// sees this host as its client.
+    /// The header for a connection of `client`, who had dialled `local`, an address of this host. Of a client without an
+    /// address (a Unix socket), or of whom it is not known what it dialled, nothing is told: the upstream sees this host
+    /// as its client.
     pub(crate) fn of(self, client: Peer, local: Option<SocketAddr>) -> Header {
         match self {
             Self::V1 => v1(client, local),
@@ -137,6 +137,8 @@ pub(crate) fn v1(client: Peer, local: Option<SocketAddr>) -> Header {
 
 /// What version 2 begins with (section 2.2).
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
+/// Version 2, command LOCAL: the connection counts as this host's own.
+const LOCAL: u8 = 0x20;
 /// Version 2, command PROXY: the connection is relayed.
 const PROXY: u8 = 0x21;
 
@@ -145,13 +147,14 @@ pub(crate) fn v2(client: Peer, local: Option<SocketAddr>) -> Header {
     let mut header = Header::empty();
     header.push(&SIGNATURE);
     let ends = ends(client, local);
-    // AF_UNSPEC is for "unknown, unspecified or unsupported" protocols; LOCAL would say that nobody is behind us.
-    let (family, length): (u8, u16) = match ends {
-        None => (0x00, 0),
-        Some((client, _)) if client.is_ipv4() => (0x11, 12),
-        Some(_) => (0x21, 36),
+    // PROXY with AF_UNSPEC would say "relayed, for somebody of an unknown family", and is what the text of the
+    // specification offers; haproxy resets such a connection, and says LOCAL itself (src/connection.c).
+    let (command, family, length): (u8, u8, u16) = match ends {
+        None => (LOCAL, 0x00, 0),
+        Some((client, _)) if client.is_ipv4() => (PROXY, 0x11, 12),
+        Some(_) => (PROXY, 0x21, 36),
     };
-    header.push(&[PROXY, family]);
+    header.push(&[command, family]);
     header.push(&length.to_be_bytes());
     if let Some((client, local)) = ends {
         for end in [client, local] {
@@ -236,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_without_an_address_is_unknown() {
+    fn of_a_client_without_an_address_nothing_is_told() {
         let local = "10.0.0.2:7".parse().unwrap();
         for (client, local) in [
             (Peer::Unix(None), None),
@@ -246,7 +249,7 @@ mod tests {
             assert_eq!(v1(client, local).as_bytes(), b"PROXY UNKNOWN\r\n");
             assert_eq!(
                 v2(client, local).as_bytes(),
-                b"\r\n\r\n\0\r\nQUIT\n\x21\x00\x00\x00"
+                b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00"
             );
         }
     }

@@ -2,6 +2,8 @@
 
 /// Upstreams or clients that are lost, and those who end them: what the other side notices, and the reason.
 mod losses;
+/// The headers, as real receivers read them.
+mod receivers;
 /// What goes through: bytes, half-closes, headers, deadlines, pressure.
 mod relaying;
 /// What a relay holds on to: descriptors, memory, the processor.
