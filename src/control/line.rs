@@ -155,7 +155,13 @@ impl Line {
         }
     }
 
-    /// Takes the next message of a takeover, and its descriptors.
+    /// Waits until something has come that was not taken yet, or the other end has hung up.
+    pub(crate) fn until_spoken_to(&self, until: Instant) -> io::Result<()> {
+        self.wait(PollFlags::IN, until)
+    }
+
+    /// Takes the next message of a takeover, and its descriptors. What the other end said before it hung up is heard,
+    /// whether it heard everything or not.
     ///
     /// # Errors
     /// `TimedOut` at `until`, `UnexpectedEof` when the other end is gone, `InvalidData` where a message or
@@ -179,7 +185,9 @@ impl Line {
                     self.wait(PollFlags::IN, until)?;
                     continue;
                 }
-                Err(Errno::INTR) => continue,
+                // It left something unread: told once, before the messages it sent and the end
+                // (`unix_release_sock` in the kernel's net/unix/af_unix.c).
+                Err(Errno::INTR | Errno::CONNRESET) => continue,
                 Err(error) => return Err(error.into()),
             };
             // What has come is owned from here on, and closed when it is not used.

@@ -216,26 +216,23 @@ impl Conversation<'_> {
         let frozen_at = shared_clock();
         let until = now() + FREEZE;
         let (outcomes, stopped): (Vec<Sender<Outcome>>, _) = self.stop(until);
-        let committed = stopped.and_then(|sum| {
+        let given = stopped.and_then(|sum| {
             self.send_common(until)?;
             self.commit(&sum, frozen_at, until, locks)?;
-            Ok(sum)
-        });
-        self.handle.shared.freezing.store(false, Ordering::Relaxed);
-        let mut frozen = Duration::ZERO;
-        if committed.is_ok() {
+            self.owned()?;
             self.handle.shared.given();
             // The workers let go only then: the new process is to start before that work is done.
-            frozen = self.running();
-        }
+            Ok((sum, self.running()))
+        });
+        self.handle.shared.freezing.store(false, Ordering::Relaxed);
         for worker in outcomes {
             // A worker that has failed has gone on already.
-            let _ = worker.send(match committed {
+            let _ = worker.send(match given {
                 Ok(_) => Outcome::Committed,
                 Err(_) => Outcome::Resumed,
             });
         }
-        committed.map(|sum| (sum, frozen))
+        given
     }
 
     /// Has every worker stand still and send what the new process does not know.
@@ -332,11 +329,37 @@ impl Conversation<'_> {
             frozen_at,
             staying: sum.staying,
         };
-        // Once this is in the queue, no connection is touched here any more.
+        // Once this is in the queue, no connection is touched here any more, unless the new process ends first.
         self.pass(&commit, locks, until)
     }
 
-    /// Waits for the new process's word, how long nobody served; it serves from the commit on, with or without it.
+    /// Waits for the new process's word that the connections are its own. However long that takes: without it nobody
+    /// may touch them, and if it ends first, they are this one's as before.
+    ///
+    /// # Errors
+    /// In words, that it never came to that.
+    fn owned(&self) -> Result<(), String> {
+        let mut said = false;
+        loop {
+            match self.baton.line.take(now() + RUNNING) {
+                Ok((Message::Owned, _)) => return Ok(()),
+                Ok((Message::Abort(why), _)) => return Err(why),
+                Ok(_) => {}
+                Err(error) if error.kind() != io::ErrorKind::TimedOut => return Err(lost(&error)),
+                // Told to end, this process waits for nobody, and the new one may come to it yet.
+                Err(_) if self.handle.is_ending() => return Ok(()),
+                Err(_) if said => {}
+                Err(_) => {
+                    said = true;
+                    log::error!(
+                        "the new process has everything and does not go on: nobody serves until it does, or ends"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Waits for the new process's word, how long nobody served; it serves with or without it.
     fn running(&self) -> Duration {
         let start = now();
         loop {

@@ -1,19 +1,21 @@
 //! The takeover: a running server gives its listeners and its live connections to a new process.
 //!
 //! Invariant: at any moment one process alone reads, writes or ends a connection. Until [`Commit`] that is the old
-//! one, whatever goes wrong; from then on it is the new one. Sending [`Commit`] and reading it are the two sides of
-//! that moment.
+//! one, whatever goes wrong; from [`Owned`] on it is the new one. In between nobody does: the old one has sent
+//! [`Commit`] and waits, and the new one says [`Owned`] before it touches anything. If the new one ends without having
+//! said it, be [`Commit`] read or not, the old one goes on.
 //!
 //! 1. hello: the new process says what it is; the old one compares, and refuses or begins.
 //! 2. pre-copy: while it serves, the old one sends every connection, descriptor and record, and whatever changes on
 //!    them; the new one registers them, and does not read.
 //! 3. freeze: the old one's workers stop between two events and send the little that has changed since.
-//! 4. commit. 5. running.
+//! 4. commit, and the new process owns. 5. running.
 //!
 //! `give.rs` is the old process's side and `share.rs` each of its workers' part, joined by `baton.rs`; `take.rs` is the new one's side,
 //! `record.rs` the form of what passes between them, `carry.rs` a connection into that form and out of it.
 //!
 //! [`Commit`]: record::Message::Commit
+//! [`Owned`]: record::Message::Owned
 
 pub(crate) mod baton;
 mod carry;

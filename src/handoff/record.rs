@@ -11,7 +11,7 @@ use crate::endpoint::{Endpoint, Peer};
 
 /// The protocol spoken, and the schema of the records in it.
 pub(crate) const PROTOCOL: u8 = 1;
-pub(crate) const SCHEMA: u16 = 2;
+pub(crate) const SCHEMA: u16 = 3;
 
 /// The longest message.
 pub(crate) const LONGEST: usize = 128 * 1024;
@@ -68,6 +68,8 @@ pub(crate) enum Message {
         bytes: Vec<u8>,
         left: u64,
     },
+    /// The new process has read the commit, and is about to serve.
+    Owned,
 }
 
 /// A listener.
@@ -334,6 +336,7 @@ mod tests {
                 bytes: vec![1, 2, 3],
                 left: 70_000,
             },
+            Message::Owned,
         ]
     }
 
@@ -344,16 +347,16 @@ mod tests {
         }
     }
 
-    /// Released schemas stay readable: these bytes are schema 2.
+    /// Released schemas stay readable: these bytes are schema 3.
     #[test]
-    fn the_bytes_of_schema_2_are_these() {
+    fn the_bytes_of_schema_3_are_these() {
         let hex =
             |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
         let golden = [
-            "737464660100020016000000f49b939e00010e3132372e302e302e313a37303030046563686f",
-            "73746466010002006c000000171503f80102010a5b3a3a315d3a34373131c096b10202000700808080808020030401000100000001020001090a010b00000001010c0103010203010a5b3a3a315d3a34373131c096b10202010700808080808020030401000100000001020001090a010b00000001010c0103010203",
-            "737464660100020062000000299d3c3c0201070700808080808020030401000100000001020001090a010b0000010c3132372e302e302e313a3830080700808080808020030401000100000001020001090a010b00000001010c010301020301010c01030102036303070707000005020909",
-            "7374646601000200050000002c7bca390303010203",
+            "737464660100030016000000f49b939e00010e3132372e302e302e313a37303030046563686f",
+            "73746466010003006c000000171503f80102010a5b3a3a315d3a34373131c096b10202000700808080808020030401000100000001020001090a010b00000001010c0103010203010a5b3a3a315d3a34373131c096b10202010700808080808020030401000100000001020001090a010b00000001010c0103010203",
+            "737464660100030062000000299d3c3c0201070700808080808020030401000100000001020001090a010b0000010c3132372e302e302e313a3830080700808080808020030401000100000001020001090a010b00000001010c010301020301010c01030102036303070707000005020909",
+            "7374646601000300050000002c7bca390303010203",
         ];
         let messages = messages();
         for (message, golden) in messages.iter().zip(golden) {
@@ -415,7 +418,7 @@ mod tests {
         bytes[6] = 1;
         assert_eq!(
             Message::decode(&bytes),
-            Err("records of schema 1, this one reads 2".to_owned())
+            Err("records of schema 1, this one reads 3".to_owned())
         );
     }
 }

@@ -167,10 +167,17 @@ impl Giver {
             self.say(&Message::Taken(1))?;
         };
         self.say(&Message::Prepared)?;
+        if fault("abort-commit") || fault("hang-commit") {
+            // With the commit sent, and not read.
+            self.line.until_spoken_to(now() + PATIENCE)?;
+        }
+        may_fail("commit");
         loop {
             // Whatever else is said, the commit alone counts, or its absence.
             if let (Message::Commit { frozen_at, staying }, locks) = self.next(handle)? {
-                // From here on they are ours.
+                may_fail("owned");
+                // From here on they are ours. A former process that hears nothing any more has ended.
+                let _ = self.say(&Message::Owned);
                 return Ok(Taken {
                     connections: taking.own(),
                     line: self.line,

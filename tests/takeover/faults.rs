@@ -185,6 +185,49 @@ fn death_in_the_freeze() {
 }
 
 #[test]
+fn death_with_the_commit_sent_and_not_read() {
+    assert_survives_death("abort-commit", "the new process ended");
+}
+
+#[test]
+fn death_with_the_commit_read_and_nobody_served_yet() {
+    assert_survives_death("abort-owned", "the new process ended");
+}
+
+#[test]
+fn a_halt_behind_the_commit_is_waited_for_until_it_is_over() {
+    for fault in ["hang-commit", "hang-owned"] {
+        let mut company = Company::quiet();
+        let (mut hung, told) = loop {
+            let hung = company.launch(fault);
+            let told = company
+                .server
+                .log_line("that nobody serves, or why", |line| {
+                    line.contains("nobody serves until it does") || line.contains(" warn takeover ")
+                });
+            // A busy machine may give up before the new process is that far.
+            if !told.contains(" within 50 ms") {
+                break (hung, told);
+            }
+        };
+        assert!(
+            told.contains(" error the new process has everything "),
+            "{told}"
+        );
+        let mut client = company.clients.remove(0);
+        client.write_all(b"while nobody serves").unwrap();
+        hung.signal(Signal::KILL);
+        hung.wait();
+        let told = company.why();
+        assert!(told.contains("the new process ended"), "{told}");
+        let mut heard = [0; 19];
+        client.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"while nobody serves");
+        company.assert_unhurt();
+    }
+}
+
+#[test]
 fn a_halt_at_the_start_and_an_end_by_a_signal() {
     for signal in [Signal::TERM, Signal::KILL] {
         let mut company = Company::start();
@@ -335,7 +378,7 @@ fn assert_refused(company: &mut Company, command: Command, why: &str) {
 fn another_version_or_too_few_descriptors() {
     let mut company = Company::start();
     for (fault, why) in [
-        ("wrong-version", "speaks takeover 2.2, the running one 1.2"),
+        ("wrong-version", "speaks takeover 2.3, the running one 1.3"),
         (
             "few-descriptors",
             "the new process may have 0: raise its limit",
@@ -414,7 +457,7 @@ fn who_asks_to_take_over_and_then_talks_nonsense() {
     let path = company.home.socket_of(&company.server);
     let network = fs::read_link("/proc/self/ns/net").unwrap();
     let question = serde_json::json!({"take-over": {
-        "protocol": 1, "schema": 2, "version": "0", "pid": std::process::id(), "max_conns": 10_000,
+        "protocol": 1, "schema": 3, "version": "0", "pid": std::process::id(), "max_conns": 10_000,
         "network": text(&network), "listeners": [[company.server.address().to_string(), "echo"]],
     }});
     let nonsense: [&[u8]; 6] = [
