@@ -35,9 +35,10 @@ fn idle_connections_that_the_server_drains_are_reported_by_reason() {
     loading.goes_on_with(5);
     // It has ended when all have answered its FIN.
     assert!(server.drain().success());
-    let figures = loading.interrupted();
+    let figures = loading.failed();
     assert_eq!(figures.ended_all_for("ended_peer_closed"), 5);
     assert_eq!((figures.count("connects"), figures.count("up")), (5, 0));
+    assert_eq!(loading.said("no connection was up at the end"), 1);
     assert_eq!(figures.count("failed"), figures.count("refused"));
     assert_eq!(figures.faults(), [0; 4], "{figures:?}");
 }

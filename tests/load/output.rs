@@ -240,8 +240,7 @@ fn a_second_signal_waits_for_nothing() {
     loading.signal(Signal::INT);
     pass(Duration::from_millis(300));
     assert!(loading.is_running(), "the last echo is waited for");
-    loading.signal(Signal::INT);
-    let figures = loading.figures();
+    let figures = loading.failed();
     assert_eq!((figures.count("sent"), figures.count("echoed")), (1, 0));
     assert_eq!(figures.faults(), [64, 0, 0, 0], "{figures:?}");
     assert_eq!(figures.count("up"), 1);

@@ -10,11 +10,31 @@ use crate::support::clients::reset;
 use crate::support::loading::{Figures, Loading, Peer, figures, load_command, output};
 use crate::support::{now, until};
 
-/// What a load comes to when `connections` have come to a peer that does so with each.
+/// What a load comes to when `connections` have come to a peer that does so with each, none of which is an echo: it fails.
 #[track_caller]
 fn after(
     connections: usize,
     args: &[&str],
+    what: impl Fn(usize, TcpStream) + Send + Sync + 'static,
+) -> (Figures, Vec<String>) {
+    ended_after(connections, args, Loading::failed, what)
+}
+
+/// The same with a peer that echoes something.
+#[track_caller]
+fn after_echoes(
+    connections: usize,
+    args: &[&str],
+    what: impl Fn(usize, TcpStream) + Send + Sync + 'static,
+) -> (Figures, Vec<String>) {
+    ended_after(connections, args, Loading::interrupted, what)
+}
+
+#[track_caller]
+fn ended_after(
+    connections: usize,
+    args: &[&str],
+    end: fn(&mut Loading) -> Figures,
     what: impl Fn(usize, TcpStream) + Send + Sync + 'static,
 ) -> (Figures, Vec<String>) {
     let came = Arc::new(AtomicUsize::new(0));
@@ -30,7 +50,7 @@ fn after(
     until("so many connections", || {
         came.load(Ordering::SeqCst) >= connections
     });
-    let figures = loading.interrupted();
+    let figures = end(&mut loading);
     // All but the first came after a loss.
     let (connects, reconnects) = (figures.count("connects"), figures.count("reconnects"));
     assert_eq!(reconnects, connects - 1, "{figures:?}");
@@ -73,7 +93,7 @@ fn a_peer_that_says_nothing_is_given_up_and_come_back_to() {
 
 #[test]
 fn a_peer_that_stops_answering_is_given_up() {
-    let (figures, _) = after(3, &["--read-timeout", "200ms"], |_, mut stream| {
+    let (figures, _) = after_echoes(3, &["--read-timeout", "200ms"], |_, mut stream| {
         for _ in 0..10 {
             let Some(message) = read_message(&mut stream) else {
                 return;
@@ -125,7 +145,7 @@ fn half_an_answer_and_fin_loses_the_other_half() {
 fn a_whole_answer_and_fin_loses_nothing() {
     // At a rate at which nothing is sent on a connection that is over already.
     let args = ["--rate", "5", "--pipeline", "100"];
-    let (figures, _) = after(3, &args, |_, mut stream| {
+    let (figures, _) = after_echoes(3, &args, |_, mut stream| {
         if let Some(message) = read_message(&mut stream) {
             let _ = stream.write_all(&message);
         }
@@ -244,6 +264,32 @@ fn no_end_of_the_load_makes_it_wait_longer_than_the_read_timeout_for_what_does_n
     let args = ["-T", "100ms", "--read-timeout", "300ms", "--quiet"];
     let (code, table, stderr) = output(load_command(peer.address, &args));
     assert!(begun.elapsed() >= Duration::from_millis(300));
-    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(code, 1, "{stderr}");
     assert!(table.contains("no message was echoed"), "{table}");
+}
+
+#[test]
+fn a_peer_that_changes_every_message_is_a_failure_although_all_of_them_come_back() {
+    let peer = Peer::answering(64, |mut got| {
+        got.bytes[5] ^= 0x20;
+        got.bytes
+    });
+    let mut loading = Loading::start(peer.address, &["--json", "-T", "1m"]);
+    peer.until_answered(20);
+    let figures = loading.failed();
+    assert!(figures.count("echoed") >= 19, "{figures:?}");
+    let said = "standfast: no message came back as it was sent";
+    assert_eq!(loading.lines.last().map(String::as_str), Some(said));
+}
+
+#[test]
+fn a_run_that_got_no_echo_is_a_failure_in_every_mode() {
+    let peer = Peer::start(|_, stream| discard(stream));
+    for mode in ["--pipeline=4", "--no-verify", "--churn"] {
+        let args = [mode, "-T", "100ms", "--read-timeout", "100ms", "-q"];
+        let (code, _, stderr) = output(load_command(peer.address, &args));
+        assert_eq!(code, 1, "{mode}: {stderr}");
+        let said = "standfast: the peer does not echo: nothing came back";
+        assert_eq!(stderr, said, "{mode}");
+    }
 }

@@ -89,6 +89,15 @@ impl Loading {
         assert_eq!(code, 0, "{:?}", self.lines);
         Figures::read(&stdout)
     }
+
+    /// Ends it early, and waits for what it came to, which is a failure: it was started with `--json`.
+    #[track_caller]
+    pub(crate) fn failed(&mut self) -> Figures {
+        self.signal(Signal::INT);
+        let (code, stdout) = self.ends();
+        assert_eq!(code, 1, "{:?}", self.lines);
+        Figures::read(&stdout)
+    }
 }
 
 impl Deref for Loading {

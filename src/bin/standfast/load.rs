@@ -58,7 +58,7 @@ enum News {
 const POSTED: u64 = 30_000_000;
 const SECOND: u64 = 1_000_000_000;
 
-/// Runs a load to its end. Exit code 0 if everything that was expected holds.
+/// Runs a load to its end. Exit code 0 if it got an echo at all, and everything that was expected holds.
 pub(crate) fn run(args: &LoadArgs) -> Result<ExitCode, Failure> {
     let (plan, dial) = Plan::new(args, standfast::raise_descriptor_limit())?;
     let target = dial.address.to_string();
@@ -108,10 +108,14 @@ pub(crate) fn run(args: &LoadArgs) -> Result<ExitCode, Failure> {
     } else {
         report.table()
     })?;
-    for remark in report.remark().into_iter().chain(drops::remark(dropped)) {
+    let failure = report.failure();
+    let mut code = match failure {
+        None => ExitCode::SUCCESS,
+        Some(_) => ExitCode::FAILURE,
+    };
+    for remark in failure.into_iter().chain(drops::remark(dropped)) {
         logger::say(&remark);
     }
-    let mut code = ExitCode::SUCCESS;
     for expectation in &expectations {
         let figure = &figures[&expectation.name];
         if !expectation.holds(figure.as_f64()) {

@@ -20,8 +20,8 @@ connection.
 
 Signals: the first SIGTERM, SIGINT or SIGHUP ends the run early, with the full table; a second one
 does not wait for outstanding echoes.
-Exit codes: 0 done, whatever was lost; 1 an --expect did not hold, or no connection could be made;
-2 asked wrongly.")]
+Exit codes: 0 done, whatever was lost; 1 an --expect did not hold, no connection could be made, or not
+one message came back as it was sent (--idle: no connection was up at the end); 2 asked wrongly.")]
 pub(crate) struct LoadArgs {
     #[command(flatten)]
     pub(crate) dial: DialArgs,

@@ -304,9 +304,9 @@ impl Worker {
         }
     }
 
-    /// Counts the messages whose last byte is settled.
+    /// Counts the messages whose last byte is settled, which came with nothing wrong beside them, or not.
     #[inline]
-    fn settle_messages(&mut self, at: usize, now: u64) {
+    fn settle_messages(&mut self, at: usize, now: u64, is_right: bool) {
         let slot = &mut self.slots[at];
         let ring = &self.due[at * self.ring..(at + 1) * self.ring];
         while slot.settled < slot.begun && slot.settled_at <= slot.verifier.settled() {
@@ -314,6 +314,7 @@ impl Worker {
                 let place = usize::try_from(slot.settled).unwrap_or(usize::MAX) & (self.ring - 1);
                 self.recent.record(now.saturating_sub(ring[place]));
                 self.tally.echoed += 1;
+                self.tally.is_proven |= is_right;
             }
             slot.settled += 1;
             slot.settled_at += self.plan.size;
@@ -450,6 +451,7 @@ impl Caller for Worker {
         }
         slot.waits_since = now;
         let faults = &mut self.tally.faults;
+        let corrupted = faults.corrupted;
         if self.plan.verify {
             if slot.verifier.received(bytes, faults) == Peer::Foreign {
                 slot.verdict = Some(Verdict::Foreign);
@@ -458,7 +460,8 @@ impl Caller for Worker {
         } else {
             slot.verifier.counted(bytes.len(), faults);
         }
-        self.settle_messages(at, now);
+        let is_right = faults.corrupted == corrupted;
+        self.settle_messages(at, now, is_right);
         self.pump(at, link, now);
         let slot = &mut self.slots[at];
         if self.plan.mode == Mode::Churn && slot.begun > 0 && slot.outstanding() == 0 {

@@ -202,9 +202,12 @@ impl Report<'_> {
         table
     }
 
-    /// What the figures mean, where that is not plain.
-    pub(super) fn remark(&self) -> Option<String> {
+    /// Why the run is a failure, whatever is expected of its figures: what it was there for never happened.
+    pub(super) fn failure(&self) -> Option<String> {
         let tally = self.tally;
+        if self.plan.mode == Mode::Idle {
+            return (tally.up == 0).then(|| "no connection was up at the end".to_owned());
+        }
         let wrong = tally.faults.corrupted;
         if tally.foreign > 0 {
             Some(format!(
@@ -215,6 +218,10 @@ impl Report<'_> {
             Some("the peer does not echo: nothing came back".to_owned())
         } else if wrong > 0 && wrong > tally.received_bytes / 8 * 7 {
             Some("the peer does not echo: what came back is something else".to_owned())
+        } else if tally.echoed == 0 {
+            Some("no message was echoed".to_owned())
+        } else if !tally.is_proven {
+            Some("no message came back as it was sent".to_owned())
         } else {
             None
         }
@@ -313,7 +320,7 @@ mod tests {
             tally,
             latencies: &latencies,
         };
-        (report.table(), report.figures(), report.remark())
+        (report.table(), report.figures(), report.failure())
     }
 
     #[test]
@@ -361,6 +368,8 @@ mod tests {
         let tally = Tally {
             sent_bytes: 64,
             received_bytes: 64,
+            echoed: 1,
+            is_proven: true,
             ..Tally::default()
         };
         assert_eq!(shown(&plan(None), &tally).2, None);
@@ -371,8 +380,38 @@ mod tests {
         let mut wrong = tally;
         wrong.faults.corrupted = 63;
         for tally in [silent, foreign, wrong] {
-            let remark = shown(&plan(None), &tally).2.unwrap();
-            assert!(remark.starts_with("the peer does not echo"), "{remark}");
+            let why = shown(&plan(None), &tally).2.unwrap();
+            assert!(why.starts_with("the peer does not echo"), "{why}");
         }
+    }
+
+    #[test]
+    fn a_run_without_one_whole_echo_is_a_failure() {
+        let mut changed = Tally {
+            up: 1,
+            sent_bytes: 64,
+            received_bytes: 64,
+            echoed: 1,
+            ..Tally::default()
+        };
+        changed.faults.corrupted = 1;
+        let why = |tally: &Tally| shown(&plan(None), tally).2;
+        let said = "no message came back as it was sent";
+        assert_eq!(why(&changed).as_deref(), Some(said));
+        let said = "no message was echoed";
+        assert_eq!(why(&Tally::default()).as_deref(), Some(said));
+    }
+
+    #[test]
+    fn connections_that_are_only_held_are_a_failure_when_none_is_left() {
+        let idle = Plan {
+            mode: Mode::Idle,
+            ..plan(None)
+        };
+        let mut tally = Tally::default();
+        let said = "no connection was up at the end";
+        assert_eq!(shown(&idle, &tally).2.as_deref(), Some(said));
+        tally.up = 1;
+        assert_eq!(shown(&idle, &tally).2, None);
     }
 }

@@ -68,6 +68,8 @@ pub(super) struct Tally {
     /// Messages.
     pub(super) sent: u64,
     pub(super) echoed: u64,
+    /// Some message came back just as it was sent.
+    pub(super) is_proven: bool,
     /// Of those, while it was being sent, not in the time of grace after it.
     pub(super) echoed_in_time: u64,
     /// Messages that were due and never sent.
@@ -120,6 +122,7 @@ impl Tally {
         self.foreign += other.foreign;
         self.sent += other.sent;
         self.echoed += other.echoed;
+        self.is_proven |= other.is_proven;
         self.echoed_in_time += other.echoed_in_time;
         self.unsent += other.unsent;
         self.sent_bytes += other.sent_bytes;
