@@ -377,6 +377,7 @@ impl<C: Caller> Client<C> {
                 now: engine.now,
                 limits: &engine.limits,
                 stats: &engine.stats,
+                memory: &engine.memory,
             };
             let count = up.io.take_in(&mut self.buffer, &turn);
             if count > 0 {
@@ -410,6 +411,7 @@ impl<C: Caller> Client<C> {
             now: engine.now,
             limits: &engine.limits,
             stats: &engine.stats,
+            memory: &engine.memory,
         };
         // What came before the server vanished is heard first, once reading goes on.
         if let Some(verdict) = io.verdict()
@@ -454,6 +456,7 @@ impl<C: Caller> Client<C> {
                 &engine.limits
             },
             stats: &engine.stats,
+            memory: &engine.memory,
         };
         if up.io.linger().is_some_and(|until| until <= turn.now) {
             let ending = up.io.ending();
@@ -507,6 +510,7 @@ impl<C: Caller> Client<C> {
             now: engine.now,
             limits: &engine.limits,
             stats: &engine.stats,
+            memory: &engine.memory,
         };
         let end = up.end(ending, &turn);
         shut(up, ending);
@@ -528,6 +532,7 @@ impl<C: Caller> Client<C> {
             now: engine.now,
             limits: &engine.limits,
             stats: &engine.stats,
+            memory: &engine.memory,
         };
         let end = up.end(&Ending::fin(reason), &turn);
         up.io.halted = false;

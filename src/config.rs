@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::admission;
+use crate::error::Error;
 use crate::keepalive::Keepalive;
+use crate::memory::{self, Memory};
 use crate::service::AnyService;
 
 /// A server: what it listens on, and what belongs to the process.
@@ -21,6 +23,11 @@ pub struct Config {
     /// Most connections in all, over every listener. `None` (default): as many as the descriptor limit allows, less
     /// a reserve.
     pub max_conns: Option<NonZeroUsize>,
+    /// The bound for all bytes that wait in this process: output, input that services left, what hubs have published,
+    /// what is to be printed. Near it the high-water mark of each connection falls below [`Listen::buffer`]; beyond
+    /// it nobody is read until there is room. At least 1 MiB. `None` (default): a quarter of what the machine, or the
+    /// cgroup or the address space of this process, has, at most 1 GiB.
+    pub memory: Option<NonZeroUsize>,
 }
 
 impl Default for Config {
@@ -30,6 +37,7 @@ impl Default for Config {
             workers: None,
             drain_timeout: Some(Duration::from_secs(10)),
             max_conns: None,
+            memory: None,
         }
     }
 }
@@ -39,6 +47,17 @@ impl Config {
     pub(crate) fn descriptors_each(&self) -> usize {
         let services = self.listen.iter().map(|listen| &listen.service);
         services.map(AnyService::descriptors).max().unwrap_or(1)
+    }
+
+    /// The bound for all bytes that wait.
+    pub(crate) fn memory_limit(&self) -> Result<usize, Error> {
+        match self.memory.map(usize::from) {
+            None => Ok(Memory::usual()),
+            Some(asked) if asked < memory::LEAST => Err(Error::Config(format!(
+                "memory of {asked} bytes is too little to serve anybody: at least 1m"
+            ))),
+            Some(asked) => Ok(asked),
+        }
     }
 
     /// How many connections the descriptor limit allows.

@@ -184,7 +184,10 @@ impl Connection {
                 drained = *quota == 0;
             }
             if !pending.kept.is_empty() {
-                pending.kept.extend_from_slice(bytes);
+                let kept = pending.kept.push(bytes, turn.memory, turn.limits.buffer);
+                if kept.is_err() {
+                    return self.io.out_of_memory();
+                }
                 self.serve_kept(service, turn);
                 if drained {
                     self.io.finish_for(CloseReason::Drain);
@@ -196,8 +199,15 @@ impl Connection {
         if used < bytes.len() {
             let kept_at = self.io.read - (bytes.len() - used) as u64;
             let pending = self.io.pending();
-            pending.kept.extend_from_slice(&bytes[used..]);
             pending.kept_at = kept_at;
+            let most = turn.limits.buffer;
+            if pending
+                .kept
+                .push(&bytes[used..], turn.memory, most)
+                .is_err()
+            {
+                return self.io.out_of_memory();
+            }
             self.left_over(turn, used);
         }
         if drained {
@@ -220,7 +230,7 @@ impl Connection {
         pending.offer = false;
         let mut kept = std::mem::take(&mut pending.kept);
         let used = self.serve(service, turn, &kept);
-        kept.drain(..used);
+        kept.advance(used);
         let left = !kept.is_empty();
         let pending = self.io.pending();
         pending.kept = kept;

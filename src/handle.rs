@@ -18,6 +18,7 @@ use crate::deadline::{Clock, Moment, NearestMoment};
 use crate::handoff::baton::{Baton, Event, Outcome};
 use crate::inspect::{ConnectionInfo, ListenerInfo, Status, Takeover};
 use crate::io::Io;
+use crate::memory::Memory;
 use crate::stats::{Stats, Summary};
 
 /// A running server, from outside: cheap to clone, usable from every thread.
@@ -97,6 +98,7 @@ impl Handle {
             read: sum.read,
             written: sum.written,
             closed: closed.filter(|&(_, count)| count > 0).collect(),
+            memory: shared.memory.info(),
             listeners: listeners.collect(),
             takeover: shared.gave.get().or_else(|| shared.took.get()).cloned(),
         }
@@ -142,6 +144,13 @@ impl Handle {
                 Err(RecvTimeoutError::Disconnected) => return true,
             }
         }
+    }
+
+    /// The bound for all bytes that wait, and what is held of it. Whoever keeps bytes of clients beside the server counts
+    /// them there.
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        self.shared.memory.clone()
     }
 
     /// Waits until this server is the only one: a process it was taken over from may have something to write yet.
@@ -229,6 +238,7 @@ pub(crate) struct Shared {
     stats: Vec<Vec<Arc<Stats>>>,
     clock: Clock,
     started: Moment,
+    pub(crate) memory: Memory,
 }
 
 /// Called while no worker serves. An error says in words what went wrong.
@@ -342,8 +352,10 @@ impl Shared {
         listeners: Vec<ListenerInfo>,
         stats: Vec<Vec<Arc<Stats>>>,
         clock: Clock,
+        memory: Memory,
     ) -> Self {
         Self {
+            memory,
             listeners,
             stats,
             clock,

@@ -29,6 +29,9 @@ pub struct ConnectionInfo {
     pub written: u64,
     /// Bytes that wait because the kernel would not take them, for the client or its far side.
     pub waiting: usize,
+    /// Memory that those take, and what its service left of its input: the capacity of its buffers, bytes.
+    #[cfg_attr(control, serde(default))]
+    pub held: usize,
     /// Bytes the kernel took and the client has not acknowledged (`SIOCOUTQ`), where the system tells.
     pub unacknowledged: Option<u64>,
     /// Smoothed round-trip time (`TCP_INFO`), where the system tells.
@@ -109,10 +112,28 @@ pub struct Status {
     pub written: u64,
     /// Connections that ended, by reason; reasons that did not occur are left out.
     pub closed: Vec<(String, u64)>,
+    /// What waits in it, and how much may.
+    #[cfg_attr(control, serde(default))]
+    pub memory: MemoryInfo,
     /// What it listens on.
     pub listeners: Vec<ListenerInfo>,
     /// The takeover it came from, or ended in.
     pub takeover: Option<Takeover>,
+}
+
+/// What waits in a server: the capacity of its buffers, bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct MemoryInfo {
+    /// The bound for all of it.
+    pub limit: usize,
+    /// All of it.
+    pub held: usize,
+    /// Of that, what is of each kind.
+    pub waiting: Vec<(String, usize)>,
+    /// The high-water mark of a connection now, where its listener's buffer is not less.
+    pub mark: usize,
 }
 
 /// A takeover, from either side.

@@ -21,6 +21,7 @@ use socket2::SockRef;
 use crate::close::{CloseReason, Ending, How};
 use crate::deadline::Moment;
 use crate::endpoint::Peer;
+use crate::memory::Memory;
 use crate::reap::{self, Limits, Seen, Verdict};
 use crate::sockopt::INTEREST;
 use crate::stats::Stats;
@@ -36,6 +37,7 @@ pub(crate) struct Turn<'a> {
     pub(crate) now: Moment,
     pub(crate) limits: &'a Limits,
     pub(crate) stats: &'a Stats,
+    pub(crate) memory: &'a Memory,
 }
 
 /// A connection without its service: the socket, its counters, and what waits.
@@ -216,6 +218,13 @@ impl Io {
             .map_or(0, |pending| pending.outbox.len())
     }
 
+    /// Memory that its buffers take.
+    pub(crate) fn held(&self) -> usize {
+        self.pending.as_ref().map_or(0, |pending| {
+            pending.outbox.capacity() + pending.kept.capacity()
+        })
+    }
+
     pub(crate) fn failed(&self) -> Option<i32> {
         self.pending.as_ref().and_then(|pending| pending.failed)
     }
@@ -333,6 +342,14 @@ impl Io {
         let pending = self.pending();
         pending.outbox.clear();
         pending.verdict.get_or_insert(Ending { reason, ..ending });
+    }
+
+    /// What waits for it, or for its service, could not be kept.
+    pub(crate) fn out_of_memory(&mut self) {
+        self.overrule(Ending {
+            errno: Some(libc::ENOMEM),
+            ..Ending::reset(CloseReason::IoError)
+        });
     }
 
     /// The service is done: output, then FIN.

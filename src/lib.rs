@@ -107,10 +107,12 @@ mod handle;
 #[cfg(control)]
 mod handoff;
 mod holder;
+mod inbox;
 mod inspect;
 mod io;
 mod keepalive;
 mod listener;
+mod memory;
 mod network;
 mod origin;
 mod outbox;
@@ -141,9 +143,10 @@ pub use endpoint::{Endpoint, Peer};
 pub use error::Error;
 pub use handle::Handle;
 pub use inspect::{
-    ConnectionInfo, DeadlineKind, ListenerInfo, NextDeadline, Role, Status, Takeover,
+    ConnectionInfo, DeadlineKind, ListenerInfo, MemoryInfo, NextDeadline, Role, Status, Takeover,
 };
 pub use keepalive::{DEAD_AFTER_LEAST, DetectionError, Keepalive};
+pub use memory::{Held, Memory, WaitingKind};
 pub use network::Network;
 pub use proxy_header::ProxyHeader;
 pub use resolve::Family;

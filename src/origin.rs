@@ -29,6 +29,7 @@ impl Origin {
             now,
             limits: &self.settings.limits,
             stats: &self.stats,
+            memory: &self.terms.memory,
         }
     }
 
@@ -42,10 +43,10 @@ impl Origin {
                 due_in: at.since(now),
             })
         };
-        let (far_waiting, far_due) = match io.far() {
-            Some(Far::Up(up)) => (up.io.waiting_output(), up.io.watch),
-            Some(far) => (0, far.due()),
-            None => (0, Moment::NEVER),
+        let (far_waiting, far_held, far_due) = match io.far() {
+            Some(Far::Up(up)) => (up.io.waiting_output(), up.io.held(), up.io.watch),
+            Some(far) => (0, 0, far.due()),
+            None => (0, 0, Moment::NEVER),
         };
         let deadlines = [
             until(DeadlineKind::Linger, io.linger().unwrap_or(Moment::NEVER)),
@@ -62,6 +63,7 @@ impl Origin {
             read,
             written,
             waiting: io.waiting_output() + far_waiting,
+            held: io.held() + far_held,
             unacknowledged: sys::unacknowledged(fd).ok(),
             round_trip: sys::tcp_info(fd).ok().map(|info| info.round_trip),
             next_deadline: deadlines

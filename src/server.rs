@@ -23,6 +23,7 @@ use crate::handle::{Handle, Mailbox, Shared};
 use crate::inspect::ListenerInfo;
 use crate::io::Terms;
 use crate::listener::{self, Listener, Settings};
+use crate::memory::Memory;
 use crate::origin::Origin;
 use crate::reap::Limits;
 use crate::service::AnyService;
@@ -101,7 +102,8 @@ impl Server {
             return Err(Error::Config("nothing to listen on".to_owned()));
         }
         let workers = Self::workers(&config);
-        Self::start(listeners, services, workers, config.drain_timeout).map_err(|source| {
+        let memory = Memory::new(config.memory_limit()?);
+        Self::start(listeners, services, workers, config.drain_timeout, &memory).map_err(|source| {
             Error::Start {
                 what: "make an event loop",
                 source,
@@ -114,6 +116,7 @@ impl Server {
         services: Vec<AnyService>,
         workers: NonZeroUsize,
         drain_timeout: Option<Duration>,
+        memory: &Memory,
     ) -> io::Result<Self> {
         let clock = Clock::start();
         let mut polls = Vec::new();
@@ -137,7 +140,11 @@ impl Server {
                 accepted: 0,
             })
             .collect();
-        let shared = Arc::new(Shared::new(mailboxes, named, stats.clone(), clock));
+        for mailbox in &mailboxes {
+            memory.wakes(Arc::clone(&mailbox.waker));
+        }
+        let shared = Shared::new(mailboxes, named, stats.clone(), clock, memory.clone());
+        let shared = Arc::new(shared);
         #[cfg(control)]
         takeover::export_common(&shared, &listeners);
         let addresses = listeners.iter().map(|listener| listener.address.clone());
@@ -161,6 +168,7 @@ impl Server {
                                 ..listener.settings.limits
                             },
                             stats: Stats::default(),
+                            memory: memory.clone(),
                         }),
                     })
                     .collect();

@@ -15,6 +15,7 @@ use crate::dial::{Attempt, Dial};
 use crate::error::Error;
 use crate::io::Turn;
 use crate::keepalive::RTO_MAX_DEFAULT;
+use crate::memory::Memory;
 use crate::reap::Limits;
 use crate::resolve::{Family, Resolver};
 use crate::sockopt::SocketOptions;
@@ -47,6 +48,7 @@ pub(crate) struct Engine {
     /// Of connections whose link has gone on without them.
     pub(crate) leaving: Limits,
     pub(crate) stats: Stats,
+    pub(crate) memory: Memory,
     pub(crate) resolver: Resolver,
     /// By token.
     pub(crate) entries: Slab<Entry>,
@@ -142,6 +144,8 @@ impl Engine {
             limits,
             leaving,
             stats: Stats::default(),
+            // Nothing is queued here.
+            memory: Memory::new(usize::MAX),
             resolver,
             entries: Slab::new(),
             links: Vec::new(),
@@ -171,6 +175,7 @@ impl Engine {
                     now: self.now,
                     limits: &self.limits,
                     stats: &self.stats,
+                    memory: &self.memory,
                 },
                 clock: &self.clock,
                 deadlines: &mut self.deadlines,

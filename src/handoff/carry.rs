@@ -10,6 +10,7 @@ use crate::connection::Connection;
 use crate::deadline::Moment;
 use crate::handoff::record::{Arrival, Piece, Record, Update};
 use crate::io::{Far, Io, Pending, Terms, Up};
+use crate::memory::Memory;
 use crate::reap::Progress;
 use crate::service::{AnyService, Exported};
 
@@ -90,16 +91,20 @@ impl Connection {
     pub(crate) fn update(
         &mut self,
         update: &Update,
-        service: &AnyService,
+        (service, memory): (&AnyService, &Memory),
         now: Moment,
     ) -> Result<bool, String> {
         let record = &update.record;
         self.set_state(service.import(&exported(record))?);
         self.io.restore(record, now)?;
-        let mut more = self.io.take_bytes(record, &update.output, &update.input)?;
+        let mut more = self
+            .io
+            .take_bytes(record, &update.output, &update.input, memory)?;
         if let (Some(far), Some(up)) = (&record.far, self.io.far_up()) {
             up.io.restore(&far.1, now)?;
-            more |= up.io.take_bytes(&far.1, &update.far, &Piece::default())?;
+            more |= up
+                .io
+                .take_bytes(&far.1, &update.far, &Piece::default(), memory)?;
         }
         Ok(more)
     }
@@ -166,7 +171,7 @@ impl Io {
     /// Input that the service left, in the same form.
     pub(crate) fn input(&self) -> (u64, &[u8], &[u8]) {
         match &self.pending {
-            Some(pending) if !pending.kept.is_empty() => (pending.kept_at, &pending.kept, &[]),
+            Some(pending) if !pending.kept.is_empty() => (pending.kept_at, &*pending.kept, &[]),
             _ => (self.read, &[], &[]),
         }
     }
@@ -279,7 +284,7 @@ impl Io {
         }
         let mut kept = former.kept;
         let gone = record.input_at.saturating_sub(former.kept_at);
-        kept.drain(..kept.len().min(usize::try_from(gone).unwrap_or(usize::MAX)));
+        kept.advance(kept.len().min(usize::try_from(gone).unwrap_or(usize::MAX)));
         if record.input > 0 && !kept.is_empty() {
             let pending = self.pending();
             pending.kept = kept;
@@ -291,12 +296,13 @@ impl Io {
     /// Takes in what comes of its bytes, in order. Answers whether more are to come.
     ///
     /// # Errors
-    /// Bytes out of order, or more than there are.
+    /// Bytes out of order, or more than there are, or no memory for them.
     fn take_bytes(
         &mut self,
         record: &Record,
         output: &Piece,
         input: &Piece,
+        memory: &Memory,
     ) -> Result<bool, String> {
         let behind = |piece: &Piece, end: u64| {
             if piece.bytes.is_empty() || piece.at == end {
@@ -316,11 +322,16 @@ impl Io {
             return Err("more bytes than the connection has".to_owned());
         }
         if !output.bytes.is_empty() {
-            self.pending().outbox.push(&output.bytes);
+            let most = usize::try_from(record.output).unwrap_or(usize::MAX);
+            let outbox = &mut self.pending().outbox;
+            let pushed = outbox.push(&output.bytes, memory, most);
+            pushed.map_err(|error| error.to_string())?;
         }
         if !input.bytes.is_empty() {
             let pending = self.pending();
-            pending.kept.extend_from_slice(&input.bytes);
+            let most = usize::try_from(record.input).unwrap_or(usize::MAX);
+            let pushed = pending.kept.push(&input.bytes, memory, most);
+            pushed.map_err(|error| error.to_string())?;
             pending.kept_at = record.input_at;
             pending.offer = true;
         }

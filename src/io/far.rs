@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Io, Turn};
 use crate::deadline::Moment;
 use crate::dial::Attempt;
+use crate::memory::Memory;
 use crate::reap::Limits;
 use crate::stats::Stats;
 use crate::upstream::Upstream;
@@ -14,6 +15,7 @@ use crate::upstream::Upstream;
 pub(crate) struct Terms {
     pub(crate) limits: Limits,
     pub(crate) stats: Stats,
+    pub(crate) memory: Memory,
 }
 
 /// A far side.
@@ -56,6 +58,7 @@ impl Up {
             now,
             limits: &self.terms.limits,
             stats: &self.terms.stats,
+            memory: &self.terms.memory,
         };
         (&mut self.io, turn)
     }

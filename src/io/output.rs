@@ -66,7 +66,11 @@ impl Io {
         if bytes.is_empty() || self.fin_sent || self.has_failed() {
             return;
         }
-        self.pending().outbox.push(bytes);
+        let most = turn.limits.buffer;
+        let kept = self.pending().outbox.push(bytes, turn.memory, most);
+        if kept.is_err() {
+            self.out_of_memory();
+        }
     }
 
     /// Something waits for the peer from now on: arms the look at whether it is acknowledged.

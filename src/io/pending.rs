@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use super::Far;
 use crate::close::Ending;
 use crate::deadline::Moment;
+use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::reap::Progress;
 use crate::sys::TcpInfo;
@@ -14,7 +15,7 @@ use crate::sys::TcpInfo;
 pub(crate) struct Pending {
     pub(crate) outbox: Outbox,
     /// Input that the service left.
-    pub(crate) kept: Vec<u8>,
+    pub(crate) kept: Inbox,
     /// Where that begins, counted from the connection's first byte.
     pub(crate) kept_at: u64,
     /// The service is to see `kept` again, though nothing new has come.

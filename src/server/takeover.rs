@@ -22,6 +22,7 @@ use crate::handoff::record::ListenerRecord;
 use crate::handoff::take::{self, Giver, Taken};
 use crate::inspect::{ListenerInfo, Takeover};
 use crate::listener::{self, Listener, Settings};
+use crate::memory::Memory;
 use crate::service::AnyService;
 use crate::socket_file::SocketFile;
 
@@ -124,6 +125,7 @@ impl Server {
             }
             Err(error) => return Err(failed(error)),
         };
+        let limit = config.memory_limit()?;
         let total = Arc::new(Limit::new(Self::max_conns(&config)));
         let mut wanted = Vec::new();
         let mut services = Vec::new();
@@ -148,7 +150,8 @@ impl Server {
         })?;
         giver.listener_of = order;
         let workers = Self::workers(&config);
-        let started = Self::start(listeners, services, workers, config.drain_timeout);
+        let memory = Memory::new(limit);
+        let started = Self::start(listeners, services, workers, config.drain_timeout, &memory);
         let mut server = started.map_err(|source| Error::Start {
             what: "make an event loop",
             source,

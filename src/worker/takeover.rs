@@ -172,7 +172,8 @@ impl Worker {
             .get_mut(key)
             .ok_or("a connection that was forgotten")?;
         let origin = &self.origins[usize::from(connection.io.listener)];
-        let more = connection.update(update, &origin.settings.service, self.now)?;
+        let terms = (&origin.settings.service, &origin.terms.memory);
+        let more = connection.update(update, terms, self.now)?;
         let due = connection.io.due(&origin.turn(self.now));
         if due < self.deadlines.get(slot(key)) {
             self.deadlines.set(slot(key), due);

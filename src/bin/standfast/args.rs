@@ -193,6 +193,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true, default_value = "256k", help_heading = "Limits")]
     pub(crate) buffer: usize,
 
+    /// The bound for all bytes that wait in this process. Near it the high-water mark of each connection falls; beyond it
+    /// nobody is read until there is room. [default: a quarter of what the machine or the cgroup has, at most 1g]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true, help_heading = "Limits")]
+    pub(crate) memory: Option<usize>,
+
     /// Threads that serve. [default: the cores]
     #[arg(long, value_name = "N", value_parser = count, allow_hyphen_values = true, help_heading = "Limits")]
     pub(crate) workers: Option<NonZeroUsize>,

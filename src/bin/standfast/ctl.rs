@@ -197,6 +197,18 @@ fn status_table(status: &Status) -> String {
     row("accepted", &status.accepted);
     row("read", &status.read);
     row("written", &status.written);
+    let memory = &status.memory;
+    let waiting = memory.waiting.iter().filter(|(_, bytes)| *bytes > 0);
+    let waiting = waiting.map(|(kind, bytes)| format!(" {kind}={bytes}"));
+    row(
+        "waiting",
+        &format!(
+            "{} of {}{}",
+            memory.held,
+            memory.limit,
+            waiting.collect::<String>()
+        ),
+    );
     for (reason, count) in &status.closed {
         row("closed", &format!("{reason} {count}"));
     }

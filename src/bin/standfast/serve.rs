@@ -1,6 +1,7 @@
 //! `standfast serve`: the command line as meant, and a server run by it.
 
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use standfast::{Config, Effective, Endpoint, Listen, Server, WhenFull};
@@ -136,5 +137,6 @@ pub(crate) fn meant(args: &ServeArgs) -> Result<Config, Failure> {
         workers: args.workers,
         drain_timeout: args.drain_timeout.into_option(),
         max_conns: args.max_conns,
+        memory: args.memory.and_then(NonZeroUsize::new),
     })
 }

@@ -1,0 +1,384 @@
+//! One bound for all bytes that wait in this process: who holds how much of it, and how much more a connection may.
+//!
+//! What counts is the capacity of buffers. It is counted when a buffer grows or shrinks, so a message that does not
+//! have to wait costs one look at one number. Far from the bound every connection may hold what its listener's
+//! high-water mark says. Nearer to it the mark falls, with what is left, so that those who come late get a share, too;
+//! the last eighth is for small ones alone, and the last sixteenth for those whose output does not wait at all.
+
+mod machine;
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mio::Waker;
+
+use crate::inspect::MemoryInfo;
+pub(crate) use machine::available;
+
+/// The least that may be asked for, bytes: below it a handful of clients would have all of it.
+pub(crate) const LEAST: usize = 1 << 20;
+
+/// The default takes that part of what there is, and at most that many bytes.
+const PART: u64 = 4;
+const MOST: u64 = 1 << 30;
+
+/// The default where nothing is known of the machine.
+const UNKNOWN: u64 = 256 << 20;
+
+/// So many connections at their marks leave as much as they take: what is left, divided by it, is the mark.
+const SHARES: usize = 256;
+
+/// What a connection may always hold, as long as there is any of it: enough for a message or a line of most protocols.
+pub(crate) const SMALL: usize = 4 * 1024;
+
+/// What waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WaitingKind {
+    /// Output that sockets would not take yet, of clients and of far sides.
+    #[default]
+    Output,
+    /// Input that services left.
+    Input,
+    /// What hubs have published.
+    Hub,
+    /// Log lines.
+    Log,
+    /// What is to be printed.
+    Stdout,
+}
+
+impl WaitingKind {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 5] = [
+        Self::Output,
+        Self::Input,
+        Self::Hub,
+        Self::Log,
+        Self::Stdout,
+    ];
+
+    /// As tables and metrics name it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Output => "output",
+            Self::Input => "input",
+            Self::Hub => "hub",
+            Self::Log => "log",
+            Self::Stdout => "stdout",
+        }
+    }
+}
+
+impl fmt::Display for WaitingKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The budget of a server, shared: cheap to clone, usable from every thread.
+#[derive(Clone)]
+pub struct Memory(Arc<Account>);
+
+struct Account {
+    limit: usize,
+    held: AtomicUsize,
+    kinds: [AtomicUsize; WaitingKind::ALL.len()],
+    /// Somebody wants to hear when less than that is held.
+    wake_below: AtomicUsize,
+    wakers: Mutex<Vec<Arc<Waker>>>,
+}
+
+impl Memory {
+    /// A budget of that many bytes.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self(Arc::new(Account {
+            limit,
+            held: AtomicUsize::new(0),
+            kinds: Default::default(),
+            wake_below: AtomicUsize::new(0),
+            wakers: Mutex::default(),
+        }))
+    }
+
+    /// The default: a quarter of what this process may have, at most 1 GiB.
+    pub(crate) fn usual() -> usize {
+        let part = available().map_or(UNKNOWN, |(bytes, _)| bytes / PART);
+        usize::try_from(part.min(MOST))
+            .unwrap_or(usize::MAX)
+            .max(LEAST)
+    }
+
+    /// The bound, bytes.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.0.limit
+    }
+
+    /// What is held now, bytes.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.0.held.load(Ordering::Relaxed)
+    }
+
+    /// Of that, what is of one kind.
+    #[must_use]
+    pub fn held_as(&self, kind: WaitingKind) -> usize {
+        self.0.kinds[kind as usize].load(Ordering::Relaxed)
+    }
+
+    /// For the status.
+    pub(crate) fn info(&self) -> MemoryInfo {
+        let kinds = WaitingKind::ALL.into_iter();
+        MemoryInfo {
+            limit: self.limit(),
+            held: self.held(),
+            waiting: kinds
+                .map(|kind| (kind.as_str().to_owned(), self.held_as(kind)))
+                .collect(),
+            mark: self.mark(usize::MAX),
+        }
+    }
+
+    /// Counts nothing yet: whoever holds bytes says how many, as that changes.
+    #[must_use]
+    pub fn hold(&self, kind: WaitingKind) -> Held {
+        Held {
+            memory: Some(self.clone()),
+            kind,
+            bytes: 0,
+        }
+    }
+
+    /// What a connection may hold now, of the `buffer` bytes that its listener allows. Zero: nothing is to be kept for
+    /// anybody.
+    #[inline]
+    pub(crate) fn mark(&self, buffer: usize) -> usize {
+        let (limit, held) = (self.0.limit, self.held());
+        let large = limit - limit / 8;
+        if held < large {
+            return ((large - held) / SHARES).max(SMALL).min(buffer);
+        }
+        if held < limit - limit / 16 {
+            SMALL.min(buffer)
+        } else {
+            0
+        }
+    }
+
+    #[cfg_attr(not(test), expect(dead_code, reason = "reading looks at it next"))]
+    /// Whether all of it is held: nothing is read that might have to be kept.
+    pub(crate) fn is_full(&self) -> bool {
+        self.held() >= self.0.limit
+    }
+
+    /// Has `waker` woken when others may be read again.
+    pub(crate) fn wakes(&self, waker: Arc<Waker>) {
+        let mut wakers = self.0.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        wakers.push(waker);
+    }
+
+    #[cfg_attr(not(test), expect(dead_code, reason = "reading looks at it next"))]
+    /// Connections wait to be read: has the workers woken once some of it is free again. Answers below what that is; it
+    /// may be so already.
+    pub(crate) fn wait_for_room(&self) -> usize {
+        let level = self.held().saturating_sub(self.0.limit / 64).max(1);
+        self.0.wake_below.fetch_max(level, Ordering::SeqCst);
+        level
+    }
+
+    fn changed(&self, kind: WaitingKind, before: usize, now: usize) {
+        let account = &*self.0;
+        let by_kind = &account.kinds[kind as usize];
+        if now >= before {
+            by_kind.fetch_add(now - before, Ordering::Relaxed);
+            account.held.fetch_add(now - before, Ordering::Relaxed);
+            return;
+        }
+        let less = before - now;
+        by_kind.fetch_sub(less, Ordering::Relaxed);
+        // Against a worker that says what it waits for and then looks how much is held: one of the two sees the other.
+        let held = account.held.fetch_sub(less, Ordering::SeqCst) - less;
+        let level = account.wake_below.load(Ordering::SeqCst);
+        if held < level && account.wake_below.swap(0, Ordering::SeqCst) > 0 {
+            let wakers = account
+                .wakers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            for waker in &*wakers {
+                // One that is awake already, or gone.
+                let _ = waker.wake();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory")
+            .field("limit", &self.limit())
+            .field("held", &self.held())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What one holder holds; given back when it is dropped.
+#[derive(Debug, Default)]
+pub struct Held {
+    memory: Option<Memory>,
+    kind: WaitingKind,
+    bytes: usize,
+}
+
+impl Held {
+    /// It holds that many bytes now.
+    #[inline]
+    pub fn set(&mut self, bytes: usize) {
+        if bytes != self.bytes
+            && let Some(memory) = &self.memory
+        {
+            memory.changed(self.kind, self.bytes, bytes);
+            self.bytes = bytes;
+        }
+    }
+
+    /// How many it holds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Counts in `memory` from here on, if it did not count yet.
+    #[inline]
+    pub(crate) fn count_in(&mut self, memory: &Memory, kind: WaitingKind) {
+        if self.memory.is_none() {
+            *self = memory.hold(kind);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// The capacity for `needed` bytes: room for as much again, as long as that stays within `most`.
+pub(crate) fn capacity_for(needed: usize, most: usize) -> usize {
+    const LEAST: usize = 512;
+    needed.max(needed.next_power_of_two().max(LEAST).min(most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+    const BUFFER: usize = 256 * 1024;
+
+    #[test]
+    fn what_is_held_is_counted_by_kind_and_given_back() {
+        let memory = Memory::new(MIB);
+        let mut output = memory.hold(WaitingKind::Output);
+        let mut input = Held::default();
+        input.set(7);
+        assert_eq!(memory.held(), 0, "counts nowhere yet");
+        input.count_in(&memory, WaitingKind::Input);
+        output.set(1000);
+        input.set(500);
+        output.set(300);
+        assert_eq!(memory.held_as(WaitingKind::Output), 300);
+        assert_eq!(memory.held_as(WaitingKind::Input), 500);
+        assert_eq!((memory.held(), input.bytes()), (800, 500));
+        drop(output);
+        drop(input);
+        assert_eq!(memory.held(), 0);
+        for kind in WaitingKind::ALL {
+            assert_eq!(memory.held_as(kind), 0, "{kind}");
+        }
+    }
+
+    #[test]
+    fn kinds_are_numbered_in_order() {
+        for (at, kind) in WaitingKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, at, "{kind}");
+        }
+    }
+
+    #[test]
+    fn far_from_the_bound_everybody_has_all_of_its_buffer() {
+        let memory = Memory::new(1024 * MIB);
+        assert_eq!(memory.mark(BUFFER), BUFFER);
+        let mut held = memory.hold(WaitingKind::Output);
+        held.set(800 * MIB);
+        assert_eq!(memory.mark(BUFFER), BUFFER);
+        assert_eq!(memory.mark(100), 100, "and never more");
+    }
+
+    /// Whoever comes takes all it may, and none of it leaves.
+    #[test]
+    fn those_who_come_late_get_a_share_and_the_bound_holds() {
+        let memory = Memory::new(64 * MIB);
+        let mut holders = Vec::new();
+        let mut marks = Vec::new();
+        for _ in 0..18_000 {
+            let mark = memory.mark(BUFFER);
+            let mut held = memory.hold(WaitingKind::Output);
+            held.set(mark);
+            holders.push(held);
+            marks.push(mark);
+        }
+        assert!(marks.windows(2).all(|pair| pair[0] >= pair[1]), "it falls");
+        assert!(marks[0] > 200 * 1024);
+        assert!(marks[250] > 64 * 1024, "{}", marks[250]);
+        assert!(marks[1500] >= SMALL, "{}", marks[1500]);
+        assert_eq!(marks[17_999], 0);
+        assert!(memory.held() < memory.limit() - memory.limit() / 16 + SMALL);
+        assert!(!memory.is_full(), "something is left for the quick");
+        holders.truncate(1000);
+        assert!(memory.mark(BUFFER) >= SMALL, "and it rises again");
+    }
+
+    #[test]
+    fn a_capacity_leaves_room_for_more_but_not_beyond_the_mark() {
+        for (needed, most, capacity) in [
+            (1, 10_000, 512),
+            (600, 10_000, 1024),
+            (5000, 10_000, 8192),
+            (9000, 10_000, 10_000),
+            (11_000, 10_000, 11_000),
+            (100, 50, 100),
+        ] {
+            assert_eq!(capacity_for(needed, most), capacity, "{needed} of {most}");
+        }
+    }
+
+    #[test]
+    fn who_waits_for_room_is_woken_once_some_is_free() {
+        let poll = mio::Poll::new().unwrap();
+        let token = mio::Token(1);
+        let memory = Memory::new(64 * MIB);
+        memory.wakes(Arc::new(Waker::new(poll.registry(), token).unwrap()));
+        let mut poll = poll;
+        let mut woken = || {
+            let mut events = mio::Events::with_capacity(4);
+            poll.poll(&mut events, Some(std::time::Duration::ZERO))
+                .unwrap();
+            events.iter().count() > 0
+        };
+        let mut held = memory.hold(WaitingKind::Output);
+        held.set(64 * MIB);
+        held.set(60 * MIB);
+        assert!(!woken(), "nobody waits");
+        let level = memory.wait_for_room();
+        assert_eq!(level, 59 * MIB);
+        held.set(59 * MIB);
+        assert!(!woken(), "too little for a walk");
+        held.set(58 * MIB);
+        assert!(woken());
+        held.set(MIB);
+        assert!(!woken(), "once");
+    }
+}
