@@ -43,7 +43,7 @@ fn line(client: &mut TcpStream) -> String {
 /// What `nc -N` prints that is given `input`, and whether it ended well.
 fn netcat(server: &Server, input: &str) -> (bool, String) {
     let port = server.address().port().to_string();
-    let mut nc = Command::new("nc")
+    let mut nc = Command::new("nc.openbsd")
         .args(["-N", "127.0.0.1", &port])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -372,7 +372,7 @@ fn a_burst_of_connects_is_served_in_full() {
     const TEST: &str = "a_burst_of_connects_is_served_in_full";
     let descriptors = standfast::raise_descriptor_limit().unwrap_or(u64::MAX);
     if descriptors < 2 * CLIENTS as u64 {
-        return cannot_run(TEST, "fewer than 6000 descriptors (ulimit -Hn)");
+        return cannot_run(TEST, "6000 descriptors (ulimit -Hn)");
     }
     let mut server = Server::start(&["-q"]);
     let address = server.address();

@@ -450,10 +450,7 @@ fn bounded(command: &[&str]) -> Command {
 fn through_netcat(test: &str, address: SocketAddr, input: &[u8]) -> Vec<Vec<u8>> {
     let netcats = netcats();
     if netcats.is_empty() {
-        cannot_run(
-            test,
-            "neither nc nor ncat found: apt-get install netcat-openbsd",
-        );
+        cannot_run(test, "nc.openbsd or ncat");
     }
     let run = |mut netcat: Command| {
         netcat.args([address.ip().to_string(), address.port().to_string()]);
@@ -514,7 +511,7 @@ fn an_interactive_netcat_gets_each_line_back_at_once() {
     let Some(mut netcat) = netcats().into_iter().next() else {
         return cannot_run(
             "an_interactive_netcat_gets_each_line_back_at_once",
-            "neither nc nor ncat found: apt-get install netcat-openbsd",
+            "nc.openbsd or ncat",
         );
     };
     let address = server.address();

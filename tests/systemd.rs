@@ -373,7 +373,7 @@ fn the_watchdog_is_not_fed_while_a_worker_stands_still() {
     let mut server = Server::spawn(command, 1);
     manager.hear_from(server.pid(), "WATCHDOG=1");
     let Some(held) = Held::thread(server.pid(), "worker-1") else {
-        return cannot_run("a worker stands still", "no thread may be held by ptrace");
+        return cannot_run("a worker stands still", "the right to ptrace");
     };
     server.log_line("the standstill", |line| line.contains("stands still"));
     manager.hear_the_rest();

@@ -66,7 +66,7 @@ struct Netcat {
 
 impl Netcat {
     fn start(args: &[&str]) -> Self {
-        let mut process = Command::new("nc")
+        let mut process = Command::new("nc.openbsd")
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -102,6 +102,9 @@ impl Drop for Netcat {
 
 #[test]
 fn clients_in_mid_conversation_never_notice() {
+    if crate::support::lacks(&["nc.openbsd"]) {
+        return;
+    }
     let home = Home::new();
     let mut server = home.serve(&["--workers", "2"]);
     let port = server.address().port().to_string();

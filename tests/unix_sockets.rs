@@ -64,10 +64,13 @@ fn assert_answers(args: &[&str]) {
 
 #[test]
 fn netcat_and_socat_are_served() {
+    if crate::support::lacks(&["nc.openbsd", "socat"]) {
+        return;
+    }
     let home = Home::new();
     let path = home.join("s");
     let mut server = serve(&home, &at(&path));
-    assert_answers(&["nc", "-N", "-U", text(&path)]);
+    assert_answers(&["nc.openbsd", "-N", "-U", text(&path)]);
     assert_answers(&[
         "socat",
         "-t",
@@ -183,6 +186,9 @@ fn after_a_normal_end_nothing_is_left() {
 
 #[test]
 fn an_abstract_name_is_served_and_taken_over() {
+    if crate::support::lacks(&["socat"]) {
+        return;
+    }
     let home = Home::new();
     let name = format!("standfast-test-{}", std::process::id());
     let address = format!("unix:@{name}");

@@ -258,7 +258,7 @@ fn a_privileged_port_without_the_right_is_refused() {
     let mut command = standfast();
     if rustix::process::geteuid().is_root() {
         if Command::new("setpriv").arg("--version").output().is_err() {
-            return cannot_run(TEST, "setpriv not found: apt-get install util-linux");
+            return cannot_run(TEST, "setpriv");
         }
         // Another user need not be able to reach the binary; root without the capability is as powerless.
         let binary = command.get_program().to_owned();

@@ -29,7 +29,7 @@ fn assert_reaches(peer: &Peer, to: &str, args: &[&str]) -> String {
 fn on_ipv6(test: &str) -> Option<Peer> {
     let address = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
     if let Err(why) = std::net::TcpListener::bind(address) {
-        cannot_run(test, &format!("no IPv6: {why}"));
+        cannot_run(test, &format!("IPv6 ({why})"));
         return None;
     }
     Some(Port::at(address).listen())
@@ -171,7 +171,7 @@ fn where_a_name_has(addresses: &[IpAddr], home: &Home, to: &str, args: &[&str]) 
     let hosts = home.join("hosts");
     fs::write(&hosts, lines).unwrap();
     let mut probe = Command::new("unshare");
-    probe.args(["--mount", "true"]);
+    probe.args(["--mount", "mount", "--version"]);
     if !probe.status().is_ok_and(|status| status.success()) {
         return None;
     }
@@ -203,7 +203,7 @@ fn every_address_of_a_name_is_tried() {
         let to = format!("name.test:{}", ports[0].as_ref().unwrap().address().port());
         let peer = ports[listening].take().unwrap().listen();
         let Some(command) = where_a_name_has(&TWO.map(IpAddr::V4), &home, &to, &[]) else {
-            return cannot_run("every_address_of_a_name_is_tried", "not root");
+            return cannot_run("every_address_of_a_name_is_tried", "root, for namespaces");
         };
         let mut connecting = Connecting::spawn(command);
         let mut server = peer.accept();
@@ -223,7 +223,7 @@ fn when_no_address_of_a_name_answers_each_is_told_in_the_line() {
     let Some(command) = where_a_name_has(&TWO.map(IpAddr::V4), &home, &to, &args) else {
         return cannot_run(
             "when_no_address_of_a_name_answers_each_is_told_in_the_line",
-            "not root",
+            "root, for namespaces",
         );
     };
     let (code, _, stderr) = output(command);
@@ -255,7 +255,7 @@ fn an_address_that_does_not_answer_does_not_hold_up_the_next() {
         let Some(command) = where_a_name_has(&TWO.map(IpAddr::V4), &home, &to, &args) else {
             return cannot_run(
                 "an_address_that_does_not_answer_does_not_hold_up_the_next",
-                "not root",
+                "root, for namespaces",
             );
         };
         let mut connecting = Connecting::spawn(command);

@@ -9,7 +9,7 @@ use crate::support::clients::{reset, vanish};
 use crate::support::connecting::{
     Connecting, Peer, Port, assert_gets, connect_command, seconds_behind,
 };
-use crate::support::{cannot_run, now, output, pass, standfast};
+use crate::support::{cannot_run, lacks, now, output, pass, standfast};
 
 /// What a connect that is not to be tried again says: one line.
 #[track_caller]
@@ -99,6 +99,9 @@ fn a_name_nobody_has_is_one_line_and_tried_again() {
 
 #[test]
 fn a_network_without_a_way_there_is_one_line() {
+    if lacks(&["unshare", "ip"]) {
+        return;
+    }
     let mut command = Command::new("unshare");
     command.args([
         "--net",
@@ -111,7 +114,10 @@ fn a_network_without_a_way_there_is_one_line() {
     command.args(["connect", "--reconnect", "never", "192.0.2.1:7000"]);
     let (code, _, stderr) = output(command);
     if stderr.contains("unshare") {
-        return cannot_run("a_network_without_a_way_there_is_one_line", &stderr);
+        return cannot_run(
+            "a_network_without_a_way_there_is_one_line",
+            "root, for namespaces",
+        );
     }
     assert_eq!(code, 1, "{stderr}");
     assert_eq!(

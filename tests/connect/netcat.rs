@@ -14,7 +14,7 @@ const ANSWER: &str = "HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nhi\n";
 fn openbsd(test: &str) -> Option<Netcat> {
     let netcat = Netcat::start("nc.openbsd", &["-n", "-l", "-v", "-N", "127.0.0.1", "0"]);
     if netcat.is_none() {
-        cannot_run(test, "no nc.openbsd: apt-get install netcat-openbsd");
+        cannot_run(test, "nc.openbsd");
     }
     netcat
 }
@@ -24,10 +24,7 @@ fn traditional(test: &str) -> Option<Netcat> {
     let args = ["-n", "-l", "-v", "-s", "127.0.0.1", "-q", "0"];
     let netcat = Netcat::start("nc.traditional", &args);
     if netcat.is_none() {
-        cannot_run(
-            test,
-            "no nc.traditional: apt-get install netcat-traditional",
-        );
+        cannot_run(test, "nc.traditional");
     }
     netcat
 }

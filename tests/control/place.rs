@@ -137,7 +137,7 @@ fn without_a_runtime_folder_it_stands_in_a_folder_of_the_users_own_in_tmp() {
     const TEST: &str = "without_a_runtime_folder_it_stands_in_a_folder_of_the_users_own_in_tmp";
     let home = Home::new();
     let Some(user) = User::unused(&home) else {
-        return cannot_run(TEST, "needs root, to be another user");
+        return cannot_run(TEST, "root, to be another user");
     };
     let folder = Placed(PathBuf::from(format!("/tmp/standfast-{}", user.uid)));
     let serve = || user.standfast(&["serve", "-l", "0"]);
@@ -183,7 +183,7 @@ fn a_folder_in_tmp_that_another_user_made_is_not_looked_into() {
     const TEST: &str = "a_folder_in_tmp_that_another_user_made_is_not_looked_into";
     let home = Home::new();
     let Some(user) = User::unused(&home) else {
-        return cannot_run(TEST, "needs root, to be another user");
+        return cannot_run(TEST, "root, to be another user");
     };
     let folder = Placed(PathBuf::from(format!("/tmp/standfast-{}", user.uid)));
     fs::create_dir(&folder.0).unwrap();
@@ -223,7 +223,7 @@ fn without_xdg_runtime_dir_it_stands_in_the_systems_runtime_folder() {
     };
     let possible = private("true").stderr(Stdio::null()).status();
     if !possible.is_ok_and(|status| status.success()) {
-        return cannot_run(TEST, "needs root and a /run/user, for a mount of its own");
+        return cannot_run(TEST, "root and /run/user, for a mount of its own");
     }
     let mut command = private(r#"exec "$@""#);
     command

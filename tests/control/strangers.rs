@@ -287,7 +287,7 @@ fn who_asks_for_a_list_and_never_reads_it_disturbs_nobody() {
     const CLIENTS: usize = 2_000;
     let allowed = standfast::raise_descriptor_limit().unwrap_or(u64::MAX);
     if allowed < 2 * CLIENTS as u64 {
-        return cannot_run(TEST, "fewer than 4000 descriptors (ulimit -Hn)");
+        return cannot_run(TEST, "4000 descriptors (ulimit -Hn)");
     }
     let mut disturbed = Disturbed::start();
     let address = disturbed.server.address();
@@ -496,7 +496,7 @@ fn another_users_process_gets_no_answer() {
     const TEST: &str = "another_users_process_gets_no_answer";
     let home = Home::new();
     let Some(nobody) = User::nobody(&home) else {
-        return cannot_run(TEST, "needs root, to be another user");
+        return cannot_run(TEST, "root, to be another user");
     };
     let path = home.join("control.sock");
     let mut server = home.serve(&["--control", text(&path)]);
@@ -528,7 +528,7 @@ fn root_is_another_user_too() {
     const TEST: &str = "root_is_another_user_too";
     let home = Home::new();
     let Some(user) = User::unused(&home) else {
-        return cannot_run(TEST, "needs root, to be another user");
+        return cannot_run(TEST, "root, to be another user");
     };
     let folder = home.join("theirs");
     fs::create_dir(&folder).unwrap();

@@ -140,6 +140,9 @@ fn bit(signal: Signal) -> u64 {
 
 #[test]
 fn each_child_is_a_group_of_its_own() {
+    if crate::support::lacks(&["ps"]) {
+        return;
+    }
     let server = script(&[], "ps -o pgid= -p $$; echo $$");
     let text = String::from_utf8(read_to_fin(&mut server.connect())).unwrap();
     let mut words = text.split_ascii_whitespace();
@@ -153,7 +156,7 @@ fn a_child_is_started_without_copying_the_server() {
     let trace = std::env::temp_dir().join(format!("standfast-strace-{}", std::process::id()));
     let strace = Command::new("strace").arg("-V").output();
     if strace.is_err() {
-        return crate::support::cannot_run("posix_spawn", "there is no strace");
+        return crate::support::cannot_run("posix_spawn", "strace");
     }
     let mut command = Command::new("strace");
     command

@@ -10,6 +10,9 @@ use crate::support::{Server, output, pass, read_to_fin, standfast};
 
 #[test]
 fn what_netcat_sends_comes_back_from_cat() {
+    if crate::support::lacks(&["nc.openbsd"]) {
+        return;
+    }
     let mut server = exec(&[], &["cat"]);
     assert_eq!(
         netcat(&server, "one\ntwo\n"),
@@ -23,6 +26,9 @@ fn what_netcat_sends_comes_back_from_cat() {
 
 #[test]
 fn a_script_talks_with_netcat_and_knows_who_it_is() {
+    if crate::support::lacks(&["nc.openbsd"]) {
+        return;
+    }
     let mut server = script(&[], "echo hello $TCPREMOTEIP; read x; echo you said $x");
     assert_eq!(
         netcat(&server, "something\n"),

@@ -328,7 +328,7 @@ fn a_client_whose_upstream_resets_at_once_is_reset() {
 #[test]
 fn an_ipv6_upstream_is_reached() {
     let Ok(listener) = std::net::TcpListener::bind("[::1]:0") else {
-        return crate::support::cannot_run("an_ipv6_upstream_is_reached", "no IPv6 here");
+        return crate::support::cannot_run("an_ipv6_upstream_is_reached", "IPv6");
     };
     let relay = relay(&[listener.local_addr().unwrap()], &[]);
     let mut client = relay.connect();

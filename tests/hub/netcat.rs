@@ -21,10 +21,7 @@ fn netcats(test: &str) -> Vec<(&'static str, Vec<String>)> {
         if run.is_ok() {
             found.push((name, words.split(' ').map(str::to_owned).collect()));
         } else {
-            cannot_run(
-                test,
-                &format!("{name} not found: apt-get install netcat-openbsd ncat socat"),
-            );
+            cannot_run(test, name);
         }
     }
     found

@@ -178,7 +178,7 @@ fn more_connections_than_one_address_has_ports_come_from_several() {
     const CONNECTIONS: usize = 13_000;
     let descriptors = standfast::raise_descriptor_limit().unwrap_or(u64::MAX);
     if descriptors < CONNECTIONS as u64 + 200 {
-        return cannot_run(TEST, "fewer than 13200 descriptors (ulimit -Hn)");
+        return cannot_run(TEST, "13200 descriptors (ulimit -Hn)");
     }
     let server = Server::start(&["-q"]);
     let address = server.address();

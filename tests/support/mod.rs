@@ -1,9 +1,12 @@
 //! What the tests share: a server that ends with its test, its log, and waiting for things with a bound.
 
+mod children;
 pub(crate) mod clients;
 pub(crate) mod connecting;
 pub(crate) mod embedded;
 pub(crate) mod loading;
+mod skipped;
+mod watchdog;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,11 +17,14 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub(crate) use skipped::{cannot_run, lacks};
+
 /// Longest wait for anything that is not itself about time: a hang guard, far above what is needed.
 pub(crate) const GUARD: Duration = Duration::from_secs(30);
 
 /// The binary under test.
 pub(crate) fn standfast() -> Command {
+    watchdog::watch();
     let mut command = Command::new(env!("CARGO_BIN_EXE_standfast"));
     command.env_remove("RUST_LOG");
     command
@@ -320,6 +326,7 @@ pub(crate) fn facts(line: &str) -> HashMap<String, String> {
 
 /// A connected client, with a hang guard on its reads and writes.
 pub(crate) fn connect(address: SocketAddr) -> TcpStream {
+    watchdog::watch();
     let client = TcpStream::connect(address).unwrap();
     client.set_read_timeout(Some(GUARD)).unwrap();
     client.set_write_timeout(Some(GUARD)).unwrap();
@@ -393,15 +400,21 @@ pub(crate) fn settle() {
     reason = "the one place where tests let time pass"
 )]
 pub(crate) fn pass(time: Duration) {
+    watchdog::watch();
     thread::sleep(time);
 }
 
 /// The clock, for measuring how long something took.
+pub(crate) fn now() -> Instant {
+    watchdog::watch();
+    clock()
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place where tests read the clock"
 )]
-pub(crate) fn now() -> Instant {
+fn clock() -> Instant {
     Instant::now()
 }
 
@@ -485,12 +498,6 @@ pub(crate) fn read_to_fin(client: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     client.read_to_end(&mut bytes).unwrap();
     bytes
-}
-
-/// A test that cannot run here says so, and fails where CI relies on it.
-pub(crate) fn cannot_run(test: &str, why: &str) {
-    eprintln!("NOT RUN: {test}: {why}");
-    assert!(std::env::var_os("CI").is_none(), "{test}: {why}");
 }
 
 /// Sends `text` over and over until neither the server nor the kernel takes any more. Answers how many bytes were

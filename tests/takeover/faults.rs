@@ -406,7 +406,7 @@ fn another_network_namespace() {
         .stderr(Stdio::null())
         .status();
     if !possible.is_ok_and(|status| status.success()) {
-        return cannot_run(TEST, "needs root, for a network namespace");
+        return cannot_run(TEST, "root, for namespaces");
     }
     let mut company = Company::start();
     let address = company.server.address().to_string();
@@ -428,7 +428,7 @@ fn another_user() {
     const TEST: &str = "another_user";
     let mut company = Company::start();
     let Some(nobody) = User::nobody(&company.home) else {
-        return cannot_run(TEST, "needs root, to be another user");
+        return cannot_run(TEST, "root, to be another user");
     };
     let path = company.home.socket_of(&company.server);
     fs::set_permissions(path.parent().unwrap(), Permissions::from_mode(0o755)).unwrap();

@@ -214,7 +214,7 @@ fn without_enough_threads_the_new_one_ends_before_it_has_a_client() {
     let home = Home::new();
     // The limit is on all processes of a user: one that no other test is.
     let Some(user) = User::with(40_000 + std::process::id() % 20_000, &home) else {
-        return cannot_run(TEST, "needs root, to be another user");
+        return cannot_run(TEST, "root, to be another user");
     };
     let folder = home.join("theirs");
     fs::create_dir(&folder).unwrap();

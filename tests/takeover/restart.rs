@@ -76,6 +76,9 @@ fn it_answers_with_what_came_of_it() {
 
 #[test]
 fn a_chain_of_five_with_netcat_at_the_keyboard() {
+    if crate::support::lacks(&["nc.openbsd"]) {
+        return;
+    }
     let home = Home::new();
     // Port 0, and an address said by a flag with `=`.
     let mut server = home.serve(&["-l", "0", "--workers=2"]);

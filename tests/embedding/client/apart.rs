@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::support::{cannot_run, output};
+use crate::support::{cannot_run, lacks, output};
 
 /// Runs `test` of `module` again alone in a process of its own, under `wrapper`. Answers whether this is that process.
 pub(super) fn apart(module: &str, test: &str, wrapper: &[&str]) -> bool {
@@ -45,12 +45,15 @@ pub(super) fn resident() -> u64 {
 /// whether this is that process.
 pub(super) fn in_namespaces(module: &str, test: &str) -> bool {
     const WRAPPER: [&str; 3] = ["unshare", "--net", "--mount"];
+    if lacks(&["unshare", "ip", "mount"]) {
+        return false;
+    }
     let possible = Command::new(WRAPPER[0])
         .args(&WRAPPER[1..])
         .arg("true")
         .output();
     if !possible.is_ok_and(|done| done.status.success()) {
-        cannot_run(test, "needs root, for namespaces");
+        cannot_run(test, "root, for namespaces");
         return false;
     }
     if !apart(module, test, &WRAPPER) {

@@ -197,7 +197,7 @@ fn what_contradicts_itself_is_refused() {
 fn each_family_of_a_name() {
     for (family, local) in [(Family::V4, "127.0.0.1:0"), (Family::V6, "[::1]:0")] {
         let Ok(server) = TcpListener::bind(local) else {
-            return cannot_run("each_family_of_a_name", "needs IPv6");
+            return cannot_run("each_family_of_a_name", "IPv6");
         };
         let port = server.local_addr().unwrap().port();
         let dial = Dial {

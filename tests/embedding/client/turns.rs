@@ -113,7 +113,7 @@ fn a_thousand_links_at_once() {
     }
     const LINKS: usize = 1000;
     if standfast::raise_descriptor_limit().is_some_and(|limit| limit < 2200) {
-        return cannot_run("a_thousand_links_at_once", "needs 2200 descriptors");
+        return cannot_run("a_thousand_links_at_once", "2200 descriptors (ulimit -Hn)");
     }
     let echo = Embedded::start(listen(Echo));
     let before = descriptors();
