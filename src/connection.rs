@@ -58,9 +58,26 @@ impl Connection {
         Self { io, state }
     }
 
-    #[cfg(control)]
     pub(crate) fn with_state(io: Io, state: State) -> Self {
         Self { io, state }
+    }
+
+    pub(crate) fn into_parts(self) -> (Io, State) {
+        (self.io, self.state)
+    }
+
+    /// Whether another worker may have it: no list of this one's names it, and its sockets are all that is registered.
+    pub(crate) fn can_move(&self) -> bool {
+        let io = &self.io;
+        #[cfg(control)]
+        if io.copied {
+            return false;
+        }
+        let beside = io
+            .pending
+            .as_ref()
+            .and_then(|pending| pending.beside.as_ref());
+        !io.closing && !io.leftover && !io.waiting && !io.lent && beside.is_none()
     }
 
     #[cfg(control)]

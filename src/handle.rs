@@ -1,5 +1,6 @@
 //! The way into a running server from other threads.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -249,8 +250,8 @@ pub(crate) type CommonState =
 /// What a worker finds in its mailbox.
 #[derive(Debug)]
 pub(crate) enum Mail {
-    /// A connection that was accepted for it.
-    Arrival(Io),
+    /// A connection for it.
+    Arrival(Newcomer),
     /// Show every connection, in batches; no more come once the sender is dropped.
     List(Sender<Vec<ConnectionInfo>>),
     /// End the connection of this number; answers if it is here.
@@ -266,6 +267,14 @@ pub(crate) enum Mail {
     /// Stand still, send the rest until then, and learn what came of it.
     #[cfg(control)]
     Freeze(Instant, Receiver<Outcome>),
+}
+
+/// A connection on its way to a worker.
+#[derive(Debug)]
+pub(crate) struct Newcomer {
+    pub(crate) io: Io,
+    /// What its service remembers of it, once it is connected; `None`: it was only accepted.
+    pub(crate) state: Option<Box<dyn Any + Send>>,
 }
 
 /// The way to one worker.
@@ -296,12 +305,16 @@ impl Mailbox {
         )
     }
 
-    /// Gives the worker an accepted connection; it looks when it is woken. Gives it back if the worker is gone.
-    pub(crate) fn send(&self, io: Io) -> Result<(), Io> {
+    /// Gives the worker a connection; it looks when it is woken. Gives it back if the worker is gone.
+    #[expect(
+        clippy::result_large_err,
+        reason = "whoever sent it goes on with it as it is"
+    )]
+    pub(crate) fn send(&self, newcomer: Newcomer) -> Result<(), Newcomer> {
         self.mail
-            .send(Mail::Arrival(io))
+            .send(Mail::Arrival(newcomer))
             .map_err(|unsent| match unsent.0 {
-                Mail::Arrival(io) => io,
+                Mail::Arrival(newcomer) => newcomer,
                 _ => unreachable!("what could not be sent is what was to be sent"),
             })
     }

@@ -111,6 +111,13 @@ pub trait Service: Send + Sync + 'static {
         conn.half_close();
     }
 
+    /// Whether its connections are [dialled](Context::dial) on as soon as they are [open](Service::open). Then all are
+    /// opened and dialled by the worker that accepts, so that who is dialled for has them in the order in which clients
+    /// came; another worker gets a connection once it is connected. Default `false`: whoever serves it opens it.
+    fn dials(&self) -> bool {
+        false
+    }
+
     /// Whether its connections go on in a drain until they end by themselves or the drain timeout cuts them off. Default
     /// `false`: what has come is served, and that was it.
     fn outlasts_drain(&self) -> bool {

@@ -2,6 +2,7 @@
 
 mod asked;
 mod dialing;
+mod placing;
 mod prompt;
 #[cfg(control)]
 mod takeover;
@@ -24,7 +25,7 @@ use crate::handle::{Mail, Shared};
 #[cfg(control)]
 use crate::handoff::share::Giving;
 use crate::inspect::ConnectionInfo;
-use crate::io::{Io, Turn, WATCHED};
+use crate::io::{Turn, WATCHED};
 use crate::origin::Origin;
 use crate::service::{AnyService, Stage};
 use crate::worker::dialing::Resolvers;
@@ -85,6 +86,8 @@ pub(crate) struct Worker {
     /// Connections that wait for the name of their far side.
     resolving: Vec<usize>,
     resolvers: Resolvers,
+    /// Workers that were sent connections, and not woken yet.
+    receivers: Vec<usize>,
     /// Connections to close at the end of the turn: their keys are not used anew before.
     closing: Vec<(usize, Ending)>,
     /// Connections whose deadline has come in this turn.
@@ -158,6 +161,7 @@ impl Worker {
             dials: Vec::new(),
             resolving: Vec::new(),
             resolvers: Resolvers::new(Arc::clone(&shared.workers[index].waker)),
+            receivers: Vec::new(),
             closing: Vec::new(),
             due: Vec::new(),
             halted: Vec::new(),
@@ -293,75 +297,6 @@ impl Worker {
                     });
                 }
             }
-        }
-    }
-
-    /// Accepts, and hands a connection over where another worker has fewer.
-    fn accept(&mut self) {
-        let Some(mut acceptor) = self.acceptor.take() else {
-            return;
-        };
-        if acceptor.next() <= self.now {
-            let shared = Arc::clone(&self.shared);
-            let mut receivers: Vec<usize> = Vec::new();
-            acceptor.accept(self.now, &shared, |io| {
-                let to = self.receiver();
-                shared.workers[to].open.fetch_add(1, Ordering::Relaxed);
-                if to == self.index {
-                    self.adopt(io);
-                } else if let Err(io) = shared.workers[to].send(io) {
-                    shared.workers[to].open.fetch_sub(1, Ordering::Relaxed);
-                    shared.workers[self.index]
-                        .open
-                        .fetch_add(1, Ordering::Relaxed);
-                    self.adopt(io);
-                } else if !receivers.contains(&to) {
-                    receivers.push(to);
-                }
-            });
-            for to in receivers {
-                shared.workers[to].wake();
-            }
-        } else if acceptor.holds_back() {
-            self.shared.accept_waits(true);
-        }
-        self.acceptor = Some(acceptor);
-    }
-
-    /// Who gets the next connection. During a takeover none moves: it would be in nobody's copy.
-    fn receiver(&self) -> usize {
-        #[cfg(control)]
-        if self.giving.is_some() {
-            return self.index;
-        }
-        self.shared.least_loaded(self.index)
-    }
-
-    /// A connection is this worker's from here on.
-    fn adopt(&mut self, mut io: Io) {
-        let Some(origin) = self.origins.get(usize::from(io.listener)) else {
-            return;
-        };
-        let turn = origin.turn(self.now);
-        log::debug!(id = io.id, peer:% = io.peer, listener:% = origin.address, worker = self.index; "opened");
-        let entry = self.connections.vacant_entry();
-        let key = entry.key();
-        let registered = io.register(self.poll.registry(), Token(key));
-        entry.insert(Connection::open(io, &origin.settings.service, &turn));
-        #[cfg(control)]
-        if let Some(giving) = &mut self.giving {
-            giving.arrived(key);
-        }
-        self.step(key, |connection, service, turn, _| match &registered {
-            Ok(()) => connection.opened(service, turn),
-            // Out of memory for it (epoll_ctl(2): ENOMEM, ENOSPC): it cannot be served.
-            Err(error) => Step::Close(Ending {
-                errno: error.raw_os_error(),
-                ..Ending::fin(CloseReason::IoError)
-            }),
-        });
-        if self.draining.is_some() {
-            self.step(key, Connection::drain);
         }
     }
 

@@ -2,6 +2,8 @@
 
 /// Upstreams or clients that are lost, and those who end them: what the other side notices, and the reason.
 mod losses;
+/// In which order upstreams see clients.
+mod order;
 /// The headers, as real receivers read them.
 mod receivers;
 /// What goes through: bytes, half-closes, headers, deadlines, pressure.

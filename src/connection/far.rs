@@ -10,7 +10,7 @@ use std::sync::Arc;
 use mio::Interest;
 use mio::event::Event;
 
-use super::{Connection, READ_BUDGET};
+use super::{Connection, READ_BUDGET, Step};
 use crate::close::{CloseReason, Ending, How};
 use crate::dial::DialError;
 use crate::endpoint::{Endpoint, Peer};
@@ -67,6 +67,20 @@ impl Connection {
         if self.io.finishing.is_none() && self.io.verdict().is_none() {
             self.call(turn, |state, conn| service.dialed(state, conn, outcome));
         }
+    }
+
+    /// Another worker connected it, and has passed it on.
+    pub(crate) fn arrived(
+        &mut self,
+        service: &AnyService,
+        turn: &Turn<'_>,
+        buffer: &mut [u8],
+    ) -> Step {
+        self.dialed(service, turn, Ok(()));
+        // On its way it may have missed a prompt.
+        self.give_room(service, turn);
+        self.io.unpause_if_room(turn);
+        self.advance(service, turn, buffer)
     }
 
     /// Writes what waits for the far side; that may make room for input.

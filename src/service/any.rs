@@ -57,6 +57,10 @@ impl AnyService {
         self.0.far_end(state, conn);
     }
 
+    pub(crate) fn dials(&self) -> bool {
+        self.0.dials()
+    }
+
     pub(crate) fn outlasts_drain(&self) -> bool {
         self.0.outlasts_drain()
     }
@@ -148,6 +152,7 @@ trait Erased: Send + Sync {
     fn dialed(&self, state: &mut State, conn: &mut Context<'_>, outcome: Result<(), &DialError>);
     fn far_input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]);
     fn far_end(&self, state: &mut State, conn: &mut Context<'_>);
+    fn dials(&self) -> bool;
     fn outlasts_drain(&self) -> bool;
     fn descriptors(&self) -> usize;
     fn output(&self, state: &mut State, conn: &mut Context<'_>);
@@ -196,6 +201,10 @@ impl<S: Service> Erased for S {
 
     fn far_end(&self, state: &mut State, conn: &mut Context<'_>) {
         Service::far_end(self, own(state), conn);
+    }
+
+    fn dials(&self) -> bool {
+        Service::dials(self)
     }
 
     fn outlasts_drain(&self) -> bool {

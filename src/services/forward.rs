@@ -147,6 +147,10 @@ impl Service for Forward {
         }
     }
 
+    fn dials(&self) -> bool {
+        true
+    }
+
     fn outlasts_drain(&self) -> bool {
         true
     }

@@ -7,7 +7,7 @@ use std::sync::mpsc::Sender;
 use super::Worker;
 use crate::close::{CloseReason, Ending};
 use crate::connection::{Connection, Step};
-use crate::handle::{Mail, Order};
+use crate::handle::{Mail, Newcomer, Order};
 
 /// Connections shown in one turn: a table of all must not hold up those that are served.
 const LIST_BATCH: usize = 32;
@@ -17,7 +17,7 @@ impl Worker {
     pub(super) fn woken(&mut self) {
         while let Ok(mail) = self.mail.try_recv() {
             match mail {
-                Mail::Arrival(io) => self.adopt(io),
+                Mail::Arrival(newcomer) => self.adopt(newcomer),
                 Mail::List(reply) => self.listings.push((reply, 0)),
                 Mail::Kill(id, found) => self.kill(id, &found),
                 // Who asked may have gone.
@@ -131,7 +131,7 @@ impl Worker {
                 shared.workers[self.index]
                     .open
                     .fetch_add(1, Ordering::Relaxed);
-                self.adopt(io);
+                self.adopt(Newcomer { io, state: None });
             });
         }
         shared.closed.store(true, Ordering::Release);

@@ -57,6 +57,7 @@ impl Worker {
                 self.dialed(key, stage);
             }
         }
+        self.wake_receivers();
     }
 
     /// A thread has resolved a name; it is not told which.
@@ -145,6 +146,7 @@ impl Worker {
 
     fn dialed(&mut self, key: usize, stage: Stage) {
         match stage {
+            Stage::Over(Ok(())) if self.pass_on(key) => {}
             Stage::Over(outcome) => self.step(key, |connection, service, turn, buffer| {
                 if outcome.is_err() {
                     connection.io.pending().far = None;

@@ -1,0 +1,151 @@
+//! Which worker serves a connection: the accepting one lets it in, and another gets it where that has fewer.
+//!
+//! It changes hands as it was accepted; where its service dials, once it is connected. So far sides are dialled by one
+//! worker, in the order in which clients came: programs that open several connections tell them apart by that.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use mio::Token;
+
+use super::{BESIDE, Worker};
+use crate::close::{CloseReason, Ending};
+use crate::connection::{Connection, Step};
+use crate::deadline::slot;
+use crate::handle::Newcomer;
+use crate::io::Io;
+
+impl Worker {
+    /// Accepts, and hands over what another worker is to serve from the beginning.
+    pub(super) fn accept(&mut self) {
+        let Some(mut acceptor) = self.acceptor.take() else {
+            return;
+        };
+        if acceptor.next() <= self.now {
+            let shared = Arc::clone(&self.shared);
+            acceptor.accept(self.now, &shared, |io| {
+                let to = if self.dials(&io) {
+                    self.index
+                } else {
+                    self.receiver()
+                };
+                self.place(Newcomer { io, state: None }, to);
+            });
+            self.wake_receivers();
+        } else if acceptor.holds_back() {
+            self.shared.accept_waits(true);
+        }
+        self.acceptor = Some(acceptor);
+    }
+
+    /// Whether its service connects it on before anything else.
+    fn dials(&self, io: &Io) -> bool {
+        let origin = self.origins.get(usize::from(io.listener));
+        origin.is_some_and(|origin| origin.settings.service.dials())
+    }
+
+    /// Who gets the next connection, of those that this worker has. During a takeover none moves: it would be in
+    /// nobody's copy.
+    fn receiver(&self) -> usize {
+        #[cfg(control)]
+        if self.giving.is_some() {
+            return self.index;
+        }
+        self.shared.least_loaded(self.index)
+    }
+
+    /// A connection that is connected now changes hands, if another worker has fewer. Not once nobody is let in any
+    /// more: the others may have ended. Answers whether it has left.
+    pub(super) fn pass_on(&mut self, key: usize) -> bool {
+        if self.acceptor.is_none() || !self.connections.get(key).is_some_and(Connection::can_move) {
+            return false;
+        }
+        let open = &self.shared.workers[self.index].open;
+        open.fetch_sub(1, Ordering::Relaxed);
+        let to = self.receiver();
+        if to == self.index {
+            open.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        let connection = self.connections.remove(key);
+        connection.io.deregister(self.poll.registry());
+        self.deadlines.remove(slot(key));
+        let (io, state) = connection.into_parts();
+        let state = Some(state);
+        self.place(Newcomer { io, state }, to);
+        true
+    }
+
+    /// A connection that counts nowhere is that worker's from here on; it looks when it is woken.
+    fn place(&mut self, newcomer: Newcomer, to: usize) {
+        let workers = &self.shared.workers;
+        workers[to].open.fetch_add(1, Ordering::Relaxed);
+        let unsent = if to == self.index {
+            Some(newcomer)
+        } else {
+            workers[to].send(newcomer).err()
+        };
+        let Some(newcomer) = unsent else {
+            if !self.receivers.contains(&to) {
+                self.receivers.push(to);
+            }
+            return;
+        };
+        workers[to].open.fetch_sub(1, Ordering::Relaxed);
+        workers[self.index].open.fetch_add(1, Ordering::Relaxed);
+        self.adopt(newcomer);
+    }
+
+    /// Wakes those that were sent connections.
+    pub(super) fn wake_receivers(&mut self) {
+        for to in self.receivers.drain(..) {
+            self.shared.workers[to].wake();
+        }
+    }
+
+    /// A connection is this worker's from here on.
+    pub(super) fn adopt(&mut self, newcomer: Newcomer) {
+        let Newcomer { mut io, state } = newcomer;
+        let Some(origin) = self.origins.get(usize::from(io.listener)) else {
+            return;
+        };
+        let turn = origin.turn(self.now);
+        let entry = self.connections.vacant_entry();
+        let key = entry.key();
+        let registry = self.poll.registry();
+        let mut registered = io.register(registry, Token(key));
+        let connected = state.is_some();
+        let connection = match state {
+            Some(state) => {
+                if let Some(up) = io.far_up() {
+                    up.terms = Arc::clone(&origin.terms);
+                    let far = up.io.register(registry, Token(BESIDE | key));
+                    registered = registered.and(far);
+                }
+                log::debug!(id = io.id, worker = self.index; "passed on");
+                Connection::with_state(io, state)
+            }
+            None => {
+                log::debug!(id = io.id, peer:% = io.peer, listener:% = origin.address, worker = self.index; "opened");
+                Connection::open(io, &origin.settings.service, &turn)
+            }
+        };
+        entry.insert(connection);
+        #[cfg(control)]
+        if let Some(giving) = &mut self.giving {
+            giving.arrived(key);
+        }
+        self.step(key, |connection, service, turn, buffer| match &registered {
+            Ok(()) if connected => connection.arrived(service, turn, buffer),
+            Ok(()) => connection.opened(service, turn),
+            // Out of memory for it (epoll_ctl(2): ENOMEM, ENOSPC): it cannot be served.
+            Err(error) => Step::Close(Ending {
+                errno: error.raw_os_error(),
+                ..Ending::fin(CloseReason::IoError)
+            }),
+        });
+        if self.draining.is_some() {
+            self.step(key, Connection::drain);
+        }
+    }
+}
