@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, ThreadId};
@@ -174,6 +174,20 @@ impl Handle {
         false
     }
 
+    /// The time on the server's clock.
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    pub(crate) fn now(&self) -> Moment {
+        self.shared.clock.now()
+    }
+
+    /// The process that has copies of this one's sockets, or of which this one's are copies: at the other end of a
+    /// takeover.
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    pub(crate) fn partner(&self) -> Option<u32> {
+        let pid = self.shared.partner.load(Ordering::Acquire);
+        (pid != 0).then_some(pid)
+    }
+
     /// Whether the server was told to end at once.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
@@ -222,6 +236,8 @@ pub(crate) struct Shared {
     /// The takeover this server came from, and the one it ended in.
     pub(crate) took: OnceLock<Takeover>,
     pub(crate) gave: OnceLock<Takeover>,
+    /// The process at the other end of a takeover; 0 if there is none.
+    partner: AtomicU32,
     /// It was told to end, or is just about to be.
     ends: AtomicBool,
     /// Called when the server is told to end.
@@ -383,6 +399,7 @@ impl Shared {
             giving: AtomicBool::new(false),
             took: OnceLock::new(),
             gave: OnceLock::new(),
+            partner: AtomicU32::new(0),
             ends: AtomicBool::new(false),
             ending: OnceLock::new(),
             #[cfg(control)]
@@ -441,6 +458,10 @@ impl Shared {
     #[cfg(control)]
     pub(crate) fn was_given(&self) -> bool {
         self.was_given.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_partner(&self, pid: Option<u32>) {
+        self.partner.store(pid.unwrap_or(0), Ordering::Release);
     }
 
     /// Notes whether accepting waits for a connection to close.

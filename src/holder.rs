@@ -1,7 +1,14 @@
-//! Who holds a port that is in use: proc(5) tells on Linux.
+//! Who holds a port that is in use, or a socket: proc(5) tells on Linux.
 
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
+
+use rustix::fs::{Dir, Mode, OFlags};
+use rustix::io::Errno;
 
 /// The process that listens on `address` or on one that includes it, in words. `None` where the system does not tell.
 pub(crate) fn of(address: SocketAddr) -> Option<String> {
@@ -9,31 +16,107 @@ pub(crate) fn of(address: SocketAddr) -> Option<String> {
         .iter()
         .filter_map(|table| fs::read_to_string(table).ok())
         .find_map(|table| listening_inode(&table, address))?;
-    let target = format!("socket:[{inode}]");
-    let own = std::process::id();
-    for process in fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = process
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<u32>().ok())
-        else {
-            continue;
-        };
-        let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else {
-            continue;
-        };
-        let holds = descriptors.flatten().any(|fd| {
-            fs::read_link(fd.path()).is_ok_and(|link| link.as_os_str() == target.as_str())
-        });
-        if holds && pid == own {
-            return Some("this process itself: the same address twice".to_owned());
+    let mut holder = None;
+    let looked = look_through(|pid, socket| {
+        if socket == inode {
+            holder = Some(pid);
+            return ControlFlow::Break(());
         }
-        if holds {
-            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return Some(format!("pid {pid} ({})", name.trim_end()));
+        ControlFlow::Continue(())
+    });
+    looked.ok()?;
+    Some(match holder {
+        Some(pid) if pid == std::process::id() => {
+            "this process itself: the same address twice".to_owned()
+        }
+        Some(pid) => {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            format!("pid {pid} ({})", name.trim_end())
+        }
+        None => format!("a process of uid {uid}"),
+    })
+}
+
+/// What proc(5) tells of who has some sockets.
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+#[derive(Debug, Default)]
+pub(crate) struct Holders {
+    /// A process that has it, for each of the sockets that somebody has.
+    pub(crate) of: HashMap<u64, u32>,
+    /// There may be processes that this one may not look into: those of other users.
+    pub(crate) unseen: bool,
+}
+
+/// Which of these sockets, by their inodes, somebody has beside this process and those of `partners`.
+///
+/// Not seen are descriptors on their way from one process to another (`SCM_RIGHTS`), and those of `io_uring(7)`.
+///
+/// # Errors
+/// There is no `/proc`, or it is that of processes among which this one is not.
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+pub(crate) fn of_sockets(inodes: &[u64], partners: &[u32]) -> io::Result<Holders> {
+    let own = fs::read_link("/proc/self")?;
+    let own = own.to_str().and_then(|name| name.parse().ok());
+    let own: u32 = own.ok_or(io::ErrorKind::InvalidData)?;
+    let mut of = HashMap::new();
+    let unseen = look_through(|pid, socket| {
+        if pid != own && !partners.contains(&pid) && inodes.contains(&socket) {
+            of.entry(socket).or_insert(pid);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(Holders {
+        of,
+        unseen: unseen || !rustix::process::geteuid().is_root(),
+    })
+}
+
+/// Shows `found` each process and each socket that it has, by its inode, until that has enough. Answers whether there are
+/// processes that this one may not look into.
+fn look_through(mut found: impl FnMut(u32, u64) -> ControlFlow<()>) -> io::Result<bool> {
+    let mut unseen = false;
+    let mut target = Vec::with_capacity(64);
+    for process in fs::read_dir("/proc")?.flatten() {
+        let pid = process.file_name();
+        let Some(pid) = pid.to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        let path = process.path().join("fd");
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let descriptors = match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(descriptors) => descriptors,
+            Err(error) => {
+                // Or it has just ended.
+                unseen |= error == Errno::ACCESS || error == Errno::PERM;
+                continue;
+            }
+        };
+        let Ok(names) = Dir::read_from(&descriptors) else {
+            continue;
+        };
+        for name in names.flatten() {
+            // As short as it is, it is whole.
+            target.clear();
+            let link = rustix::fs::readlinkat_raw(
+                &descriptors,
+                name.file_name(),
+                rustix::buffer::spare_capacity(&mut target),
+            );
+            if link.is_ok()
+                && let Some(inode) = socket(&target)
+                && found(pid, inode).is_break()
+            {
+                return Ok(unseen);
+            }
         }
     }
-    Some(format!("a process of uid {uid}"))
+    Ok(unseen)
+}
+
+/// The inode of what a descriptor's link in proc(5) names, if that is a socket.
+fn socket(link: &[u8]) -> Option<u64> {
+    let number = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
+    std::str::from_utf8(number).ok()?.parse().ok()
 }
 
 /// The inode and owner of the socket that listens on `wanted`, from a table as in `/proc/net/tcp`.
@@ -89,6 +172,36 @@ mod tests {
         assert_eq!(inode(table, "127.0.0.2:7000"), None);
         assert_eq!(inode(table, "127.0.0.1:7001"), None);
         assert_eq!(inode("header\ngarbage\n", "127.0.0.1:7000"), None);
+    }
+
+    #[test]
+    fn a_link_names_a_socket_or_something_else() {
+        assert_eq!(socket(b"socket:[4711]"), Some(4711));
+        assert_eq!(socket(b"pipe:[4711]"), None);
+        assert_eq!(socket(b"/tmp/socket:[4711]"), None);
+        assert_eq!(socket(b"socket:[4711"), None);
+    }
+
+    /// A child of this test has the one for its stdin, and the other is this process's alone.
+    #[test]
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    fn who_has_a_socket_beside_this_process_is_found() {
+        use std::os::fd::OwnedFd;
+        use std::os::unix::net::UnixStream;
+        let inode = |socket: &UnixStream| rustix::fs::fstat(socket).unwrap().st_ino;
+        let (own, theirs) = UnixStream::pair().unwrap();
+        let inodes = [inode(&own), inode(&theirs)];
+        let mut child = std::process::Command::new("cat")
+            .stdin(OwnedFd::from(theirs.try_clone().unwrap()))
+            .spawn()
+            .unwrap();
+        let holders = of_sockets(&inodes, &[]).unwrap();
+        assert_eq!(holders.of, HashMap::from([(inodes[1], child.id())]));
+        let holders = of_sockets(&inodes, &[child.id()]).unwrap();
+        assert_eq!(holders.of, HashMap::new());
+        drop(own);
+        child.wait().unwrap();
+        assert_eq!(of_sockets(&inodes, &[]).unwrap().of, HashMap::new());
     }
 
     #[test]

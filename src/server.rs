@@ -375,6 +375,7 @@ fn become_alone(what: Option<Box<dyn FnOnce() + Send>>, handle: &Handle) {
     if let Some(what) = what {
         what();
     }
+    handle.shared.set_partner(None);
     // Only ever set once, here.
     let _ = handle.shared.alone.set(());
 }

@@ -4,7 +4,7 @@ mod any;
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -411,12 +411,25 @@ impl Context<'_> {
     }
 
     /// Takes a socket back that was given away: the engine reads and writes it again. Nobody else may have it any more:
-    /// `O_NONBLOCK`, and what is read, are the same for all copies.
+    /// `O_NONBLOCK`, and what is read, are the same for all copies. One that the system has given up stays as it is,
+    /// and ends.
     ///
     /// # Errors
     /// What the system says; nothing has happened then.
     pub fn take_back(&mut self) -> io::Result<()> {
         self.io.take_back(&self.turn)
+    }
+
+    /// Takes over what the kernel has counted of a socket that was given away, and whether the client has finished.
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    pub(crate) fn settle(&mut self) {
+        self.io.settle(&self.turn);
+    }
+
+    /// What the socket is called in proc(5).
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    pub(crate) fn inode(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(self.io.socket.as_fd())?.st_ino)
     }
 
     /// How many bytes the client has sent that nobody has read, the service's own rest not counted.

@@ -1,5 +1,7 @@
 //! `standfast serve exec`: one process per connection, the socket as its stdin and stdout.
 
+/// What is delivered after a program's end.
+mod delivery;
 /// What a program is given, and what it is not: descriptors, signals.
 mod descriptors;
 /// How a process and its connection end, each by the other or by a limit.

@@ -367,6 +367,7 @@ impl Desk {
         let listeners: Vec<_> = self.listeners.iter().filter_map(Weak::upgrade).collect();
         let files = || std::iter::once(&self.file).chain(listeners.iter().map(Arc::as_ref));
         let locks: Vec<BorrowedFd<'_>> = files().filter_map(SocketFile::lock).collect();
+        shared.set_partner(Some(pid));
         match give::give(line, &self.handle, pid, &locks) {
             Ok((takeover, baton)) => {
                 files().for_each(SocketFile::give);
@@ -386,6 +387,7 @@ impl Desk {
                 let _ = shared.gave.set(takeover);
             }
             Err(why) => {
+                shared.set_partner(None);
                 log::warn!(pid, reason = why.as_str(); "takeover failed, serving on");
                 *lock(&self.refusal) = Some(why);
             }

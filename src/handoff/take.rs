@@ -38,7 +38,7 @@ pub(crate) struct Giver {
 #[derive(Debug)]
 pub(crate) struct Taken {
     line: Line,
-    pid: u32,
+    pub(crate) pid: u32,
     /// The locks of the control socket and of the listeners' paths, in the old process's order.
     pub(crate) locks: Vec<OwnedFd>,
     pub(crate) last_id: u64,

@@ -85,20 +85,27 @@ impl Io {
         Ok(copy)
     }
 
-    /// Nobody else reads or writes any more: this process does again.
+    /// Nobody else reads or writes any more: this process does again. What the system has given up stays as it is: why
+    /// that was, only the kernel's account may tell yet.
     pub(crate) fn take_back(&mut self, turn: &Turn<'_>) -> io::Result<()> {
         if !self.lent {
             return Ok(());
         }
-        set_nonblocking(&self.socket, true)?;
         let info = self.settle(turn);
+        if let Some(info) = info
+            && info.journal.state == TcpState::Over
+            && !is_orderly(&info)
+        {
+            self.find_lost(&info, turn.now);
+            return Ok(());
+        }
+        set_nonblocking(&self.socket, true)?;
         self.lent = false;
-        self.fin_sent = info.is_some_and(|info| info.journal.state.fin_sent());
+        self.fin_sent = info.is_some_and(|info| info.journal.state.fin_sent() || is_orderly(&info));
         // What came before a FIN is to be read yet.
         self.peer_fin = false;
         self.readable = true;
         self.read_on = true;
-        self.error = info.is_some_and(|info| info.journal.state == TcpState::Over);
         self.watch = reap::first_look(turn.limits, turn.now, self.last_in);
         Ok(())
     }

@@ -218,6 +218,7 @@ impl Server {
             source,
         })?;
         shared.continue_from(taken.last_id);
+        shared.set_partner(Some(taken.pid));
         if let Some(worker) = self.workers.first() {
             worker.configure_listeners();
         }

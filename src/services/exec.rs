@@ -26,7 +26,7 @@ use crate::handle::Handle;
 use crate::service::{Context, Exported, Ready, Service};
 use crate::services::exec::lines::Lines;
 use crate::services::exec::nursery::{
-    GRACE, Group, Job, Nursery, Slot, Spawned, Ticket, Watch, Words,
+    GRACE, Group, Job, Kept, Nursery, Slot, Spawned, Ticket, Watch, Words,
 };
 use crate::services::exec::program::Program;
 use crate::sys;
@@ -34,8 +34,9 @@ use crate::sys;
 /// How long a process may go on after its client was lost: it may have something to finish.
 const AFTERLIFE: Duration = Duration::from_secs(10);
 
-/// The form of an exported state.
+/// The form of an exported state, with a process and without.
 const STATE: u16 = 1;
+const STATE_WITHOUT: u16 = 2;
 
 /// One process per connection, with the socket as its stdin and stdout.
 ///
@@ -101,6 +102,13 @@ pub struct Process {
 enum Stage {
     Starting(Arc<Slot>),
     Running(Running),
+    /// It has ended, and whether somebody else has the socket yet is not known.
+    Ended {
+        running: Running,
+        /// It ended of itself, and the client had said before that it was done.
+        after_client: bool,
+        kept: Arc<OnceLock<Kept>>,
+    },
     /// There is none: no room for it, it could not be started, or it has ended.
     Over,
 }
@@ -195,7 +203,7 @@ impl Exec {
     }
 
     /// It has said something on stderr, or has ended.
-    fn look(process: &mut Process, conn: &mut Context<'_>) {
+    fn look(&self, process: &mut Process, conn: &mut Context<'_>) {
         let Stage::Running(running) = &mut process.stage else {
             return;
         };
@@ -220,23 +228,59 @@ impl Exec {
         }
         process.lines.end(process.id);
         say(process.id, running, status);
-        let cut = running.sent.is_some();
-        // Unread input would make closing a reset, and that would take undelivered output along. If nobody is left of
-        // its group, nobody else reads: the engine hears the client out.
-        if conn.unread() > 0
-            && !running.group.exists()
-            && let Err(error) = conn.take_back()
-        {
-            log::debug!(id = process.id, error:%; "cannot take a socket back");
-        }
-        process.stage = Stage::Over;
         process.ticket = None;
         conn.set_alarm(None);
-        if cut {
-            conn.cut_short();
-        } else {
-            conn.finish();
+        let Stage::Running(running) = std::mem::replace(&mut process.stage, Stage::Over) else {
+            return;
+        };
+        conn.settle();
+        let after_client = running.sent.is_none() && conn.has_peer_finished();
+        match conn.inode() {
+            Ok(inode) => {
+                let now = conn.turn.now;
+                let kept = self.nursery.look_for_holder(inode, running.group, now);
+                process.stage = Stage::Ended {
+                    running,
+                    after_client,
+                    kept,
+                };
+                conn.wait();
+            }
+            Err(error) => {
+                log::debug!(id = process.id, error:%; "cannot name a socket");
+                part(conn, after_client);
+            }
         }
+    }
+
+    /// Whether somebody else has the socket of a process that has ended is known, or not yet.
+    fn settle(process: &mut Process, conn: &mut Context<'_>) {
+        let Stage::Ended {
+            running,
+            after_client,
+            kept,
+        } = &process.stage
+        else {
+            return;
+        };
+        let Some(kept) = kept.get() else {
+            return conn.wait();
+        };
+        part(conn, *after_client);
+        match *kept {
+            // Unread input, and what comes yet, would make closing a reset, and that would take undelivered output
+            // along: the engine delivers it, and hears the client out.
+            Kept::Nobody => {
+                if let Err(error) = conn.take_back() {
+                    log::debug!(id = process.id, error:%; "cannot take a socket back");
+                }
+            }
+            Kept::Somebody(holder) => {
+                let (id, pid) = (process.id, running.group.pid());
+                log::info!(id, pid, holder; "a process has left its connection to another one");
+            }
+        }
+        process.stage = Stage::Over;
     }
 
     /// Its time is over: SIGTERM, then SIGKILL.
@@ -255,7 +299,7 @@ impl Exec {
         running.group.signal(signal);
         if running.has_ended(conn).is_some() {
             // That was said before, and is not again.
-            Self::look(process, conn);
+            self.look(process, conn);
         }
     }
 }
@@ -275,6 +319,15 @@ impl Running {
                 nursery::has_ended(pidfd.as_fd()).then_some(None)
             }
         }
+    }
+}
+
+/// Ends the connection of a process that has ended.
+fn part(conn: &mut Context<'_>, after_client: bool) {
+    if after_client {
+        conn.finish();
+    } else {
+        conn.cut_short();
     }
 }
 
@@ -360,9 +413,12 @@ impl Service for Exec {
 
     fn ready(&self, process: &mut Process, conn: &mut Context<'_>, what: Ready) {
         match what {
-            Ready::Resumed => self.started(process, conn),
+            Ready::Resumed => {
+                self.started(process, conn);
+                Self::settle(process, conn);
+            }
             Ready::Alarm => self.remind(process, conn),
-            Ready::Beside => Self::look(process, conn),
+            Ready::Beside => self.look(process, conn),
         }
     }
 
@@ -377,8 +433,9 @@ impl Service for Exec {
             _ => Some(Duration::ZERO),
         };
         let ticket = process.ticket.take();
+        let now = conn.turn.now;
         match std::mem::replace(&mut process.stage, Stage::Over) {
-            Stage::Starting(slot) => self.nursery.abandon(process.id, &slot, ticket),
+            Stage::Starting(slot) => self.nursery.abandon(process.id, &slot, ticket, now),
             Stage::Running(running) => {
                 let watch = match running.child {
                     Some(child) => Some(Watch::Child(child)),
@@ -401,17 +458,25 @@ impl Service for Exec {
                     && (patience.is_some() || matches!(watch, Watch::Child(_)))
                 {
                     self.nursery
-                        .end(running.group, watch, words, patience, ticket);
+                        .end(now, running.group, watch, words, patience, ticket);
                 }
             }
-            Stage::Over => {}
+            Stage::Ended { .. } | Stage::Over => {}
         }
     }
 
     fn export(&self, process: &Process) -> Option<Exported> {
-        // One that is being started is ours to wait for.
-        let Stage::Running(running) = &process.stage else {
-            return None;
+        let running = match &process.stage {
+            // One that is being started is ours to wait for.
+            Stage::Starting(_) => return None,
+            // That it has ended is seen by its pidfd there, too.
+            Stage::Running(running) | Stage::Ended { running, .. } => running,
+            Stage::Over => {
+                return Some(Exported {
+                    schema: STATE_WITHOUT,
+                    bytes: process.id.to_le_bytes().to_vec(),
+                });
+            }
         };
         let sent = match running.sent {
             None => 0,
@@ -430,14 +495,24 @@ impl Service for Exec {
 
     fn import(&self, exported: &Exported) -> Result<Process, String> {
         const AMISS: &str = "the state of a process that cannot be read";
-        if exported.schema != STATE {
-            return Err(format!(
-                "the state of a process in form {}, this one reads {STATE}",
-                exported.schema
-            ));
+        let (id, bytes) = exported.bytes.split_first_chunk().ok_or(AMISS)?;
+        let id = u64::from_le_bytes(*id);
+        match exported.schema {
+            STATE => {}
+            STATE_WITHOUT => {
+                return Ok(Process {
+                    id,
+                    stage: Stage::Over,
+                    ticket: None,
+                    lines: Lines::default(),
+                });
+            }
+            schema => {
+                return Err(format!(
+                    "the state of a process in form {schema}, this one reads {STATE} and {STATE_WITHOUT}"
+                ));
+            }
         }
-        let bytes = &exported.bytes[..];
-        let (id, bytes) = bytes.split_first_chunk().ok_or(AMISS)?;
         let (pid, bytes) = bytes.split_first_chunk().ok_or(AMISS)?;
         let ([sent, logs], partial) = bytes.split_first_chunk().ok_or(AMISS)?;
         let running = Running {
@@ -452,7 +527,7 @@ impl Service for Exec {
             logs: *logs == 1,
         };
         Ok(Process {
-            id: u64::from_le_bytes(*id),
+            id,
             stage: Stage::Running(running),
             ticket: self.nursery.admit(None),
             lines: Lines::from_partial(partial),
@@ -461,8 +536,9 @@ impl Service for Exec {
 
     fn stop(&self, _: Duration) -> bool {
         // What is left has had its time: it is bounded by the grace before SIGKILL.
-        let urgent = || self.server.get().is_some_and(Handle::is_stopping);
-        self.nursery.stop(urgent);
+        if let Some(server) = self.server.get() {
+            self.nursery.stop(server);
+        }
         true
     }
 }

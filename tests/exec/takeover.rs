@@ -1,13 +1,14 @@
 //! Processes and their connections in another process's hands.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::{line, lives};
+use super::{children, line, lives};
 use crate::control::Home;
+use crate::support::clients::{connect_with_window, unread};
 use crate::support::{Server, now, read_to_fin, until};
 
 fn serve(home: &Home, flags: &[&str], script: &str) -> Server {
@@ -132,4 +133,40 @@ fn a_takeover_that_comes_to_nothing_changes_nothing() {
     assert!(!lives(&pid));
     server.signal(Signal::TERM);
     assert!(server.wait().success());
+}
+
+#[test]
+fn an_answer_that_waits_for_its_client_goes_along() {
+    let home = Home::new();
+    let script = "head -c 200000 /dev/zero";
+    let mut server = serve(&home, &[], script);
+    let mut client = connect_with_window(server.address(), 32 * 1024);
+    client.read_exact(&mut [0; 1000]).unwrap();
+    until("its process ended", || children(&server).is_empty());
+    // The former server ends at once: nothing stays with it.
+    let flags = ["--drain-timeout", "off"];
+    let mut server = succeed(&home, &mut server, &flags, script);
+    client.write_all(b"input that nobody reads").unwrap();
+    let mut server = succeed(&home, &mut server, &flags, script);
+    assert_eq!(read_to_fin(&mut client).len(), 199_000);
+    drop(client);
+    let closed = server.closed();
+    assert_eq!(closed.reason(), "service", "{}", closed.line);
+    assert!(server.drain().success());
+}
+
+#[test]
+fn a_process_that_ends_in_the_new_server_s_hands_has_its_answer_delivered() {
+    let home = Home::new();
+    let script = "echo up; read x; head -c 200000 /dev/zero";
+    let mut server = serve(&home, &[], script);
+    let mut client = connect_with_window(server.address(), 32 * 1024);
+    assert_eq!(line(&mut client), "up");
+    let mut server = succeed(&home, &mut server, &[], script);
+    client.write_all(b"go\nand more that nobody reads").unwrap();
+    until("all of it is written", || unread(&client) > 0);
+    client.write_all(b"and more").unwrap();
+    assert_eq!(read_to_fin(&mut client).len(), 200_000);
+    drop(client);
+    assert_eq!(server.closed().reason(), "service");
 }

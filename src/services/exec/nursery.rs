@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,9 +19,10 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use crate::deadline::{Clock, Moment};
+use crate::deadline::Moment;
 use crate::endpoint::Peer;
 use crate::handle::Handle;
+use crate::holder;
 use crate::services::exec::lines::Lines;
 use crate::services::exec::program::Program;
 use crate::services::exec::{STDERR_BUDGET, Stderr, environment};
@@ -32,10 +33,13 @@ pub(super) const GRACE: Duration = Duration::from_secs(2);
 /// How often it is looked whether a process that is to end has ended.
 const GLANCE: Duration = Duration::from_millis(20);
 
+/// How long those whom a process has started and left may hold on to its socket before it is theirs: as a rule they end
+/// with it.
+const FAREWELL: Duration = Duration::from_millis(200);
+
 /// What is to be done, and who is to end.
 #[derive(Debug)]
 pub(super) struct Nursery {
-    clock: Clock,
     /// Processes that count.
     children: Arc<AtomicUsize>,
     work: Mutex<Work>,
@@ -46,6 +50,8 @@ pub(super) struct Nursery {
 struct Work {
     jobs: VecDeque<Job>,
     leaving: Vec<Leaving>,
+    /// Sockets whose process has ended.
+    left: Vec<Left>,
     /// Everything is to end, and then the thread.
     over: Option<Over>,
     /// The thread runs.
@@ -65,6 +71,24 @@ pub(super) struct Job {
     pub(super) peer: Peer,
     pub(super) socket: OwnedFd,
     pub(super) slot: Arc<Slot>,
+}
+
+/// A socket whose process has ended.
+#[derive(Debug)]
+struct Left {
+    inode: u64,
+    group: Group,
+    /// Who has it then is to keep it.
+    until: Moment,
+    answer: Arc<OnceLock<Kept>>,
+}
+
+/// Whether somebody has a socket yet whose process has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    Nobody,
+    /// A process that is known, or is not.
+    Somebody(Option<u32>),
 }
 
 /// Where a connection finds its process.
@@ -181,7 +205,6 @@ impl Slot {
 impl Nursery {
     pub(super) fn new() -> Self {
         Self {
-            clock: Clock::start(),
             children: Arc::default(),
             work: Mutex::default(),
             changed: Condvar::new(),
@@ -206,19 +229,19 @@ impl Nursery {
     }
 
     /// Nobody waits for what is being started there.
-    pub(super) fn abandon(&self, id: u64, slot: &Slot, ticket: Option<Ticket>) {
+    pub(super) fn abandon(&self, id: u64, slot: &Slot, ticket: Option<Ticket>, now: Moment) {
         let mut start = slot.lock();
         match std::mem::replace(&mut *start, Start::Abandoned(None)) {
             Start::Done(Ok(spawned)) => {
                 drop(start);
-                self.end_unwanted(id, spawned, ticket);
+                self.end_unwanted(id, spawned, ticket, now);
             }
             Start::Done(Err(_)) => {}
             Start::Waiting | Start::Abandoned(_) => *start = Start::Abandoned(ticket),
         }
     }
 
-    fn end_unwanted(&self, id: u64, spawned: Spawned, ticket: Option<Ticket>) {
+    fn end_unwanted(&self, id: u64, spawned: Spawned, ticket: Option<Ticket>, now: Moment) {
         let Spawned { child, stderr, .. } = spawned;
         let group = Group::of(&child);
         let words = stderr.map(|stderr| Words {
@@ -227,12 +250,31 @@ impl Nursery {
             lines: Lines::default(),
         });
         let at_once = Some(Duration::ZERO);
-        self.end(group, Watch::Child(child), words, at_once, ticket);
+        self.end(now, group, Watch::Child(child), words, at_once, ticket);
     }
 
-    /// Ends a process in `patience`, or only awaits its end.
+    /// Finds out whether somebody has a socket yet whose process has ended at `now`.
+    pub(super) fn look_for_holder(
+        &self,
+        inode: u64,
+        group: Group,
+        now: Moment,
+    ) -> Arc<OnceLock<Kept>> {
+        let answer = Arc::default();
+        self.lock().left.push(Left {
+            inode,
+            group,
+            until: now.after(FAREWELL),
+            answer: Arc::clone(&answer),
+        });
+        self.changed.notify_all();
+        answer
+    }
+
+    /// Ends a process in `patience` from `now`, or only awaits its end.
     pub(super) fn end(
         &self,
+        now: Moment,
         group: Group,
         watch: Watch,
         words: Option<Words>,
@@ -242,7 +284,7 @@ impl Nursery {
         self.lock().leaving.push(Leaving {
             group,
             watch,
-            term: self.clock.now().after_if(patience),
+            term: now.after_if(patience),
             kill: Moment::NEVER,
             words,
             _ticket: ticket,
@@ -263,15 +305,22 @@ impl Nursery {
     fn work(&self, program: &Program, server: &Handle) {
         let mut work = self.lock();
         loop {
-            if let Some(job) = work.jobs.pop_front() {
+            let jobs = std::mem::take(&mut work.jobs);
+            let mut left = std::mem::take(&mut work.left);
+            if !jobs.is_empty() || !left.is_empty() {
                 drop(work);
-                self.do_job(job, program);
-                server.resume();
+                for job in jobs {
+                    self.do_job(job, program, server.now());
+                    server.resume();
+                }
+                if tell_of_holders(&mut left, server) {
+                    server.resume();
+                }
                 work = self.lock();
-                continue;
+                work.left.append(&mut left);
             }
             let over = work.over;
-            let now = self.clock.now();
+            let now = server.now();
             work.leaving.retain_mut(|one| one.still_there(now, over));
             let to_end = work.leaving.iter().any(|one| one.term != Moment::NEVER);
             if over.is_some() && !to_end {
@@ -279,10 +328,14 @@ impl Nursery {
                 self.changed.notify_all();
                 return;
             }
-            let pause = if work.leaving.is_empty() {
-                Duration::MAX
-            } else if work.leaving.iter().any(|one| one.kill != Moment::NEVER) {
+            if !work.jobs.is_empty() {
+                continue;
+            }
+            let to_kill = work.leaving.iter().any(|one| one.kill != Moment::NEVER);
+            let pause = if to_kill || !work.left.is_empty() {
                 GLANCE
+            } else if work.leaving.is_empty() {
+                Duration::MAX
             } else {
                 10 * GLANCE
             };
@@ -291,7 +344,7 @@ impl Nursery {
         }
     }
 
-    fn do_job(&self, job: Job, program: &Program) {
+    fn do_job(&self, job: Job, program: &Program, now: Moment) {
         let (id, slot) = (job.id, Arc::clone(&job.slot));
         if matches!(*slot.lock(), Start::Abandoned(_)) {
             return;
@@ -302,7 +355,7 @@ impl Nursery {
             let ticket = ticket.take();
             drop(start);
             if let Ok(spawned) = spawned {
-                self.end_unwanted(id, spawned, ticket);
+                self.end_unwanted(id, spawned, ticket, now);
             }
         } else {
             *start = Start::Done(spawned);
@@ -310,16 +363,53 @@ impl Nursery {
     }
 
     /// Ends what is left; returns when that is done.
-    pub(super) fn stop(&self, urgent: impl Fn() -> bool) {
+    pub(super) fn stop(&self, server: &Handle) {
         let mut work = self.lock();
-        let until = self.clock.now().after(2 * GRACE);
-        while work.runs && self.clock.now() < until {
-            work.over = Some(if urgent() { Over::Now } else { Over::Soon });
+        let until = server.now().after(2 * GRACE);
+        while work.runs && server.now() < until {
+            work.over = Some(if server.is_stopping() {
+                Over::Now
+            } else {
+                Over::Soon
+            });
             self.changed.notify_all();
             let waited = self.changed.wait_timeout(work, GLANCE);
             work = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+}
+
+/// Looks who has those sockets, and tells what is known then: that nobody has one, or that somebody is to keep it.
+/// Answers whether anything is.
+fn tell_of_holders(left: &mut Vec<Left>, server: &Handle) -> bool {
+    if left.is_empty() {
+        return false;
+    }
+    let inodes: Vec<u64> = left.iter().map(|one| one.inode).collect();
+    let partners: Vec<u32> = server.partner().into_iter().collect();
+    let holders = holder::of_sockets(&inodes, &partners);
+    let (now, before) = (server.now(), left.len());
+    left.retain(|one| {
+        let kept = match &holders {
+            Ok(holders) => match holders.of.get(&one.inode) {
+                Some(&pid) => Kept::Somebody(Some(pid)),
+                // One of another user's, as a program that changes its own user leaves.
+                None if holders.unseen && one.group.exists() => Kept::Somebody(None),
+                None => Kept::Nobody,
+            },
+            Err(error) => {
+                log::debug!(error:%; "cannot see who has a socket");
+                Kept::Somebody(None)
+            }
+        };
+        let known = kept == Kept::Nobody || one.until <= now || holders.is_err();
+        if known {
+            // Once for each.
+            let _ = one.answer.set(kept);
+        }
+        !known
+    });
+    left.len() < before
 }
 
 impl Leaving {

@@ -1,0 +1,228 @@
+//! What a program has written is delivered after its end, and the connection counts until then.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::{children, exec, line, lives, script};
+use crate::control::{Home, number};
+use crate::support::clients::{connect_with_window, unread, vanish};
+use crate::support::{Server, now, pass, read_to_fin, row, standfast, until};
+
+/// More than a client's window takes, and not more than the server's kernel does.
+const ANSWER: usize = 200_000;
+const ANSWER_TEXT: &str = "200000";
+
+/// A client whose window takes a little of the answer.
+fn narrow(server: &Server) -> TcpStream {
+    connect_with_window(server.address(), 32 * 1024)
+}
+
+/// Waits until the process behind `client`, the only one, has written its answer and ended.
+#[track_caller]
+fn until_over(server: &Server, client: &TcpStream) {
+    until("the answer comes", || unread(client) > 0);
+    until("the processes ended", || children(server).is_empty());
+}
+
+/// The kernel does not go on with the connection of `client` alone.
+#[track_caller]
+fn assert_nothing_left(server: &Server, client: &TcpStream) {
+    let (near, far) = (server.address(), client.local_addr().unwrap());
+    until("no orphan", || row(near, far).is_none());
+}
+
+#[test]
+fn input_after_a_program_s_end_takes_nothing_of_its_answer_along() {
+    let mut server = exec(&[], &["head", "-c", ANSWER_TEXT, "/dev/zero"]);
+    let mut client = narrow(&server);
+    until_over(&server, &client);
+    client.write_all(b"after that").unwrap();
+    let mut answer = vec![0; 1000];
+    client.read_exact(&mut answer).unwrap();
+    client.write_all(b"and while it reads").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_fin(&mut client).len(), ANSWER - 1000);
+    let closed = server.closed();
+    assert_eq!(closed.reason(), "service", "{}", closed.line);
+    assert_eq!(
+        (closed.get("read"), closed.get("written")),
+        ("28", ANSWER_TEXT)
+    );
+}
+
+#[test]
+fn the_same_on_a_unix_socket() {
+    let home = Home::new();
+    let path = home.join("exec.sock");
+    let at = format!("unix:{}", path.display());
+    let mut command = standfast();
+    command.args([
+        "serve",
+        "exec",
+        "-l",
+        &at,
+        "--",
+        "sh",
+        "-c",
+        "echo all; read x; echo of it",
+    ]);
+    command.stdout(Stdio::piped());
+    let mut server = Server::launch(command);
+    let _ = server.stdout_line();
+    let mut client = UnixStream::connect(&path).unwrap();
+    client
+        .write_all(b"one line\nand more that nobody reads")
+        .unwrap();
+    until("the answer comes", || {
+        rustix::io::ioctl_fionread(&client).unwrap() > 4
+    });
+    until("the process ended", || children(&server).is_empty());
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "all\nof it\n");
+    drop(client);
+    assert_eq!(server.closed().reason(), "service");
+}
+
+#[test]
+fn who_does_not_read_the_answer_counts_among_the_connections() {
+    let home = Home::new();
+    let mut server = home.serve(&[
+        "exec",
+        "-l",
+        "0",
+        "-m",
+        "3",
+        "--",
+        "head",
+        "-c",
+        ANSWER_TEXT,
+        "/dev/zero",
+    ]);
+    let port = server.address().port().to_string();
+    let mut three: Vec<TcpStream> = (0..3).map(|_| narrow(&server)).collect();
+    for client in &three {
+        until_over(&server, client);
+    }
+    let mut fourth = server.connect();
+    assert_eq!(read_to_fin(&mut fourth), b"");
+    assert_eq!(server.closed().reason(), "limit");
+    assert_eq!(number(&home.json(&["status", &port])["open"]), 3);
+    for client in &mut three {
+        assert_eq!(read_to_fin(client).len(), ANSWER);
+    }
+    drop(three);
+    for _ in 0..3 {
+        assert_eq!(server.closed().reason(), "service");
+    }
+}
+
+#[test]
+fn who_never_reads_the_answer_is_reset_at_the_write_timeout() {
+    let mut server = exec(
+        &["--write-timeout", "1s"],
+        &["head", "-c", ANSWER_TEXT, "/dev/zero"],
+    );
+    let client = narrow(&server);
+    let closed = server.closed();
+    assert_eq!(closed.reason(), "write-stall", "{}", closed.line);
+    assert_nothing_left(&server, &client);
+}
+
+#[test]
+fn who_vanishes_with_the_answer_undelivered_is_found_in_time() {
+    let mut server = script(&["--dead-after", "6s"], "read x; head -c 200000 /dev/zero");
+    let mut client = narrow(&server);
+    client.write_all(b"go\n").unwrap();
+    until_over(&server, &client);
+    let gone = vanish(&client);
+    let closed = server.closed();
+    assert_eq!(closed.reason(), "unacknowledged", "{}", closed.line);
+    assert!(now() - gone.heard < Duration::from_secs(9), "in time");
+    assert_nothing_left(&server, &client);
+}
+
+#[test]
+fn a_drain_waits_until_the_answer_is_delivered() {
+    let mut server = exec(&[], &["head", "-c", ANSWER_TEXT, "/dev/zero"]);
+    let mut client = narrow(&server);
+    client.read_exact(&mut [0; 1000]).unwrap();
+    until_over(&server, &client);
+    server.signal(Signal::TERM);
+    server.log_line("the drain", |line| line.contains(" info draining "));
+    assert_eq!(read_to_fin(&mut client).len(), ANSWER - 1000);
+    drop(client);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_drain_that_ends_before_says_that_something_was_cut() {
+    let mut server = exec(
+        &["--drain-timeout", "500ms"],
+        &["head", "-c", ANSWER_TEXT, "/dev/zero"],
+    );
+    let mut client = narrow(&server);
+    client.read_exact(&mut [0; 1000]).unwrap();
+    until_over(&server, &client);
+    assert_eq!(server.drain().code(), Some(1));
+    assert_eq!(server.summary()["drain"], "1");
+}
+
+#[test]
+fn who_holds_the_socket_after_the_program_s_end_keeps_it_whatever_group_it_is_in() {
+    // In a session of its own: of the program's group nobody is left.
+    let mut server = script(
+        &[],
+        "exec 3<&0; setsid sh -c 'echo $$; read x; echo late $x; read y; echo later $y' <&3 & exec 3<&- <&-",
+    );
+    let mut client = server.connect();
+    let pid = line(&mut client);
+    let said = server.log_line("whose it is", |line| {
+        line.contains(" info a process has left its connection ")
+    });
+    assert!(said.contains(&format!("holder={pid}")), "{said}");
+    assert_eq!(server.closed().reason(), "service");
+    client.write_all(b"one\n").unwrap();
+    assert_eq!(line(&mut client), "late one");
+    client.write_all(b"two\n").unwrap();
+    assert_eq!(line(&mut client), "later two");
+    assert_eq!(read_to_fin(&mut client), b"");
+    until("it ended", || !lives(&pid));
+}
+
+#[test]
+fn who_is_left_without_the_socket_does_not_keep_the_client_waiting() {
+    let mut server = script(&[], "sleep 1000 <&- >&- 2>&- & echo $!");
+    let mut client = server.connect();
+    let pid = line(&mut client);
+    client.write_all(b"input that nobody reads").unwrap();
+    assert_eq!(read_to_fin(&mut client), b"");
+    drop(client);
+    let closed = server.closed();
+    assert_eq!(closed.reason(), "service", "{}", closed.line);
+    assert!(lives(&pid), "it is left alone");
+    let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+}
+
+#[test]
+fn a_half_closed_client_gets_its_answer_whole() {
+    let mut server = script(&[], "cat >/dev/null; head -c 200000 /dev/zero");
+    let mut client = narrow(&server);
+    client.write_all(b"all there is").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    until_over(&server, &client);
+    pass(Duration::from_millis(100));
+    assert_eq!(read_to_fin(&mut client).len(), ANSWER);
+    let closed = server.closed();
+    assert_eq!(closed.reason(), "peer-closed", "{}", closed.line);
+    assert_eq!(
+        (closed.get("read"), closed.get("written")),
+        ("12", ANSWER_TEXT)
+    );
+}
