@@ -13,9 +13,11 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::{Events, Token, Waker};
 
-use crate::client::engine::{Engine, Entry, PATIENCE, READ_BUDGET, Slot, State, TIMER, WAKER};
+use crate::client::engine::{
+    EVENTS, Engine, Entry, PATIENCE, READ_BUDGET, Slot, State, TIMER, WAKER,
+};
 use crate::client::link::{Up, arm};
-use crate::close::{CloseReason, Ending, How};
+use crate::close::{CloseReason, Ending};
 use crate::deadline::{Moment, slot};
 use crate::dial::{Attempt, Dial, DialError, Manner, Progress};
 use crate::endpoint::Peer;
@@ -24,9 +26,6 @@ use crate::io::{Io, Turn};
 use crate::keepalive::Keepalive;
 
 pub use link::{Caller, End, Link, LinkId, Links, Next};
-
-/// Events taken in one turn.
-const EVENTS: usize = 1024;
 
 /// What one read may bring.
 const READ_BUFFER: usize = 64 * 1024;
@@ -141,14 +140,17 @@ impl<C: Caller> Client<C> {
     pub fn run(mut self) -> Result<C, Error> {
         let mut events = Events::with_capacity(EVENTS);
         self.engine.now = self.engine.clock.now();
+        self.engine.horizon.excuse(self.engine.now);
         let mut next = self.ask();
         while !self.engine.over {
             let waited = self.engine.wait(&mut events, next);
-            waited.map_err(|source| Error::Start {
+            let pause = waited.map_err(|source| Error::Start {
                 what: "wait for events",
                 source,
             })?;
-            self.engine.now = self.engine.clock.now();
+            if let Some(pause) = pause {
+                self.caller.stood_still(pause.length());
+            }
             self.dispatch(&events);
             self.look_after();
             self.expire();
@@ -226,7 +228,8 @@ impl<C: Caller> Client<C> {
     }
 
     fn expire(&mut self) {
-        while let Some(slot) = self.engine.deadlines.pop_due(self.engine.now) {
+        let known = self.engine.horizon.known();
+        while let Some(slot) = self.engine.deadlines.pop_due(known) {
             let key = slot as usize;
             let Some(entry) = self.engine.entries.get_mut(key) else {
                 continue;
@@ -300,7 +303,7 @@ impl<C: Caller> Client<C> {
             token: Token(key),
         };
         match attempt.advance(manner, engine.now) {
-            Progress::Pending if *until <= engine.now => self.give_up(key),
+            Progress::Pending if *until <= engine.horizon.known() => self.give_up(key),
             Progress::Pending => {
                 let due = attempt.next().min(*until);
                 engine.deadlines.set(slot(key), due);
@@ -375,6 +378,7 @@ impl<C: Caller> Client<C> {
             }
             let turn = Turn {
                 now: engine.now,
+                known: engine.horizon.known(),
                 limits: &engine.limits,
                 stats: &engine.stats,
                 memory: &engine.memory,
@@ -409,6 +413,7 @@ impl<C: Caller> Client<C> {
         }
         let mut turn = Turn {
             now: engine.now,
+            known: engine.horizon.known(),
             limits: &engine.limits,
             stats: &engine.stats,
             memory: &engine.memory,
@@ -450,6 +455,7 @@ impl<C: Caller> Client<C> {
         };
         let turn = Turn {
             now: engine.now,
+            known: engine.horizon.known(),
             limits: if up.io.finishing.is_some() {
                 &engine.leaving
             } else {
@@ -458,14 +464,14 @@ impl<C: Caller> Client<C> {
             stats: &engine.stats,
             memory: &engine.memory,
         };
-        if up.io.linger().is_some_and(|until| until <= turn.now) {
+        if up.io.linger().is_some_and(|until| until <= turn.known) {
             let ending = up.io.ending();
             return self.over(key, &ending);
         }
-        if up.io.watch <= turn.now {
+        if up.io.watch <= turn.known {
             up.io.look(&turn);
         }
-        if up.io.read_deadline(&turn) <= turn.now {
+        if up.io.read_deadline(&turn) <= turn.known {
             // A byte that came since the turn began saves the link.
             up.io.readable = true;
             self.advance(key);
@@ -481,7 +487,7 @@ impl<C: Caller> Client<C> {
             return;
         };
         let (up, turn) = (&mut *link.up, &link.turn);
-        if up.io.read_deadline(turn) > turn.now {
+        if up.io.read_deadline(turn) > turn.known {
             return;
         }
         up.silences = up.silences.saturating_add(1);
@@ -504,16 +510,17 @@ impl<C: Caller> Client<C> {
         engine.deadlines.remove(slot(key));
         let Some(id) = entry.link else {
             engine.free(key);
-            return shut(up, ending);
+            return up.shut(ending);
         };
         let turn = Turn {
             now: engine.now,
+            known: engine.horizon.known(),
             limits: &engine.limits,
             stats: &engine.stats,
             memory: &engine.memory,
         };
         let end = up.end(ending, &turn);
-        shut(up, ending);
+        up.shut(ending);
         self.tell(key, id, &end);
     }
 
@@ -530,6 +537,7 @@ impl<C: Caller> Client<C> {
         let Some(id) = link.take() else { return };
         let turn = Turn {
             now: engine.now,
+            known: engine.horizon.known(),
             limits: &engine.limits,
             stats: &engine.stats,
             memory: &engine.memory,
@@ -579,16 +587,5 @@ impl<C: Caller> Client<C> {
             },
             Next::Drop => engine.free(key),
         }
-    }
-}
-
-/// Closes the socket as `ending` says.
-fn shut(up: Up, ending: &Ending) {
-    let closed = match ending.how {
-        How::Reset => crate::close::reset(up.io.socket),
-        How::Fin | How::Release => Ok(()),
-    };
-    if let Err(error) = closed {
-        log::debug!(error:%; "cannot reset a connection");
     }
 }

@@ -363,25 +363,25 @@ impl Connection {
         turn: &Turn<'_>,
         buffer: &mut [u8],
     ) -> Step {
-        let now = turn.now;
+        let known = turn.known;
         if self.io.pending.is_some() {
             self.ring(service, turn);
         }
         if self.io.lent {
             return self.expire_lent(turn);
         }
-        if self.io.linger().is_some_and(|until| until <= now) {
+        if self.io.linger().is_some_and(|until| until <= known) {
             return Step::Close(self.io.ending());
         }
-        if self.io.watch <= now {
+        if self.io.watch <= known {
             self.io.look(turn);
         }
         self.look_far(turn);
-        if self.io.read_deadline(turn) <= now {
+        if self.io.read_deadline(turn) <= known {
             // A byte that came since the turn began saves the connection.
             self.io.readable = true;
             let more = self.pull(service, turn, buffer);
-            if self.io.read_deadline(turn) > now {
+            if self.io.read_deadline(turn) > known {
                 return self.conclude(service, turn, more);
             }
             self.io.finish_for(CloseReason::ReadTimeout);

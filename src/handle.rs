@@ -22,6 +22,9 @@ use crate::io::Io;
 use crate::memory::Memory;
 use crate::stats::{Stats, Summary};
 
+/// Pieces that the patience for a worker's answer is waited in.
+const PIECES: u32 = 8;
+
 /// A running server, from outside: cheap to clone, usable from every thread.
 #[derive(Clone)]
 pub struct Handle {
@@ -134,17 +137,17 @@ impl Handle {
             worker.post(Mail::Ping(reply.clone()));
         }
         drop(reply);
-        let clock = self.shared.clock;
-        let start = clock.now();
-        loop {
-            let left = patience.saturating_sub(clock.now().since(start));
-            match turning.recv_timeout(left) {
+        // In pieces: if the whole process stands still that costs one, and the workers have the rest to answer in.
+        let mut left = PIECES;
+        while left > 0 {
+            match turning.recv_timeout(patience / PIECES) {
                 Ok(()) => {}
-                Err(RecvTimeoutError::Timeout) => return false,
+                Err(RecvTimeoutError::Timeout) => left -= 1,
                 // All have answered, or have ended: in a drain one may be done before the others.
                 Err(RecvTimeoutError::Disconnected) => return true,
             }
         }
+        false
     }
 
     /// The bound for all bytes that wait, and what is held of it. Whoever keeps bytes of clients beside the server counts
@@ -256,6 +259,8 @@ pub(crate) struct Shared {
     clock: Clock,
     started: Moment,
     pub(crate) memory: Memory,
+    /// Until when the process stood still last, as far as a worker has noticed.
+    pub(crate) stood_still: Mutex<Moment>,
 }
 
 /// Called while no worker serves. An error says in words what went wrong.
@@ -389,6 +394,7 @@ impl Shared {
             stats,
             clock,
             started: clock.now(),
+            stood_still: Mutex::new(Moment::at_start()),
             order: AtomicU8::new(Order::Run as u8),
             resumed: AtomicU64::new(0),
             last_id: AtomicU64::new(0),

@@ -35,6 +35,8 @@ pub(crate) use pending::{Beside, Pending};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turn<'a> {
     pub(crate) now: Moment,
+    /// Deadlines up to then may be judged: everything that happened before is known.
+    pub(crate) known: Moment,
     pub(crate) limits: &'a Limits,
     pub(crate) stats: &'a Stats,
     pub(crate) memory: &'a Memory,
@@ -418,7 +420,7 @@ impl Io {
             half_closed: self.half_closed() && !self.halted,
         };
         let mut progress = self.pending.as_ref().and_then(|pending| pending.progress);
-        let verdict = reap::judge(turn.limits, turn.now, &seen, &mut progress);
+        let verdict = reap::judge(turn.limits, (turn.now, turn.known), &seen, &mut progress);
         if progress.is_some() || self.pending.is_some() {
             self.pending().progress = progress;
         }

@@ -52,7 +52,7 @@
 //! | read, serve | `connection.rs` | until there is no more, the budget is spent, or there is no room |
 //! | service | `service.rs` | bytes in, bytes out: the trait you write |
 //! | write | `io.rs`, `outbox.rs` | straight to the socket; what it will not take waits |
-//! | deadline | `deadline.rs` | who is due, and when |
+//! | deadline | `deadline.rs`, `horizon.rs` | who is due, and when; by which time that is judged |
 //! | reap | `reap.rs` | the judgement over silence, and the reason for an error |
 //! | close | `close.rs` | FIN, reset or release; the reason; the one line in the log |
 //! | handoff | `handoff/` | or to a new process: what a connection is goes there, with its bytes |
@@ -107,6 +107,7 @@ mod handle;
 #[cfg(control)]
 mod handoff;
 mod holder;
+mod horizon;
 mod inbox;
 mod inspect;
 mod io;

@@ -22,11 +22,12 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// What holds for its connections now.
+    /// What holds for its connections now; nobody is judged by time.
     #[inline]
     pub(crate) fn turn(&self, now: Moment) -> Turn<'_> {
         Turn {
             now,
+            known: Moment::at_start(),
             limits: &self.settings.limits,
             stats: &self.stats,
             memory: &self.terms.memory,

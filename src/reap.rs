@@ -69,10 +69,10 @@ pub(crate) fn first_look(limits: &Limits, now: Moment, last_in: Moment) -> Momen
     vanished.min(stalled)
 }
 
-/// Judges what waits for the peer.
+/// Judges `now` what waits for the peer, by what is `known` of it.
 pub(crate) fn judge(
     limits: &Limits,
-    now: Moment,
+    (now, known): (Moment, Moment),
     seen: &Seen,
     progress: &mut Option<Progress>,
 ) -> Verdict {
@@ -117,7 +117,7 @@ pub(crate) fn judge(
 
     let mut next = Moment::NEVER;
     if let Some((limit, reason)) = stall {
-        if now >= stands.since.after(limit) {
+        if known >= stands.since.after(limit) {
             let silent = seen
                 .info
                 .filter(|info| info.probes > 0 || info.retransmits > 0);
@@ -222,7 +222,7 @@ mod tests {
             ..queued(None)
         };
         assert_eq!(
-            judge(&LIMITS, at(900), &seen, &mut progress),
+            judge(&LIMITS, (at(900), at(900)), &seen, &mut progress),
             Verdict::Quiet
         );
         assert_eq!(progress, None);
@@ -232,7 +232,7 @@ mod tests {
     fn a_silent_peer_that_was_asked_again_has_vanished() {
         for asked in [info(95, 0, 1), info(95, 2, 0), info(200, 15, 15)] {
             assert_eq!(
-                reason(judge(&LIMITS, at(95), &queued(asked), &mut None)),
+                reason(judge(&LIMITS, (at(95), at(95)), &queued(asked), &mut None)),
                 Some(CloseReason::Unacknowledged),
                 "{asked:?}"
             );
@@ -247,7 +247,7 @@ mod tests {
             info(94, 2, 9),
             info(3, 15, 0),
         ] {
-            let verdict = judge(&LIMITS, at(95), &queued(living), &mut None);
+            let verdict = judge(&LIMITS, (at(95), at(95)), &queued(living), &mut None);
             assert!(
                 matches!(verdict, Verdict::Wait(_)),
                 "{living:?}: {verdict:?}"
@@ -262,7 +262,7 @@ mod tests {
             half_close_timeout: None,
             ..LIMITS
         };
-        let next = |seen| judge(&far, at(1000), &queued(seen), &mut None);
+        let next = |seen| judge(&far, (at(1000), at(1000)), &queued(seen), &mut None);
         assert_eq!(next(info(15, 0, 0)), Verdict::Wait(at(1080)));
         assert_eq!(next(info(94, 0, 1)), Verdict::Wait(at(1001)));
         assert_eq!(next(info(96, 0, 0)), Verdict::Wait(at(1005)));
@@ -280,13 +280,25 @@ mod tests {
             outbox: 99,
             ..queued(info(1, 0, 0))
         };
-        assert_eq!(reason(judge(&limits, at(10), &seen, &mut progress)), None);
-        assert_eq!(reason(judge(&limits, at(309), &seen, &mut progress)), None);
-        seen.acknowledged += 1;
-        assert_eq!(reason(judge(&limits, at(310), &seen, &mut progress)), None);
-        assert_eq!(reason(judge(&limits, at(609), &seen, &mut progress)), None);
         assert_eq!(
-            reason(judge(&limits, at(610), &seen, &mut progress)),
+            reason(judge(&limits, (at(10), at(10)), &seen, &mut progress)),
+            None
+        );
+        assert_eq!(
+            reason(judge(&limits, (at(309), at(309)), &seen, &mut progress)),
+            None
+        );
+        seen.acknowledged += 1;
+        assert_eq!(
+            reason(judge(&limits, (at(310), at(310)), &seen, &mut progress)),
+            None
+        );
+        assert_eq!(
+            reason(judge(&limits, (at(609), at(609)), &seen, &mut progress)),
+            None
+        );
+        assert_eq!(
+            reason(judge(&limits, (at(610), at(610)), &seen, &mut progress)),
             Some(CloseReason::WriteStall)
         );
     }
@@ -301,8 +313,12 @@ mod tests {
             acknowledged: 5,
             since: at(0),
         });
-        let Verdict::Reap(ending) = judge(&limits, at(300), &queued(info(77, 3, 0)), &mut progress)
-        else {
+        let Verdict::Reap(ending) = judge(
+            &limits,
+            (at(300), at(300)),
+            &queued(info(77, 3, 0)),
+            &mut progress,
+        ) else {
             panic!("not reaped");
         };
         assert_eq!(
@@ -319,10 +335,16 @@ mod tests {
             ..queued(None)
         };
         let mut progress = None;
-        assert_eq!(reason(judge(&LIMITS, at(0), &seen, &mut progress)), None);
-        assert_eq!(reason(judge(&LIMITS, at(59), &seen, &mut progress)), None);
         assert_eq!(
-            reason(judge(&LIMITS, at(60), &seen, &mut progress)),
+            reason(judge(&LIMITS, (at(0), at(0)), &seen, &mut progress)),
+            None
+        );
+        assert_eq!(
+            reason(judge(&LIMITS, (at(59), at(59)), &seen, &mut progress)),
+            None
+        );
+        assert_eq!(
+            reason(judge(&LIMITS, (at(60), at(60)), &seen, &mut progress)),
             Some(CloseReason::HalfCloseTimeout)
         );
     }
@@ -336,7 +358,7 @@ mod tests {
             ..LIMITS
         };
         assert_eq!(
-            judge(&off, at(1), &queued(info(900, 9, 9)), &mut None),
+            judge(&off, (at(1), at(1)), &queued(info(900, 9, 9)), &mut None),
             Verdict::Wait(Moment::NEVER)
         );
         assert_eq!(first_look(&off, at(1), at(0)), Moment::NEVER);

@@ -335,8 +335,7 @@ impl Context<'_> {
     /// The far side, once it is connected. Its [`peer`](Self::peer) is the server there.
     #[inline]
     pub fn far(&mut self) -> Option<Context<'_>> {
-        let now = self.turn.now;
-        let (io, turn) = self.io.far_up()?.split(now);
+        let (io, turn) = self.io.far_up()?.split(&self.turn);
         Some(Context { io, turn })
     }
 

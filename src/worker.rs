@@ -9,9 +9,9 @@ mod takeover;
 
 use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use mio::{Events, Poll, Token};
@@ -24,6 +24,7 @@ use crate::deadline::{Clock, Deadlines, Moment, slot};
 use crate::handle::{Mail, Shared};
 #[cfg(control)]
 use crate::handoff::share::Giving;
+use crate::horizon::{Horizon, PULSE, Pause, Wait};
 use crate::inspect::ConnectionInfo;
 use crate::io::{Turn, WATCHED};
 use crate::origin::Origin;
@@ -33,6 +34,9 @@ use crate::worker::prompt::Round;
 
 /// Events taken in one turn.
 const EVENTS: usize = 1024;
+
+/// Descriptors of a connection that events may come from: its own, its far side's, and what stands beside them.
+const DESCRIPTORS: usize = 4;
 
 /// What one read may bring; one such buffer a worker.
 const READ_BUFFER: usize = 256 * 1024;
@@ -77,6 +81,8 @@ pub(crate) struct Worker {
     poll: Poll,
     clock: Clock,
     now: Moment,
+    /// What deadlines are judged by.
+    horizon: Horizon,
     connections: Slab<Connection>,
     deadlines: Deadlines,
     /// Connections that stopped at their read budget: they get no second event.
@@ -155,6 +161,7 @@ impl Worker {
             poll,
             clock,
             now: clock.now(),
+            horizon: Horizon::new(clock.now()),
             connections: Slab::new(),
             deadlines: Deadlines::default(),
             leftovers: Vec::new(),
@@ -201,6 +208,7 @@ impl Worker {
     pub(crate) fn run(mut self) -> io::Result<Ended> {
         let mut events = Events::with_capacity(EVENTS);
         self.shared.workers[self.index].settle();
+        self.horizon.excuse(self.clock.now());
         while !self.is_done() {
             self.turn(&mut events)?;
         }
@@ -214,7 +222,6 @@ impl Worker {
     /// One turn. I/O before deadlines: a byte that came in this turn saves the connection.
     fn turn(&mut self, events: &mut Events) -> io::Result<()> {
         self.wait(events)?;
-        self.now = self.clock.now();
         self.dispatch(events);
         self.accept();
         self.serve_leftovers();
@@ -246,23 +253,50 @@ impl Worker {
         #[cfg(not(control))]
         let pressing = false;
         until = until.min(self.shared.workers[self.index].prompted.get());
+        let began = self.clock.now();
+        if self.index == 0 && !self.connections.is_empty() {
+            until = until.min(began.after(PULSE));
+        }
         let busy =
             !self.leftovers.is_empty() || !self.listings.is_empty() || !self.dials.is_empty();
-        let timeout = if pressing || busy || self.round.is_under_way() {
-            Some(Duration::ZERO)
-        } else if until == Moment::NEVER {
-            None
-        } else {
-            // mio rounds up to the millisecond; a deadline is never met early.
-            Some(until.since(self.clock.now()))
-        };
-        match self.poll.poll(events, timeout) {
+        if pressing || busy || self.round.is_under_way() {
+            until = began;
+        }
+        // mio rounds up to the millisecond; a deadline is never met early.
+        let timeout = (until != Moment::NEVER).then(|| until.since(began));
+        let told = match self.poll.poll(events, timeout) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 events.clear();
-                Ok(())
+                None
             }
-            polled => polled,
+            polled => {
+                polled?;
+                Some(events.iter().count())
+            }
+        };
+        self.now = self.clock.now();
+        let pause = self.horizon.waited(Wait {
+            began,
+            until,
+            ended: self.now,
+            told,
+            most: EVENTS,
+            descriptors: self.connections.len() * DESCRIPTORS + self.origins.len() + 1,
+        });
+        if let Some(pause) = pause {
+            self.stood_still(pause);
         }
+        Ok(())
+    }
+
+    /// Says once for all workers that the process stood still.
+    fn stood_still(&self, pause: Pause) {
+        let seen = self.shared.stood_still.lock();
+        let mut seen = seen.unwrap_or_else(PoisonError::into_inner);
+        if *seen <= pause.from {
+            pause.log();
+        }
+        *seen = pause.to.max(*seen);
     }
 
     fn dispatch(&mut self, events: &Events) {
@@ -325,7 +359,8 @@ impl Worker {
     fn expire(&mut self) {
         // Each once a turn: none that is due again at once can hold up the others.
         let mut due_now = std::mem::take(&mut self.due);
-        while let Some(key) = self.deadlines.pop_due(self.now) {
+        let known = self.horizon.known();
+        while let Some(key) = self.deadlines.pop_due(known) {
             due_now.push(key);
         }
         for key in due_now.drain(..) {
@@ -336,11 +371,13 @@ impl Worker {
             let origin = &self.origins[usize::from(connection.io.listener)];
             let turn = origin.turn(self.now);
             let due = connection.io.due(&turn);
-            if due > self.now {
+            if due > known {
                 // Renewed since.
                 self.deadlines.set(slot(key), due);
             } else {
-                self.step(key, Connection::expire);
+                self.step(key, |connection, service, turn, buffer| {
+                    connection.expire(service, &Turn { known, ..*turn }, buffer)
+                });
             }
         }
         self.due = due_now;

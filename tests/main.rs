@@ -38,6 +38,8 @@ mod services;
 mod signals;
 /// Living slow readers live, and no answer is lost at a close.
 mod slow_readers;
+/// A process that stood still, stopped by SIGSTOP: it judges nobody by time in which it did not look.
+mod standstill;
 /// Under a service manager: what it is told, the sockets it passes.
 mod systemd;
 /// A running server succeeded by another process, with its clients.

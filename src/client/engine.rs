@@ -13,6 +13,7 @@ use crate::client::link::{Link, LinkId, Up};
 use crate::deadline::{Clock, Deadlines, Moment, slot};
 use crate::dial::{Attempt, Dial};
 use crate::error::Error;
+use crate::horizon::{Horizon, Pause, Wait};
 use crate::io::Turn;
 use crate::keepalive::RTO_MAX_DEFAULT;
 use crate::memory::Memory;
@@ -22,6 +23,9 @@ use crate::sockopt::SocketOptions;
 use crate::stats::Stats;
 use crate::sys;
 use crate::timer::Timer;
+
+/// Events taken in one turn.
+pub(crate) const EVENTS: usize = 1024;
 
 /// How many bytes one link may read in a turn before the others get theirs.
 pub(crate) const READ_BUDGET: usize = 256 * 1024;
@@ -42,6 +46,8 @@ pub(crate) struct Engine {
     pub(crate) armed: Moment,
     pub(crate) clock: Clock,
     pub(crate) now: Moment,
+    /// What deadlines are judged by.
+    pub(crate) horizon: Horizon,
     pub(crate) dial: Dial,
     pub(crate) options: SocketOptions,
     pub(crate) limits: Limits,
@@ -139,6 +145,7 @@ impl Engine {
             armed: Moment::NEVER,
             clock,
             now: clock.now(),
+            horizon: Horizon::new(clock.now()),
             dial,
             options,
             limits,
@@ -173,6 +180,7 @@ impl Engine {
                 up,
                 turn: Turn {
                     now: self.now,
+                    known: self.horizon.known(),
                     limits: &self.limits,
                     stats: &self.stats,
                     memory: &self.memory,
@@ -214,32 +222,49 @@ impl Engine {
         self.later.push(key);
     }
 
-    pub(crate) fn wait(&mut self, events: &mut Events, wanted: Moment) -> io::Result<()> {
+    /// Waits for events. Answers whether the loop stood still for long, then or before.
+    pub(crate) fn wait(
+        &mut self,
+        events: &mut Events,
+        wanted: Moment,
+    ) -> io::Result<Option<Pause>> {
         let mut until = self.deadlines.next();
-        let mut timeout = Some(Duration::ZERO);
-        if self.later.is_empty() {
-            let now = self.clock.now();
+        let began = self.clock.now();
+        if !self.later.is_empty() {
+            until = began;
+        } else if wanted > began && wanted < until.after(Duration::from_millis(1)) {
             // Epoll wakes up to a millisecond after `until`: that may be too late for what is wanted next.
-            if wanted > now && wanted < until.after(Duration::from_millis(1)) {
-                let rings = self.armed == wanted || self.timer.arm(wanted.since(now));
-                if rings {
-                    self.armed = wanted;
-                } else {
-                    until = wanted;
-                }
+            let rings = self.armed == wanted || self.timer.arm(wanted.since(began));
+            if rings {
+                self.armed = wanted;
             } else {
-                until = until.min(wanted);
+                until = wanted;
             }
-            // mio rounds up to the millisecond; a deadline is never met early.
-            timeout = (until != Moment::NEVER).then(|| until.since(now));
+        } else {
+            until = until.min(wanted);
         }
-        match self.poll.poll(events, timeout) {
+        // mio rounds up to the millisecond; a deadline is never met early.
+        let timeout = (until != Moment::NEVER).then(|| until.since(began));
+        let told = match self.poll.poll(events, timeout) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 events.clear();
-                Ok(())
+                None
             }
-            polled => polled,
-        }
+            polled => {
+                polled?;
+                Some(events.iter().count())
+            }
+        };
+        self.now = self.clock.now();
+        Ok(self.horizon.waited(Wait {
+            began,
+            until: until.min(self.armed),
+            ended: self.now,
+            told,
+            most: EVENTS,
+            // An attempt may have several.
+            descriptors: 4 * self.entries.len() + 2,
+        }))
     }
 
     /// An entry is used no more; its link, if it has one, is gone.

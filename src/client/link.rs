@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 
 use crate::client::engine::Engine;
-use crate::close::{CloseReason, Ending, Errno};
+use crate::close::{CloseReason, Ending, Errno, How};
 use crate::deadline::{Clock, Deadlines, slot};
 use crate::dial::DialError;
 use crate::endpoint::Endpoint;
@@ -51,6 +51,12 @@ pub trait Caller {
     /// After [`Next::Retry`]: all of [`Dial::max_retries`](crate::Dial::max_retries) have been made. The link is gone.
     fn gave_up(&mut self, id: LinkId, retries: u32) {
         let _ = (id, retries);
+    }
+
+    /// The process stood still for so long, a second at least: it was stopped, frozen or starved, or this caller took its
+    /// time. Nobody's silence is measured by it.
+    fn stood_still(&mut self, length: Duration) {
+        let _ = length;
     }
 
     /// Once a turn, after everything else, and once before the first. Answers when it wants to be called again at the
@@ -129,6 +135,15 @@ impl Up {
         verdict.is_some_and(|verdict| verdict.reason == CloseReason::Service)
     }
 
+    /// Closes the socket as `ending` says.
+    pub(crate) fn shut(self, ending: &Ending) {
+        if ending.how == How::Reset
+            && let Err(error) = crate::close::reset(self.io.socket)
+        {
+            log::debug!(error:%; "cannot reset a connection");
+        }
+    }
+
     /// How it ended, told now.
     pub(crate) fn end(&self, ending: &Ending, turn: &Turn<'_>) -> End {
         let fd = self.io.descriptor();
@@ -194,6 +209,13 @@ impl Link<'_> {
     #[must_use]
     pub fn now(&self) -> Instant {
         self.clock.instant(self.turn.now)
+    }
+
+    /// What the server sent before then has been heard: what its silence is to be measured by, for the process may have
+    /// stood still since.
+    #[must_use]
+    pub fn known(&self) -> Instant {
+        self.clock.instant(self.turn.known)
     }
 
     /// Sends what the kernel takes of `bytes` at once, and answers how much that is. When it was less than all,
@@ -315,6 +337,13 @@ impl Links<'_> {
     #[must_use]
     pub fn now(&self) -> Instant {
         self.engine.clock.instant(self.engine.now)
+    }
+
+    /// What the servers sent before then has been heard: what their silence is to be measured by, for the process may
+    /// have stood still since.
+    #[must_use]
+    pub fn known(&self) -> Instant {
+        self.engine.clock.instant(self.engine.horizon.known())
     }
 
     /// The client ends with this turn. What the kernel holds of the links' output it goes on delivering.

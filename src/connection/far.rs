@@ -86,7 +86,7 @@ impl Connection {
     /// Writes what waits for the far side; that may make room for input.
     pub(super) fn flush_far(&mut self, turn: &Turn<'_>) {
         let Some(up) = self.io.far_up() else { return };
-        let (far, far_turn) = up.split(turn.now);
+        let (far, far_turn) = up.split(turn);
         far.flush(&far_turn);
         self.io.unpause_if_room(turn);
     }
@@ -110,7 +110,7 @@ impl Connection {
             let Some(up) = self.io.far_up() else {
                 return false;
             };
-            let (far, far_turn) = up.split(turn.now);
+            let (far, far_turn) = up.split(turn);
             if !far.readable || far.verdict().is_some() || room == 0 {
                 return false;
             }
@@ -153,7 +153,7 @@ impl Connection {
             return self.io.input_over();
         }
         let Some(up) = self.io.far_up() else { return };
-        let (far, _) = up.split(turn.now);
+        let (far, _) = up.split(turn);
         if far.is_given_up() && !far.readable {
             far.input_over();
         }
@@ -173,7 +173,7 @@ impl Connection {
             self.call(turn, |state, conn| service.far_end(state, conn));
         }
         let Some(up) = self.io.far_up() else { return };
-        let (far, far_turn) = up.split(turn.now);
+        let (far, far_turn) = up.split(turn);
         // A FIN would say that what there was is whole.
         let fin = !ends_badly && (far.fin_wanted || over);
         if fin && far.waiting_output() == 0 && !far.fin_sent {
@@ -200,7 +200,7 @@ impl Connection {
         let Some(up) = self.io.far_up().filter(|_| well) else {
             return true;
         };
-        let (far, far_turn) = up.split(turn.now);
+        let (far, far_turn) = up.split(turn);
         if far.verdict().is_some() {
             return true;
         }
@@ -211,8 +211,8 @@ impl Connection {
     /// Looks whether the far side acknowledges, if it is time for that.
     pub(super) fn look_far(&mut self, turn: &Turn<'_>) {
         if let Some(up) = self.io.far_up() {
-            let (far, far_turn) = up.split(turn.now);
-            if far.watch <= turn.now {
+            let (far, far_turn) = up.split(turn);
+            if far.watch <= turn.known {
                 far.look(&far_turn);
             }
         }

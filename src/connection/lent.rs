@@ -51,7 +51,7 @@ impl Connection {
 
     /// An alarm of the service's, if that is due.
     pub(super) fn ring(&mut self, service: &AnyService, turn: &Turn<'_>) {
-        if self.io.alarm() <= turn.now {
+        if self.io.alarm() <= turn.known {
             self.io.beside().alarm = Moment::NEVER;
             self.tell(service, turn, Ready::Alarm);
         }
@@ -67,14 +67,14 @@ impl Connection {
 
     /// A deadline of a socket that was given away may have come.
     pub(super) fn expire_lent(&mut self, turn: &Turn<'_>) -> Step {
-        let (io, now) = (&mut self.io, turn.now);
-        if io.lost() <= now {
+        let (io, known) = (&mut self.io, turn.known);
+        if io.lost() <= known {
             return Step::Close(io.last_word(CloseReason::PeerReset, turn));
         }
-        if io.watch <= now {
+        if io.watch <= known {
             io.look_from_afar(turn);
         }
-        if io.read_deadline(turn) <= now && io.is_silent(turn) {
+        if io.read_deadline(turn) <= known && io.is_silent(turn) {
             io.finish_for(CloseReason::ReadTimeout);
         }
         self.conclude_lent(turn)

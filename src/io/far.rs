@@ -53,9 +53,10 @@ pub(crate) struct Up {
 
 impl Up {
     #[inline]
-    pub(crate) fn split(&mut self, now: Moment) -> (&mut Io, Turn<'_>) {
+    pub(crate) fn split(&mut self, turn: &Turn<'_>) -> (&mut Io, Turn<'_>) {
         let turn = Turn {
-            now,
+            now: turn.now,
+            known: turn.known,
             limits: &self.terms.limits,
             stats: &self.terms.stats,
             memory: &self.terms.memory,

@@ -181,7 +181,7 @@ impl Io {
             half_closed: self.half_closed(),
         };
         let mut progress = self.pending().progress;
-        let verdict = reap::judge(turn.limits, turn.now, &seen, &mut progress);
+        let verdict = reap::judge(turn.limits, (turn.now, turn.known), &seen, &mut progress);
         self.pending().progress = progress;
         let next = next_look(turn.limits, turn.now, info.silence);
         match verdict {
@@ -218,7 +218,7 @@ impl Io {
         if self.unread() > 0 {
             self.last_in = turn.now;
         }
-        self.read_deadline(turn) <= turn.now
+        self.read_deadline(turn) <= turn.known
     }
 
     /// Why a connection is over, when whoever had the socket has gone, or the system has given it up. Closing takes

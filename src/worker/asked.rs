@@ -102,7 +102,7 @@ impl Worker {
                 self.step(key, Connection::drain);
             }
         }
-        if order == Order::Stop || self.draining.is_some_and(|end| end <= self.now) {
+        if order == Order::Stop || self.draining.is_some_and(|end| end <= self.horizon.known()) {
             for key in self.keys() {
                 let mut cut = false;
                 self.step(key, |connection, _, _, _| {

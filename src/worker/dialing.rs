@@ -78,7 +78,7 @@ impl Worker {
         if connection.io.copied {
             return None;
         }
-        let now = self.now;
+        let (now, known) = (self.now, self.horizon.known());
         let origin = &self.origins[usize::from(connection.io.listener)];
         let far = connection.io.pending.as_mut()?.far.as_deref_mut()?;
         #[cfg(control)]
@@ -108,7 +108,7 @@ impl Worker {
         let attempt = match attempt {
             Some(attempt) => attempt,
             None => match self.resolvers.ask(upstream, now) {
-                None if *until <= now => {
+                None if *until <= known => {
                     let error =
                         DialError::resolve_too_slow(upstream.address(), upstream.connect_timeout());
                     return Some(Stage::Over(Err(error)));
@@ -128,7 +128,7 @@ impl Worker {
             token: Token(BESIDE | key),
         };
         let given_up = match attempt.advance(manner, now) {
-            Progress::Pending if *until > now => return Some(Stage::Pending),
+            Progress::Pending if *until > known => return Some(Stage::Pending),
             Progress::Connected(server, socket) => {
                 let readable = *readable;
                 let turn = origin.turn(now);

@@ -93,6 +93,7 @@ impl Worker {
             Outcome::Resumed => self.keep(),
             Outcome::Committed => self.let_go(),
         }
+        self.horizon.excuse(self.clock.now());
     }
 
     /// What was given is the other process's: it is only closed here. What could not leave is drained.

@@ -47,6 +47,8 @@ enum News {
     },
     /// The first attempt to connect that failed.
     Trouble(String),
+    /// The process stood still for so long.
+    StoodStill(Duration),
     /// A worker is done.
     Done,
     Signal {
@@ -229,6 +231,13 @@ fn attend(
             Ok(News::Trouble(why)) => {
                 progress.close();
                 logger::say(&format!("{why}; still trying"));
+            }
+            Ok(News::StoodStill(length)) => {
+                progress.close();
+                let length = length.as_secs_f64();
+                logger::say(&format!(
+                    "stood still for {length:.1} s: the latencies have that in them"
+                ));
             }
             Ok(News::Done) => working -= 1,
             Ok(News::Signal { again }) => {

@@ -199,7 +199,7 @@ impl Session {
         {
             let quit_at = *self.quit_at.get_or_insert(now + wait);
             // What stdout has no room for would be lost.
-            if now >= quit_at && !up.is_paused && !mem::replace(&mut up.leaving, true) {
+            if link.known() >= quit_at && !up.is_paused && !mem::replace(&mut up.leaving, true) {
                 link.leave();
             }
         }
@@ -214,7 +214,7 @@ impl Session {
         let stop_by = *self.stop_by.get_or_insert_with(|| link.now() + PATIENCE);
         let up = self.up.as_mut()?;
         let in_doubt = up.in_doubt(link.unacknowledged());
-        if link.now() >= stop_by {
+        if link.known() >= stop_by {
             self.fail_undelivered(unsent + in_doubt);
         } else if unsent == 0 && !up.leaving {
             if in_doubt > 0 {
@@ -416,6 +416,10 @@ impl Caller for Session {
         say(&format!("gave up after {}", retried(retries)));
         self.say_unsent();
         self.outcome = Some(GAVE_UP);
+    }
+
+    fn stood_still(&mut self, length: Duration) {
+        say(&format!("stood still for {}", Seconds(length)));
     }
 
     fn turn(&mut self, links: &mut Links<'_>) -> Option<Instant> {

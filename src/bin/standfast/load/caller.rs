@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use standfast::{Caller, CloseReason, DialError, End, Link, LinkId, Links, Next};
 
@@ -164,7 +164,7 @@ impl Worker {
     }
 
     /// Says once that all connections are up, or have had their time. When that will be.
-    fn settle(&mut self, now: u64) -> u64 {
+    fn settle(&mut self, known: u64) -> u64 {
         if self.is_settled || self.phase != Phase::Opening {
             return FOREVER;
         }
@@ -173,7 +173,7 @@ impl Worker {
             Some(timeout) if self.opened == self.slots.len() => self.last_opened + timeout,
             _ => FOREVER,
         };
-        if until > now {
+        if until > known {
             return until;
         }
         self.is_settled = true;
@@ -321,8 +321,8 @@ impl Worker {
         }
     }
 
-    /// Gives up those who have waited too long. When to look again.
-    fn look(&mut self, links: &mut Links<'_>, now: u64) -> u64 {
+    /// Gives up those who have waited too long for what is `known` to have come. When to look again.
+    fn look(&mut self, links: &mut Links<'_>, now: u64, known: u64) -> u64 {
         if self.plan.mode == Mode::Idle {
             return FOREVER;
         }
@@ -330,7 +330,7 @@ impl Worker {
             let every = (self.plan.read_timeout / LOOKS).clamp(LOOK_LEAST, LOOK_MOST);
             self.next_look = now + every;
             for slot in &mut self.slots {
-                let waited = now.saturating_sub(slot.waits_since);
+                let waited = known.saturating_sub(slot.waits_since);
                 if slot.up
                     && slot.owed
                     && slot.verdict.is_none()
@@ -516,12 +516,20 @@ impl Caller for Worker {
         }
     }
 
+    fn stood_still(&mut self, length: Duration) {
+        // Said by one of them: all have stood still.
+        if self.share.number == 0 {
+            let _ = self.news.send(News::StoodStill(length));
+        }
+    }
+
     fn turn(&mut self, links: &mut Links<'_>) -> Option<Instant> {
         let now = self.control.nanos(links.now());
+        let known = self.control.nanos(links.known());
         let mut next = FOREVER;
         self.end = self.control.end();
         if matches!(self.phase, Phase::Opening | Phase::Sending) {
-            next = next.min(self.open(links, now)).min(self.settle(now));
+            next = next.min(self.open(links, now)).min(self.settle(known));
         }
         if self.phase == Phase::Opening {
             let start = self.control.start();
@@ -537,7 +545,7 @@ impl Caller for Worker {
                 self.wind_down();
             }
         }
-        next = next.min(self.look(links, now)).min(self.post(now));
+        next = next.min(self.look(links, now, known)).min(self.post(now));
         if self.phase == Phase::Ending {
             // Each is awaited as long as it is not silent for the read timeout.
             if self.owing == 0 || self.control.is_cut() {

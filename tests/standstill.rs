@@ -1,0 +1,236 @@
+//! A process that stood still: nobody is judged by time in which it did not look.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::support::clients::{Stream, connect_with_window, until_acknowledged};
+use crate::support::connecting::{Connecting, Peer, assert_gets};
+use crate::support::loading::Loading;
+use crate::support::{Server, assert_echoes, facts, now, pass, until};
+
+/// The deadlines here, and a time in which all of them pass.
+const DEADLINE: &str = "2s";
+const STANDSTILL: Duration = Duration::from_millis(3500);
+
+/// A relay with such deadlines, and so many clients with their upstream's ends.
+fn pairs(count: usize, deadline: &str) -> (Server, Vec<(TcpStream, TcpStream)>) {
+    let upstream = Peer::start();
+    let to = upstream.address().to_string();
+    let relay = Server::start(&[
+        "forward",
+        &to,
+        "--workers",
+        "1",
+        "--read-timeout",
+        deadline,
+        "--half-close-timeout",
+        deadline,
+        "--write-timeout",
+        deadline,
+    ]);
+    let pairs = (0..count).map(|_| {
+        let mut client = relay.connect();
+        client.write_all(b"hello").unwrap();
+        let mut served = upstream.accept();
+        assert_gets(&mut served, b"hello");
+        (client, served)
+    });
+    let pairs = pairs.collect();
+    (relay, pairs)
+}
+
+/// Stops `server` until its deadlines have passed, says something meanwhile, and lets it go on.
+fn while_it_stands_still(server: &Server, say: impl FnOnce()) {
+    server.suspend();
+    say();
+    pass(STANDSTILL);
+    server.resume();
+}
+
+#[test]
+fn clients_that_spoke_while_the_server_stood_still_are_served() {
+    let mut server = Server::start(&["echo", "--read-timeout", DEADLINE]);
+    let mut clients: Vec<_> = (0..50).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        assert_echoes(client, b"hello");
+    }
+    while_it_stands_still(&server, || {
+        for client in &mut clients {
+            client.write_all(b"hello").unwrap();
+        }
+    });
+    for client in &mut clients {
+        assert_gets(client, b"hello");
+    }
+    assert!(server.closed_so_far().is_empty(), "{:?}", server.lines);
+}
+
+#[test]
+fn an_upstream_that_spoke_while_the_relay_stood_still_has_kept_its_client() {
+    let (mut relay, mut pairs) = pairs(20, DEADLINE);
+    while_it_stands_still(&relay, || {
+        for (_, served) in &mut pairs {
+            served.write_all(b"news").unwrap();
+        }
+    });
+    for (client, _) in &mut pairs {
+        assert_gets(client, b"news");
+    }
+    assert!(relay.closed_so_far().is_empty(), "{:?}", relay.lines);
+}
+
+#[test]
+fn a_client_that_uploads_after_the_upstreams_fin_is_kept_while_the_relay_stands_still() {
+    let (mut relay, mut pairs) = pairs(20, DEADLINE);
+    for (client, served) in &mut pairs {
+        served.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    }
+    // It has looked once, and knows how far they had come then.
+    pass(Duration::from_millis(500));
+    while_it_stands_still(&relay, || {
+        for (client, _) in &mut pairs {
+            client.write_all(b"more").unwrap();
+        }
+    });
+    for (_, served) in &mut pairs {
+        assert_gets(served, b"more");
+    }
+    assert!(relay.closed_so_far().is_empty(), "{:?}", relay.lines);
+}
+
+/// More is ready than the kernel tells at once (1,024): those of the second batch have not been heard yet.
+#[test]
+fn more_sockets_than_a_turn_hears_are_all_heard_before_any_is_judged() {
+    let (mut relay, mut pairs) = pairs(1100, "8s");
+    // All of them speak, so that none is due before the standstill.
+    for (client, served) in &mut pairs {
+        client.write_all(b"once more").unwrap();
+        assert_gets(served, b"once more");
+    }
+    while_it_stands_still(&relay, || {
+        for (_, served) in &mut pairs {
+            served.write_all(b"fro").unwrap();
+        }
+        pass(Duration::from_secs(6));
+    });
+    for (client, _) in &mut pairs {
+        assert_gets(client, b"fro");
+    }
+    assert!(relay.closed_so_far().is_empty(), "{:?}", relay.lines);
+}
+
+/// What a client had no room for before it has room for now: the end of the drain finds that out before it cuts.
+#[test]
+fn a_drain_that_ends_in_a_standstill_delivers_what_can_be_delivered() {
+    let count = 5 << 20;
+    let mut server = Server::start(&["echo", "--drain-timeout", DEADLINE, "--buffer", "8m"]);
+    let mut client = connect_with_window(server.address(), 4096);
+    client.write_all(&Stream::default().peek(count)).unwrap();
+    until_acknowledged(&client);
+    server.signal(Signal::TERM);
+    until("the drain has begun", || {
+        TcpStream::connect(server.address()).is_err()
+    });
+    let mut echo = Stream::default();
+    server.suspend();
+    let began = now();
+    // All that the kernel has of it.
+    let mut piece = vec![0; 65536];
+    client
+        .set_read_timeout(Some(Duration::from_secs(1)))
+        .unwrap();
+    while let Ok(got @ 1..) = client.read(&mut piece) {
+        echo.verify(&piece[..got]);
+    }
+    assert!(echo.at < count as u64, "nothing waits for the server");
+    client
+        .set_read_timeout(Some(crate::support::GUARD))
+        .unwrap();
+    pass(STANDSTILL.saturating_sub(began.elapsed()));
+    server.resume();
+    assert_eq!(echo.read_to_fin(&mut client), count as u64);
+    server.wait();
+}
+
+#[test]
+fn a_standstill_is_said_once_with_its_length() {
+    let mut server = Server::start(&["echo", "--workers", "2"]);
+    let mut clients = [server.connect(), server.connect(), server.connect()];
+    for client in &mut clients {
+        assert_echoes(client, b"hello");
+    }
+    server.suspend();
+    let began = now();
+    pass(STANDSTILL);
+    let stood = began.elapsed();
+    server.resume();
+    let line = server.log_line("the standstill", |line| line.contains("stood still"));
+    let said: f64 = facts(&line)["seconds"].parse().unwrap();
+    // It looks at the clock every second.
+    let said = Duration::from_secs_f64(said);
+    assert!(said + Duration::from_millis(1100) > stood, "{line}");
+    assert!(line.contains(" warn "), "{line}");
+    for client in &mut clients {
+        assert_echoes(client, b"still here");
+    }
+    server.drain();
+    let again = server.lines.iter().filter(|said| **said != line);
+    let again: Vec<_> = again.filter(|line| line.contains("stood still")).collect();
+    assert!(again.is_empty(), "{again:?}");
+}
+
+#[test]
+fn a_client_that_stood_still_hears_what_its_server_said_meanwhile() {
+    let (mut connecting, mut served) = Connecting::connected(&["--read-timeout", DEADLINE]);
+    connecting.suspend();
+    served.write_all(b"news").unwrap();
+    pass(STANDSTILL);
+    connecting.resume();
+    connecting.says("stood still for ");
+    connecting.prints(b"news");
+    served.write_all(b" and more").unwrap();
+    connecting.prints(b" and more");
+    assert_eq!(connecting.said("lost"), 0, "{:?}", connecting.lines);
+}
+
+#[test]
+fn a_load_that_stood_still_gives_up_nobody_whose_echo_has_come() {
+    let server = Server::start(&["echo"]);
+    let args = [
+        "-c",
+        "50",
+        "-r",
+        "200",
+        "-T",
+        "8s",
+        "--read-timeout",
+        DEADLINE,
+        "--json",
+    ];
+    let mut load = Loading::start(server.address(), &args);
+    load.goes_on_with(50);
+    load.suspend();
+    pass(STANDSTILL);
+    load.resume();
+    load.says("stood still for ");
+    let (code, json) = load.ends();
+    assert_eq!(code, 0, "{json}");
+    let figures: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(figures["lost"], 0, "{json}");
+    assert_eq!(figures["reconnects"], 0, "{json}");
+}
+
+/// Its silence is real: it is found out after all.
+#[test]
+fn a_client_that_says_nothing_is_closed_after_a_standstill_too() {
+    let mut server = Server::start(&["echo", "--read-timeout", DEADLINE]);
+    let client = server.connect();
+    while_it_stands_still(&server, || {});
+    let closed = server.closed();
+    assert_eq!(closed.reason(), "read-timeout", "{}", closed.line);
+    drop(client);
+}
