@@ -24,7 +24,7 @@ use rustix::process::Signal;
 use crate::close::CloseReason;
 use crate::handle::Handle;
 use crate::service::{Context, Exported, Ready, Service};
-use crate::services::exec::lines::Lines;
+use crate::services::exec::lines::{Budget, Lines};
 use crate::services::exec::nursery::{
     GRACE, Group, Job, Kept, Nursery, Slot, Spawned, Ticket, Watch, Words,
 };
@@ -128,11 +128,17 @@ struct Running {
 const PIDFD: usize = 0;
 const STDERR: usize = 1;
 
-/// How much of a process's stderr is read in a turn.
-const STDERR_BUDGET: usize = 16 * 1024;
+/// How much of a process's stderr is read and logged in a turn.
+const STDERR_TURN: Budget = Budget {
+    lines: 32,
+    bytes: 16 * 1024,
+};
 
 /// And how much of what it has left when it has ended.
-const STDERR_REST: usize = 256 * 1024;
+const STDERR_REST: Budget = Budget {
+    lines: usize::MAX,
+    bytes: 256 * 1024,
+};
 
 impl Exec {
     /// Runs `program`, looked for in PATH as execvp(3) does unless it has a slash, with `arguments`.
@@ -214,9 +220,12 @@ impl Exec {
             let budget = if ended.is_some() {
                 STDERR_REST
             } else {
-                STDERR_BUDGET
+                STDERR_TURN
             };
-            let more = process.lines.read(stderr.as_fd(), budget, process.id);
+            let spent = (conn.turn.now, self.nursery.spoken());
+            let more = process
+                .lines
+                .read(stderr.as_fd(), budget, spent, process.id);
             if more && ended.is_none() {
                 conn.again();
             }
@@ -226,7 +235,9 @@ impl Exec {
             // The rest of its group has until the SIGKILL, too.
             return;
         }
-        process.lines.end(process.id);
+        process
+            .lines
+            .end((conn.turn.now, self.nursery.spoken()), process.id);
         say(process.id, running, status);
         process.ticket = None;
         conn.set_alarm(None);
@@ -486,7 +497,7 @@ impl Service for Exec {
         let mut bytes = process.id.to_le_bytes().to_vec();
         bytes.extend(running.group.pid().to_le_bytes());
         bytes.extend([sent, u8::from(running.logs)]);
-        bytes.extend(process.lines.partial());
+        bytes.extend(process.lines.waiting());
         Some(Exported {
             schema: STATE,
             bytes,
@@ -514,7 +525,7 @@ impl Service for Exec {
             }
         }
         let (pid, bytes) = bytes.split_first_chunk().ok_or(AMISS)?;
-        let ([sent, logs], partial) = bytes.split_first_chunk().ok_or(AMISS)?;
+        let ([sent, logs], waiting) = bytes.split_first_chunk().ok_or(AMISS)?;
         let running = Running {
             group: Group::numbered(i32::from_le_bytes(*pid)).ok_or(AMISS)?,
             child: None,
@@ -530,7 +541,7 @@ impl Service for Exec {
             id,
             stage: Stage::Running(running),
             ticket: self.nursery.admit(None),
-            lines: Lines::from_partial(partial),
+            lines: Lines::from_waiting(waiting),
         })
     }
 

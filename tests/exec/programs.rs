@@ -209,6 +209,46 @@ fn a_flood_on_stderr_stops_nobody() {
     assert_eq!(server.closed().reason(), "service");
 }
 
+/// Lines that are empty cost a program one byte each, and a log a hundred.
+#[test]
+fn a_flood_of_empty_lines_is_counted_and_not_logged() {
+    let mut server = script(
+        &[],
+        "echo first >&2; yes '' | head -n 300000 >&2; echo done; read x; sleep 1.1; echo last >&2",
+    );
+    let mut client = server.connect();
+    assert_eq!(line(&mut client), "done");
+    drop(client);
+    let closed = server.closed();
+    let of = |what: &str| -> Vec<&String> {
+        let lines = server.lines.iter();
+        lines.filter(|line| line.contains(what)).collect()
+    };
+    let (logged, left_out) = (
+        of(" info stderr id=1 line="),
+        of(" info stderr left out id=1 "),
+    );
+    let counted: usize = left_out
+        .iter()
+        .map(|line| {
+            crate::support::facts(line)["lines"]
+                .parse::<usize>()
+                .unwrap()
+        })
+        .sum();
+    assert_eq!(logged.len() + counted, 300_002, "{}", closed.line);
+    // However long that took: 500 of a second, and one for the rest.
+    let seconds = usize::try_from(closed.age().as_secs()).unwrap() + 2;
+    assert!(
+        logged.len() <= 500 * seconds,
+        "{} in {}",
+        logged.len(),
+        closed.line
+    );
+    assert!(left_out.len() <= seconds, "{left_out:#?}");
+    assert!(logged.last().unwrap().ends_with("line=last"), "{logged:#?}");
+}
+
 #[test]
 fn stderr_goes_where_it_is_told_to() {
     let server = script(&["--stderr", "socket"], "echo to the client >&2");

@@ -23,9 +23,9 @@ use crate::deadline::Moment;
 use crate::endpoint::Peer;
 use crate::handle::Handle;
 use crate::holder;
-use crate::services::exec::lines::Lines;
+use crate::services::exec::lines::{Lines, Spent};
 use crate::services::exec::program::Program;
-use crate::services::exec::{STDERR_BUDGET, Stderr, environment};
+use crate::services::exec::{STDERR_REST, Stderr, environment};
 
 /// How long a process may take to end after SIGTERM.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
@@ -42,6 +42,8 @@ const FAREWELL: Duration = Duration::from_millis(200);
 pub(super) struct Nursery {
     /// Processes that count.
     children: Arc<AtomicUsize>,
+    /// What they have said in the log.
+    spoken: Mutex<Spent>,
     work: Mutex<Work>,
     changed: Condvar,
 }
@@ -56,6 +58,12 @@ struct Work {
     over: Option<Over>,
     /// The thread runs.
     runs: bool,
+}
+
+impl Work {
+    fn is_new(&self) -> bool {
+        !(self.jobs.is_empty() && self.leaving.is_empty() && self.left.is_empty())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +214,7 @@ impl Nursery {
     pub(super) fn new() -> Self {
         Self {
             children: Arc::default(),
+            spoken: Mutex::default(),
             work: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -213,6 +222,11 @@ impl Nursery {
 
     fn lock(&self) -> MutexGuard<'_, Work> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What all processes have said in the log.
+    pub(super) fn spoken(&self) -> &Mutex<Spent> {
+        &self.spoken
     }
 
     /// Room for one more, if there are fewer than `most`.
@@ -305,31 +319,33 @@ impl Nursery {
     fn work(&self, program: &Program, server: &Handle) {
         let mut work = self.lock();
         loop {
+            let over = work.over;
             let jobs = std::mem::take(&mut work.jobs);
             let mut left = std::mem::take(&mut work.left);
-            if !jobs.is_empty() || !left.is_empty() {
-                drop(work);
-                for job in jobs {
-                    self.do_job(job, program, server.now());
-                    server.resume();
-                }
-                if tell_of_holders(&mut left, server) {
-                    server.resume();
-                }
-                work = self.lock();
-                work.left.append(&mut left);
+            let mut leaving = std::mem::take(&mut work.leaving);
+            // Workers do not wait for what takes time here.
+            drop(work);
+            for job in jobs {
+                self.do_job(job, program, server.now());
+                server.resume();
             }
-            let over = work.over;
+            if tell_of_holders(&mut left, server) {
+                server.resume();
+            }
             let now = server.now();
-            work.leaving.retain_mut(|one| one.still_there(now, over));
+            leaving.retain_mut(|one| one.still_there(now, over, &self.spoken));
+            work = self.lock();
+            let more = work.is_new() || work.over != over;
+            work.left.append(&mut left);
+            work.leaving.append(&mut leaving);
+            if more {
+                continue;
+            }
             let to_end = work.leaving.iter().any(|one| one.term != Moment::NEVER);
             if over.is_some() && !to_end {
                 work.runs = false;
                 self.changed.notify_all();
                 return;
-            }
-            if !work.jobs.is_empty() {
-                continue;
             }
             let to_kill = work.leaving.iter().any(|one| one.kill != Moment::NEVER);
             let pause = if to_kill || !work.left.is_empty() {
@@ -414,7 +430,7 @@ fn tell_of_holders(left: &mut Vec<Left>, server: &Handle) -> bool {
 
 impl Leaving {
     /// Does what is due. Answers whether somebody is to be awaited yet.
-    fn still_there(&mut self, now: Moment, over: Option<Over>) -> bool {
+    fn still_there(&mut self, now: Moment, over: Option<Over>, spoken: &Mutex<Spent>) -> bool {
         let to_end = self.term != Moment::NEVER;
         let termed = self.kill != Moment::NEVER;
         let ended = match &mut self.watch {
@@ -423,9 +439,9 @@ impl Leaving {
             Watch::Stranger(pidfd) => has_ended(pidfd.as_fd()),
         };
         if let Some(Words { id, stderr, lines }) = &mut self.words {
-            lines.read(stderr.as_fd(), STDERR_BUDGET, *id);
+            lines.read(stderr.as_fd(), STDERR_REST, (now, spoken), *id);
             if ended {
-                lines.end(*id);
+                lines.end((now, spoken), *id);
             }
         }
         // Others of its group have the grace that it has.
