@@ -211,7 +211,7 @@ fn a_flood_over_the_limit_hurts_nobody() {
                 let start = now();
                 assert_echoes(client, b"hello");
                 assert!(
-                    start.elapsed() < Duration::from_secs(1),
+                    start.elapsed() < Duration::from_secs(10),
                     "{:?}",
                     start.elapsed()
                 );

@@ -128,13 +128,16 @@ impl Manager {
     }
 
     /// The process that takes over from `server`, as it serves.
-    fn replace(&self, server: &Server, period: Option<Duration>) -> Server {
-        let mut command = self.replacing(&server.address().to_string());
-        if let Some(period) = period {
-            command.env("WATCHDOG_USEC", period.as_micros().to_string());
-        }
-        let new = Server::spawn(command, 1);
-        assert_eq!(new.address(), server.address());
+    fn replace(&self, server: &mut Server, period: Option<Duration>) -> Server {
+        let address = server.address();
+        let new = server.replaced_by(1, || {
+            let mut command = self.replacing(&address.to_string());
+            if let Some(period) = period {
+                command.env("WATCHDOG_USEC", period.as_micros().to_string());
+            }
+            command
+        });
+        assert_eq!(new.address(), address);
         new
     }
 
@@ -437,7 +440,7 @@ fn a_takeover_is_told_by_the_old_process_before_the_new_one_speaks() {
     manager.hear_ready(&old);
     let mut client = old.connect();
     assert_echoes(&mut client, b"before");
-    let mut new = manager.replace(&old, None);
+    let mut new = manager.replace(&mut old, None);
     // The first word of all, or systemd, which hears the main process only, refuses what the new one says.
     let said = manager.hear();
     let main_pid = format!("MAINPID={}", new.pid());
@@ -458,7 +461,7 @@ fn the_old_process_does_not_end_before_the_manager_has_heard() {
     let manager = Manager::new();
     let mut old = manager.serve(None);
     manager.hear_ready(&old);
-    let new = manager.replace(&old, None);
+    let new = manager.replace(&mut old, None);
     // The new one serves, whatever the manager is doing.
     assert_echoes(&mut new.connect(), b"hello");
     let said = manager.hear_from(old.pid(), &format!("MAINPID={}", new.pid()));
@@ -478,7 +481,7 @@ fn the_old_process_does_not_wait_for_ever_for_a_deaf_manager() {
     let manager = Manager::new();
     let mut old = manager.serve(None);
     manager.hear_ready(&old);
-    let new = manager.replace(&old, None);
+    let new = manager.replace(&mut old, None);
     assert_eq!(old.wait().code(), Some(0));
     assert_echoes(&mut new.connect(), b"hello");
     assert!(
@@ -496,7 +499,7 @@ fn the_watchdog_goes_over_to_the_new_process() {
     let mut old = manager.serve(Some(PERIOD));
     manager.hear_ready(&old);
     manager.hear_from(old.pid(), "WATCHDOG=1");
-    let mut new = manager.replace(&old, Some(PERIOD));
+    let mut new = manager.replace(&mut old, Some(PERIOD));
     let said = manager.hear_from(old.pid(), &format!("MAINPID={}", new.pid()));
     assert!(said.has("WATCHDOG=1"), "it begins anew: {said:?}");
     for _ in 0..3 {
@@ -615,7 +618,7 @@ fn a_passed_socket_is_taken_over_without_being_passed_again() {
 
     let control = manager.control();
     let replace = ["serve", "--replace", "-l", "systemd", "--control", &control];
-    let mut new = Server::spawn(manager.command(&replace), 1);
+    let mut new = old.replaced_by(1, || manager.command(&replace));
     assert_eq!(new.address(), old.address());
     manager.hear_from(old.pid(), &format!("MAINPID={}", new.pid()));
     manager.hear_ready(&new);

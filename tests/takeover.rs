@@ -164,17 +164,17 @@ fn clients_in_mid_conversation_never_notice() {
 #[test]
 fn a_short_read_deadline_counts_on() {
     let home = Home::new();
-    let args = ["--read-timeout", "2s"];
+    let args = ["--read-timeout", "6s"];
     let mut server = home.serve(&args);
     let mut silent = server.connect();
     assert_echoes(&mut silent, b"the last word");
     let spoken = now();
-    pass(Duration::from_millis(1000));
+    pass(Duration::from_secs(3));
     let mut next = succeed(&home, &mut server, &args);
     assert_eq!(read_to_fin(&mut silent), b"");
     let waited = spoken.elapsed();
     assert!(
-        waited > Duration::from_millis(1900) && waited < Duration::from_millis(2800),
+        waited > Duration::from_millis(5900) && waited < Duration::from_millis(8800),
         "cut after {waited:?}"
     );
     drop(silent);

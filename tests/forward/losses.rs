@@ -193,7 +193,7 @@ fn an_upstream_that_hears_again_in_time_goes_on() {
 #[test]
 fn an_upstream_that_acknowledges_nothing_new_is_a_write_stall() {
     let upstream = Peer::start();
-    let mut relay = relay(&[upstream.address()], &["--write-timeout", "1500ms"]);
+    let mut relay = relay(&[upstream.address()], &["--write-timeout", "5s"]);
     let (mut client, mut served) = pair(&relay, &upstream);
     send_until_stuck(&mut client, &[7; 65536]);
     let closed = relay.closed();

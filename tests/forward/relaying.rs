@@ -320,7 +320,7 @@ fn a_pair_that_is_stuck_both_ways_delays_nobody_and_loses_nothing() {
     for _ in 0..100 {
         assert_pair(&mut other, &mut serves_other);
     }
-    assert!(began.elapsed() < Duration::from_secs(2));
+    assert!(began.elapsed() < Duration::from_secs(10));
     for (stream, count) in [(&mut client, answered), (&mut served, asked)] {
         let mut got = vec![0; count];
         stream.read_exact(&mut got).unwrap();

@@ -97,7 +97,7 @@ fn with_the_wait_off_each_upstream_is_tried_once() {
     let mut client = relay.connect();
     let closed = relay.closed();
     assert_eq!(closed.reason(), "upstream-failed", "{}", closed.line);
-    assert!(closed.age() < Duration::from_secs(1), "{}", closed.line);
+    assert!(closed.age() < Duration::from_secs(5), "{}", closed.line);
     assert_ended(&mut client);
 }
 
