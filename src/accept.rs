@@ -5,8 +5,6 @@
 use std::io::{self, ErrorKind};
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 use std::net::SocketAddr;
-#[cfg(all(target_os = "linux", not(standfast_portable)))]
-use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +21,8 @@ use crate::io::Io;
 use crate::listener::{Configure, Listener, Settings};
 use crate::socket_file::SocketFile;
 use crate::stats::Stats;
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+use crate::sys;
 
 /// How many connections are accepted in a turn before those that are open get theirs.
 const BATCH: usize = 256;
@@ -306,6 +306,9 @@ impl Acceptor {
         for door in &mut self.doors {
             door.ready = true;
             door.deregister(registry);
+            if let Some(file) = &door.file {
+                file.withdraw();
+            }
         }
         // A batch a turn is for the sake of others; here a bound is enough.
         for _ in 0..BATCH {
@@ -334,9 +337,8 @@ fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Peer)> {
     let from = from.and_then(|from| SocketAddr::try_from(from).ok());
     let peer = from.map_or_else(
         || {
-            let process = rustix::net::sockopt::socket_peercred(&socket).ok();
-            let process = process.and_then(|of| u32::try_from(of.pid.as_raw_pid()).ok());
-            Peer::Unix(process.and_then(NonZeroU32::new))
+            let process = sys::peer(socket.as_fd()).ok();
+            Peer::Unix(process.and_then(|(_, process)| process))
         },
         Peer::from,
     );

@@ -222,7 +222,6 @@ fn bind_unix(
                 let file = SocketFile::claim(path)?;
                 let socket = file.bind(rustix::net::SocketType::STREAM)?;
                 rustix::net::listen(&socket, backlog)?;
-                file.show()?;
                 (socket, Some(Arc::new(file)))
             }
             other => (abstract_listener(other, backlog)?, None),

@@ -1,9 +1,10 @@
-//! A Unix socket's path: taken by one living process, shown when the socket is ready, and cleared away at the end.
+//! A Unix socket's path: taken by one living process, and cleared away at the end.
 //!
-//! A lock beside the path says who is alive, so that what `kill -9` left behind is told from a running server; the
-//! socket appears there by a rename, so that nobody finds it half made.
+//! A lock beside the path says who is alive, so that what `kill -9` left behind is told from a running server. The
+//! socket is bound under its final name: so the system lists it, and nobody else can take the name unnoticed. What is
+//! cleared away is the very socket that was bound, never what somebody else has put in its place.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 #[cfg(control)]
@@ -11,27 +12,41 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, socket_with,
 };
-use rustix::process::{Pid, test_kill_process};
 
 /// The path of a Unix socket, while it is this process's. Dropping it takes the socket and the lock away.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    /// Which of this process's it is.
-    number: usize,
     /// Held as long as the server lives; a process that takes over gets it, at the commit.
-    lock: OnceLock<OwnedFd>,
-    /// The socket is bound under another name yet.
-    hidden: AtomicBool,
-    /// Another process has the lock: nothing is taken away here.
+    lock: OnceLock<File>,
+    /// What was bound. As long as the socket is open, nothing else can be the same.
+    place: OnceLock<Place>,
+    /// Another process has the path: nothing is taken away here.
     given: AtomicBool,
+}
+
+/// A file of this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
+pub(crate) struct Place {
+    device: u64,
+    inode: u64,
+}
+
+impl From<Metadata> for Place {
+    fn from(of: Metadata) -> Self {
+        Self {
+            device: of.dev(),
+            inode: of.ino(),
+        }
+    }
 }
 
 impl SocketFile {
@@ -41,19 +56,19 @@ impl SocketFile {
     /// `AddrInUse` while another server has it; `AlreadyExists` if something else than a socket stands there; and
     /// what the system says.
     pub(crate) fn claim(path: &Path) -> io::Result<Self> {
-        // A rename would reach further than connect(2) does.
-        SocketAddrUnix::new(path)?;
-        refuse_others(path)?;
+        // What is no name for a socket needs no lock.
+        address(path)?;
+        let refuse = || refuse(path, FileTypeExt::is_socket, "something that is no socket");
+        refuse()?;
         let file = Self::heir(path);
-        let lock = lock(path)?;
-        if is_alive(path) {
-            let _ = fs::remove_file(beside(path, LOCK));
-            return Err(io::Error::new(
-                ErrorKind::AddrInUse,
-                "another program listens there",
-            ));
+        // Once: there is none yet.
+        let _ = file.lock.set(lock(path)?);
+        if refuse()?.is_some() {
+            if is_alive(path) {
+                return Err(taken());
+            }
+            fs::remove_file(path)?;
         }
-        file.inherit(lock);
         Ok(file)
     }
 
@@ -61,63 +76,33 @@ impl SocketFile {
     pub(crate) fn heir(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
-            number: NUMBER.fetch_add(1, Ordering::Relaxed),
             lock: OnceLock::new(),
-            hidden: AtomicBool::new(false),
+            place: OnceLock::new(),
             given: AtomicBool::new(false),
         }
     }
 
-    /// The lock is this process's from here on.
-    pub(crate) fn inherit(&self, lock: OwnedFd) {
+    /// The socket that was bound at `place` is this process's from here on, with its lock.
+    #[cfg(control)]
+    pub(crate) fn inherit(&self, lock: OwnedFd, place: Place) {
         // Once: a path is taken over at its server's start, or never.
-        let _ = self.lock.set(lock);
+        let _ = self.lock.set(lock.into());
+        let _ = self.place.set(place);
     }
 
-    /// A socket bound to this path, and not seen there before [`show`](Self::show).
+    /// A socket bound to this path. Nobody can connect to it before it listens.
+    ///
+    /// # Errors
+    /// `AddrInUse` if another program was quicker; and what the system says.
     pub(crate) fn bind(&self, kind: SocketType) -> io::Result<OwnedFd> {
-        let hidden = self.hidden_path();
-        let _ = fs::remove_file(&hidden);
         let socket = socket(kind)?;
-        bind(&socket, &SocketAddrUnix::new(&hidden)?)?;
-        self.hidden.store(true, Ordering::Release);
+        bind(&socket, &address(&self.path)?).map_err(|error| match error {
+            Errno::ADDRINUSE => taken(),
+            error => error.into(),
+        })?;
+        // Once: there was none.
+        let _ = self.place.set(fs::symlink_metadata(&self.path)?.into());
         Ok(socket)
-    }
-
-    /// Puts the socket in its place, over whatever a dead or a replaced server left there.
-    pub(crate) fn show(&self) -> io::Result<()> {
-        fs::rename(self.hidden_path(), &self.path)?;
-        self.sweep();
-        self.hidden.store(false, Ordering::Release);
-        Ok(())
-    }
-
-    /// Takes away what processes left that ended before they showed their socket.
-    fn sweep(&self) {
-        let folder = self
-            .path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty());
-        let entries = fs::read_dir(folder.unwrap_or_else(|| Path::new(".")));
-        for entry in entries.into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let process = name.to_str().and_then(|name| {
-                let (process, _) = name.strip_prefix(HIDDEN)?.split_once('-')?;
-                Pid::from_raw(process.parse().ok()?)
-            });
-            let is_left = process
-                .is_some_and(|process| matches!(test_kill_process(process), Err(Errno::SRCH)));
-            let path = entry.path();
-            if is_left && refuse_others(&path).is_ok() && !is_alive(&path) {
-                let _ = fs::remove_file(path);
-            }
-        }
-    }
-
-    /// Where the socket is until it is shown: beside its path, for a rename reaches no further.
-    pub(crate) fn hidden_path(&self) -> PathBuf {
-        let name = format!("{HIDDEN}{}-{}", std::process::id(), self.number);
-        self.path.with_file_name(name)
     }
 
     #[cfg(control)]
@@ -125,9 +110,10 @@ impl SocketFile {
         &self.path
     }
 
+    /// What makes the path this process's.
     #[cfg(control)]
-    pub(crate) fn lock(&self) -> Option<BorrowedFd<'_>> {
-        self.lock.get().map(AsFd::as_fd)
+    pub(crate) fn held(&self) -> Option<(BorrowedFd<'_>, Place)> {
+        Some((self.lock.get()?.as_fd(), *self.place.get()?))
     }
 
     /// Another process has the path from here on.
@@ -135,20 +121,21 @@ impl SocketFile {
     pub(crate) fn give(&self) {
         self.given.store(true, Ordering::Release);
     }
-}
 
-impl SocketFile {
-    /// Takes the socket and the lock away, if they are this process's.
+    /// Takes the socket and the lock away, if they are this process's: whoever cleans up a folder may have taken them
+    /// away before, and another server may have come since. To be called while the socket is open.
     pub(crate) fn withdraw(&self) {
-        if self.hidden.swap(false, Ordering::AcqRel) {
-            let _ = fs::remove_file(self.hidden_path());
+        let Some(lock) = self.lock.get() else { return };
+        if self.given.swap(true, Ordering::AcqRel) {
+            return;
         }
-        // While the lock is ours, so is what stands there.
-        if self.lock.get().is_some() && !self.given.swap(true, Ordering::AcqRel) {
-            if refuse_others(&self.path).is_ok() {
-                let _ = fs::remove_file(&self.path);
-            }
-            let _ = fs::remove_file(beside(&self.path, LOCK));
+        let found = fs::symlink_metadata(&self.path).ok().map(Place::from);
+        if found.is_some() && found.as_ref() == self.place.get() {
+            let _ = fs::remove_file(&self.path);
+        }
+        let name = beside(&self.path, LOCK);
+        if is_named(lock, &name) {
+            let _ = fs::remove_file(name);
         }
     }
 }
@@ -161,41 +148,70 @@ impl Drop for SocketFile {
 
 const LOCK: &str = ".lock";
 
-/// What the name of a socket begins with before it is shown; the process follows, and which of its sockets.
-const HIDDEN: &str = ".standfast-";
+fn taken() -> io::Error {
+    io::Error::new(ErrorKind::AddrInUse, "another program listens there")
+}
 
-/// Counts the sockets of this process.
-static NUMBER: AtomicUsize = AtomicUsize::new(0);
+/// The name of the socket at `path`: the whole path, free of links, if it is not too long. So the system lists it in
+/// `/proc/net/unix`, and systemd-tmpfiles(8) clears away what is not listed there.
+fn address(path: &Path) -> io::Result<SocketAddrUnix> {
+    let whole = || {
+        let folder = path.parent()?;
+        let folder = if folder.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            folder
+        };
+        SocketAddrUnix::new(fs::canonicalize(folder).ok()?.join(path.file_name()?)).ok()
+    };
+    Ok(whole().map_or_else(|| SocketAddrUnix::new(path), Ok)?)
+}
 
-fn refuse_others(path: &Path) -> io::Result<()> {
+/// What stands at `path`, if anything does.
+///
+/// # Errors
+/// `AlreadyExists`, and `what` it is, if it is not `wanted`.
+fn refuse(
+    path: &Path,
+    wanted: impl Fn(&fs::FileType) -> bool,
+    what: &str,
+) -> io::Result<Option<Metadata>> {
     match fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => Err(io::Error::new(
+        Ok(found) if !wanted(&found.file_type()) => Err(io::Error::new(
             ErrorKind::AlreadyExists,
-            "something that is no socket is there",
+            format!("{what} is there"),
         )),
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
-/// Whether somebody listens at `path`.
+/// Whether somebody has the socket at `path`, whatever its type. It is not disturbed, and nothing is waited for: to a
+/// socket of datagrams another one connects without a word, and every other type refuses it (unix(7), EPROTOTYPE).
 pub(crate) fn is_alive(path: &Path) -> bool {
     let tried = SocketAddrUnix::new(path)
-        .and_then(|address| connect(&socket(SocketType::SEQPACKET)?, &address));
-    // Another type of socket that listens, or one with a full queue, is alive as well.
-    matches!(tried, Ok(()) | Err(Errno::PROTOTYPE | Errno::AGAIN))
+        .and_then(|address| connect(&socket(SocketType::DGRAM)?, &address));
+    !matches!(tried, Err(Errno::CONNREFUSED | Errno::NOENT))
 }
 
 /// The lock that a living server holds beside its socket.
-fn lock(path: &Path) -> io::Result<OwnedFd> {
+fn lock(path: &Path) -> io::Result<File> {
     let name = beside(path, LOCK);
+    let not_ours = || {
+        let what = format!("{}: something that is no lock", name.display());
+        refuse(&name, fs::FileType::is_file, &what)
+    };
     loop {
+        not_ours()?;
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
+            // What has the sticky bit is spared by systemd-tmpfiles(8), too (tmpfiles.d(5)).
+            .mode(0o1600)
+            // A pipe is not waited for.
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(&name)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -209,7 +225,7 @@ fn lock(path: &Path) -> io::Result<OwnedFd> {
         }
         // A server that ended in between took the name away: that lock locks nothing.
         if is_named(&lock, &name) {
-            return Ok(lock.into());
+            return Ok(lock);
         }
     }
 }
@@ -218,7 +234,7 @@ fn is_named(file: &File, name: &Path) -> bool {
     let (Ok(this), Ok(named)) = (file.metadata(), fs::symlink_metadata(name)) else {
         return false;
     };
-    (this.dev(), this.ino()) == (named.dev(), named.ino())
+    Place::from(this) == Place::from(named)
 }
 
 fn beside(path: &Path, ending: &str) -> PathBuf {
@@ -241,6 +257,8 @@ pub(crate) fn socket(kind: SocketType) -> rustix::io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
     use super::*;
 
     /// A folder of its own, gone at the end.
@@ -268,8 +286,6 @@ mod tests {
         let path = folder.0.join("x");
         let first = SocketFile::claim(&path).unwrap();
         let _socket = first.bind(SocketType::STREAM).unwrap();
-        assert!(!path.exists(), "not shown before it is ready");
-        first.show().unwrap();
         assert!(path.exists());
         let refused = SocketFile::claim(&path).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::AddrInUse);
@@ -278,23 +294,117 @@ mod tests {
         SocketFile::claim(&path).unwrap();
     }
 
+    /// A server at `path`, whose process is killed: its socket is closed, and its lock is free.
+    fn kill(server: SocketFile, socket: OwnedFd) {
+        drop(socket);
+        server.given.store(true, Ordering::Release);
+        drop(server);
+    }
+
     #[test]
     fn what_a_killed_server_left_is_replaced_and_what_is_no_socket_is_not() {
         let folder = Folder::new("stale");
         let path = folder.0.join("x");
         let killed = SocketFile::claim(&path).unwrap();
-        drop(killed.bind(SocketType::STREAM).unwrap());
-        killed.show().unwrap();
-        killed.given.store(true, Ordering::Release);
-        drop(killed);
+        let socket = killed.bind(SocketType::STREAM).unwrap();
+        kill(killed, socket);
         assert!(path.exists() && beside(&path, LOCK).exists());
         let next = SocketFile::claim(&path).unwrap();
         let _socket = next.bind(SocketType::STREAM).unwrap();
-        next.show().unwrap();
         drop(next);
         fs::write(&path, "precious").unwrap();
         let refused = SocketFile::claim(&path).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn another_programs_socket_in_our_place_outlives_us() {
+        let folder = Folder::new("foreign");
+        let path = folder.0.join("x");
+        let first = SocketFile::claim(&path).unwrap();
+        let _ours = first.bind(SocketType::STREAM).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _theirs = UnixListener::bind(&path).unwrap();
+        drop(first);
+        UnixStream::connect(&path).unwrap();
+        assert!(!beside(&path, LOCK).exists(), "the lock was ours");
+    }
+
+    #[test]
+    fn a_server_that_came_after_a_folder_was_cleaned_up_outlives_the_first() {
+        let folder = Folder::new("cleaned");
+        let path = folder.0.join("x");
+        let first = SocketFile::claim(&path).unwrap();
+        let _ours = first.bind(SocketType::STREAM).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(beside(&path, LOCK)).unwrap();
+        let second = SocketFile::claim(&path).unwrap();
+        let _theirs = second.bind(SocketType::STREAM).unwrap();
+        drop(first);
+        assert!(is_alive(&path));
+        let third = SocketFile::claim(&path).unwrap_err();
+        assert_eq!(third.to_string(), "another server runs there");
+        // With the lock alone cleaned up, the socket still says that there is somebody.
+        fs::remove_file(beside(&path, LOCK)).unwrap();
+        let third = SocketFile::claim(&path).unwrap_err();
+        assert_eq!(third.to_string(), "another program listens there");
+        drop(second);
+        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn who_has_a_socket_is_alive_whatever_its_type_and_even_if_nobody_can_connect() {
+        let folder = Folder::new("alive");
+        let path = folder.0.join("x");
+        for kind in [SocketType::STREAM, SocketType::SEQPACKET, SocketType::DGRAM] {
+            let theirs = socket(kind).unwrap();
+            bind(&theirs, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+            let listening = kind != SocketType::DGRAM;
+            assert!(is_alive(&path), "{kind:?} before it listens");
+            if listening {
+                rustix::net::listen(&theirs, 0).unwrap();
+                // One waits, and there is room for no other.
+                connect(socket(kind).unwrap(), &SocketAddrUnix::new(&path).unwrap()).unwrap();
+            }
+            assert!(is_alive(&path), "{kind:?}");
+            let refused = SocketFile::claim(&path).unwrap_err();
+            assert_eq!(refused.to_string(), "another program listens there");
+            drop(theirs);
+            assert!(!is_alive(&path), "{kind:?}");
+            drop(SocketFile::claim(&path).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_the_lock_is_refused_and_not_waited_for() {
+        let folder = Folder::new("fifo");
+        let path = folder.0.join("x");
+        let name = beside(&path, LOCK);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &name, rustix::fs::Mode::RWXU).unwrap();
+        let refused = SocketFile::claim(&path).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
+        assert!(refused.to_string().contains("x.lock"), "{refused}");
+        assert!(name.exists());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_system_lists_the_socket_by_its_whole_path() {
+        let folder = Folder::new("listed");
+        let link = folder.0.join("link");
+        std::os::unix::fs::symlink(&folder.0, &link).unwrap();
+        let file = SocketFile::claim(&link.join("x")).unwrap();
+        let _socket = file.bind(SocketType::STREAM).unwrap();
+        let listed = fs::read_to_string("/proc/net/unix").unwrap();
+        let whole = fs::canonicalize(&folder.0).unwrap().join("x");
+        let mut paths = listed
+            .lines()
+            .filter_map(|line| line.split(' ').next_back());
+        assert!(
+            paths.any(|path| Path::new(path) == whole),
+            "{}",
+            whole.display()
+        );
     }
 }

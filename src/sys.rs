@@ -90,6 +90,7 @@ pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
 
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 mod imp {
+    use std::num::NonZeroU32;
     use std::os::fd::AsRawFd;
 
     use super::{BorrowedFd, Duration, Journal, TcpInfo, TcpState, io};
@@ -200,6 +201,36 @@ mod imp {
             return Err(io::Error::last_os_error());
         }
         Ok(())
+    }
+
+    /// Who is at the other end of a Unix socket (`SO_PEERCRED`, unix(7)): the user, and the process if it has a number in
+    /// this one's namespace. Of a socket that connected it is who called listen(2) there.
+    ///
+    /// The kernel says 0 for a process of another namespace: no value of rustix's `Pid`, which is why that cannot be
+    /// asked here.
+    pub(crate) fn peer(fd: BorrowedFd<'_>) -> io::Result<(u32, Option<NonZeroU32>)> {
+        let mut of = libc::ucred {
+            pid: 0,
+            uid: 0,
+            gid: 0,
+        };
+        let mut length = libc::socklen_t::try_from(size_of::<libc::ucred>())
+            .map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: the call writes at most `length` bytes, and `of` has them; any bytes are a `ucred`. `fd` is borrowed,
+        // so open.
+        let answer = unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERCRED,
+                (&raw mut of).cast(),
+                &raw mut length,
+            )
+        };
+        if answer == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok((of.uid, u32::try_from(of.pid).ok().and_then(NonZeroU32::new)))
     }
 
     /// Reads `SIOCOUTQ` (tcp(7)): bytes in the send queue that the peer has not acknowledged; a FIN counts as one.
@@ -337,6 +368,15 @@ mod tests {
         keep_descriptors().unwrap();
         assert_eq!(fcntl_getfd(&near).unwrap(), FdFlags::CLOEXEC);
         assert_eq!(fcntl_getfd(io::stderr()).unwrap(), before);
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    fn the_other_end_of_a_unix_socket_is_known() {
+        let (near, _far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (user, process) = peer(near.as_fd()).unwrap();
+        assert_eq!(user, rustix::process::geteuid().as_raw());
+        assert_eq!(process.unwrap().get(), std::process::id());
     }
 
     #[test]

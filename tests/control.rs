@@ -1,5 +1,9 @@
 //! The control socket from outside: status, list, kill, drain and stop, and how a server is named to them.
 
+/// Askers and servers in namespaces of processes of their own.
+mod namespaces;
+/// Whose a path is: foreign sockets at it, pipes in the place of locks, and who cleans up.
+mod paths;
 /// Where the socket stands, who may be there before it, and what is left of it.
 mod place;
 /// Who asks and should not, or asks what is no question, or asks when nothing is left to answer with.

@@ -2,13 +2,14 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -19,6 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::handoff::record::{DESCRIPTORS, LONGEST, Message};
+use crate::sys;
 
 /// Bytes that may be under way in a takeover.
 const ROOM: usize = 4 * 1024 * 1024;
@@ -39,7 +41,8 @@ impl Line {
 
     /// Whether the other end is a process of this user.
     pub(crate) fn is_of_this_user(&self) -> io::Result<bool> {
-        Ok(socket_peercred(&self.socket)?.uid == geteuid())
+        let (user, _) = sys::peer(self.socket.as_fd())?;
+        Ok(user == geteuid().as_raw())
     }
 
     /// Waits until the other end has hung up; what it says meanwhile is not heard.
@@ -62,8 +65,8 @@ impl Line {
 
     /// The process at the other end, where it can be named here.
     pub(crate) fn peer(&self) -> Option<u32> {
-        let pid = socket_peercred(&self.socket).ok()?.pid.as_raw_pid();
-        u32::try_from(pid).ok().filter(|&pid| pid > 0)
+        let (_, process) = sys::peer(self.socket.as_fd()).ok()?;
+        process.map(NonZeroU32::get)
     }
 
     pub(crate) fn send(&self, message: &impl Serialize) -> io::Result<()> {

@@ -1,8 +1,10 @@
 //! The control socket: what a running server is asked from outside its process.
 //!
 //! A Unix socket of mode 0600, answered to processes of the same user only. It stands under its path exactly as long
-//! as the server runs, or the one that has taken over from it.
+//! as the server runs, or the one that has taken over from it: that goes on with the socket itself, so whoever connects
+//! meanwhile waits in its queue.
 
+mod client;
 pub(crate) mod line;
 pub mod path;
 pub(crate) mod question;
@@ -10,36 +12,34 @@ pub(crate) mod question;
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs;
-use std::io::{self, PipeReader};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{
-    Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with, connect, listen,
-};
+use rustix::net::{Shutdown, SocketFlags, SocketType, accept_with, listen};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::handle::{Handle, Shared};
 use crate::handoff::baton::Baton;
-use crate::handoff::{give, take};
-use crate::inspect::{ConnectionInfo, Status, Takeover};
-use crate::socket_file::{self, SocketFile};
+use crate::handoff::give::{self, Paths};
+use crate::handoff::take;
+use crate::inspect::Takeover;
+use crate::socket_file::SocketFile;
+pub use client::Client;
 use line::{Line, now};
 use question::{Answer, Hello, Question};
 
 /// How long the server waits for one who connects and says nothing, or does not read.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long a client waits for an answer.
-const ANSWER: Duration = Duration::from_secs(30);
 
 /// How long a successor may take from its start to its end or to the takeover.
 const SUCCESSOR: Duration = Duration::from_secs(20);
@@ -95,8 +95,11 @@ pub struct Control {
 /// What the threads share that answer.
 pub(crate) struct Desk {
     pub(crate) file: SocketFile,
-    socket: OwnedFd,
-    closed: AtomicBool,
+    /// Where clients connect, while it is this process's.
+    socket: Mutex<Option<Arc<OwnedFd>>>,
+    /// Dropped, they end the thread that lets clients in: before it begins, and from then on.
+    begin: Mutex<Option<Sender<Arc<OwnedFd>>>>,
+    open: Mutex<Option<PipeWriter>>,
     /// Paths of listeners, given away together with this one. The server alone keeps them: they go when it ends, not
     /// when the last client here has its answer.
     listeners: Vec<Weak<SocketFile>>,
@@ -123,8 +126,8 @@ impl fmt::Debug for Desk {
 }
 
 impl Control {
-    /// Opens the control socket of the server behind `handle`, and answers there from now on; it is seen under its
-    /// path when that is [shown](SocketFile::show).
+    /// Prepares the control socket of the server behind `handle`: what may fail fails now. Clients are answered from
+    /// [`listen`](Desk::listen) or [`answer_at`](Desk::answer_at) on.
     pub(crate) fn open(
         file: SocketFile,
         listeners: &[Arc<SocketFile>],
@@ -132,14 +135,13 @@ impl Control {
         successor: Option<Start>,
         farewell: Option<Farewell>,
     ) -> io::Result<(Self, Arc<Desk>)> {
-        let socket = file.bind(SocketType::SEQPACKET)?;
-        rustix::io::ioctl_fionbio(&socket, true)?;
-        fs::set_permissions(file.hidden_path(), fs::Permissions::from_mode(0o600))?;
-        listen(&socket, 64)?;
+        let (begin, begun) = mpsc::channel();
+        let (closed, open) = io::pipe()?;
         let desk = Arc::new(Desk {
             file,
-            socket,
-            closed: AtomicBool::new(false),
+            socket: Mutex::default(),
+            begin: Mutex::new(Some(begin)),
+            open: Mutex::new(Some(open)),
             listeners: listeners.iter().map(Arc::downgrade).collect(),
             handle: handle.clone(),
             successor,
@@ -150,11 +152,14 @@ impl Control {
             refusal: Mutex::default(),
             given: Mutex::default(),
         });
-        let spare = desk.spare();
         let answering = Arc::clone(&desk);
         thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || answering.answer_all(spare))?;
+            .spawn(move || {
+                if let Ok(socket) = begun.recv() {
+                    answering.answer_all(&socket, &closed);
+                }
+            })?;
         Ok((
             Self {
                 desk: Arc::clone(&desk),
@@ -174,26 +179,49 @@ impl Drop for Control {
     fn drop(&mut self) {
         self.desk.until_answered();
         self.desk.file.withdraw();
+        self.desk.close();
         lock(&self.desk.given).take();
-        self.desk.closed.store(true, Ordering::Release);
-        // Ends the wait for clients.
-        let _ = rustix::net::shutdown(&self.desk.socket, Shutdown::Both);
     }
 }
 
 impl Desk {
-    /// A descriptor kept for the time when there is no other.
-    fn spare(&self) -> Option<OwnedFd> {
-        rustix::io::fcntl_dupfd_cloexec(&self.socket, 0).ok()
+    /// Opens the socket under its path, for this user alone, and answers there from now on.
+    pub(crate) fn listen(&self) -> io::Result<()> {
+        let socket = self.file.bind(SocketType::SEQPACKET)?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        fs::set_permissions(self.file.path(), fs::Permissions::from_mode(0o600))?;
+        listen(&socket, 64)?;
+        self.answer_at(socket);
+        Ok(())
     }
 
-    /// Answers each client on a thread of its own: one that hangs holds up nobody else.
-    fn answer_all(self: Arc<Self>, mut spare: Option<OwnedFd>) {
-        while !self.closed.load(Ordering::Acquire) {
-            spare = spare.or_else(|| self.spare());
-            let client = match self.next(&mut spare) {
-                Ok(client) => Arc::new(client),
-                Err(Errno::AGAIN | Errno::INTR | Errno::INVAL) => continue,
+    /// Answers from now on those who connect to `socket`.
+    pub(crate) fn answer_at(&self, socket: OwnedFd) {
+        let socket = Arc::new(socket);
+        *lock(&self.socket) = Some(Arc::clone(&socket));
+        if let Some(begin) = lock(&self.begin).take() {
+            // The thread waits for it.
+            let _ = begin.send(socket);
+        }
+    }
+
+    /// Lets nobody in any more. The socket may be another process's by now: nothing is done to it.
+    fn close(&self) {
+        lock(&self.begin).take();
+        lock(&self.open).take();
+        lock(&self.socket).take();
+    }
+
+    /// Answers each client on a thread of its own: one that hangs holds up nobody else. Until this end is `closed`.
+    fn answer_all(self: Arc<Self>, socket: &OwnedFd, closed: &PipeReader) {
+        // A descriptor kept for the time when there is no other.
+        let mut spare = None;
+        loop {
+            spare = spare.or_else(|| rustix::io::fcntl_dupfd_cloexec(socket, 0).ok());
+            let client = match self.next(socket, closed, &mut spare) {
+                Ok(Some(client)) => Arc::new(client),
+                Ok(None) => return,
+                Err(Errno::AGAIN | Errno::INTR) => continue,
                 Err(error) => {
                     log::debug!(error:% = io::Error::from(error); "cannot accept on the control socket");
                     // Out of descriptors, most likely; the client waits in the queue meanwhile.
@@ -215,7 +243,7 @@ impl Desk {
                 Ok(answering) if last => {
                     let _ = answering.join();
                     spare = Arc::try_unwrap(client).ok().and_then(|mut client| {
-                        let kept = rustix::io::dup2(&self.socket, &mut client);
+                        let kept = rustix::io::dup2(socket, &mut client);
                         kept.is_ok().then_some(client)
                     });
                 }
@@ -228,17 +256,30 @@ impl Desk {
         }
     }
 
-    /// Waits for a client. Out of descriptors it gets the spare one.
-    fn next(&self, spare: &mut Option<OwnedFd>) -> rustix::io::Result<OwnedFd> {
-        poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], None)?;
-        match accept_with(&self.socket, SocketFlags::CLOEXEC) {
+    /// Waits for a client, or until this end is `closed`. Out of descriptors it gets the spare one.
+    fn next(
+        &self,
+        socket: &OwnedFd,
+        closed: &PipeReader,
+        spare: &mut Option<OwnedFd>,
+    ) -> rustix::io::Result<Option<OwnedFd>> {
+        let mut polled = [
+            PollFd::new(socket, PollFlags::IN),
+            PollFd::new(closed, PollFlags::empty()),
+        ];
+        poll(&mut polled, None)?;
+        if !polled[1].revents().is_empty() {
+            return Ok(None);
+        }
+        let accepted = match accept_with(socket, SocketFlags::CLOEXEC) {
             Err(Errno::MFILE | Errno::NFILE) if spare.is_some() => {
                 let _alone = lock(&self.handle.shared.descriptors);
                 drop(spare.take());
-                accept_with(&self.socket, SocketFlags::CLOEXEC)
+                accept_with(socket, SocketFlags::CLOEXEC)
             }
             accepted => accepted,
-        }
+        };
+        accepted.map(Some)
     }
 
     fn enter(&self, client: &Arc<OwnedFd>) {
@@ -366,11 +407,18 @@ impl Desk {
         line.send(&Answer::Giving)?;
         let listeners: Vec<_> = self.listeners.iter().filter_map(Weak::upgrade).collect();
         let files = || std::iter::once(&self.file).chain(listeners.iter().map(Arc::as_ref));
-        let locks: Vec<BorrowedFd<'_>> = files().filter_map(SocketFile::lock).collect();
+        let (locks, places): (Vec<_>, _) = files().filter_map(SocketFile::held).unzip();
+        let socket = lock(&self.socket).clone();
+        let socket = socket.iter().map(|socket| socket.as_fd());
+        let paths = Paths {
+            descriptors: socket.chain(locks).collect(),
+            places,
+        };
         shared.set_partner(Some(pid));
-        match give::give(line, &self.handle, pid, &locks) {
+        match give::give(line, &self.handle, pid, paths) {
             Ok((takeover, baton)) => {
                 files().for_each(SocketFile::give);
+                self.close();
                 *lock(&self.given) = Some(Arc::clone(&baton));
                 log::info!(
                     pid = takeover.pid,
@@ -462,132 +510,4 @@ impl Drop for Claim<'_> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A running server, asked from another process.
-#[derive(Debug)]
-pub struct Client {
-    path: PathBuf,
-}
-
-impl Client {
-    /// The server whose control socket is at `path`.
-    #[must_use]
-    pub fn at(path: PathBuf) -> Self {
-        Self { path }
-    }
-
-    /// The control sockets this user's servers have, of those that listen first on `port`, or of all.
-    #[must_use]
-    pub fn candidates(port: Option<u16>) -> Vec<PathBuf> {
-        path::existing(port)
-    }
-
-    /// Where it is asked.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn ask(&self, question: &Question) -> io::Result<Line> {
-        let socket = socket_file::socket(SocketType::SEQPACKET)?;
-        connect(&socket, &SocketAddrUnix::new(&self.path)?)?;
-        let line = Line::new(Arc::new(socket), ANSWER)?;
-        if !line.is_of_this_user()? {
-            return Err(io::Error::other(format!(
-                "the server at {} is another user's: ask as that user",
-                self.path.display()
-            )));
-        }
-        line.send(question)?;
-        Ok(line)
-    }
-
-    /// Asks for the server itself.
-    pub(crate) fn take_over(&self, hello: Hello) -> io::Result<Line> {
-        let line = self.ask(&Question::TakeOver(hello))?;
-        match line.receive()? {
-            Answer::Giving => Ok(line),
-            answer => Err(refused(answer)),
-        }
-    }
-
-    /// Asks for something that is done or refused.
-    fn order(&self, question: &Question) -> io::Result<()> {
-        match self.ask(question)?.receive()? {
-            Answer::Done => Ok(()),
-            answer => Err(refused(answer)),
-        }
-    }
-
-    /// The server, its listeners and its counters.
-    ///
-    /// # Errors
-    /// No server answers there, or it refuses.
-    pub fn status(&self) -> io::Result<Status> {
-        match self.ask(&Question::Status)?.receive()? {
-            Answer::Status(status) => Ok(status),
-            answer => Err(refused(answer)),
-        }
-    }
-
-    /// Every open connection, in the order of their numbers.
-    ///
-    /// # Errors
-    /// As [`status`](Self::status).
-    pub fn connections(&self) -> io::Result<Vec<ConnectionInfo>> {
-        let line = self.ask(&Question::List)?;
-        let mut all = Vec::new();
-        loop {
-            match line.receive()? {
-                Answer::Connections(batch) => all.extend(batch),
-                Answer::Done => break,
-                answer => return Err(refused(answer)),
-            }
-        }
-        all.sort_by_key(|connection: &ConnectionInfo| connection.id);
-        Ok(all)
-    }
-
-    /// Ends connection `id`.
-    ///
-    /// # Errors
-    /// As [`status`](Self::status); there is no such connection.
-    pub fn kill(&self, id: u64) -> io::Result<()> {
-        self.order(&Question::Kill { id })
-    }
-
-    /// Makes the server drain.
-    ///
-    /// # Errors
-    /// As [`status`](Self::status).
-    pub fn drain(&self) -> io::Result<()> {
-        self.order(&Question::Drain)
-    }
-
-    /// Ends the server at once.
-    ///
-    /// # Errors
-    /// As [`status`](Self::status).
-    pub fn stop(&self) -> io::Result<()> {
-        self.order(&Question::Stop)
-    }
-
-    /// Has the server start its own successor, and waits for what comes of it.
-    ///
-    /// # Errors
-    /// As [`status`](Self::status); and in words, why the server goes on by itself.
-    pub fn restart(&self) -> io::Result<Takeover> {
-        match self.ask(&Question::Restart)?.receive()? {
-            Answer::Restarted(takeover) => Ok(takeover),
-            answer => Err(refused(answer)),
-        }
-    }
-}
-
-fn refused(answer: Answer) -> io::Error {
-    match answer {
-        Answer::Refused(why) => io::Error::other(why),
-        _ => io::Error::new(io::ErrorKind::InvalidData, "an answer to another question"),
-    }
 }

@@ -13,6 +13,7 @@ use crate::handle::{Handle, Mail};
 use crate::handoff::baton::{Baton, Event, FREEZE, Outcome, Sum, late, lost};
 use crate::handoff::record::{DESCRIPTORS, LONGEST_COMMON, Message, PIECE, PROTOCOL, SCHEMA};
 use crate::inspect::{Role, Takeover};
+use crate::socket_file::Place;
 
 /// How long the pre-copy may take, while the server serves; and how long the new process may take nothing in.
 const PRE_COPY: Duration = Duration::from_secs(60);
@@ -45,11 +46,12 @@ pub(crate) fn compare(hello: &Hello, handle: &Handle, network: &str) -> Result<(
     if status.draining {
         return Err("the running server is ending".to_owned());
     }
-    if status.listeners.len() >= DESCRIPTORS {
+    // The control socket, its lock, and a lock of each go in one message.
+    const MOST: usize = DESCRIPTORS - 2;
+    if status.listeners.len() > MOST {
         return Err(format!(
-            "{} listeners are too many to change hands, at most {} can",
+            "{} listeners are too many to change hands, at most {MOST} can",
             status.listeners.len(),
-            DESCRIPTORS - 1
         ));
     }
     for listener in &status.listeners {
@@ -75,8 +77,15 @@ pub(crate) fn compare(hello: &Hello, handle: &Handle, network: &str) -> Result<(
     Ok(())
 }
 
-/// Gives this server to the process `pid` at the other end of `line`: from the pre-copy to `running`. `locks`: of the
-/// control socket, then of the listeners' paths.
+/// What makes paths this server's.
+pub(crate) struct Paths<'a> {
+    /// The control socket and its lock, then the locks of the listeners' paths.
+    pub(crate) descriptors: Vec<BorrowedFd<'a>>,
+    /// What stands at the path of each lock.
+    pub(crate) places: Vec<Place>,
+}
+
+/// Gives this server to the process `pid` at the other end of `line`: from the pre-copy to `running`.
 ///
 /// Answers the line, too: the new process hears by its end that this one has ended.
 ///
@@ -86,7 +95,7 @@ pub(crate) fn give(
     line: Line,
     handle: &Handle,
     pid: u32,
-    locks: &[BorrowedFd<'_>],
+    paths: Paths<'_>,
 ) -> Result<(Takeover, Arc<Baton>), String> {
     line.widen();
     let (events, told) = mpsc::channel();
@@ -108,7 +117,7 @@ pub(crate) fn give(
     drop(events);
     let given = announced
         .and_then(|()| conversation.pre_copy())
-        .and_then(|()| conversation.freeze(locks));
+        .and_then(|()| conversation.freeze(paths));
     match given {
         Ok((sum, frozen)) => {
             let takeover = Takeover {
@@ -212,13 +221,13 @@ impl Conversation<'_> {
 
     /// Stops the workers, has them send the rest, and commits; whatever goes wrong before that, they resume. Answers
     /// what was given, and how long nobody served.
-    fn freeze(&self, locks: &[BorrowedFd<'_>]) -> Result<(Sum, Duration), String> {
+    fn freeze(&self, paths: Paths<'_>) -> Result<(Sum, Duration), String> {
         let frozen_at = shared_clock();
         let until = now() + FREEZE;
         let (outcomes, stopped): (Vec<Sender<Outcome>>, _) = self.stop(until);
         let given = stopped.and_then(|sum| {
             self.send_common(until)?;
-            self.commit(&sum, frozen_at, until, locks)?;
+            self.commit(&sum, frozen_at, until, paths)?;
             self.owned()?;
             self.handle.shared.given();
             // The workers let go only then: the new process is to start before that work is done.
@@ -305,7 +314,7 @@ impl Conversation<'_> {
         sum: &Sum,
         frozen_at: u64,
         until: Instant,
-        locks: &[BorrowedFd<'_>],
+        paths: Paths<'_>,
     ) -> Result<(), String> {
         let last = Message::Final {
             connections: sum.connections,
@@ -328,9 +337,10 @@ impl Conversation<'_> {
         let commit = Message::Commit {
             frozen_at,
             staying: sum.staying,
+            places: paths.places,
         };
         // Once this is in the queue, no connection is touched here any more, unless the new process ends first.
-        self.pass(&commit, locks, until)
+        self.pass(&commit, &paths.descriptors, until)
     }
 
     /// Waits for the new process's word that the connections are its own. However long that takes: without it nobody

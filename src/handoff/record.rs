@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Endpoint, Peer};
+use crate::socket_file::Place;
 
 /// The protocol spoken, and the schema of the records in it.
 pub(crate) const PROTOCOL: u8 = 1;
@@ -50,9 +51,13 @@ pub(crate) enum Message {
     /// The new process has everything, and waits.
     Prepared,
     /// From here on the connections are the new process's. Nobody serves since `frozen_at`, in nanoseconds of
-    /// `CLOCK_MONOTONIC`, which both processes share. With the descriptors of the locks: the control socket's, then
-    /// those of the listeners' paths.
-    Commit { frozen_at: u64, staying: u64 },
+    /// `CLOCK_MONOTONIC`, which both processes share. With the descriptors of the control socket and of the locks: its
+    /// own, then those of the listeners' paths; `places`: what stands at those paths.
+    Commit {
+        frozen_at: u64,
+        staying: u64,
+        places: Vec<Place>,
+    },
     /// The new process serves; nobody had served for so many microseconds.
     Running { frozen: u64 },
     /// Whoever watches over the old process knows of the new one.
@@ -328,6 +333,7 @@ mod tests {
             Message::Commit {
                 frozen_at: 400,
                 staying: 1,
+                places: vec![Place::from(std::fs::metadata("/").unwrap())],
             },
             Message::Abort("no".to_owned()),
             Message::Common {

@@ -14,6 +14,7 @@ use crate::handoff::record::{
 };
 use crate::inspect::{Role, Takeover};
 use crate::service::Exported;
+use crate::socket_file::Place;
 use crate::worker::Worker;
 
 /// How long the old process may leave us without a word.
@@ -39,8 +40,10 @@ pub(crate) struct Giver {
 pub(crate) struct Taken {
     line: Line,
     pub(crate) pid: u32,
-    /// The locks of the control socket and of the listeners' paths, in the old process's order.
-    pub(crate) locks: Vec<OwnedFd>,
+    /// The control socket.
+    pub(crate) control: Option<OwnedFd>,
+    /// Of its path and of the listeners', in the old process's order: the lock, and what stands there.
+    pub(crate) paths: Vec<(OwnedFd, Place)>,
     pub(crate) last_id: u64,
     connections: u64,
     staying: u64,
@@ -174,7 +177,17 @@ impl Giver {
         may_fail("commit");
         loop {
             // Whatever else is said, the commit alone counts, or its absence.
-            if let (Message::Commit { frozen_at, staying }, locks) = self.next(handle)? {
+            let next = self.next(handle)?;
+            if let (
+                Message::Commit {
+                    frozen_at,
+                    staying,
+                    places,
+                },
+                descriptors,
+            ) = next
+            {
+                let mut descriptors = descriptors.into_iter();
                 may_fail("owned");
                 // From here on they are ours. A former process that hears nothing any more has ended.
                 let _ = self.say(&Message::Owned);
@@ -182,7 +195,8 @@ impl Giver {
                     connections: taking.own(),
                     line: self.line,
                     pid: self.pid,
-                    locks,
+                    control: descriptors.next(),
+                    paths: descriptors.zip(places).collect(),
                     last_id,
                     staying,
                     frozen_at,

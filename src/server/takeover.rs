@@ -24,7 +24,7 @@ use crate::inspect::{ListenerInfo, Takeover};
 use crate::listener::{self, Listener, Settings};
 use crate::memory::Memory;
 use crate::service::AnyService;
-use crate::socket_file::SocketFile;
+use crate::socket_file::{Place, SocketFile};
 
 /// What a server knows of takeovers: the one it comes from, and what the next one needs.
 #[derive(Default)]
@@ -161,7 +161,7 @@ impl Server {
     }
 
     /// Opens this server's control socket at `path`; it stands there until what this answers is dropped. After
-    /// [`take_over`](Self::take_over) it takes the place of the former server's, once this one [runs](Self::run).
+    /// [`take_over`](Self::take_over) it is the former server's, which answers there until this one [runs](Self::run).
     ///
     /// # Errors
     /// `AddrInUse` while another server has that path; `AlreadyExists` if something else than a socket stands there;
@@ -183,7 +183,7 @@ impl Server {
             self.takeover.farewell.clone(),
         )?;
         if !heir {
-            desk.file.show()?;
+            desk.listen()?;
         }
         self.takeover.desk = Some(desk);
         Ok(control)
@@ -239,7 +239,8 @@ impl Server {
             "took over"
         );
         let _ = self.handle.shared.took.set(takeover);
-        self.inherit(std::mem::take(&mut taken.locks), &path);
+        let paths = std::mem::take(&mut taken.paths);
+        self.inherit(taken.control.take(), paths, &path);
         // The thread waits for it.
         let _ = afterwards.send(taken);
     }
@@ -264,28 +265,26 @@ impl Server {
         Ok(way)
     }
 
-    /// The paths are ours, with their locks: the control socket's is shown, those of listeners are in use.
-    fn inherit(&self, locks: Vec<OwnedFd>, path: &Path) {
-        let mut locks = locks.into_iter();
-        if let Some(lock) = locks.next() {
+    /// The paths are ours: at the control socket this process answers, those of listeners are in use.
+    fn inherit(&self, control: Option<OwnedFd>, paths: Vec<(OwnedFd, Place)>, path: &Path) {
+        let mut paths = paths.into_iter();
+        if let (Some(control), Some((lock, place))) = (control, paths.next()) {
             match &self.takeover.desk {
                 Some(desk) if desk.file.path() == path => {
-                    desk.file.inherit(lock);
-                    if let Err(error) = desk.file.show() {
-                        log::error!(path:% = path.display(), error:%; "cannot show the control socket");
-                    }
+                    desk.file.inherit(lock, place);
+                    desk.answer_at(control);
                 }
                 // Nobody wants it any more: it is taken away.
-                _ => SocketFile::heir(path).inherit(lock),
+                _ => SocketFile::heir(path).inherit(lock, place),
             }
         }
         let heirs = self
             .takeover
             .files
             .iter()
-            .filter(|file| file.lock().is_none());
-        for (file, lock) in heirs.zip(locks) {
-            file.inherit(lock);
+            .filter(|file| file.held().is_none());
+        for (file, (lock, place)) in heirs.zip(paths) {
+            file.inherit(lock, place);
         }
     }
 

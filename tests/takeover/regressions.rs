@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{chown, symlink};
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -427,37 +427,6 @@ fn the_same_name_in_another_folder_is_another_server() {
     assert_answers(&here.join("x.sock"));
     assert!(first.drain().success());
     assert!(!here.join("x.sock").exists());
-}
-
-#[test]
-fn only_what_a_server_that_died_left_is_cleared_away() {
-    let home = Home::new();
-    let mut dead = Command::new("true").spawn().unwrap();
-    dead.wait().unwrap();
-    let (dead, alive) = (dead.id(), std::process::id());
-    let folder = home.join("sockets");
-    fs::create_dir(&folder).unwrap();
-    for name in ["x.sock", "c.sock"] {
-        let [theirs, left, starting] = [
-            format!("{name}.{dead}"),
-            format!(".standfast-{dead}-{name}"),
-            format!(".standfast-{alive}-{name}"),
-        ]
-        .map(|name| folder.join(name));
-        let _listening = [&theirs, &starting].map(|path| UnixListener::bind(path).unwrap());
-        drop(UnixListener::bind(&left).unwrap());
-        let (socket, control) = (folder.join("x.sock"), folder.join("c.sock"));
-        let address = format!("unix:{}", socket.display());
-        let mut command = home.standfast(&["serve", "-l", &address, "--control", text(&control)]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut server = Server::launch(command);
-        server.stdout_line();
-        assert!(theirs.exists(), "{name}: another server's");
-        assert!(starting.exists(), "{name}: of a process that lives");
-        assert!(!left.exists(), "{name}: of a dead one");
-        assert!(server.drain().success());
-        assert!(theirs.exists(), "{name}: another server's");
-    }
 }
 
 #[test]
