@@ -7,11 +7,10 @@ mod engine;
 mod link;
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::time::Duration;
 
 use mio::event::Event;
-use mio::{Events, Token, Waker};
+use mio::{Events, Token};
 
 use crate::client::engine::{
     EVENTS, Engine, Entry, PATIENCE, READ_BUDGET, Slot, State, TIMER, WAKER,
@@ -25,6 +24,7 @@ use crate::error::Error;
 use crate::io::{Io, Turn};
 use crate::keepalive::Keepalive;
 
+pub use engine::Wake;
 pub use link::{Caller, End, Link, LinkId, Links, Next};
 
 /// What one read may bring.
@@ -88,19 +88,6 @@ pub struct Client<C> {
     buffer: Box<[u8]>,
 }
 
-/// Calls [`Caller::turn`] soon, from any thread.
-#[derive(Clone, Debug)]
-pub struct Wake(Arc<Waker>);
-
-impl Wake {
-    /// Does so.
-    pub fn wake(&self) {
-        if let Err(error) = self.0.wake() {
-            log::debug!(error:%; "cannot wake the client");
-        }
-    }
-}
-
 impl<C: Caller> Client<C> {
     /// Checks what `dial` asks. Nothing is connected before [`Links::open`].
     ///
@@ -130,7 +117,7 @@ impl<C: Caller> Client<C> {
     /// For other threads, to have [`Caller::turn`] called.
     #[must_use]
     pub fn wake(&self) -> Wake {
-        Wake(Arc::clone(&self.engine.waker))
+        Wake::new(&self.engine.waker)
     }
 
     /// Runs until [`Links::end`]; gives the caller back.
@@ -397,6 +384,7 @@ impl<C: Caller> Client<C> {
 
     /// What follows from what was read and written: nothing, or the end.
     fn conclude(&mut self, key: usize) {
+        self.hear_out(key);
         let engine = &mut self.engine;
         let Some(Entry {
             link,
@@ -424,7 +412,7 @@ impl<C: Caller> Client<C> {
         {
             return self.over(key, &verdict);
         }
-        if io.peer_fin {
+        if io.peer_fin && !up.goes_on {
             io.finish_for(CloseReason::PeerClosed);
         }
         if let Some(reason) = io.finishing {
@@ -441,6 +429,27 @@ impl<C: Caller> Client<C> {
             io.tidy(&turn);
         }
         arm(&mut engine.deadlines, key, &up.io, &turn);
+    }
+
+    /// The server's FIN, which is told to the owner once, unless it is the end already.
+    #[inline]
+    fn hear_out(&mut self, key: usize) {
+        let Some(Entry {
+            link: Some(_),
+            state: State::Up(up),
+        }) = self.engine.entries.get(key)
+        else {
+            return;
+        };
+        let io = &up.io;
+        if !io.peer_fin || up.goes_on || io.finishing.is_some() || io.verdict().is_some() {
+            return;
+        }
+        let mut goes_on = false;
+        self.call(key, |caller, link| goes_on = caller.half_closed(link));
+        if let Some(link) = self.engine.link(key) {
+            link.up.goes_on = goes_on;
+        }
     }
 
     /// A deadline of a connection may have come.

@@ -36,6 +36,23 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const WAKER: Token = Token(usize::MAX);
 pub(crate) const TIMER: Token = Token(usize::MAX - 1);
 
+/// Calls [`Caller::turn`](crate::Caller::turn) soon, from any thread.
+#[derive(Clone, Debug)]
+pub struct Wake(Arc<Waker>);
+
+impl Wake {
+    pub(crate) fn new(waker: &Arc<Waker>) -> Self {
+        Self(Arc::clone(waker))
+    }
+
+    /// Does so.
+    pub fn wake(&self) {
+        if let Err(error) = self.0.wake() {
+            log::debug!(error:%; "cannot wake the client");
+        }
+    }
+}
+
 /// Everything of a client but its owner.
 #[derive(Debug)]
 pub(crate) struct Engine {

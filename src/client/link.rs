@@ -37,6 +37,13 @@ pub trait Caller {
         true
     }
 
+    /// The server's FIN: it sends nothing more. Answers whether the link goes on to send, until the owner
+    /// [leaves](Link::leave) it or it is lost; else it ends with `peer-closed`.
+    fn half_closed(&mut self, link: &mut Link<'_>) -> bool {
+        let _ = link;
+        false
+    }
+
     /// A connected link is over: lost, ended by the server's FIN (`peer-closed`), or left (`service`).
     fn ended(&mut self, id: LinkId, end: &End) -> Next;
 
@@ -116,6 +123,8 @@ pub(crate) struct Up {
     pub(crate) short: bool,
     /// How many read timeouts the server has been silent for.
     pub(crate) silences: u32,
+    /// The server's FIN was told to the owner, who goes on to send.
+    pub(crate) goes_on: bool,
 }
 
 impl Up {
@@ -125,6 +134,7 @@ impl Up {
             server,
             short: false,
             silences: 0,
+            goes_on: false,
         }
     }
 
@@ -216,6 +226,12 @@ impl Link<'_> {
     #[must_use]
     pub fn known(&self) -> Instant {
         self.clock.instant(self.turn.known)
+    }
+
+    /// How long it has been connected.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.turn.now.since(self.up.io.opened)
     }
 
     /// Sends what the kernel takes of `bytes` at once, and answers how much that is. When it was less than all,

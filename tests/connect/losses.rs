@@ -29,8 +29,11 @@ fn a_reset_is_said_to_be_one() {
     accepted.write_all(b"before it\n").unwrap();
     connecting.prints(b"before it\n");
     reset(accepted);
-    let lost = connecting.says(&format!("lost {}: peer-reset", peer.address()));
-    assert!(lost.ends_with(" (ECONNRESET)"), "{lost}");
+    let lost = connecting.says(&format!("lost {}: peer-reset (silent ", peer.address()));
+    assert!(
+        lost.contains(" s, up ") && lost.ends_with(" s, ECONNRESET)"),
+        "{lost}"
+    );
     peer.accept();
     connecting.connects(peer.address());
 }
@@ -44,9 +47,9 @@ fn bytes_in_flight_to_a_vanished_server_are_said_to_be_unacknowledged_and_when()
     assert_gets(&mut accepted, b"one\n");
     let vanished = vanish(&accepted);
     connecting.types("into the silence\n");
-    let lost = connecting.says(&format!("lost {}: unacknowledged after ", peer.address()));
+    let lost = connecting.says(&format!("lost {}: unacknowledged (silent ", peer.address()));
     let (least, most) = (4.7, vanished.heard.elapsed().as_secs_f64() + 0.1);
-    let after = seconds_behind(&lost, " after ");
+    let after = seconds_behind(&lost, "(silent ");
     assert!((least..=most).contains(&after), "{most} s: {lost}");
     // What the kernel had taken is gone with the connection; what comes now is not.
     let mut accepted = peer.accept();
@@ -61,9 +64,9 @@ fn a_silent_server_is_given_up_at_the_read_timeout() {
     let mut connecting = Connecting::start(peer.address(), &["--read-timeout", "300ms"]);
     for round in 1..=3 {
         let _silent = peer.accept();
-        let lost = connecting.says(&format!("lost {}: read-timeout after ", peer.address()));
+        let lost = connecting.says(&format!("lost {}: read-timeout (silent ", peer.address()));
         assert!(start.elapsed() >= round * Duration::from_millis(300));
-        assert_eq!(seconds_behind(&lost, " after "), 0.3, "{lost}");
+        assert_eq!(seconds_behind(&lost, "(silent "), 0.3, "{lost}");
         connecting.says("reconnecting in ");
     }
 }

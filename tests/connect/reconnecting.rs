@@ -204,6 +204,7 @@ fn never_means_one_attempt_and_one_connection() {
     let peer = port.listen();
     let mut closed = Connecting::start(peer.address(), &["--reconnect", "never"]);
     drop(peer.accept());
+    closed.ends_stdin();
     assert_eq!(closed.ends(), 0, "the server's FIN: {:?}", closed.lines);
 
     let mut lost = Connecting::start(peer.address(), &["--reconnect", "never"]);

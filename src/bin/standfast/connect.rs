@@ -6,9 +6,11 @@ mod line_ends;
 mod lines;
 mod outgoing;
 mod output;
+mod parting;
 mod session;
 mod verdict;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
@@ -107,6 +109,7 @@ fn meant(args: &ConnectArgs) -> Result<(Dial, Settings), Failure> {
         heartbeat: heartbeat.map(|it| (it.every, [it.text.as_bytes(), line_end].concat())),
         quit_after: args.quit_after.and_then(Setting::into_option),
         half_close: !args.no_half_close,
+        is_terminal: std::io::stdin().is_terminal(),
         detection: None,
     };
     Ok((dial, settings))

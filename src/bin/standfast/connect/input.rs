@@ -31,8 +31,8 @@ pub(crate) struct State {
     pub(crate) outgoing: Outgoing,
     /// Bytes that were read and found no room yet.
     in_hand: usize,
-    /// Some byte was read.
-    pub(crate) had_bytes: bool,
+    /// Bytes that were read, in all.
+    pub(crate) given: u64,
     /// Why it could not be read to its end.
     pub(crate) failure: Option<io::Error>,
     /// Nothing more is to be read: a signal came.
@@ -54,7 +54,7 @@ impl Input {
             state: Mutex::new(State {
                 outgoing,
                 in_hand: 0,
-                had_bytes: false,
+                given: 0,
                 failure: None,
                 stopped: false,
                 urgent: false,
@@ -136,7 +136,7 @@ impl Input {
             // Read after the end was asked for.
             return;
         }
-        state.had_bytes = true;
+        state.given += bytes.len() as u64;
         loop {
             let was_empty = state.outgoing.len() == 0;
             let taken = state.outgoing.push(bytes);
@@ -153,6 +153,11 @@ impl Input {
             state = woken.unwrap_or_else(PoisonError::into_inner);
         }
     }
+}
+
+/// How many bytes stdin holds: those in a pipe, and the rest of a file (`FIONREAD`). Where that cannot be known, none.
+pub(crate) fn unread() -> u64 {
+    rustix::io::ioctl_fionread(io::stdin().as_fd()).unwrap_or(0)
 }
 
 /// Reads what there is; waits for it, also where somebody made stdin non-blocking. Nothing: the end.

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use standfast::End;
+use standfast::{CloseReason, End};
 
 use crate::connect::outgoing::Dropped;
 
-/// Seconds as people read them: `0.04 s`, `1.3 s`, `5 s`, `90 s`.
+/// Seconds as people read them: `0.04 s`, `1.3 s`, `5 s`, `90 s`; and what is longer: `12 min`, `5 h 30 min`, `3 d 4 h`.
 pub(crate) struct Seconds(pub(crate) Duration);
 
 impl fmt::Display for Seconds {
@@ -19,23 +19,29 @@ impl fmt::Display for Seconds {
                 let tenths = (millis + 50) / 100;
                 write!(f, "{}.{} s", tenths / 10, tenths % 10)
             }
-            _ => write!(f, "{} s", (millis + 500) / 1000),
+            _ if millis < 599_500 => write!(f, "{} s", (millis + 500) / 1000),
+            _ => {
+                let minutes = (millis + 500) / 60_000;
+                match (minutes / 1440, minutes / 60 % 24, minutes % 60) {
+                    (0, 0, minutes) => write!(f, "{minutes} min"),
+                    (0, hours, minutes) => write!(f, "{hours} h {minutes} min"),
+                    (days, hours, _) => write!(f, "{days} d {hours} h"),
+                }
+            }
         }
     }
 }
 
-/// A connection that was lost: the reason, for how long the server had been silent then, and the error of the system.
-pub(crate) fn lost(end: &End) -> String {
-    let line = format!(
-        "lost {}: {} after {}",
-        end.server,
-        end.reason,
-        Seconds(end.noticed)
-    );
-    match end.errno() {
-        Some(errno) => format!("{line} ({errno})"),
-        None => line,
-    }
+/// A connection that was lost for that `reason`: for how long the server had been silent then, how long it had been
+/// connected, and the error of the system.
+pub(crate) fn lost(end: &End, reason: CloseReason) -> String {
+    let (silent, up) = (Seconds(end.noticed), Seconds(end.age));
+    let errno = end.errno().filter(|_| reason == end.reason);
+    let errno = errno.map_or_else(String::new, |errno| format!(", {errno}"));
+    format!(
+        "lost {}: {reason} (silent {silent}, up {up}{errno})",
+        end.server
+    )
 }
 
 /// What was dropped so far.
@@ -84,6 +90,11 @@ mod tests {
             (9950, "10 s"),
             (10_499, "10 s"),
             (90_700, "91 s"),
+            (599_499, "599 s"),
+            (599_500, "10 min"),
+            (719_000, "11 min"),
+            (19_800_000, "5 h 30 min"),
+            (273_600_000, "3 d 4 h"),
         ] {
             assert_eq!(Seconds(Duration::from_millis(millis)).to_string(), shown);
         }

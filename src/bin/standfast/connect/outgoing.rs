@@ -172,6 +172,11 @@ impl Outgoing {
         from.drain(..count.min(from.len()));
     }
 
+    /// Whether the last byte given out was not the end of a line.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     /// How many bytes wait.
     pub(crate) fn len(&self) -> usize {
         self.rest.len() + self.lines.len()

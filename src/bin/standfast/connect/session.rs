@@ -10,10 +10,11 @@ use standfast::{Caller, CloseReason, DialError, End, Link, LinkId, Links, Next};
 
 use crate::args::{OnReadTimeout, Reconnect};
 use crate::connect::heartbeat::Heartbeat;
-use crate::connect::input::{Input, State};
+use crate::connect::input::{Input, State, unread};
 use crate::connect::lines::{Seconds, dropped, lost, undelivered};
 use crate::connect::outgoing::Dropped;
 use crate::connect::output::Output;
+use crate::connect::parting::{LOOK_FIRST, Meaning, Parting, QUESTION, Scene};
 use crate::connect::verdict::{Happened, Stdin, Verdict, follows, settled};
 use crate::logger::say;
 use crate::stdout;
@@ -35,6 +36,8 @@ pub(crate) struct Settings {
     /// How long after the end of stdin it leaves.
     pub(crate) quit_after: Option<Duration>,
     pub(crate) half_close: bool,
+    /// stdin is a terminal.
+    pub(crate) is_terminal: bool,
     /// What finds a vanished server, to be said with each connection.
     pub(crate) detection: Option<Arc<OnceLock<String>>>,
 }
@@ -50,6 +53,9 @@ pub(crate) struct Session {
     up: Option<Up>,
     /// How the one before ended.
     last: Option<Happened>,
+    /// Bytes that stdin had given when it was last looked at, and since when that is so.
+    given: u64,
+    given_at: Option<Instant>,
     /// When to leave after the end of stdin.
     quit_at: Option<Instant>,
     /// When the end has to come after the first signal.
@@ -77,6 +83,10 @@ struct Up {
     /// stdout has no room, so nothing is read.
     is_paused: bool,
     half_closed: bool,
+    /// The server has, and we go on.
+    parting: Option<Parting>,
+    /// until now: all that is left is that everything arrives.
+    gone: bool,
     /// We said goodbye.
     leaving: bool,
     /// The read timeout has come, and that is to be the end.
@@ -88,7 +98,41 @@ impl Up {
     /// counts more than bytes.
     fn in_doubt(&self, queued: u64) -> u64 {
         let goodbye = u64::from(self.leaving || self.half_closed);
-        queued.saturating_sub(goodbye).min(self.sent)
+        let kept = self.parting.as_ref().map_or(0, Parting::asked);
+        let sent = self.sent - kept as u64;
+        queued.saturating_sub(goodbye).min(sent)
+    }
+
+    fn has_sent(&mut self, bytes: &[u8], now: Instant) {
+        if let (Some(heartbeat), Some(&last)) = (&mut self.heartbeat, bytes.last()) {
+            heartbeat.sent(last, now);
+        }
+        self.sent += bytes.len() as u64;
+    }
+
+    /// Ends it, the server having said all, when it has everything.
+    fn go(&mut self, link: &mut Link<'_>) {
+        self.half_closed = true;
+        if !mem::replace(&mut self.gone, true) {
+            link.leave();
+        }
+    }
+
+    /// Sends the first of what waits, to see whether the server still reads. Answers whether it was that, and the kernel
+    /// took it.
+    fn ask(&mut self, waiting: &[u8], link: &mut Link<'_>) -> bool {
+        let question = &waiting[..waiting.len().min(QUESTION)];
+        let count = link.send(question);
+        if let Some(parting) = &mut self.parting {
+            parting.ask(count);
+        }
+        self.has_sent(&question[..count], link.now());
+        count > 0
+    }
+
+    /// Whether bytes may be sent that are not kept for the next connection.
+    fn may_send(&self) -> bool {
+        self.parting.as_ref().is_none_or(Parting::reads_on)
     }
 }
 
@@ -101,6 +145,8 @@ impl Session {
             link: None,
             up: None,
             last: None,
+            given: 0,
+            given_at: None,
             quit_at: None,
             stop_by: None,
             stdin_failed: false,
@@ -124,7 +170,7 @@ impl Session {
     }
 
     fn stdin(state: &State) -> Stdin {
-        match (state.outgoing.has_ended(), state.had_bytes) {
+        match (state.outgoing.has_ended(), state.given > 0) {
             (false, _) => Stdin::Open,
             (true, false) => Stdin::Silent,
             (true, true) if state.unsent() > 0 => Stdin::Unsent,
@@ -135,7 +181,7 @@ impl Session {
     /// Sends what waits, as far as the kernel takes it: first a heartbeat that is due, or the rest of one.
     fn flush(&mut self, link: &mut Link<'_>) {
         let Some(up) = &mut self.up else { return };
-        if up.is_full || up.half_closed || up.leaving {
+        if up.is_full || up.half_closed || up.leaving || !up.may_send() {
             return;
         }
         let now = link.now();
@@ -155,12 +201,8 @@ impl Session {
             let front = state.outgoing.front();
             let count = link.send(front);
             up.is_full = count < front.len();
-            let last = count.checked_sub(1).and_then(|last| front.get(last));
-            if let (Some(heartbeat), Some(&last)) = (&mut up.heartbeat, last) {
-                heartbeat.sent(last, now);
-            }
+            up.has_sent(&front[..count], now);
             state.outgoing.advance(count);
-            up.sent += count as u64;
             moved |= count > 0;
         }
         drop(state);
@@ -180,19 +222,25 @@ impl Session {
             up.is_paused = false;
             link.resume();
         }
+        let look_at = self.part(link);
         self.flush(link);
         let state = self.input.lock();
         let (stdin, unsent, stopped) = (Self::stdin(&state), state.unsent(), state.stopped);
         drop(state);
         let up = self.up.as_mut()?;
         if stopped {
-            return self.stop(link, unsent);
+            let stop_by = self.stop(link, unsent);
+            return [stop_by, look_at].into_iter().flatten().min();
         }
         if stdin == Stdin::Sent
             && self.settings.half_close
             && !mem::replace(&mut up.half_closed, true)
         {
             link.half_close();
+        }
+        if stdin == Stdin::Sent && up.parting.is_some() {
+            // Both have said all; it is over when all has arrived.
+            up.go(link);
         }
         if matches!(stdin, Stdin::Sent | Stdin::Silent)
             && let Some(wait) = self.settings.quit_after
@@ -206,7 +254,47 @@ impl Session {
         let quit_at = self.quit_at.filter(|_| !up.leaving && !up.is_paused);
         let heartbeat = up.heartbeat.as_ref().and_then(Heartbeat::next);
         let heartbeat = heartbeat.filter(|_| !up.half_closed && !up.leaving && !up.is_full);
-        [quit_at, heartbeat].into_iter().flatten().min()
+        [quit_at, heartbeat, look_at].into_iter().flatten().min()
+    }
+
+    /// After the server's FIN: what it meant, and what follows from that. When to look again.
+    fn part(&mut self, link: &mut Link<'_>) -> Option<Instant> {
+        let now = link.now();
+        let up = self.up.as_mut()?;
+        if up.half_closed || up.leaving {
+            return None;
+        }
+        let parting = up.parting.as_mut()?;
+        let queued = link.unacknowledged();
+        let mut state = self.input.lock();
+        let scene = Scene {
+            stdin: Self::stdin(&state),
+            is_terminal: self.settings.is_terminal,
+            quiet: now.saturating_duration_since(self.given_at.unwrap_or(now)),
+            at_line_end: state.given > 0 && !state.outgoing.has_begun(),
+            waits: !state.outgoing.front().is_empty(),
+            gives: !self.settings.is_terminal && unread() > 0,
+            acknowledged: up.sent.saturating_sub(queued),
+            queued,
+            is_last: self.settings.reconnect == Reconnect::Never,
+        };
+        let was_known = parting.reads_on();
+        match parting.meaning(&scene) {
+            Meaning::HalfClose if was_known => {}
+            Meaning::HalfClose => {
+                state.outgoing.advance(parting.answered());
+                drop(state);
+                self.input.has_moved();
+                say(&format!("half-closed by {}, which reads on", link.server()));
+            }
+            Meaning::Goodbye => up.go(link),
+            Meaning::Ask => {
+                let asked = up.ask(state.outgoing.front(), link);
+                return asked.then(|| now + LOOK_FIRST);
+            }
+            Meaning::Unknown(pause) => return Some(now + pause?),
+        }
+        None
     }
 
     /// A signal came while connected: what was read is sent, and then we leave.
@@ -262,12 +350,19 @@ impl Session {
         self.outcome = Some(u8::from(bytes > 0));
     }
 
-    /// The end, though something waits to be sent.
-    fn say_unsent(&self) {
-        let unsent = self.input.lock().unsent();
-        if unsent > 0 {
-            say(&undelivered(unsent));
+    /// The end, though something waits to be sent, be it in stdin itself, or so many bytes of what was sent are
+    /// `in_doubt`. Whether that is so.
+    fn say_undelivered(&self, in_doubt: u64) -> bool {
+        let state = self.input.lock();
+        // Keys that were pressed are meant for whoever reads the terminal next.
+        let is_read = state.outgoing.has_ended() || self.settings.is_terminal;
+        let unread = if is_read { 0 } else { unread() };
+        let bytes = state.unsent() + unread + in_doubt;
+        drop(state);
+        if bytes > 0 {
+            say(&undelivered(bytes));
         }
+        bytes > 0
     }
 
     /// What stdin and stdout have met with; that may be the end.
@@ -277,7 +372,7 @@ impl Session {
         }
         let mut state = self.input.lock();
         let failure = state.failure.take();
-        let (urgent, unsent, had_bytes) = (state.urgent, state.unsent(), state.had_bytes);
+        let (urgent, unsent, had_bytes) = (state.urgent, state.unsent(), state.given > 0);
         drop(state);
         if urgent && self.outcome.is_none() {
             let link = self.link.and_then(|id| links.link(id));
@@ -297,7 +392,12 @@ impl Session {
     }
 
     /// What follows on a connection that is over or could not be had. `line` says it.
-    fn next(&mut self, happened: Happened, line: impl FnOnce(Verdict) -> String) -> Next {
+    fn next(
+        &mut self,
+        happened: Happened,
+        in_doubt: u64,
+        line: impl FnOnce(Verdict) -> String,
+    ) -> Next {
         let mut state = self.input.lock();
         state.outgoing.disconnected();
         let (stdin, unsent, stopped) = (Self::stdin(&state), state.unsent(), state.stopped);
@@ -309,11 +409,11 @@ impl Session {
             self.last = Some(happened);
         }
         match verdict {
-            _ if stopped => self.fail_undelivered(unsent),
+            _ if stopped => self.fail_undelivered(unsent + in_doubt),
             Verdict::Retry => return Next::Retry,
             Verdict::Exit(code) => {
-                self.say_unsent();
-                self.outcome = Some(code);
+                let failed = self.say_undelivered(in_doubt);
+                self.outcome = Some(code.max(u8::from(failed)));
             }
         }
         Next::Drop
@@ -374,35 +474,51 @@ impl Caller for Session {
         true
     }
 
+    fn half_closed(&mut self, link: &mut Link<'_>) -> bool {
+        if let Some(up) = &mut self.up {
+            let acknowledged = up.sent.saturating_sub(link.unacknowledged());
+            up.parting = Some(Parting::new(link.age(), acknowledged));
+        }
+        true
+    }
+
     fn ended(&mut self, _: LinkId, end: &End) -> Next {
-        let up = self.up.take().unwrap_or_default();
+        let mut up = self.up.take().unwrap_or_default();
+        // Then it was left with a FIN.
+        up.half_closed |= end.reason == CloseReason::ReadTimeout;
+        let in_doubt = up.in_doubt(end.unacknowledged);
         if up.leaving {
             say(&match end.reason {
                 CloseReason::Service | CloseReason::PeerClosed => format!("left {}", end.server),
-                _ => lost(end),
+                reason => lost(end, reason),
             });
-            self.fail_undelivered(up.in_doubt(end.unacknowledged));
+            self.fail_undelivered(in_doubt);
             return Next::Drop;
         }
         if up.timed_out {
-            say(&lost(end));
-            self.say_unsent();
+            say(&lost(end, end.reason));
+            self.say_undelivered(in_doubt);
             self.outcome = Some(READ_TIMEOUT);
             return Next::Drop;
         }
-        let happened = match end.reason {
-            CloseReason::PeerClosed => Happened::Closed,
+        let reason = match up.parting {
+            // What came after its FIN, be it a reset, tells only that it was its goodbye.
+            Some(_) if up.gone || !up.may_send() => CloseReason::PeerClosed,
+            _ => end.reason,
+        };
+        let happened = match reason {
+            CloseReason::PeerClosed if in_doubt == 0 => Happened::Closed,
             _ => Happened::Lost,
         };
-        self.next(happened, |verdict| match (happened, verdict) {
+        self.next(happened, in_doubt, |verdict| match (happened, verdict) {
             // As it should be.
             (Happened::Closed, Verdict::Exit(0)) => format!("closed by {}", end.server),
-            _ => lost(end),
+            _ => lost(end, reason),
         })
     }
 
     fn failed(&mut self, _: LinkId, error: &DialError) -> Next {
-        self.next(Happened::NotConnected, |_| error.to_string())
+        self.next(Happened::NotConnected, 0, |_| error.to_string())
     }
 
     fn retrying(&mut self, _: LinkId, attempt: u32, wait: Duration) {
@@ -414,7 +530,7 @@ impl Caller for Session {
 
     fn gave_up(&mut self, _: LinkId, retries: u32) {
         say(&format!("gave up after {}", retried(retries)));
-        self.say_unsent();
+        self.say_undelivered(0);
         self.outcome = Some(GAVE_UP);
     }
 
@@ -423,6 +539,10 @@ impl Caller for Session {
     }
 
     fn turn(&mut self, links: &mut Links<'_>) -> Option<Instant> {
+        let given = self.input.lock().given;
+        if self.given_at.is_none() || mem::replace(&mut self.given, given) != given {
+            self.given_at = Some(links.now());
+        }
         self.look_at_ends(links);
         let mut again = None;
         if self.outcome.is_none() {
