@@ -9,6 +9,7 @@ use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::keepalive::Keepalive;
 use crate::listener::{self, Settings};
+use crate::memory::Memory;
 use crate::sockopt;
 
 /// What the settings of a [`Listen`] come to.
@@ -39,7 +40,8 @@ impl Listen {
         let max_conns = config
             .max_conns
             .map_or(allowed, |asked| allowed.min(asked.get()));
-        let settings = Settings::new(self, &Arc::new(Limit::new(max_conns)))?;
+        let memory = Memory::new(config.memory_limit()?);
+        let settings = Settings::new(self, &Arc::new(Limit::new(max_conns)), &memory)?;
         let probe = sockopt::probe()?;
         let mut addresses = Vec::new();
         for address in &self.addresses {

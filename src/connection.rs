@@ -169,6 +169,11 @@ impl Connection {
         let mut budget = READ_BUDGET;
         while self.io.readable {
             let room = self.io.input_room(turn).min(buffer.len());
+            let room = if room > 0 {
+                self.io.ration(room, turn)
+            } else {
+                0
+            };
             if room == 0 {
                 self.io.pause(turn.now);
                 return false;

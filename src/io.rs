@@ -7,6 +7,7 @@ mod far;
 mod lent;
 mod output;
 mod pending;
+mod ration;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -84,6 +85,10 @@ pub(crate) struct Io {
     pub(crate) changed: bool,
     /// `last_in` was made later, for time in which nothing was read.
     pub(crate) shifted: bool,
+    /// Not read for want of memory in the process.
+    pub(crate) short: bool,
+    /// On the worker's list of connections that are read once there is memory.
+    pub(crate) queued: bool,
     /// On the worker's list of connections whose service waits.
     pub(crate) waiting: bool,
     /// Output is being delivered, then FIN: for this reason.
@@ -118,6 +123,8 @@ impl Io {
             lent: false,
             closing: false,
             leftover: false,
+            short: false,
+            queued: false,
             waiting: false,
             #[cfg(control)]
             copied: false,
@@ -218,13 +225,6 @@ impl Io {
         self.pending
             .as_ref()
             .map_or(0, |pending| pending.outbox.len())
-    }
-
-    /// Memory that its buffers take.
-    pub(crate) fn held(&self) -> usize {
-        self.pending.as_ref().map_or(0, |pending| {
-            pending.outbox.capacity() + pending.kept.capacity()
-        })
     }
 
     pub(crate) fn failed(&self) -> Option<i32> {
@@ -481,13 +481,13 @@ impl Io {
         due.min(self.far_due())
     }
 
-    /// What it waits for: write readiness while output waits, and while acknowledgement of our FIN is awaited, for
+    /// What it waits for: write readiness while output waits, or would for want of memory; and while acknowledgement of our FIN is awaited, for
     /// that changes the socket's state.
     #[inline]
     fn interest(&self) -> Interest {
         if self.lent {
             LENT
-        } else if self.fin_sent || self.waiting_output() > 0 {
+        } else if self.fin_sent || self.short || self.waiting_output() > 0 {
             INTEREST | Interest::WRITABLE
         } else {
             INTEREST

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::holder;
 #[cfg(control)]
 use crate::inspect::ListenerInfo;
+use crate::memory::Memory;
 use crate::reap::Limits;
 use crate::service::AnyService;
 use crate::socket_file::SocketFile;
@@ -71,8 +72,8 @@ impl Configure {
 }
 
 impl Settings {
-    /// Checks what `listen` asks and fills in what it left open. `total`: the limit of the whole server.
-    pub(crate) fn new(listen: &Listen, total: &Arc<Limit>) -> Result<Self, Error> {
+    /// Checks what `listen` asks and fills in what it left open. `total` and `memory`: the limits of the whole server.
+    pub(crate) fn new(listen: &Listen, total: &Arc<Limit>, memory: &Memory) -> Result<Self, Error> {
         if listen.buffer == 0 {
             return Err(Error::Config(
                 "buffer is 0: no output could ever wait".to_owned(),
@@ -99,7 +100,7 @@ impl Settings {
                 dead_after: options.bound(),
                 write_timeout: listen.write_timeout,
                 half_close_timeout: listen.half_close_timeout,
-                buffer: listen.buffer,
+                buffer: memory.buffer(listen.buffer),
             },
             when_full: listen.when_full,
             admission: Admission::new(

@@ -1,8 +1,8 @@
 //! One bound for all bytes that wait in this process: who holds how much of it, and how much more a connection may.
 //!
 //! What counts is the capacity of buffers. It is counted when a buffer grows or shrinks, so a message that does not
-//! have to wait costs one look at one number. Far from the bound every connection may hold what its listener's
-//! high-water mark says. Nearer to it the mark falls, with what is left, so that those who come late get a share, too;
+//! have to wait costs one look at one number. Until half of it is held every connection may hold what its listener's
+//! high-water mark says. From there on the mark falls, with what is left, so that those who come late get a share, too;
 //! the last eighth is for small ones alone, and the last sixteenth for those whose output does not wait at all.
 
 mod machine;
@@ -26,11 +26,15 @@ const MOST: u64 = 1 << 30;
 /// The default where nothing is known of the machine.
 const UNKNOWN: u64 = 256 << 20;
 
-/// So many connections at their marks leave as much as they take: what is left, divided by it, is the mark.
-const SHARES: usize = 256;
+/// What is left is divided among those that hold some of it, as if they were at least and at most so many.
+const SHARES_LEAST: usize = 4;
+const SHARES_MOST: usize = 256;
 
 /// What a connection may always hold, as long as there is any of it: enough for a message or a line of most protocols.
-pub(crate) const SMALL: usize = 4 * 1024;
+const SMALL: usize = 4 * 1024;
+
+/// Less than that is not worth a read, bytes.
+const MORSEL: usize = 512;
 
 /// What waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,6 +90,8 @@ struct Account {
     limit: usize,
     held: AtomicUsize,
     kinds: [AtomicUsize; WaitingKind::ALL.len()],
+    /// How many hold some of it.
+    holders: AtomicUsize,
     /// Somebody wants to hear when less than that is held.
     wake_below: AtomicUsize,
     wakers: Mutex<Vec<Arc<Waker>>>,
@@ -98,6 +104,7 @@ impl Memory {
             limit,
             held: AtomicUsize::new(0),
             kinds: Default::default(),
+            holders: AtomicUsize::new(0),
             wake_below: AtomicUsize::new(0),
             wakers: Mutex::default(),
         }))
@@ -109,6 +116,11 @@ impl Memory {
         usize::try_from(part.min(MOST))
             .unwrap_or(usize::MAX)
             .max(LEAST)
+    }
+
+    /// The most that one connection may hold, of the `buffer` bytes asked for: some others are to have as much.
+    pub(crate) fn buffer(&self, buffer: usize) -> usize {
+        buffer.min(self.0.limit / 8)
     }
 
     /// The bound, bytes.
@@ -157,9 +169,14 @@ impl Memory {
     #[inline]
     pub(crate) fn mark(&self, buffer: usize) -> usize {
         let (limit, held) = (self.0.limit, self.held());
+        if held < limit / 2 {
+            return buffer;
+        }
         let large = limit - limit / 8;
         if held < large {
-            return ((large - held) / SHARES).max(SMALL).min(buffer);
+            let shares = self.0.holders.load(Ordering::Relaxed);
+            let shares = shares.clamp(SHARES_LEAST, SHARES_MOST);
+            return ((large - held) / shares).max(SMALL).min(buffer);
         }
         if held < limit - limit / 16 {
             SMALL.min(buffer)
@@ -168,7 +185,31 @@ impl Memory {
         }
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "reading looks at it next"))]
+    /// What may be read of `room` bytes for a connection that holds `held`, of the `buffer` that its listener allows: all
+    /// of it may have to be kept. `takes`: whether it seems that it need not be, for the socket that it goes to takes
+    /// something.
+    #[inline]
+    pub(crate) fn ration(
+        &self,
+        room: usize,
+        held: usize,
+        buffer: usize,
+        takes: impl FnOnce() -> bool,
+    ) -> usize {
+        let mark = self.mark(buffer);
+        if mark == buffer {
+            return room;
+        }
+        let left = mark.saturating_sub(held);
+        if left >= room.min(MORSEL) {
+            room.min(left)
+        } else if held == 0 && !self.is_full() && takes() {
+            room.min(SMALL)
+        } else {
+            0
+        }
+    }
+
     /// Whether all of it is held: nothing is read that might have to be kept.
     pub(crate) fn is_full(&self) -> bool {
         self.held() >= self.0.limit
@@ -180,17 +221,29 @@ impl Memory {
         wakers.push(waker);
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "reading looks at it next"))]
-    /// Connections wait to be read: has the workers woken once some of it is free again. Answers below what that is; it
-    /// may be so already.
-    pub(crate) fn wait_for_room(&self) -> usize {
-        let level = self.held().saturating_sub(self.0.limit / 64).max(1);
+    /// Whether anything may be read for a connection that holds `held` bytes.
+    pub(crate) fn has_room(&self, held: usize, buffer: usize) -> bool {
+        held == 0 || self.mark(buffer).saturating_sub(held) >= MORSEL.min(buffer)
+    }
+
+    /// Connections wait to be read: below which level some of it is free again that is worth a look.
+    pub(crate) fn room_to_wait_for(&self) -> usize {
+        self.held().saturating_sub(self.0.limit / 64).max(1)
+    }
+
+    /// Has the workers woken once less than that is held. Answers whether that is so already.
+    pub(crate) fn wait_until_below(&self, level: usize) -> bool {
         self.0.wake_below.fetch_max(level, Ordering::SeqCst);
-        level
+        self.0.held.load(Ordering::SeqCst) < level
     }
 
     fn changed(&self, kind: WaitingKind, before: usize, now: usize) {
         let account = &*self.0;
+        if before == 0 {
+            account.holders.fetch_add(1, Ordering::Relaxed);
+        } else if now == 0 {
+            account.holders.fetch_sub(1, Ordering::Relaxed);
+        }
         let by_kind = &account.kinds[kind as usize];
         if now >= before {
             by_kind.fetch_add(now - before, Ordering::Relaxed);
@@ -312,9 +365,25 @@ mod tests {
         let memory = Memory::new(1024 * MIB);
         assert_eq!(memory.mark(BUFFER), BUFFER);
         let mut held = memory.hold(WaitingKind::Output);
-        held.set(800 * MIB);
+        held.set(511 * MIB);
         assert_eq!(memory.mark(BUFFER), BUFFER);
+        held.set(800 * MIB);
+        assert_eq!(memory.mark(BUFFER), BUFFER, "there is enough left");
         assert_eq!(memory.mark(100), 100, "and never more");
+    }
+
+    #[test]
+    fn a_few_get_all_of_their_buffers_however_little_there_is() {
+        let memory = Memory::new(MIB);
+        let buffer = memory.buffer(BUFFER);
+        assert_eq!(buffer, MIB / 8);
+        let mut holders = Vec::new();
+        for _ in 0..3 {
+            assert_eq!(memory.mark(buffer), buffer);
+            let mut held = memory.hold(WaitingKind::Input);
+            held.set(buffer);
+            holders.push(held);
+        }
     }
 
     /// Whoever comes takes all it may, and none of it leaves.
@@ -331,8 +400,8 @@ mod tests {
             marks.push(mark);
         }
         assert!(marks.windows(2).all(|pair| pair[0] >= pair[1]), "it falls");
-        assert!(marks[0] > 200 * 1024);
-        assert!(marks[250] > 64 * 1024, "{}", marks[250]);
+        assert_eq!(marks[100], BUFFER);
+        assert!(marks[200] > 64 * 1024, "{}", marks[200]);
         assert!(marks[1500] >= SMALL, "{}", marks[1500]);
         assert_eq!(marks[17_999], 0);
         assert!(memory.held() < memory.limit() - memory.limit() / 16 + SMALL);
@@ -372,13 +441,48 @@ mod tests {
         held.set(64 * MIB);
         held.set(60 * MIB);
         assert!(!woken(), "nobody waits");
-        let level = memory.wait_for_room();
+        let level = memory.room_to_wait_for();
         assert_eq!(level, 59 * MIB);
+        assert!(!memory.wait_until_below(level));
         held.set(59 * MIB);
         assert!(!woken(), "too little for a walk");
         held.set(58 * MIB);
         assert!(woken());
         held.set(MIB);
         assert!(!woken(), "once");
+        assert!(memory.wait_until_below(level), "what is so already");
+    }
+
+    #[test]
+    fn near_the_bound_small_ones_are_read_and_beyond_it_nobody() {
+        let memory = Memory::new(64 * MIB);
+        let mut held = memory.hold(WaitingKind::Output);
+        let (yes, no) = (|| true, || false);
+        assert_eq!(memory.ration(BUFFER, 0, BUFFER, no), BUFFER);
+        held.set(55 * MIB + MIB / 2);
+        assert_eq!(memory.ration(BUFFER, 0, BUFFER, no), BUFFER / 2);
+        held.set(57 * MIB);
+        assert_eq!(memory.ration(BUFFER, 0, BUFFER, no), SMALL);
+        assert_eq!(memory.ration(BUFFER, 100, BUFFER, no), SMALL - 100);
+        assert_eq!(
+            memory.ration(BUFFER, SMALL - 100, BUFFER, no),
+            0,
+            "a morsel"
+        );
+        assert_eq!(
+            memory.ration(50, SMALL - 100, BUFFER, no),
+            50,
+            "all it wants"
+        );
+        held.set(61 * MIB);
+        assert_eq!(memory.ration(BUFFER, 0, BUFFER, no), 0);
+        assert_eq!(
+            memory.ration(BUFFER, 0, BUFFER, yes),
+            SMALL,
+            "passes through"
+        );
+        assert_eq!(memory.ration(BUFFER, 1, BUFFER, yes), 0, "it waits already");
+        held.set(64 * MIB);
+        assert_eq!(memory.ration(BUFFER, 0, BUFFER, yes), 0);
     }
 }

@@ -91,10 +91,11 @@ impl Server {
     pub fn bind(config: Config) -> Result<Self, Error> {
         let max_conns = Self::max_conns(&config);
         let total = Arc::new(Limit::new(max_conns));
+        let memory = Memory::new(config.memory_limit()?);
         let mut listeners = Vec::new();
         let mut services = Vec::new();
         for listen in &config.listen {
-            let settings = Arc::new(Settings::new(listen, &total)?);
+            let settings = Arc::new(Settings::new(listen, &total, &memory)?);
             listeners.extend(listener::open(listen, &settings)?);
             services.push(listen.service.clone());
         }
@@ -102,7 +103,6 @@ impl Server {
             return Err(Error::Config("nothing to listen on".to_owned()));
         }
         let workers = Self::workers(&config);
-        let memory = Memory::new(config.memory_limit()?);
         Self::start(listeners, services, workers, config.drain_timeout, &memory).map_err(|source| {
             Error::Start {
                 what: "make an event loop",

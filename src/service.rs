@@ -290,10 +290,12 @@ impl Context<'_> {
         self.io.fin_sent || self.io.has_failed()
     }
 
-    /// How many more bytes may wait before the high-water mark is reached.
+    /// How many more bytes may wait before the high-water mark is reached, which is below [`buffer`](Self::buffer) when
+    /// memory is short.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.buffer().saturating_sub(self.io.waiting_output())
+        let mark = self.turn.memory.mark(self.buffer());
+        mark.saturating_sub(self.io.waiting_output())
     }
 
     /// The high-water mark of this connection's waiting output, and of the input kept for its service.

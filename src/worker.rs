@@ -4,6 +4,7 @@ mod asked;
 mod dialing;
 mod placing;
 mod prompt;
+mod short;
 #[cfg(control)]
 mod takeover;
 
@@ -31,6 +32,7 @@ use crate::origin::Origin;
 use crate::service::{AnyService, Stage};
 use crate::worker::dialing::Resolvers;
 use crate::worker::prompt::Round;
+use crate::worker::short::Short;
 
 /// Events taken in one turn.
 const EVENTS: usize = 1024;
@@ -98,6 +100,8 @@ pub(crate) struct Worker {
     closing: Vec<(usize, Ending)>,
     /// Connections whose deadline has come in this turn.
     due: Vec<u32>,
+    /// Connections that are read once there is memory.
+    short: Short,
     /// Connections whose service waits.
     halted: Vec<usize>,
     /// The last `resume` seen.
@@ -171,6 +175,7 @@ impl Worker {
             receivers: Vec::new(),
             closing: Vec::new(),
             due: Vec::new(),
+            short: Short::new(shared.memory.clone()),
             halted: Vec::new(),
             resumed: 0,
             origins,
@@ -225,6 +230,7 @@ impl Worker {
         self.dispatch(events);
         self.accept();
         self.serve_leftovers();
+        self.serve_short();
         self.dial();
         self.prompt();
         self.list();
@@ -259,7 +265,7 @@ impl Worker {
         }
         let busy =
             !self.leftovers.is_empty() || !self.listings.is_empty() || !self.dials.is_empty();
-        if pressing || busy || self.round.is_under_way() {
+        if pressing || busy || self.round.is_under_way() || self.short.is_pressing() {
             until = began;
         }
         // mio rounds up to the millisecond; a deadline is never met early.
@@ -426,6 +432,10 @@ impl Worker {
             io.changed = true;
             giving.changed(key);
         }
+        if io.short && !io.queued {
+            io.queued = true;
+            self.short.push(key);
+        }
         if io.is_halted() && !io.waiting {
             io.waiting = true;
             self.halted.push(key);
@@ -516,6 +526,9 @@ impl Worker {
     fn count_out(&mut self, key: usize, connection: &Connection, reason: CloseReason) {
         self.deadlines.remove(slot(key));
         let io = &connection.io;
+        if io.queued {
+            self.short.remove(key);
+        }
         let origin = &self.origins[usize::from(io.listener)];
         origin.stats.closed(reason);
         origin.settings.admission.release(io.peer.ip());

@@ -30,6 +30,8 @@ mod hub;
 mod limits;
 /// `standfast load`: the generator that proves what a restart did to its clients.
 mod load;
+/// The budget for all that waits.
+mod memory;
 /// Half-open peers: found, in time, with the exact reason.
 mod reaping;
 /// The services: echo, discard, print.

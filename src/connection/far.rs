@@ -110,14 +110,21 @@ impl Connection {
             let Some(up) = self.io.far_up() else {
                 return false;
             };
-            let (far, far_turn) = up.split(turn);
+            let far = &up.io;
             if !far.readable || far.verdict().is_some() || room == 0 {
                 return false;
             }
             if budget == 0 {
                 return true;
             }
-            let room = room.min(buffer.len());
+            let mut room = room.min(buffer.len());
+            if !over {
+                room = self.io.far_ration(room, turn);
+            }
+            let Some(up) = self.io.far_up().filter(|_| room > 0) else {
+                return false;
+            };
+            let (far, far_turn) = up.split(turn);
             let count = far.take_in(&mut buffer[..room], &far_turn);
             if count == 0 {
                 continue;

@@ -66,7 +66,7 @@ impl Io {
         if bytes.is_empty() || self.fin_sent || self.has_failed() {
             return;
         }
-        let most = turn.limits.buffer;
+        let most = turn.memory.mark(turn.limits.buffer);
         let kept = self.pending().outbox.push(bytes, turn.memory, most);
         if kept.is_err() {
             self.out_of_memory();

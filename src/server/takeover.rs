@@ -125,13 +125,13 @@ impl Server {
             }
             Err(error) => return Err(failed(error)),
         };
-        let limit = config.memory_limit()?;
+        let memory = Memory::new(config.memory_limit()?);
         let total = Arc::new(Limit::new(Self::max_conns(&config)));
         let mut wanted = Vec::new();
         let mut services = Vec::new();
         let mut theirs = Theirs::new(&config, &status.listeners);
         for listen in &config.listen {
-            let settings = Arc::new(Settings::new(listen, &total)?);
+            let settings = Arc::new(Settings::new(listen, &total, &memory)?);
             for one in theirs.compare(listen)? {
                 wanted.push((one, listen, Arc::clone(&settings)));
             }
@@ -150,7 +150,6 @@ impl Server {
         })?;
         giver.listener_of = order;
         let workers = Self::workers(&config);
-        let memory = Memory::new(limit);
         let started = Self::start(listeners, services, workers, config.drain_timeout, &memory);
         let mut server = started.map_err(|source| Error::Start {
             what: "make an event loop",

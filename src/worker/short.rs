@@ -1,0 +1,92 @@
+//! Connections that were not read for want of memory in the process: they are tried again once some is free.
+
+use std::collections::VecDeque;
+
+use super::Worker;
+use crate::memory::Memory;
+
+/// Connections tried in a turn: events must not wait for all of them.
+const BATCH: usize = 256;
+
+/// A worker's connections that wait for memory.
+#[derive(Debug)]
+pub(super) struct Short {
+    memory: Memory,
+    keys: VecDeque<usize>,
+    /// So many of them are tried in the walk that is under way: each once.
+    left: usize,
+    /// The next walk begins once less than that is held.
+    below: usize,
+}
+
+impl Short {
+    pub(super) fn new(memory: Memory) -> Self {
+        Self {
+            memory,
+            keys: VecDeque::new(),
+            left: 0,
+            below: 0,
+        }
+    }
+
+    /// What was held when it was put there was too much.
+    pub(super) fn push(&mut self, key: usize) {
+        if self.keys.is_empty() {
+            self.below = self.memory.room_to_wait_for();
+        }
+        self.keys.push_back(key);
+    }
+
+    /// The connection with that key has gone.
+    pub(super) fn remove(&mut self, key: usize) {
+        if let Some(at) = self.keys.iter().position(|&other| other == key) {
+            self.keys.remove(at);
+            self.left -= usize::from(at < self.left);
+        }
+    }
+
+    /// Whether there is something to do at once; otherwise the worker is woken for it.
+    pub(super) fn is_pressing(&self) -> bool {
+        !self.keys.is_empty() && (self.left > 0 || self.memory.wait_until_below(self.below))
+    }
+
+    /// The next one to try, if it is time for that.
+    fn next(&mut self) -> Option<usize> {
+        if self.left == 0 {
+            if self.keys.is_empty() || self.memory.held() >= self.below {
+                return None;
+            }
+            self.left = self.keys.len();
+            self.below = self.memory.room_to_wait_for();
+        }
+        if self.memory.is_full() {
+            self.left = 0;
+            return None;
+        }
+        self.left -= 1;
+        self.keys.pop_front()
+    }
+}
+
+impl Worker {
+    /// Tries some of those that wait for memory, if there is more than there was.
+    pub(super) fn serve_short(&mut self) {
+        for _ in 0..BATCH {
+            let Some(key) = self.short.next() else { break };
+            let Some(connection) = self.connections.get(key) else {
+                continue;
+            };
+            let origin = &self.origins[usize::from(connection.io.listener)];
+            if connection.io.short && !connection.io.has_memory(&origin.turn(self.now)) {
+                self.short.push(key);
+                continue;
+            }
+            #[cfg(control)]
+            self.freeze_in_time();
+            self.step(key, |connection, service, turn, buffer| {
+                connection.io.queued = false;
+                connection.advance(service, turn, buffer)
+            });
+        }
+    }
+}

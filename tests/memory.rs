@@ -1,0 +1,147 @@
+//! The budget for all that waits: who gets how much of it, and what happens near its end.
+
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+
+use serde_json::Value;
+use socket2::SockRef;
+
+use crate::control::{Home, entry, number, refusal};
+use crate::support::clients::{Stream, connect_with_window, reset};
+use crate::support::{Server, assert_echoes, until};
+
+const MIB: u64 = 1 << 20;
+
+/// What the status says of the memory.
+fn memory(home: &Home) -> Value {
+    home.json(&["status"])["memory"].clone()
+}
+
+/// Clients that send without end and never read, until nothing moves any more.
+fn hogs(home: &Home, server: &Server, count: usize) -> Vec<TcpStream> {
+    let mut hogs: Vec<_> = (0..count)
+        .map(|_| {
+            let hog = connect_with_window(server.address(), 4096);
+            hog.set_nonblocking(true).unwrap();
+            hog
+        })
+        .collect();
+    let mut before = None;
+    until("what waits stays the same", || {
+        let mut moved = false;
+        for hog in &mut hogs {
+            while hog.write(&[b'x'; 65536]).is_ok() {
+                moved = true;
+            }
+        }
+        let held = number(&memory(home)["held"]);
+        before.replace(held) == Some(held) && !moved && held > 0
+    });
+    hogs
+}
+
+#[test]
+fn what_waits_for_those_who_never_read_is_bounded_and_others_are_served() {
+    let home = Home::new();
+    let server = home.serve(&["--memory", "1m", "--workers", "2"]);
+    let hogs = hogs(&home, &server, 24);
+    let memory = memory(&home);
+    let held = number(&memory["held"]);
+    assert_eq!(number(&memory["limit"]), MIB);
+    assert!(held <= MIB, "{memory}");
+    assert!(held > MIB / 2, "it is used: {memory}");
+    let list = home.json(&["list"]);
+    let holds = hogs.iter().map(|hog| number(&entry(&list, hog)["held"]));
+    assert_eq!(holds.sum::<u64>(), held, "{list}");
+    let mut quick = server.connect();
+    for round in 0..100_usize {
+        assert_echoes(&mut quick, &[b'q'; 3000][..30 * (round + 1)]);
+    }
+    let table = home.answer(&["status"]);
+    let waiting = table.lines().find(|line| line.starts_with("waiting"));
+    assert!(
+        waiting.is_some_and(|line| line.contains(" of 1048576 output=")),
+        "{table}"
+    );
+}
+
+#[test]
+fn who_was_not_read_for_want_of_memory_is_read_once_there_is_some() {
+    let home = Home::new();
+    let server = home.serve(&["--memory", "1m", "--workers", "2"]);
+    let hogs = hogs(&home, &server, 24);
+    let mut late = connect_with_window(server.address(), 4096);
+    late.set_nonblocking(true).unwrap();
+    let mut stream = Stream::default();
+    let mut push = |late: &mut TcpStream| {
+        while let Ok(count) = late.write(&stream.peek(16 << 10)) {
+            stream.skip(count);
+        }
+        stream.at
+    };
+    let read = |late: &TcpStream| number(&entry(&home.json(&["list"]), late)["read"]);
+    let mut before = None;
+    until("it is not read any more", || {
+        let now = (push(&mut late), read(&late));
+        before.replace(now) == Some(now)
+    });
+    let before = read(&late);
+    hogs.into_iter().for_each(reset);
+    // Nothing new comes of it, and it reads nothing.
+    until("it is read again", || read(&late) >= before + 64 * 1024);
+    let sent = push(&mut late);
+    late.set_nonblocking(false).unwrap();
+    late.shutdown(Shutdown::Write).unwrap();
+    // Through a window that small it would take a minute.
+    SockRef::from(&late).set_recv_buffer_size(4 << 20).unwrap();
+    assert_eq!(Stream::default().read_to_fin(&mut late), sent);
+    drop(late);
+    until("nothing is held", || number(&memory(&home)["held"]) == 0);
+}
+
+#[test]
+fn half_a_line_of_everybody_is_bounded_too() {
+    let home = Home::new();
+    let server = home.serve(&["print", "--memory", "1m", "--workers", "2"]);
+    let mut clients: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.set_nonblocking(true).unwrap();
+        let _ = client.write(&[b'x'; 50_000]);
+    }
+    let mut before = 0;
+    until("what waits stays the same", || {
+        let held = number(&memory(&home)["waiting"][1][1]);
+        std::mem::replace(&mut before, held) == held && held > 0
+    });
+    assert!(before > MIB / 2 && before <= MIB, "{before}");
+}
+
+#[test]
+fn what_waits_counts_in_the_process_that_takes_over() {
+    let home = Home::new();
+    let server = home.serve(&["--memory", "2m"]);
+    let hogs = hogs(&home, &server, 4);
+    let before = memory(&home);
+    let address = server.address().to_string();
+    let _next = home.serve(&["--replace", "--memory", "1m", "-l", &address]);
+    let after = memory(&home);
+    assert_eq!(number(&after["limit"]), MIB);
+    let waiting = |list: &Value| -> u64 {
+        hogs.iter()
+            .map(|hog| number(&entry(list, hog)["waiting"]))
+            .sum()
+    };
+    let waiting = waiting(&home.json(&["list"]));
+    let held = number(&after["held"]);
+    assert!(held >= waiting && waiting > 0, "{before} {after}");
+}
+
+#[test]
+fn too_little_memory_to_serve_anybody_is_refused() {
+    let home = Home::new();
+    for command in ["serve", "check"] {
+        let (code, line) = refusal(home.standfast(&[command, "--memory", "1000k"]));
+        assert_eq!(code, 2);
+        assert!(line.contains("at least 1m"), "{line}");
+    }
+}
