@@ -219,6 +219,7 @@ impl Acceptor {
                 id,
                 peer,
                 listener: &door.address,
+                upstream: None,
                 ending: &Ending::fin(CloseReason::Limit),
                 age: Duration::ZERO,
                 read: 0,

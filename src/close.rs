@@ -141,6 +141,8 @@ pub(crate) struct Obituary<'a> {
     pub(crate) id: u64,
     pub(crate) peer: Peer,
     pub(crate) listener: &'a Endpoint,
+    /// The server that its far side was connected to.
+    pub(crate) upstream: Option<Endpoint>,
     pub(crate) ending: &'a Ending,
     pub(crate) age: Duration,
     pub(crate) read: u64,
@@ -157,6 +159,7 @@ impl Obituary<'_> {
             ..
         } = *self.ending;
         let errno = errno.map(|errno| Errno(errno).to_string());
+        let upstream = self.upstream.as_ref().map(Endpoint::to_string);
         let verdict = !matches!(
             reason,
             CloseReason::ReadTimeout | CloseReason::HalfCloseTimeout | CloseReason::WriteStall
@@ -168,6 +171,7 @@ impl Obituary<'_> {
             id = self.id,
             peer:% = self.peer,
             listener:% = self.listener,
+            upstream = upstream.as_deref(),
             reason:% = reason,
             age = millis(self.age),
             read = self.read,

@@ -6,6 +6,8 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use socket2::SockAddr;
+
 /// Where a listener stands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -19,6 +21,15 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
+    /// What the system says of a socket's own end, or of its peer's.
+    pub(crate) fn of(address: &SockAddr) -> Option<Self> {
+        match (address.as_socket(), address.as_pathname()) {
+            (Some(address), _) => Some(Self::Tcp(address)),
+            (_, Some(path)) => Some(Self::Unix(path.to_owned())),
+            _ => abstract_name(address).map(Self::Abstract),
+        }
+    }
+
     /// The address and port, if it has some.
     #[must_use]
     pub fn tcp(&self) -> Option<SocketAddr> {
@@ -41,6 +52,17 @@ impl Endpoint {
             _ => self == wanted,
         }
     }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn abstract_name(address: &SockAddr) -> Option<String> {
+    let name = address.as_abstract_namespace()?;
+    String::from_utf8(name.to_vec()).ok()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn abstract_name(_: &SockAddr) -> Option<String> {
+    None
 }
 
 impl From<SocketAddr> for Endpoint {

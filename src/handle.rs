@@ -17,7 +17,7 @@ use crate::close::CloseReason;
 use crate::deadline::{Clock, Moment, NearestMoment};
 #[cfg(control)]
 use crate::handoff::baton::{Baton, Event, Outcome};
-use crate::inspect::{ConnectionInfo, ListenerInfo, Status, Takeover};
+use crate::inspect::{ConnectionInfo, ListenerInfo, Status, Takeover, UpstreamInfo};
 use crate::io::Io;
 use crate::memory::Memory;
 use crate::stats::{Stats, Summary};
@@ -104,6 +104,10 @@ impl Handle {
             closed: closed.filter(|&(_, count)| count > 0).collect(),
             memory: shared.memory.info(),
             listeners: listeners.collect(),
+            upstreams: shared
+                .upstreams
+                .get()
+                .map_or_else(Vec::new, |upstreams| upstreams()),
             takeover: shared.gave.get().or_else(|| shared.took.get()).cloned(),
         }
     }
@@ -178,7 +182,6 @@ impl Handle {
     }
 
     /// The time on the server's clock.
-    #[cfg(all(target_os = "linux", not(standfast_portable)))]
     pub(crate) fn now(&self) -> Moment {
         self.shared.clock.now()
     }
@@ -249,6 +252,8 @@ pub(crate) struct Shared {
     /// service, the form, the bytes.
     #[cfg(control)]
     pub(crate) common: OnceLock<Box<CommonState>>,
+    /// What the services connect clients to.
+    pub(crate) upstreams: OnceLock<Box<dyn Fn() -> Vec<UpstreamInfo> + Send + Sync>>,
     /// No process that was taken over from lives any more.
     pub(crate) alone: OnceLock<()>,
     pub(crate) workers: Vec<Mailbox>,
@@ -410,6 +415,7 @@ impl Shared {
             ending: OnceLock::new(),
             #[cfg(control)]
             common: OnceLock::new(),
+            upstreams: OnceLock::new(),
             alone: OnceLock::new(),
             #[cfg(control)]
             freezing: AtomicBool::new(false),

@@ -39,6 +39,9 @@ pub struct ConnectionInfo {
     pub round_trip: Option<Duration>,
     /// The deadline that comes next, unless it is renewed before.
     pub next_deadline: Option<NextDeadline>,
+    /// The server that its far side is connected to.
+    #[cfg_attr(control, serde(default))]
+    pub upstream: Option<Endpoint>,
 }
 
 /// A deadline, and how long until it comes.
@@ -86,6 +89,32 @@ pub struct ListenerInfo {
     pub accepted: u64,
 }
 
+/// An upstream, as the status shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct UpstreamInfo {
+    /// Where it is, as it was written.
+    pub address: String,
+    /// It could be reached when that was last tried, or that was never tried.
+    pub up: bool,
+    /// For how long it has counted as down.
+    #[cfg_attr(control, serde(with = "seconds_if"))]
+    pub down_for: Option<Duration>,
+}
+
+impl UpstreamInfo {
+    /// The upstream at `address`; `down_for`: how long it has counted as down, if it does.
+    #[must_use]
+    pub fn new(address: String, down_for: Option<Duration>) -> Self {
+        Self {
+            address,
+            up: down_for.is_none(),
+            down_for,
+        }
+    }
+}
+
 /// A server, as the status shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
@@ -117,6 +146,9 @@ pub struct Status {
     pub memory: MemoryInfo,
     /// What it listens on.
     pub listeners: Vec<ListenerInfo>,
+    /// What its services connect clients to.
+    #[cfg_attr(control, serde(default))]
+    pub upstreams: Vec<UpstreamInfo>,
     /// The takeover it came from, or ended in.
     pub takeover: Option<Takeover>,
 }

@@ -145,6 +145,7 @@ pub use error::Error;
 pub use handle::Handle;
 pub use inspect::{
     ConnectionInfo, DeadlineKind, ListenerInfo, MemoryInfo, NextDeadline, Role, Status, Takeover,
+    UpstreamInfo,
 };
 pub use keepalive::{DEAD_AFTER_LEAST, DetectionError, Keepalive};
 pub use memory::{Held, Memory, WaitingKind};
@@ -155,7 +156,7 @@ pub use server::Server;
 pub use service::{AnyService, Context, Exported, Ready, Service, Stage};
 pub use stats::Summary;
 pub use upstream::Upstream;
-pub use upstreams::{Balance, Upstreams};
+pub use upstreams::{Balance, Fails, Upstreams};
 
 /// The README's examples compile and run, too.
 #[cfg(doctest)]

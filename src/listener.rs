@@ -341,13 +341,8 @@ fn inherit(address: &Address, fd: RawFd, settings: &Arc<Settings>) -> Result<Lis
         return Err(not("a socket, but not listening"));
     }
     let local = socket_ref.local_addr().map_err(failed)?;
-    let endpoint = match (local.as_socket(), local.as_pathname()) {
-        (Some(address), _) => Endpoint::Tcp(address),
-        (_, Some(path)) => Endpoint::Unix(path.to_owned()),
-        _ => match abstract_name(&local) {
-            Some(name) => Endpoint::Abstract(name),
-            None => return Err(not("listening, but neither on TCP nor on a Unix socket")),
-        },
+    let Some(endpoint) = Endpoint::of(&local) else {
+        return Err(not("listening, but neither on TCP nor on a Unix socket"));
     };
     socket.set_nonblocking(true).map_err(failed)?;
     Ok(Listener {
@@ -392,17 +387,6 @@ pub(crate) fn taken_over(
         settings: Arc::clone(settings),
         configure,
     }
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn abstract_name(local: &socket2::SockAddr) -> Option<String> {
-    let name = local.as_abstract_namespace()?;
-    String::from_utf8(name.to_vec()).ok()
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn abstract_name(_: &socket2::SockAddr) -> Option<String> {
-    None
 }
 
 /// The descriptors systemd passed to this process under `name`, or all.

@@ -71,6 +71,7 @@ impl Origin {
                 .into_iter()
                 .flatten()
                 .min_by_key(|deadline| deadline.due_in),
+            upstream: io.upstream(),
         }
     }
 }

@@ -6,6 +6,7 @@ mod takeover;
 use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
@@ -145,6 +146,7 @@ impl Server {
         }
         let shared = Shared::new(mailboxes, named, stats.clone(), clock, memory.clone());
         let shared = Arc::new(shared);
+        show_upstreams(&shared, &services);
         #[cfg(control)]
         takeover::export_common(&shared, &listeners);
         let addresses = listeners.iter().map(|listener| listener.address.clone());
@@ -365,6 +367,27 @@ impl Server {
         }
         Ok((ways, threads))
     }
+}
+
+/// Has `shared` answer what the services connect clients to, of each once.
+fn show_upstreams(shared: &Shared, services: &[AnyService]) {
+    let services = services.iter().enumerate();
+    let each = services.clone().filter(|(at, service)| {
+        let mut before = services.clone().take(*at);
+        !before.any(|(_, one)| one.is_same(service))
+    });
+    // A service may have a handle: it is only lent, or neither would ever be dropped.
+    let lent: Vec<_> = each.map(|(_, service)| service.lent()).collect();
+    let upstreams = move || {
+        let services = lent.iter().filter_map(|lent| lent());
+        let upstreams = services.map(|service| {
+            let told = catch_unwind(AssertUnwindSafe(|| service.upstreams()));
+            told.unwrap_or_default()
+        });
+        upstreams.flatten().collect()
+    };
+    // Once, at the start.
+    let _ = shared.upstreams.set(Box::new(upstreams));
 }
 
 /// A thread that runs a worker, once it gets one.

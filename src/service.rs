@@ -14,6 +14,7 @@ use crate::deadline::Moment;
 use crate::dial::DialError;
 use crate::endpoint::Peer;
 use crate::handle::Handle;
+use crate::inspect::UpstreamInfo;
 use crate::io::{Far, Io, Turn};
 pub use crate::service::any::AnyService;
 pub(crate) use crate::service::any::State;
@@ -116,6 +117,11 @@ pub trait Service: Send + Sync + 'static {
     /// came; another worker gets a connection once it is connected. Default `false`: whoever serves it opens it.
     fn dials(&self) -> bool {
         false
+    }
+
+    /// What it connects clients to, and whether that can be reached: for the status. Default: nothing.
+    fn upstreams(&self) -> Vec<UpstreamInfo> {
+        Vec::new()
     }
 
     /// Whether its connections go on in a drain until they end by themselves or the drain timeout cuts them off. Default

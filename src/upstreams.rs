@@ -1,6 +1,7 @@
 //! Whom a relay forwards to and how, and whether that would lead back to itself.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub struct Upstreams {
     pub wait: Option<Duration>,
     /// How long to wait before all are tried again. Default: 100 ms at first, 1 s at most.
     pub backoff: Backoff,
+    /// Which of them are passed over as long as another one can be reached.
+    pub fails: Fails,
     /// The header that tells an upstream who its client is. Default `None`: it sees this host.
     pub send_proxy: Option<ProxyHeader>,
 }
@@ -51,6 +54,26 @@ pub enum Balance {
     RoundRobin,
 }
 
+/// When an upstream that cannot be reached counts as down: it is tried after all others then, but for one client now
+/// and then, which finds out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fails {
+    /// So many attempts within `timeout`, with none between them that succeeds. Default 1; `None`: it is tried whenever
+    /// its turn comes, and each client waits for `connect_timeout` again.
+    pub max: Option<NonZeroU32>,
+    /// And for so long it is left alone then. Default 10 s.
+    pub timeout: Duration,
+}
+
+impl Default for Fails {
+    fn default() -> Self {
+        Self {
+            max: Some(NonZeroU32::MIN),
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
+
 impl Upstreams {
     /// `addresses`, everything else by default.
     #[must_use]
@@ -64,6 +87,7 @@ impl Upstreams {
                 least: Duration::from_millis(100),
                 most: Duration::from_secs(1),
             },
+            fails: Fails::default(),
             send_proxy: None,
         }
     }

@@ -503,6 +503,7 @@ impl Worker {
                 id: io.id,
                 peer: io.peer,
                 listener: &origin.address,
+                upstream: io.upstream(),
                 ending: &ending,
                 age: self.now.since(io.opened),
                 read: io.read,

@@ -302,6 +302,8 @@ fn help_and_version_are_answers() {
         "--prefix",
         "--upstream-wait",
         "--balance",
+        "--max-fails",
+        "--fail-timeout",
         "--send-proxy",
         "--log-format",
         "-v, --verbose",

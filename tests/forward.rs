@@ -1,5 +1,7 @@
 //! `serve forward`: a relay between clients and upstreams, seen from both of its sides.
 
+/// Upstreams that are down beside others.
+mod health;
 /// Upstreams or clients that are lost, and those who end them: what the other side notices, and the reason.
 mod losses;
 /// In which order upstreams see clients.

@@ -78,7 +78,7 @@ impl Client {
     /// No server answers there, or it refuses.
     pub fn status(&self) -> io::Result<Status> {
         match self.ask(&Question::Status)?.receive()? {
-            Answer::Status(status) => Ok(status),
+            Answer::Status(status) => Ok(*status),
             answer => Err(refused(answer)),
         }
     }

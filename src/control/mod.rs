@@ -351,7 +351,7 @@ impl Desk {
         let is_order = !matches!(question, Question::Status | Question::List);
         let _ordered = is_order.then(|| self.ordered());
         let answer = match question {
-            Question::Status => Answer::Status(handle.status()),
+            Question::Status => Answer::Status(Box::new(handle.status())),
             Question::List => {
                 for batch in handle.connections() {
                     for part in batch.chunks(BATCH) {

@@ -41,7 +41,7 @@ pub(crate) struct Hello {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Answer {
-    Status(Status),
+    Status(Box<Status>),
     /// Some of the connections; more follow until `Done`.
     Connections(Vec<ConnectionInfo>),
     /// The takeover begins: listeners and connections follow.

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use socket2::SockRef;
+
 use super::{Io, Turn};
 use crate::deadline::Moment;
 use crate::dial::Attempt;
+use crate::endpoint::{Endpoint, Peer};
 use crate::memory::Memory;
 use crate::reap::Limits;
 use crate::stats::Stats;
@@ -99,6 +102,21 @@ impl Io {
         match self.pending.as_mut()?.far.as_deref_mut() {
             Some(Far::Up(up)) => Some(up),
             _ => None,
+        }
+    }
+
+    /// The server that the far side is connected to.
+    pub(crate) fn upstream(&self) -> Option<Endpoint> {
+        let Some(Far::Up(up)) = self.far() else {
+            return None;
+        };
+        match up.io.peer {
+            Peer::Tcp(address) => Some(Endpoint::Tcp(address)),
+            // Of those only the kernel remembers the path, after a takeover, too.
+            Peer::Unix(_) => {
+                let address = SockRef::from(&up.io.socket).peer_addr();
+                address.ok().and_then(|address| Endpoint::of(&address))
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use super::{Context, Ready, Service, Stage};
 use crate::close::CloseReason;
 use crate::dial::DialError;
 use crate::handle::Handle;
+use crate::inspect::UpstreamInfo;
 
 /// A [`Service`] of whatever kind, shared by the workers.
 #[derive(Clone)]
@@ -61,6 +62,10 @@ impl AnyService {
         self.0.dials()
     }
 
+    pub(crate) fn upstreams(&self) -> Vec<UpstreamInfo> {
+        self.0.upstreams()
+    }
+
     pub(crate) fn outlasts_drain(&self) -> bool {
         self.0.outlasts_drain()
     }
@@ -105,13 +110,11 @@ impl AnyService {
     }
 
     /// Whether it is the same value, shared.
-    #[cfg(control)]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         std::ptr::addr_eq(Arc::as_ptr(&self.0), Arc::as_ptr(&other.0))
     }
 
     /// The same service as long as somebody else has it.
-    #[cfg(control)]
     pub(crate) fn lent(&self) -> impl Fn() -> Option<Self> + Send + Sync + use<> {
         let weak = Arc::downgrade(&self.0);
         move || weak.upgrade().map(Self)
@@ -153,6 +156,7 @@ trait Erased: Send + Sync {
     fn far_input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]);
     fn far_end(&self, state: &mut State, conn: &mut Context<'_>);
     fn dials(&self) -> bool;
+    fn upstreams(&self) -> Vec<UpstreamInfo>;
     fn outlasts_drain(&self) -> bool;
     fn descriptors(&self) -> usize;
     fn output(&self, state: &mut State, conn: &mut Context<'_>);
@@ -205,6 +209,10 @@ impl<S: Service> Erased for S {
 
     fn dials(&self) -> bool {
         Service::dials(self)
+    }
+
+    fn upstreams(&self) -> Vec<UpstreamInfo> {
+        Service::upstreams(self)
     }
 
     fn outlasts_drain(&self) -> bool {

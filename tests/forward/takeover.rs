@@ -213,6 +213,39 @@ fn the_wait_for_an_upstream_does_not_begin_anew_with_a_takeover() {
     assert!(took < Duration::from_millis(4800), "{took:?}");
 }
 
+/// Who waits keeps its turn, and the next one's follows.
+#[test]
+fn turns_go_on_behind_those_that_were_given() {
+    let home = Home::new();
+    let (one, two) = (Port::new(), Port::new());
+    let (at_one, at_two) = (one.address().to_string(), two.address().to_string());
+    let args = ["--balance", "round-robin", "--max-fails", "off"];
+    let args = [&args[..], &["--upstream-wait", "1m", "--workers", "2"]].concat();
+    let mut relay = home.serve(&[&["forward", &at_one, &at_two], &args[..]].concat());
+    let at = relay.address().to_string();
+    let mut clients: Vec<TcpStream> = (0..5).map(|_| relay.connect()).collect();
+    until("all wait", || {
+        home.json(&["list"]).as_array().unwrap().len() == clients.len()
+    });
+    let next = relay.replaced_by(1, || {
+        let mut command = home.standfast(&["serve", "forward", &at_one, &at_two, "--replace"]);
+        command.args(["-l", &at]).args(&args);
+        command
+    });
+    // Both come up in the same moment.
+    next.suspend();
+    let (one, two) = (one.listen(), two.listen());
+    next.resume();
+    clients.push(next.connect());
+    for _ in 0..3 {
+        one.accept().write_all(b"served").unwrap();
+        two.accept().write_all(b"served").unwrap();
+    }
+    for client in &mut clients {
+        assert_gets(client, b"served");
+    }
+}
+
 #[test]
 fn a_header_is_sent_once() {
     let home = Home::new();

@@ -195,6 +195,22 @@ fn forward(upstreams: &Upstreams, row: &mut impl FnMut(&str, &dyn Display, &str)
         None => "each is tried once; then upstream-failed",
     };
     row("  upstream-wait", &shown_or(upstreams.wait, "off"), note);
+    match upstreams.fails.max {
+        Some(most) => {
+            row(
+                "  max-fails",
+                &most,
+                "and an upstream counts as down: it is tried last",
+            );
+            let note = "failures count for this long, and one client tries it again then";
+            row("  fail-timeout", &Shown(upstreams.fails.timeout), note);
+        }
+        None => row(
+            "  max-fails",
+            &"off",
+            "each client tries one that is down anew",
+        ),
+    }
     if let Some(version) = upstreams.send_proxy {
         row(
             "  send-proxy",

@@ -182,6 +182,13 @@ fn status_table(status: &Status) -> String {
             ),
         );
     }
+    for upstream in &status.upstreams {
+        let down = upstream
+            .down_for
+            .map(|time| format!("down for {}", short(time)));
+        let state = down.unwrap_or_else(|| "up".to_owned());
+        row("upstream", &format!("{} {state}", upstream.address));
+    }
     if let Some(takeover) = &status.takeover {
         let side = match takeover.role {
             Role::Took => "from",
@@ -216,9 +223,9 @@ fn status_table(status: &Status) -> String {
 }
 
 fn list_table(connections: &[ConnectionInfo]) -> String {
-    const HEAD: [&str; 13] = [
+    const HEAD: [&str; 14] = [
         "ID", "PEER", "LISTENER", "SERVICE", "AGE", "IDLE", "READ", "WRITTEN", "WAITING",
-        "UNACKED", "RTT", "NEXT", "IN",
+        "UNACKED", "RTT", "NEXT", "IN", "UPSTREAM",
     ];
     let optional = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let rows = connections.iter().map(|connection| {
@@ -242,12 +249,13 @@ fn list_table(connections: &[ConnectionInfo]) -> String {
             ),
             optional(kind.as_ref().and_then(Json::as_str).map(str::to_owned)),
             optional(next.map(|next| short(next.due_in))),
+            optional(connection.upstream.as_ref().map(ToString::to_string)),
         ]
     });
-    let rows: Vec<[String; 13]> = std::iter::once(HEAD.map(str::to_owned))
+    let rows: Vec<[String; 14]> = std::iter::once(HEAD.map(str::to_owned))
         .chain(rows)
         .collect();
-    let mut widths = [0; 13];
+    let mut widths = [0; 14];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.len().max(*width);

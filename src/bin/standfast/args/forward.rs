@@ -1,6 +1,7 @@
 //! What `serve forward` is told, as typed and as meant.
 
 use std::ffi::{OsStr, OsString};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -8,7 +9,7 @@ use standfast::{Address, Backoff, Balance, ProxyHeader, Upstreams};
 
 use crate::Failure;
 use crate::args::dial::backoff;
-use crate::units::{Setting, duration_or_off};
+use crate::units::{Setting, duration, duration_or_off};
 
 /// Which upstream is tried first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -38,6 +39,15 @@ pub(crate) struct ForwardArgs {
     #[arg(long, value_enum, value_name = "HOW", help_heading = "Forward")]
     pub(crate) balance: Option<BalanceName>,
 
+    /// After so many attempts within --fail-timeout that all failed an upstream counts as down: it is tried last, but
+    /// for one client now and then. off: each client tries it anew. [default: 1]
+    #[arg(long, value_name = "N", value_parser = fails_or_off, allow_hyphen_values = true, help_heading = "Forward")]
+    pub(crate) max_fails: Option<Setting<NonZeroU32>>,
+
+    /// For how long failures count, and for how long an upstream that is down is left alone. [default: 10s]
+    #[arg(long, value_name = "DUR", value_parser = duration, allow_hyphen_values = true, help_heading = "Forward")]
+    pub(crate) fail_timeout: Option<Duration>,
+
     /// Begin each connection to an upstream with a PROXY protocol header, which says who the client is: v1 (text) or v2
     /// (binary). Only for upstreams that expect it.
     #[arg(long, value_name = "VERSION", help_heading = "Forward")]
@@ -46,12 +56,14 @@ pub(crate) struct ForwardArgs {
 
 impl ForwardArgs {
     /// Which flags were given.
-    pub(crate) fn given(&self) -> [(bool, &'static str); 5] {
+    pub(crate) fn given(&self) -> [(bool, &'static str); 7] {
         [
             (self.connect_timeout.is_some(), "--connect-timeout"),
             (self.upstream_wait.is_some(), "--upstream-wait"),
             (self.backoff.is_some(), "--backoff"),
             (self.balance.is_some(), "--balance"),
+            (self.max_fails.is_some(), "--max-fails"),
+            (self.fail_timeout.is_some(), "--fail-timeout"),
             (self.send_proxy.is_some(), "--send-proxy"),
         ]
     }
@@ -79,8 +91,25 @@ impl ForwardArgs {
                 BalanceName::RoundRobin => Balance::RoundRobin,
             };
         }
+        if let Some(most) = self.max_fails {
+            upstreams.fails.max = most.into_option();
+        }
+        if let Some(timeout) = self.fail_timeout {
+            upstreams.fails.timeout = timeout;
+        }
         upstreams.send_proxy = self.send_proxy;
         Ok(upstreams)
+    }
+}
+
+fn fails_or_off(text: &str) -> Result<Setting<NonZeroU32>, String> {
+    match text {
+        "off" => Ok(Setting::Off),
+        "0" => Err("0 would count nothing; for that say off".to_owned()),
+        _ => text
+            .parse()
+            .map(Setting::On)
+            .map_err(|_| "expected a whole number, or off".to_owned()),
     }
 }
 
@@ -149,7 +178,8 @@ mod tests {
     #[test]
     fn flags_change_what_they_name() {
         let upstreams = meant(
-            "80 --connect-timeout 3s --upstream-wait off --backoff 1s:1m --balance round-robin --send-proxy v2",
+            "80 --connect-timeout 3s --upstream-wait off --backoff 1s:1m --balance round-robin --send-proxy v2 \
+             --max-fails 3 --fail-timeout 1m",
         )
         .unwrap();
         assert_eq!(upstreams.connect_timeout, Some(Duration::from_secs(3)));
@@ -157,11 +187,17 @@ mod tests {
         assert_eq!(upstreams.backoff.most, Duration::from_secs(60));
         assert_eq!(upstreams.balance, Balance::RoundRobin);
         assert_eq!(upstreams.send_proxy, Some(ProxyHeader::V2));
+        assert_eq!(upstreams.fails.max, NonZeroU32::new(3));
+        assert_eq!(upstreams.fails.timeout, Duration::from_secs(60));
 
         let plain = meant("80").unwrap();
         assert_eq!(plain.connect_timeout, Some(Duration::from_secs(10)));
         assert_eq!(plain.wait, Some(Duration::from_secs(10)));
         assert_eq!(plain.balance, Balance::InOrder);
         assert_eq!(plain.send_proxy, None);
+        assert_eq!(plain.fails.max, NonZeroU32::new(1));
+        assert_eq!(plain.fails.timeout, Duration::from_secs(10));
+        let off = meant("80 --max-fails off").unwrap();
+        assert_eq!(off.fails.max, None);
     }
 }
