@@ -109,6 +109,7 @@ mod handoff;
 mod holder;
 mod horizon;
 mod inbox;
+pub mod inherited;
 mod inspect;
 mod io;
 mod keepalive;

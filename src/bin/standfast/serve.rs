@@ -8,6 +8,7 @@ use standfast::{Config, Effective, Endpoint, Listen, Server, WhenFull};
 
 use crate::Failure;
 use crate::args::{Full, ServeArgs, ServiceName};
+use crate::signals::Meaning;
 use crate::supervisor::Supervisor;
 #[cfg(control)]
 use crate::takeover;
@@ -31,14 +32,20 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let told = supervisor.clone();
     server.on_ending(move || told.stopping());
     let handle = server.handle();
-    signals::obey(move |signal| {
-        if signal.again {
-            log::warn!(signal = signal.name; "ending at once");
-            handle.stop();
-        } else {
+    #[cfg(control)]
+    let restart = takeover::restart(control.as_ref());
+    signals::obey_all(move |signal| match signal.meaning {
+        Meaning::End => {
             log::info!(signal = signal.name; "draining");
             handle.drain();
         }
+        Meaning::EndAtOnce => {
+            log::warn!(signal = signal.name; "ending at once");
+            handle.stop();
+        }
+        #[cfg(control)]
+        Meaning::Restart => restart(signal.name),
+        _ => log::info!(signal = signal.name; "ignored: it means nothing to a server"),
     })?;
     let announce = announce(args, &effective, &server);
     let addresses = server.addresses().to_vec();
