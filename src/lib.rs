@@ -154,7 +154,7 @@ pub use network::Network;
 pub use proxy_header::ProxyHeader;
 pub use resolve::Family;
 pub use server::Server;
-pub use service::{AnyService, Context, Exported, Ready, Service, Stage};
+pub use service::{AnyService, Context, Exported, Patience, Ready, Service, Stage};
 pub use stats::Summary;
 pub use upstream::Upstream;
 pub use upstreams::{Balance, Fails, Upstreams};
