@@ -83,6 +83,9 @@ pub(crate) struct Io {
     /// Changed since it was copied.
     #[cfg(control)]
     pub(crate) changed: bool,
+    /// Not read for a moment: more bytes would wait than can be copied.
+    #[cfg(control)]
+    pub(crate) held: bool,
     /// `last_in` was made later, for time in which nothing was read.
     pub(crate) shifted: bool,
     /// Not read for want of memory in the process.
@@ -132,6 +135,8 @@ impl Io {
             shared: false,
             #[cfg(control)]
             changed: false,
+            #[cfg(control)]
+            held: false,
             shifted: false,
             finishing: None,
             id,
@@ -220,6 +225,15 @@ impl Io {
         self.halted
     }
 
+    /// A takeover could not follow if more were read.
+    #[inline]
+    pub(crate) fn is_held(&self) -> bool {
+        #[cfg(control)]
+        return self.held;
+        #[cfg(not(control))]
+        false
+    }
+
     /// Bytes in the outbox.
     pub(crate) fn waiting_output(&self) -> usize {
         self.pending
@@ -252,7 +266,7 @@ impl Io {
         let Some(pending) = &self.pending else {
             return turn.limits.buffer;
         };
-        if self.halted {
+        if self.halted || self.is_held() {
             return 0;
         }
         // What comes of the input waits for the far side, if there is one.

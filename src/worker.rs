@@ -265,7 +265,8 @@ impl Worker {
         }
         let busy =
             !self.leftovers.is_empty() || !self.listings.is_empty() || !self.dials.is_empty();
-        if pressing || busy || self.round.is_under_way() || self.short.is_pressing() {
+        let round = self.round.is_under_way() && !self.is_holding();
+        if pressing || busy || round || self.short.is_pressing() {
             until = began;
         }
         // mio rounds up to the millisecond; a deadline is never met early.
@@ -426,11 +427,12 @@ impl Worker {
         }
         #[cfg(control)]
         if io.copied
-            && !io.changed
             && let Some(giving) = &mut self.giving
+            && giving.changed(key, io)
+            && !io.leftover
         {
-            io.changed = true;
-            giving.changed(key);
+            io.leftover = true;
+            self.leftovers.push(key);
         }
         if io.short && !io.queued {
             io.queued = true;
@@ -535,6 +537,14 @@ impl Worker {
         origin.settings.admission.release(io.peer.ip());
         let open = &self.shared.workers[self.index].open;
         open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether what makes changes is held up, for a takeover that could not copy them as fast.
+    fn is_holding(&self) -> bool {
+        #[cfg(control)]
+        return self.giving.as_ref().is_some_and(Giving::is_holding);
+        #[cfg(not(control))]
+        false
     }
 
     fn is_done(&self) -> bool {

@@ -10,6 +10,8 @@ mod regressions;
 mod relay;
 /// The server starts its own successor.
 mod restart;
+/// Much that waits, and more that comes.
+mod waiting;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr};

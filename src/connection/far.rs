@@ -104,6 +104,8 @@ impl Connection {
             let over = self.io.finishing.is_some() || self.io.has_failed();
             let room = if over {
                 usize::MAX
+            } else if self.io.is_held() {
+                0
             } else {
                 turn.limits.buffer.saturating_sub(self.io.waiting_output())
             };

@@ -170,15 +170,25 @@ impl Line {
     /// `TimedOut` at `until`, `UnexpectedEof` when the other end is gone, `InvalidData` where a message or
     /// descriptors did not arrive whole.
     pub(crate) fn take(&self, until: Instant) -> io::Result<(Message, Vec<OwnedFd>)> {
-        let mut bytes = vec![0; LONGEST];
+        let mut bytes = Vec::new();
+        let descriptors = self.take_bytes(&mut bytes, until)?;
+        Ok((decode(&bytes)?, descriptors))
+    }
+
+    /// As [`take`](Self::take), the message as bytes, which [`decode`] makes one of.
+    pub(crate) fn take_bytes(
+        &self,
+        bytes: &mut Vec<u8>,
+        until: Instant,
+    ) -> io::Result<Vec<OwnedFd>> {
+        bytes.resize(LONGEST, 0);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
         loop {
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
             let received = recvmsg(
                 self.socket.as_fd(),
-                &mut [IoSliceMut::new(&mut bytes)],
+                &mut [IoSliceMut::new(bytes)],
                 &mut control,
                 flags,
             );
@@ -211,9 +221,8 @@ impl Line {
             if received.bytes == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let message = Message::decode(bytes.get(..received.bytes).unwrap_or_default())
-                .map_err(invalid)?;
-            return Ok((message, descriptors));
+            bytes.truncate(received.bytes);
+            return Ok(descriptors);
         }
     }
 
@@ -229,6 +238,15 @@ impl Line {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The message of a takeover that these bytes are.
+pub(crate) fn decode(bytes: &[u8]) -> io::Result<Message> {
+    Message::decode(bytes).map_err(invalid)
+}
+
+fn invalid(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 /// The clock of the conversation, which no worker's turn is concerned with.

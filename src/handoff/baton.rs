@@ -2,10 +2,12 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::control::line::{Line, now};
+use crate::handoff::pace::Pace;
 use crate::handoff::record::Message;
 
 /// Messages that may be under way: descriptors in flight count against a limit of the sender's, and whatever the new
@@ -15,6 +17,9 @@ const UNDER_WAY: u32 = 4;
 /// How long the workers may stand still. Past it the server goes on as if nothing had happened.
 pub(crate) const FREEZE: Duration = Duration::from_millis(50);
 
+/// What is left to be sent may take so long in the freeze.
+pub(crate) const FITS: Duration = Duration::from_micros(500);
+
 /// How long the last word may take.
 const TOLD: Duration = Duration::from_secs(1);
 
@@ -23,8 +28,6 @@ const TOLD: Duration = Duration::from_secs(1);
 pub(crate) enum Event {
     /// Worker 0 has sent the listeners.
     Announced,
-    /// Everything it has was sent, and little has changed since.
-    Copied,
     /// It stands still, and everything is sent.
     Frozen(Sum),
     /// It cannot go on.
@@ -67,15 +70,68 @@ pub(crate) struct Baton {
     /// Messages sent by the workers, and taken in by the new process.
     sent: AtomicU32,
     taken: AtomicU32,
+    /// How fast the new process takes changes in.
+    pace: Mutex<Pace>,
+    /// How long each worker's changes would take if they were sent in a freeze, in microseconds; as good as for ever
+    /// until it has sent everything once.
+    left: Vec<AtomicU64>,
+    /// More changes than can be copied: what makes them is held up.
+    holding: AtomicBool,
 }
 
 impl Baton {
-    pub(crate) fn new(line: Line) -> Self {
+    pub(crate) fn new(line: Line, workers: usize) -> Self {
         Self {
             line,
             sent: AtomicU32::new(0),
             taken: AtomicU32::new(0),
+            pace: Mutex::default(),
+            left: (0..workers).map(|_| AtomicU64::new(u64::MAX)).collect(),
+            holding: AtomicBool::new(false),
         }
+    }
+
+    /// How fast the new process takes changes in.
+    pub(crate) fn pace(&self) -> Pace {
+        *self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A worker has sent everything once; so long what has changed since would take.
+    pub(crate) fn set_left(&self, worker: usize, left: Duration) {
+        if let Some(place) = self.left.get(worker) {
+            let micros = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
+            place.store(micros.min(u64::MAX - 1), Ordering::Release);
+        }
+    }
+
+    /// How long the changes of all workers would take. `None`: one has not sent everything yet.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        let mut sum = 0_u64;
+        for left in &self.left {
+            match left.load(Ordering::Acquire) {
+                u64::MAX => return None,
+                micros => sum = sum.saturating_add(micros),
+            }
+        }
+        Some(Duration::from_micros(sum))
+    }
+
+    /// What one worker has left is little enough.
+    pub(crate) fn is_little(&self, left: Duration) -> bool {
+        let workers = u32::try_from(self.left.len()).unwrap_or(u32::MAX);
+        left <= FITS / workers.max(1) / 2
+    }
+
+    /// The changes of a worker do not become fewer, however many are sent. Where all workers have sent everything once,
+    /// what makes them is held up from here on.
+    pub(crate) fn hold(&self) {
+        if self.left().is_some() {
+            self.holding.store(true, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn is_holding(&self) -> bool {
+        self.holding.load(Ordering::Acquire)
     }
 
     pub(crate) fn under_way(&self) -> u32 {
@@ -88,9 +144,13 @@ impl Baton {
         self.under_way() < UNDER_WAY
     }
 
-    /// The new process has taken in `count` messages. Answers whether workers wait for that.
-    pub(crate) fn taken(&self, count: u32) -> bool {
-        self.taken.fetch_add(count, Ordering::AcqRel);
+    /// The new process has taken in a message, which took it so long. Answers whether workers wait for that.
+    pub(crate) fn taken(&self, work: u64, time: Duration) -> bool {
+        if work > 0 {
+            let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+            pace.note(work, time);
+        }
+        self.taken.fetch_add(1, Ordering::AcqRel);
         self.under_way() <= UNDER_WAY / 2
     }
 

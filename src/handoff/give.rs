@@ -10,14 +10,18 @@ use std::time::{Duration, Instant};
 use crate::control::line::{Line, now, shared_clock};
 use crate::control::question::Hello;
 use crate::handle::{Handle, Mail};
-use crate::handoff::baton::{Baton, Event, FREEZE, Outcome, Sum, late, lost};
+use crate::handoff::baton::{Baton, Event, FITS, FREEZE, Outcome, Sum, late, lost};
 use crate::handoff::record::{DESCRIPTORS, LONGEST_COMMON, Message, PIECE, PROTOCOL, SCHEMA};
 use crate::inspect::{Role, Takeover};
 use crate::socket_file::Place;
 
-/// How long the pre-copy may take, while the server serves; and how long the new process may take nothing in.
-const PRE_COPY: Duration = Duration::from_secs(60);
+/// How long the new process may take nothing in.
 const STILL: Duration = Duration::from_secs(5);
+
+/// How long it is waited for changes to become fewer, once everything was sent, before a freeze is tried that takes
+/// longer than it should; and what is too much for that.
+const PATIENCE: Duration = Duration::from_secs(1);
+const MUCH: Duration = Duration::from_millis(10);
 
 /// How long the new process may take to say that it runs; the connections are its own by then.
 const RUNNING: Duration = Duration::from_secs(2);
@@ -100,7 +104,7 @@ pub(crate) fn give(
     line.widen();
     let (events, told) = mpsc::channel();
     let conversation = Conversation {
-        baton: Arc::new(Baton::new(line)),
+        baton: Arc::new(Baton::new(line, handle.shared.workers.len())),
         handle,
         told,
     };
@@ -158,38 +162,34 @@ impl Conversation<'_> {
         }
     }
 
-    /// Waits until every worker has sent everything and the new process has taken it in.
+    /// Waits until every worker has sent everything, however long that takes, and what has changed since is known to
+    /// fit into the freeze.
     fn pre_copy(&self) -> Result<(), String> {
-        let end = now() + PRE_COPY;
         let mut patience = now() + STILL;
-        let mut copying = self.handle.shared.workers.len();
+        let mut progress = Progress::default();
         loop {
             while let Ok(event) = self.told.try_recv() {
-                match event {
-                    Event::Failed(why) => return Err(self.last_words(why)),
-                    Event::Copied => copying -= 1,
-                    Event::Announced | Event::Frozen(_) => {}
+                if let Event::Failed(why) = event {
+                    return Err(self.last_words(why));
                 }
             }
-            if copying == 0 && self.baton.under_way() == 0 {
+            let left = self.baton.left();
+            if left.is_some_and(|left| self.is_time(left, &mut progress)) {
                 return Ok(());
             }
             self.not_ending()?;
             match self.baton.line.take(now() + GLANCE) {
-                Ok((Message::Taken(count), _)) => {
-                    patience = end.min(now() + STILL);
-                    if self.baton.taken(count) {
+                Ok((Message::Taken { work, micros }, _)) => {
+                    patience = now() + STILL;
+                    if self.baton.taken(work, Duration::from_micros(micros)) {
                         self.handle.shared.wake_all();
                     }
                 }
                 Ok((message, _)) => return Err(out_of_turn(message)),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    if now() >= end {
-                        let limit = PRE_COPY.as_secs();
-                        return Err(format!("the pre-copy took longer than {limit} s"));
-                    }
                     if now() >= patience {
                         let who = match self.baton.under_way() {
+                            0 if left.is_some() => continue,
                             0 => "the running server was too busy and sent nothing",
                             _ => "the new process took nothing in",
                         };
@@ -199,6 +199,15 @@ impl Conversation<'_> {
                 Err(error) => return Err(lost(&error)),
             }
         }
+    }
+
+    /// Whether to freeze now, with `left` to be sent in that.
+    fn is_time(&self, left: Duration, progress: &mut Progress) -> bool {
+        if left <= FITS {
+            return self.baton.under_way() == 0;
+        }
+        let without_progress = progress.note(left, now());
+        without_progress >= PATIENCE && left <= MUCH || without_progress >= STILL
     }
 
     /// What the new process said before it was lost, rather than `why` that was noticed here.
@@ -266,7 +275,7 @@ impl Conversation<'_> {
                     serving -= 1;
                 }
                 Ok(Event::Failed(why)) => return (outcomes, Err(self.last_words(why))),
-                Ok(Event::Announced | Event::Copied) => {}
+                Ok(Event::Announced) => {}
                 Err(RecvTimeoutError::Timeout) => {
                     let why = format!("the workers did not stop within {} ms", FREEZE.as_millis());
                     return (outcomes, Err(why));
@@ -325,7 +334,7 @@ impl Conversation<'_> {
         loop {
             match self.baton.line.take(until) {
                 Ok((Message::Prepared, _)) => break,
-                Ok((Message::Taken(_), _)) => {}
+                Ok((Message::Taken { .. }, _)) => {}
                 Ok((message, _)) => return Err(out_of_turn(message)),
                 Err(error) => return Err(lost(&error)),
             }
@@ -393,6 +402,26 @@ impl Conversation<'_> {
         let bytes = message.encode()?;
         let passed = self.baton.line.pass(&bytes, descriptors, Some(until));
         passed.map_err(|error| lost(&error))
+    }
+}
+
+/// How what is left to be sent becomes less.
+#[derive(Default)]
+struct Progress {
+    /// The least that was left so far, and since when.
+    least: Option<(Duration, Instant)>,
+}
+
+impl Progress {
+    /// So much is left. Answers for how long that has not become less by half.
+    fn note(&mut self, left: Duration, now: Instant) -> Duration {
+        match self.least {
+            Some((least, since)) if left > least / 2 => now.saturating_duration_since(since),
+            _ => {
+                self.least = Some((left, now));
+                Duration::ZERO
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //! said it, be [`Commit`] read or not, the old one goes on.
 //!
 //! 1. hello: the new process says what it is; the old one compares, and refuses or begins.
-//! 2. pre-copy: while it serves, the old one sends every connection, descriptor and record, and whatever changes on
+//! 2. pre-copy: while it serves, the old one sends every connection, descriptor, record and bytes, and whatever changes on
 //!    them; the new one registers them, and does not read.
 //! 3. freeze: the old one's workers stop between two events and send the little that has changed since.
 //! 4. commit, and the new process owns. 5. running.
@@ -20,6 +20,7 @@
 pub(crate) mod baton;
 mod carry;
 pub(crate) mod give;
+mod pace;
 pub(crate) mod record;
 pub(crate) mod share;
 pub(crate) mod take;

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Endpoint, Peer};
+use crate::handoff::pace;
 use crate::socket_file::Place;
 
 /// The protocol spoken, and the schema of the records in it.
@@ -40,8 +41,8 @@ pub(crate) enum Message {
     Updates(Vec<Update>),
     /// Connections that ended after they were sent.
     Gone(Vec<u64>),
-    /// The new process has taken in so many messages.
-    Taken(u32),
+    /// The new process has taken a message in: how much work that was, and how many microseconds it took.
+    Taken { work: u64, micros: u64 },
     /// That was all.
     Final {
         connections: u64,
@@ -170,6 +171,15 @@ pub(crate) struct Piece {
     pub(crate) at: u64,
     #[serde(with = "serde_bytes")]
     pub(crate) bytes: Vec<u8>,
+}
+
+impl Update {
+    /// What it costs to send it and to take it in.
+    pub(crate) fn work(&self) -> u64 {
+        let pieces = [&self.output, &self.input, &self.far];
+        let bytes: usize = pieces.iter().map(|piece| piece.bytes.len()).sum();
+        pace::RECORD + bytes as u64
+    }
 }
 
 impl Message {
@@ -343,6 +353,10 @@ mod tests {
                 left: 70_000,
             },
             Message::Owned,
+            Message::Taken {
+                work: 70_000,
+                micros: 150,
+            },
         ]
     }
 

@@ -1,6 +1,6 @@
 //! A worker's part of giving: its connections, copied while it serves and completed in the freeze.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -10,20 +10,20 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::connection::Connection;
+use crate::control::line::now;
 use crate::deadline::Moment;
 use crate::handoff::baton::{Baton, Event, Outcome, Sum, lost};
 use crate::handoff::carry::MOST_BESIDE;
+use crate::handoff::pace::{self, Pace};
 use crate::handoff::record::{
     Arrival, DESCRIPTORS, ListenerRecord, Message, PIECE, Piece, Record, Update,
 };
+use crate::io::Io;
 use crate::origin::Origin;
 use crate::service::AnyService;
 
 /// Connections sent in a message, and so in a turn, while the server serves: live clients wait behind them.
 const BATCH: usize = 64;
-
-/// How long what has changed is sent anew before the freeze takes what there is.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Records are gathered into messages of about this size.
 const FULL: usize = 48 * 1024;
@@ -34,29 +34,36 @@ const LEAST: usize = 1024;
 /// A record's size without its state, about.
 const RECORD: usize = 64;
 
-/// So many changed connections may wait for the freeze, with so many bytes that were not sent yet; more are sent
-/// before.
+/// So many changed connections are not worth a message before the freeze, unless they have much to send.
 const FEW: usize = 16;
-const LITTLE: u64 = 128 * 1024;
 
 /// One worker's share in a takeover.
 #[derive(Debug)]
 pub(crate) struct Giving {
     baton: Arc<Baton>,
     events: Sender<Event>,
+    /// The worker's number.
+    worker: usize,
     /// Connections below this key were sent, but for `added`.
     cursor: usize,
     /// Connections that came after the cursor had passed their key.
     added: Vec<usize>,
-    /// Connections that have changed since they were sent.
-    changed: Vec<usize>,
+    /// Connections that have changed since they were sent, the first to do so first.
+    changed: VecDeque<usize>,
+    /// So much work is left of the pass that is under way: as much as there was when it began.
+    pass: u64,
+    /// How long what was left would have taken when that pass began.
+    before: Option<Duration>,
+    /// How fast this worker sends changes.
+    pace: Pace,
     /// Connections that ended after they were sent.
     gone: Vec<u64>,
     /// How far the bytes of each connection that has some were sent, by its number.
     bytes: HashMap<u64, Sent>,
-    copied: bool,
-    /// When that is said at the latest, once all connections were sent: a busy server changes for ever.
-    impatient: Moment,
+    /// Nothing was worth a message.
+    rests: bool,
+    /// Changes do not become fewer: what makes more of them is held up.
+    holding: bool,
     /// There was no room for the next message.
     blocked: bool,
     failed: bool,
@@ -78,13 +85,6 @@ struct Noted {
     sent: Option<Sent>,
 }
 
-/// What a message was of.
-enum Sending {
-    Connections,
-    Changes,
-    Nothing,
-}
-
 /// What [`Giving`] works on: a worker's connections.
 pub(crate) struct Share<'a> {
     pub(crate) connections: &'a mut Slab<Connection>,
@@ -104,17 +104,21 @@ impl Share<'_> {
 }
 
 impl Giving {
-    pub(crate) fn new(baton: Arc<Baton>, events: Sender<Event>, now: Moment) -> Self {
+    pub(crate) fn new(baton: Arc<Baton>, events: Sender<Event>, worker: usize) -> Self {
         Self {
             baton,
             events,
+            worker,
             cursor: 0,
             added: Vec::new(),
-            changed: Vec::new(),
+            changed: VecDeque::new(),
+            pass: 0,
+            before: None,
+            pace: Pace::default(),
             gone: Vec::new(),
             bytes: HashMap::new(),
-            copied: false,
-            impatient: now.after(PATIENCE),
+            rests: false,
+            holding: false,
             blocked: false,
             failed: false,
             sum: Sum::default(),
@@ -141,10 +145,22 @@ impl Giving {
         }
     }
 
-    /// A connection that was sent has changed.
+    /// A connection that was sent has changed. Answers whether it was held up and is not any more: what came meanwhile
+    /// has made its event.
     #[inline]
-    pub(crate) fn changed(&mut self, key: usize) {
-        self.changed.push(key);
+    pub(crate) fn changed(&mut self, key: usize, io: &mut Io) -> bool {
+        if !io.changed {
+            io.changed = true;
+            self.changed.push_back(key);
+        }
+        let held = self.holding && io.holds_bytes();
+        std::mem::replace(&mut io.held, held) && !held
+    }
+
+    /// Whether what makes changes is held up for a moment: they do not become fewer, however many are sent.
+    #[inline]
+    pub(crate) fn is_holding(&self) -> bool {
+        self.holding
     }
 
     /// A connection that was sent has ended.
@@ -154,39 +170,70 @@ impl Giving {
 
     /// Whether more is to be sent at once, rather than after the new process has taken something in.
     pub(crate) fn is_pressing(&self) -> bool {
-        !self.failed && !self.copied && !self.blocked && self.baton.has_room()
+        !self.failed && !self.rests && !self.blocked && self.baton.has_room()
     }
 
-    /// Pre-copy: one message, and no waiting.
+    /// Pre-copy: one message, and no waiting; as many as there is room for while changes are held up.
     pub(crate) fn advance(&mut self, share: &mut Share<'_>) {
         self.blocked = false;
-        if self.failed || !self.baton.has_room() {
-            return;
+        if !self.holding && self.baton.is_holding() {
+            self.hold(share);
         }
-        match self.send_next(share) {
-            Ok(Sending::Connections) => {}
-            Ok(Sending::Changes) if share.now < self.impatient => {}
-            Ok(Sending::Changes | Sending::Nothing) => {
-                if !self.copied {
-                    self.copied = true;
-                    self.tell(Event::Copied);
-                }
+        while !self.failed && self.baton.has_room() {
+            match self.send_next(share) {
+                Ok(sent) => self.rests = !sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked = true,
+                Err(error) => self.fail(&error),
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked = true,
-            Err(error) => self.fail(&error),
+            if self.rests || self.blocked || !self.holding {
+                break;
+            }
         }
     }
 
-    /// Sends one message, if there is one worth sending; answers of what.
-    fn send_next(&mut self, share: &mut Share<'_>) -> io::Result<Sending> {
+    /// Whoever has bytes waiting is not read for a moment: more would wait.
+    fn hold(&mut self, share: &mut Share<'_>) {
+        self.holding = true;
+        for (_, connection) in &mut *share.connections {
+            let io = &mut connection.io;
+            io.held = io.copied && io.holds_bytes();
+        }
+    }
+
+    /// Sends one message, if there is one worth sending; answers whether there was.
+    fn send_next(&mut self, share: &mut Share<'_>) -> io::Result<bool> {
         if self.send_connections(share, None)? {
-            return Ok(Sending::Connections);
+            return Ok(true);
         }
-        let many = self.changed.len() > FEW || self.unsent(share) > LITTLE;
-        if many && self.send_changed(share, None)? {
-            return Ok(Sending::Changes);
+        if self.pass == 0 && !self.begin_pass(share) {
+            return Ok(false);
         }
-        Ok(Sending::Nothing)
+        let began = now();
+        let work = self.send_changed(share, None)?;
+        self.pace.note(work, now().saturating_duration_since(began));
+        Ok(true)
+    }
+
+    /// Begins to send what has changed up to here, if that is worth it; answers whether it is. Says how much is left.
+    fn begin_pass(&mut self, share: &Share<'_>) -> bool {
+        let work = self.changed.len() as u64 * pace::RECORD + self.unsent(share);
+        let left = self.pace.time_for(work) + self.baton.pace().time_for(work);
+        let worth = self.changed.len() > FEW || !self.baton.is_little(left);
+        match self.before {
+            // All bytes that wait are to be sent first.
+            None if worth => {}
+            None => self.baton.set_left(self.worker, left),
+            Some(before) => {
+                self.baton.set_left(self.worker, left);
+                if worth && left > before / 2 {
+                    self.baton.hold();
+                }
+            }
+        }
+        // Where nothing is worth a message, the next pass has no other one before it.
+        self.before = Some(if worth { left } else { Duration::MAX });
+        self.pass = if worth { work } else { 0 };
+        worth
     }
 
     /// Bytes that the changed connections have and that were not sent.
@@ -276,7 +323,7 @@ impl Giving {
                 self.sum.add(id);
             }
             if io.changed {
-                self.changed.push(key);
+                self.changed.push_back(key);
             }
         }
         passed?;
@@ -285,16 +332,17 @@ impl Giving {
         Ok(!keys.is_empty())
     }
 
-    /// Sends one message of what has changed on connections that were sent; answers whether there was anything.
-    fn send_changed(&mut self, share: &mut Share<'_>, until: Option<Instant>) -> io::Result<bool> {
-        let mut updates = Vec::new();
+    /// Sends one message of what has changed on connections that were sent; answers how much work that was.
+    fn send_changed(&mut self, share: &mut Share<'_>, until: Option<Instant>) -> io::Result<u64> {
+        let mut updates: Vec<Update> = Vec::new();
         // What is to be noted once the message is on its way.
         let mut done = Vec::new();
         let mut size = 0;
-        let mut at = self.changed.len();
-        while at > 0 && size < FULL {
-            at -= 1;
-            let key = self.changed[at];
+        let mut looked_at = 0;
+        while size < FULL
+            && let Some(&key) = self.changed.get(looked_at)
+        {
+            looked_at += 1;
             // A key may stand there for a connection that has ended, and another have it now.
             let Some(connection) = share.connections.get(key).filter(|found| found.io.changed)
             else {
@@ -343,18 +391,19 @@ impl Giving {
             });
             share.connections[key].io.changed = false;
         }
+        let work = updates.iter().map(Update::work).sum();
         let passed = if updates.is_empty() {
             Ok(())
         } else {
             self.baton.pass(&Message::Updates(updates), &[], until)
         };
-        self.changed.truncate(at);
-        let sent = !done.is_empty();
+        self.changed.drain(..looked_at);
         for Noted { key, whole, sent } in done {
             let io = &mut share.connections[key].io;
             if passed.is_err() || !whole {
+                // Behind the others: one that makes more than can be copied would never let them have their turn.
                 io.changed = true;
-                self.changed.push(key);
+                self.changed.push_back(key);
             }
             match sent {
                 _ if passed.is_err() => {}
@@ -363,7 +412,11 @@ impl Giving {
             }
         }
         passed?;
-        Ok(sent)
+        self.pass = match self.changed.is_empty() {
+            true => 0,
+            false => self.pass.saturating_sub(work),
+        };
+        Ok(work)
     }
 
     /// Freeze: everything that the new process does not know yet. Then stands still until the outcome is known.
@@ -375,9 +428,8 @@ impl Giving {
     ) -> Outcome {
         let event = match self.send_rest(share, until) {
             Ok(()) => {
-                let connections = share.connections.iter();
-                let staying = connections.filter(|(_, connection)| !connection.io.copied);
-                self.sum.staying = staying.count() as u64;
+                let open = share.connections.len() as u64;
+                self.sum.staying = open.saturating_sub(self.sum.connections);
                 Event::Frozen(self.sum)
             }
             Err(error) => Event::Failed(lost(&error)),
@@ -389,7 +441,9 @@ impl Giving {
     fn send_rest(&mut self, share: &mut Share<'_>, until: Instant) -> io::Result<()> {
         let until = Some(until);
         while self.send_connections(share, until)? {}
-        while !self.changed.is_empty() && self.send_changed(share, until)? {}
+        while !self.changed.is_empty() {
+            self.send_changed(share, until)?;
+        }
         for gone in self.gone.chunks(1024) {
             self.baton.pass(&Message::Gone(gone.to_vec()), &[], until)?;
         }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use crate::control::line::{Line, now, shared_clock};
+use crate::control::line::{Line, decode, now, shared_clock};
 use crate::control::question::Hello;
 use crate::endpoint::Endpoint;
 use crate::handle::Handle;
@@ -113,7 +113,7 @@ impl Giver {
         };
         match giver.line.take(now() + PATIENCE).map_err(lost)? {
             (Message::Listeners(records), sockets) if records.len() == sockets.len() => {
-                giver.say(&Message::Taken(1))?;
+                giver.say(&Message::Taken { work: 0, micros: 0 })?;
                 Ok((giver, records.into_iter().zip(sockets).collect()))
             }
             _ => Err(giver.abort("listeners and their descriptors do not match")),
@@ -131,21 +131,27 @@ impl Giver {
         place: impl Fn() -> usize,
     ) -> io::Result<Taken> {
         let mut taking = Taking::new(workers, &self.listener_of);
+        let mut bytes = Vec::new();
         let last_id = loop {
-            let (message, sockets) = self.next(handle)?;
+            let sockets = self.next(&mut bytes, handle)?;
+            let began = now();
+            let message = self.meaning(&bytes)?;
             for worker in &mut *taking.workers {
                 worker.look_at_the_clock();
             }
+            let mut work = 0;
             let taken = match message {
                 Message::Connections(arrivals) => {
-                    let began = now();
                     let taken = taking.add_all(arrivals, sockets, &place);
                     may_fail("pre-copy");
                     // As much rest as work: the old process's clients wait for the same processors.
                     std::thread::park_timeout(now().saturating_duration_since(began));
                     taken
                 }
-                Message::Updates(updates) => taking.update_all(&updates),
+                Message::Updates(updates) => {
+                    work = updates.iter().map(Update::work).sum();
+                    taking.update_all(&updates)
+                }
                 Message::Common {
                     listeners,
                     schema,
@@ -167,7 +173,9 @@ impl Giver {
                 _ => Err("the running server said something out of turn".to_owned()),
             };
             taken.map_err(|why| self.abort(&why))?;
-            self.say(&Message::Taken(1))?;
+            let micros = now().saturating_duration_since(began).as_micros();
+            let micros = u64::try_from(micros).unwrap_or(u64::MAX);
+            self.say(&Message::Taken { work, micros })?;
         };
         self.say(&Message::Prepared)?;
         if fault("abort-commit") || fault("hang-commit") {
@@ -177,15 +185,12 @@ impl Giver {
         may_fail("commit");
         loop {
             // Whatever else is said, the commit alone counts, or its absence.
-            let next = self.next(handle)?;
-            if let (
-                Message::Commit {
-                    frozen_at,
-                    staying,
-                    places,
-                },
-                descriptors,
-            ) = next
+            let descriptors = self.next(&mut bytes, handle)?;
+            if let Message::Commit {
+                frozen_at,
+                staying,
+                places,
+            } = self.meaning(&bytes)?
             {
                 let mut descriptors = descriptors.into_iter();
                 may_fail("owned");
@@ -205,18 +210,25 @@ impl Giver {
         }
     }
 
-    /// The next message, unless this process is told to end before.
-    fn next(&self, handle: &Handle) -> io::Result<(Message, Vec<OwnedFd>)> {
+    /// Waits for the next message, unless this process is told to end before.
+    fn next(&self, bytes: &mut Vec<u8>, handle: &Handle) -> io::Result<Vec<OwnedFd>> {
         let patience = now() + PATIENCE;
         loop {
-            match self.line.take(now() + GLANCE) {
-                Ok((Message::Abort(why), _)) => return Err(invalid(&why)),
+            match self.line.take_bytes(bytes, now() + GLANCE) {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && now() < patience => {}
                 taken => return taken.map_err(lost),
             }
             if handle.is_ending() {
                 return Err(self.abort("the new process was told to end"));
             }
+        }
+    }
+
+    /// What it says, unless that it gives up.
+    fn meaning(&self, bytes: &[u8]) -> io::Result<Message> {
+        match decode(bytes).map_err(lost)? {
+            Message::Abort(why) => Err(invalid(&why)),
+            message => Ok(message),
         }
     }
 
@@ -362,12 +374,12 @@ impl<'a> Taking<'a> {
         Ok(())
     }
 
-    /// Notes whether a connection has something to do that no event tells of.
+    /// Notes whether a connection has something to do that no event tells of. Of room for output that waits one does.
     fn note(&mut self, record: &Record) {
         let ends = |of: &Record| of.peer_fin || of.finishing.is_some() || of.failed.is_some();
         let far = record.far.as_ref();
-        let far = far.is_some_and(|far| ends(&far.1) || far.1.output > 0);
-        if ends(record) || far || record.dialing || record.output > 0 || record.input > 0 {
+        let far = far.is_some_and(|far| ends(&far.1));
+        if ends(record) || far || record.dialing || record.input > 0 {
             self.first.insert(record.id);
         } else {
             self.first.remove(&record.id);

@@ -38,7 +38,8 @@ impl Worker {
             self.round.again = true;
         }
         if self.round.left == 0 {
-            if !std::mem::take(&mut self.round.again) {
+            // Each connection would change: while a takeover cannot follow, that waits for a moment.
+            if self.is_holding() || !std::mem::take(&mut self.round.again) {
                 return;
             }
             self.round.began = Some(self.clock.now());

@@ -32,7 +32,7 @@ impl Worker {
     /// A process wants to take over: from here on copies are sent.
     pub(super) fn give(&mut self, baton: Arc<Baton>, events: Sender<Event>) {
         self.keep();
-        let mut giving = Giving::new(baton, events, self.now);
+        let mut giving = Giving::new(baton, events, self.index);
         if let Some(acceptor) = &mut self.acceptor {
             giving.send_listeners(&self.origins, &acceptor.lend());
         }
@@ -45,6 +45,10 @@ impl Worker {
             for (key, connection) in &mut self.connections {
                 connection.io.copied = false;
                 connection.io.changed = false;
+                if std::mem::take(&mut connection.io.held) && !connection.io.leftover {
+                    connection.io.leftover = true;
+                    self.leftovers.push(key);
+                }
                 if connection.io.is_dialing() {
                     // It was held up meanwhile.
                     self.dials.push(key);
@@ -175,6 +179,16 @@ impl Worker {
         let origin = &self.origins[usize::from(connection.io.listener)];
         let terms = (&origin.settings.service, &origin.terms.memory);
         let more = connection.update(update, terms, self.now)?;
+        // Ready by the time it is ours: to try to write for each then would keep the others waiting.
+        let registry = self.poll.registry();
+        if connection.io.waiting_output() > 0 {
+            connection.io.watch_writes(registry, Token(key));
+        }
+        if let Some(up) = connection.io.far_up()
+            && up.io.waiting_output() > 0
+        {
+            up.io.watch_writes(registry, Token(BESIDE | key));
+        }
         let due = connection.io.due(&origin.turn(self.now));
         if due < self.deadlines.get(slot(key)) {
             self.deadlines.set(slot(key), due);
