@@ -24,6 +24,10 @@ pub struct Effective {
     pub dead_after: Option<Duration>,
     /// `TCP_RTO_MAX_MS`, the longest pause between retransmissions or window probes. `None`: the kernel's own.
     pub rto_max: Option<Duration>,
+    /// The read deadline: as said, or what suits the service. `None`: off.
+    pub read_timeout: Option<Duration>,
+    /// The half-close timeout, likewise.
+    pub half_close_timeout: Option<Duration>,
     /// Most connections, after the descriptor limit.
     pub max_conns: usize,
     /// The backlog, after the system's cap.
@@ -60,6 +64,8 @@ impl Listen {
                 .detection
                 .rto_max()
                 .filter(|_| !options.lacks_rto_max(&probe)),
+            read_timeout: self.read_timeout,
+            half_close_timeout: self.half_close_timeout,
             max_conns: self
                 .max_conns
                 .map_or(max_conns, |asked| max_conns.min(asked.get())),

@@ -95,12 +95,14 @@ pub struct Listen {
     /// `dead_after` does neither.
     pub user_timeout: Option<Duration>,
     /// The read deadline: longest silence of a client. Renewed by each byte read; stands still while we do not
-    /// read. Default 10 min; `None`: a client may be silent for ever.
+    /// read. Default: what suits the service ([`Service::patience`](crate::Service::patience)), so 10 min for echo and
+    /// discard, and `None` for print, exec, forward and hub; `None`: a client may be silent for ever.
     pub read_timeout: Option<Duration>,
     /// Write stall: longest time that output waits without any of it being acknowledged. Default 5 min (a living
     /// reader of 2 KB/s acknowledges nothing for up to 65 s); `None`: a client may stop reading for ever.
     pub write_timeout: Option<Duration>,
-    /// Longest time that nothing moves on a half-closed connection. Default 60 s; `None`: for ever.
+    /// Longest time that nothing moves on a half-closed connection. Default: what suits the service, so 10 min for
+    /// forward and exec, whose answers may take long, and else 60 s; `None`: for ever.
     pub half_close_timeout: Option<Duration>,
     /// Most connections at a time. `None` (default): as many as [`Config::max_conns`].
     pub max_conns: Option<NonZeroUsize>,
@@ -119,15 +121,17 @@ pub struct Listen {
 impl Listen {
     /// `service` at one address, everything else by default.
     pub fn new(address: Address, service: impl Into<AnyService>) -> Self {
+        let service = service.into();
+        let patience = service.patience();
         Self {
             addresses: vec![address],
-            service: service.into(),
+            service,
             keepalive: Some(Keepalive::default()),
             dead_after: None,
             user_timeout: None,
-            read_timeout: Some(Duration::from_secs(600)),
+            read_timeout: patience.read,
             write_timeout: Some(Duration::from_secs(300)),
-            half_close_timeout: Some(Duration::from_secs(60)),
+            half_close_timeout: patience.half_close,
             max_conns: None,
             max_conns_per_ip: None,
             when_full: WhenFull::Close,
@@ -146,4 +150,29 @@ pub enum WhenFull {
     Close,
     /// It is left in the backlog until there is room: the client waits.
     Wait,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::services::{Echo, Forward, Hub, HubOptions, Print};
+    use crate::upstreams::Upstreams;
+
+    #[test]
+    fn a_listener_begins_with_the_deadlines_that_suit_its_service() {
+        let address = || "127.0.0.1:0".parse::<Address>().unwrap();
+        let minutes = |count: u64| Some(Duration::from_secs(60 * count));
+        let upstreams = Upstreams::new(vec!["127.0.0.1:7".parse().unwrap()]);
+        let print: AnyService = Print::new(Vec::new(), false).into();
+        for (service, read, half_close) in [
+            (Echo.into(), minutes(10), minutes(1)),
+            (print, None, minutes(1)),
+            (Hub::new(HubOptions::default()).into(), None, minutes(1)),
+            (Forward::new(upstreams).unwrap().into(), None, minutes(10)),
+        ] {
+            let listen = Listen::new(address(), service);
+            assert_eq!(listen.read_timeout, read, "{:?}", listen.service.name());
+            assert_eq!(listen.half_close_timeout, half_close);
+        }
+    }
 }

@@ -18,6 +18,7 @@ use crate::config::{Listen, WhenFull};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::holder;
+use crate::inherited;
 #[cfg(control)]
 use crate::inspect::ListenerInfo;
 use crate::memory::Memory;
@@ -25,7 +26,6 @@ use crate::reap::Limits;
 use crate::service::AnyService;
 use crate::socket_file::SocketFile;
 use crate::sockopt::{self, SocketOptions};
-use crate::sys;
 
 /// A [`Listen`] as meant: what all connections of its listeners share.
 #[derive(Debug)]
@@ -330,7 +330,7 @@ fn inherit(address: &Address, fd: RawFd, settings: &Arc<Settings>) -> Result<Lis
         )));
     }
     let not = |what| failed(io::Error::new(io::ErrorKind::InvalidInput, what));
-    let socket = Socket::from(sys::adopt(fd).map_err(failed)?);
+    let socket = Socket::from(inherited::claim(fd).map_err(failed)?);
     let socket_ref = SockRef::from(&socket);
     match socket_ref.r#type() {
         Ok(Type::STREAM) => {}
@@ -395,6 +395,8 @@ fn passed_by_systemd(address: &Address, name: Option<&str>) -> Result<Vec<RawFd>
         address: address.to_string(),
         source,
     };
+    // It sets close-on-exec on them.
+    inherited::look();
     let passed: Vec<_> = sd_notify::listen_fds_with_names()
         .map_err(failed)?
         .collect();

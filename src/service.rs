@@ -60,6 +60,12 @@ pub trait Service: Send + Sync + 'static {
         path.rsplit("::").next().unwrap_or(path)
     }
 
+    /// How long its clients may take, where the settings say nothing else: what [`Listen::new`](crate::Listen::new)
+    /// begins with. Default: that of a service whose clients speak.
+    fn patience(&self) -> Patience {
+        Patience::default()
+    }
+
     /// The server starts; `server` may be kept, to wake waiting connections or to drain. Default: nothing.
     fn start(&self, server: &Handle) {
         let _ = server;
@@ -202,6 +208,47 @@ pub trait Service: Send + Sync + 'static {
     fn stop(&self, patience: Duration) -> bool {
         let _ = patience;
         true
+    }
+}
+
+/// How long a service's clients may take, unless the settings say otherwise. `None`: for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a service says all of it, or leaves the rest to the default"
+)]
+pub struct Patience {
+    /// The read deadline. Default 10 min. Who is silent is not gone: those that are, are found within
+    /// [`dead_after`](crate::Listen::dead_after) in any case.
+    pub read: Option<Duration>,
+    /// The half-close timeout. Default 60 s.
+    pub half_close: Option<Duration>,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            read: Some(Duration::from_secs(600)),
+            half_close: Some(Duration::from_secs(60)),
+        }
+    }
+}
+
+impl Patience {
+    /// A client may be silent for as long as it likes.
+    pub(crate) fn with_silence() -> Self {
+        Self {
+            read: None,
+            ..Self::default()
+        }
+    }
+
+    /// And an answer may take long.
+    pub(crate) fn with_work() -> Self {
+        Self {
+            read: None,
+            half_close: Some(Duration::from_secs(600)),
+        }
     }
 }
 

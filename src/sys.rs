@@ -73,7 +73,15 @@ impl TcpState {
     }
 }
 
-/// Takes over a descriptor that this process inherited, such as the `N` of `fd:N`.
+/// Whether `fd` is open and goes through an exec: it has no close-on-exec (`FD_CLOEXEC`, fcntl(2)).
+pub(crate) fn outlasts_exec(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD takes no argument and touches no memory; a number that is not open is answered with EBADF.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    flags != -1 && flags & libc::FD_CLOEXEC == 0
+}
+
+/// Takes over a descriptor that this process inherited, such as the `N` of `fd:N`. For `inherited.rs` alone, which gives
+/// each number once, and only if this process was started with it.
 ///
 /// # Errors
 /// `EBADF` if `fd` is not open; close-on-exec is set on it, and what `fcntl` says of that is returned.
@@ -83,9 +91,34 @@ pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
     if answer == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the call above showed that `fd` is open. It was opened by whoever started this process and named
-    // to us for our use; `listener.rs` takes each number once, before any thread starts.
+    // SAFETY: the call above showed that `fd` is open. No value in this process owns it: `inherited.rs` found it open
+    // without close-on-exec, which everything has that this program and the standard library open, and crosses its
+    // number out before it calls this. So it was opened by whoever started this process, and named to us for our use.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Lets every signal through to this thread and to those that it starts (`pthread_sigmask(3)`).
+pub(crate) fn unblock_signals() -> io::Result<()> {
+    let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: initialises the set it is given, which is large enough.
+    unsafe { libc::sigemptyset(none.as_mut_ptr()) };
+    // SAFETY: reads the set, which the call above has initialised; no old one is asked for.
+    let error =
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()) };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    Ok(())
+}
+
+/// Gives SIGCHLD its default: where it is ignored, ended children are gone before anybody can wait for them (wait(2)).
+pub(crate) fn expect_children() -> io::Result<()> {
+    // SAFETY: sets a disposition that runs no code of ours.
+    let former = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    if former == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
@@ -326,6 +359,41 @@ mod imp {
 
 pub(crate) use imp::*;
 
+/// Whether stdout was closed when this process was started.
+#[cfg(all(feature = "cli", target_os = "linux"))]
+pub(crate) use before_main::stdout_was_closed;
+
+#[cfg(all(feature = "cli", not(target_os = "linux")))]
+pub(crate) fn stdout_was_closed() -> bool {
+    false
+}
+
+/// What can be seen only before the runtime's own start, which opens `/dev/null` wherever one of the first three
+/// descriptors is closed. Afterwards nothing tells that file from one that somebody meant: daemon(3), Python and libuv
+/// open theirs with the same flags.
+#[cfg(all(feature = "cli", target_os = "linux"))]
+mod before_main {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    static CLOSED: AtomicBool = AtomicBool::new(false);
+
+    pub(crate) fn stdout_was_closed() -> bool {
+        CLOSED.load(Ordering::Relaxed)
+    }
+
+    extern "C" fn look() {
+        // SAFETY: F_GETFD takes no argument and touches no memory; it is defined for every number.
+        let answer = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
+        CLOSED.store(answer == -1, Ordering::Relaxed);
+    }
+
+    // SAFETY: the C library calls each pointer in this section, with arguments that `look` may ignore, once, on the only
+    // thread, before main. `look` makes one system call and stores into an atomic: it needs nothing of the runtime.
+    #[used]
+    #[unsafe(link_section = ".init_array")]
+    static LOOK: extern "C" fn() = look;
+}
+
 /// Whether the kernel tells what a peer has acknowledged: what detection beyond keepalive rests on.
 pub(crate) const KERNEL_TELLS: bool = cfg!(all(target_os = "linux", not(standfast_portable)));
 
@@ -347,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn an_inherited_descriptor_is_adopted_and_a_closed_one_refused() {
+    fn a_descriptor_is_adopted_and_a_closed_one_refused() {
         let (near, mut far) = pair();
         let mut adopted = TcpStream::from(adopt(near.into_raw_fd()).unwrap());
         adopted.write_all(b"x").unwrap();

@@ -347,6 +347,24 @@ fn check_prints_what_the_settings_do() {
         let shown = rows[name].split_whitespace().next().unwrap();
         assert_eq!(shown, value, "{name}");
     }
+    // Who is silent is not gone; and an answer may take long.
+    for (service, read, half_close) in [
+        (&["echo"][..], "10m", "1m"),
+        (&["discard"], "10m", "1m"),
+        (&["print"], "off", "1m"),
+        (&["hub"], "off", "1m"),
+        (&["forward", "80"], "off", "10m"),
+        (&["exec", "cat"], "off", "10m"),
+    ] {
+        let rows = check(service);
+        let first = |name: &str| rows[name].split_whitespace().next().unwrap().to_owned();
+        let shown = (first("read-timeout"), first("half-close-timeout"));
+        assert_eq!(
+            shown,
+            (read.to_owned(), half_close.to_owned()),
+            "{service:?}"
+        );
+    }
     let cores = std::thread::available_parallelism().unwrap();
     assert_eq!(rows["workers"], cores.to_string());
 

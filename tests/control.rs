@@ -27,6 +27,7 @@ use serde_json::Value;
 use crate::support::clients::connect_with_window;
 use crate::support::{
     Server, assert_echoes, connect, now, output, pass, read_to_fin, shell, standfast, until,
+    until_another_signal_counts,
 };
 
 /// A runtime folder of the test's own, so that it sees no other server; gone when dropped.
@@ -719,8 +720,9 @@ fn a_signal_after_a_drain_ends_at_once_as_a_second_signal_does() {
     let mut server = home.serve(&["--drain-timeout", "off"]);
     let slow = stuck(&home, &server);
     home.answer(&["drain"]);
-    // Two that are not taken for one.
     server.signal(Signal::TERM);
+    server.log_line("the signal", |line| line.contains(" draining signal="));
+    until_another_signal_counts();
     server.signal(Signal::INT);
     assert_eq!(server.wait().code(), Some(1));
     drop(slow);

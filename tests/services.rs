@@ -12,7 +12,7 @@ use socket2::SockRef;
 
 use crate::support::{
     GUARD, Server, assert_echoes, cannot_run, connect, listening, now, pass, read_to_fin,
-    send_until_stuck, standfast, unacknowledged, until,
+    send_until_stuck, standfast, unacknowledged, until, until_another_signal_counts,
 };
 
 #[test]
@@ -351,6 +351,7 @@ fn a_stdout_that_blocks_cannot_hold_up_the_end() {
         server.signal(Signal::TERM);
         server.log_line("the drain", |line| line.contains(" info draining "));
         if let Some(second) = second {
+            until_another_signal_counts();
             server.signal(second);
         }
         assert_eq!(server.wait().code(), Some(1), "not everything was printed");

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::control::Home;
 use crate::support::{
     Server, assert_echoes, facts, now, read_to_fin, send_until_stuck, shell, standfast,
-    unacknowledged, until,
+    unacknowledged, until, until_another_signal_counts,
 };
 
 /// Sends `bytes` and waits until the server's kernel has them.
@@ -189,6 +190,7 @@ fn a_second_signal_ends_at_once() {
         let (stuck, _) = stuck(&server);
         server.signal(first);
         wait_for_drain(&mut server, name);
+        until_another_signal_counts();
         server.signal(second);
         assert_eq!(
             server.wait().code(),
@@ -299,4 +301,94 @@ fn nohup_keeps_it_alive() {
         .arg(standfast.get_program())
         .args(["serve", "-l", "0"]);
     assert_deaf_to_hangup(Server::spawn(command, 1));
+}
+
+#[test]
+fn two_signals_at_once_are_one_wish() {
+    let mut server = Server::start(&["--drain-timeout", "off"]);
+    let (mut client, _) = stuck(&server);
+    // As timeout(1) does: the child, and then its group. Stopped, it gets both at the same time.
+    server.suspend();
+    server.signal(Signal::TERM);
+    server.signal(Signal::INT);
+    server.resume();
+    server.log_line("the drain", |line| line.contains(" info draining "));
+    read_to_fin(&mut client);
+    drop(client);
+    assert_eq!(server.wait().code(), Some(0), "nothing was cut");
+    let said = |line: &&String| line.contains("ending at once") || line.contains("draining");
+    assert_eq!(server.lines.iter().filter(said).count(), 1);
+}
+
+#[test]
+fn signals_that_mean_nothing_to_a_server_are_ignored_with_a_line() {
+    let mut server = Server::start(&[]);
+    let mut client = server.connect();
+    let pid = server.pid().to_string();
+    for signal in [
+        "USR1", "ALRM", "VTALRM", "PROF", "POLL", "STKFLT", "RTMIN+1", "RTMIN+9",
+    ] {
+        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+        assert!(sent.unwrap().success());
+        let line = server.log_line(signal, |line| line.contains(" ignored: "));
+        let said = facts(&line)["signal"].clone();
+        let name = match signal {
+            "POLL" => "SIGIO".to_owned(),
+            signal => format!("SIG{signal}"),
+        };
+        assert!(signal.starts_with("RT") || said == name, "{line}");
+        assert_echoes(&mut client, signal.as_bytes());
+    }
+    drop(client);
+    assert_eq!(server.drain().code(), Some(0));
+}
+
+#[test]
+fn what_tells_the_first_process_of_a_container_to_halt_drains() {
+    for signal in ["PWR", "RTMIN+3", "RTMIN+4"] {
+        let mut server = Server::start(&[]);
+        let mut client = server.connect();
+        assert_echoes(&mut client, b"hello");
+        let pid = server.pid().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+        assert!(sent.unwrap().success());
+        assert_eq!(read_to_fin(&mut client), b"", "FIN, no reset");
+        drop(client);
+        wait_for_drain(&mut server, &format!("SIG{signal}"));
+        assert_eq!(server.wait().code(), Some(0), "{signal}");
+    }
+}
+
+#[test]
+fn a_signal_that_was_blocked_at_the_start_is_heard() {
+    let standfast = standfast();
+    let mut command = Command::new("env");
+    command
+        .arg("--block-signal=TERM")
+        .arg(standfast.get_program())
+        .args(["serve", "-l", "0"]);
+    let mut server = Server::spawn(command, 1);
+    assert_eq!(server.drain().code(), Some(0));
+}
+
+#[test]
+fn a_log_at_its_greatest_size_is_no_reason_to_end() {
+    let home = Home::new();
+    let log = home.join("log");
+    // A block is 512 bytes or 1024.
+    let script = r#"ulimit -f 1; log=$1; shift; exec "$@" 2>"$log""#;
+    let mut command = shell(script, &["serve", "-l", "0", "-v"]);
+    let args: Vec<_> = command.get_args().map(std::ffi::OsStr::to_owned).collect();
+    let program = command.get_program().to_owned();
+    command = Command::new(program);
+    command.args(&args[..3]).arg(&log).args(&args[3..]);
+    let mut server = Server::spawn(command, 1);
+    until("the log is full", || {
+        assert_echoes(&mut server.connect(), b"hello");
+        std::fs::metadata(&log).unwrap().len() >= 512
+    });
+    for _ in 0..20 {
+        assert_echoes(&mut server.connect(), b"hello");
+    }
+    assert_eq!(server.drain().code(), Some(0));
 }

@@ -645,3 +645,18 @@ fn with_nothing_passed_and_nothing_to_take_over_it_does_not_start() {
     assert!(last.contains("systemd passed no sockets"), "{stderr}");
     assert!(manager.hear_the_rest().is_empty());
 }
+
+#[test]
+fn a_descriptor_of_the_servers_own_is_none_it_inherited() {
+    // The first listener has one of these numbers.
+    for number in 3..10 {
+        let mut command = standfast();
+        command.args(["serve", "-l", "0", "-l", &format!("fd:{number}")]);
+        let (code, stdout, stderr) = output(command);
+        assert_eq!((code, &*stdout), (1, ""), "{stderr}");
+        let said = format!(
+            "standfast: cannot listen on fd:{number}: this process inherited no descriptor of that number"
+        );
+        assert_eq!(stderr, said);
+    }
+}

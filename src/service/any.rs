@@ -7,7 +7,7 @@ use std::time::Duration;
 
 #[cfg(control)]
 use super::Exported;
-use super::{Context, Ready, Service, Stage};
+use super::{Context, Patience, Ready, Service, Stage};
 use crate::close::CloseReason;
 use crate::dial::DialError;
 use crate::handle::Handle;
@@ -25,6 +25,10 @@ impl AnyService {
 
     pub(crate) fn name(&self) -> &str {
         self.0.name()
+    }
+
+    pub(crate) fn patience(&self) -> Patience {
+        self.0.patience()
     }
 
     pub(crate) fn start(&self, server: &Handle) {
@@ -148,6 +152,7 @@ pub(crate) type State = Box<dyn Any + Send>;
 /// [`Service`] without its associated type.
 trait Erased: Send + Sync {
     fn name(&self) -> &str;
+    fn patience(&self) -> Patience;
     fn start(&self, server: &Handle);
     fn open(&self, conn: &mut Context<'_>) -> State;
     fn input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) -> usize;
@@ -177,6 +182,10 @@ trait Erased: Send + Sync {
 impl<S: Service> Erased for S {
     fn name(&self) -> &str {
         Service::name(self)
+    }
+
+    fn patience(&self) -> Patience {
+        Service::patience(self)
     }
 
     fn start(&self, server: &Handle) {

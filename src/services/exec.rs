@@ -23,7 +23,7 @@ use rustix::process::Signal;
 
 use crate::close::CloseReason;
 use crate::handle::Handle;
-use crate::service::{Context, Exported, Ready, Service};
+use crate::service::{Context, Exported, Patience, Ready, Service};
 use crate::services::exec::lines::{Budget, Lines};
 use crate::services::exec::nursery::{
     GRACE, Group, Job, Kept, Nursery, Slot, Spawned, Ticket, Watch, Words,
@@ -371,6 +371,10 @@ impl Service for Exec {
 
     fn name(&self) -> &'static str {
         "exec"
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::with_work()
     }
 
     fn descriptors(&self) -> usize {

@@ -18,7 +18,7 @@ use crate::dial::{DialError, DialErrorKind};
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::inspect::UpstreamInfo;
-use crate::service::{Context, Exported, Service};
+use crate::service::{Context, Exported, Patience, Service};
 use crate::services::forward::health::{Down, Health};
 use crate::services::forward::journey::Gone;
 use crate::upstream::Upstream;
@@ -173,6 +173,10 @@ impl Service for Forward {
 
     fn name(&self) -> &'static str {
         "forward"
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::with_work()
     }
 
     fn start(&self, server: &Handle) {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::endpoint::Peer;
 use crate::handle::Handle;
 use crate::network::Network;
-use crate::service::{Context, Exported, Service, Stage};
+use crate::service::{Context, Exported, Patience, Service, Stage};
 use crate::services::hub::block::LONGEST;
 use crate::services::hub::feed::{Cursor, Due, Feed};
 use crate::services::hub::journey::Reader;
@@ -375,6 +375,10 @@ impl Service for Hub {
 
     fn name(&self) -> &'static str {
         "hub"
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::with_silence()
     }
 
     fn start(&self, server: &Handle) {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::endpoint::Peer;
 use crate::handle::Handle;
-use crate::service::{Context, Exported, Service};
+use crate::service::{Context, Exported, Patience, Service};
 
 /// How many bytes may wait for the output before clients are slowed.
 const QUEUE: usize = 1024 * 1024;
@@ -176,6 +176,10 @@ impl Service for Print {
 
     fn name(&self) -> &'static str {
         "print"
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::with_silence()
     }
 
     fn start(&self, server: &Handle) {

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::support::clients::until_acknowledged;
 use crate::support::connecting::{Connecting, Peer, Port, assert_gets, connect_command};
-use crate::support::{now, read_to_fin, shell};
+use crate::support::{now, read_to_fin, shell, until_another_signal_counts};
 
 #[test]
 fn with_nothing_unsent_each_signal_ends_it_well() {
@@ -112,6 +112,7 @@ fn a_second_signal_ends_it_at_once() {
     ] {
         let (mut connecting, server) = stuck();
         connecting.signal(first);
+        until_another_signal_counts();
         connecting.signal(second);
         assert_eq!(connecting.ends(), 1, "{:?}", connecting.lines);
         assert_eq!(connecting.said(" bytes "), 1, "{:?}", connecting.lines);

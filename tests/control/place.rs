@@ -13,7 +13,10 @@ use rustix::process::{Signal, geteuid};
 
 use super::strangers::{User, seqpacket};
 use super::{Home, refusal, stuck, text};
-use crate::support::{GUARD, Server, assert_echoes, cannot_run, facts, output, shell, until};
+use crate::support::{
+    GUARD, Server, assert_echoes, cannot_run, facts, output, shell, until,
+    until_another_signal_counts,
+};
 
 /// A control socket of this user's alone.
 #[track_caller]
@@ -433,6 +436,7 @@ fn after_a_normal_end_nothing_of_it_is_left() {
             _ => {
                 server.signal(Signal::TERM);
                 server.log_line("the drain", |line| line.contains(" draining "));
+                until_another_signal_counts();
                 server.signal(Signal::TERM);
             }
         }

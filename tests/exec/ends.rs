@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use super::{children, exec, line, lives, script};
 use crate::control::{Home, number, text};
 use crate::support::clients::{reset, vanish};
-use crate::support::{Server, connect, now, read_to_fin, until};
+use crate::support::{Server, connect, now, read_to_fin, until, until_another_signal_counts};
 
 /// A script that says its number and then does `what`.
 fn says_pid(what: &str) -> String {
@@ -285,6 +285,7 @@ fn a_second_signal_ends_them_at_once() {
     let pid = line(&mut client);
     server.signal(Signal::TERM);
     server.log_line("the drain", |line| line.contains(" info draining "));
+    until_another_signal_counts();
     let start = now();
     server.signal(Signal::TERM);
     assert_eq!(server.wait().code(), Some(1));

@@ -10,6 +10,7 @@ use crate::support::clients::{reset, unread, until_acknowledged, vanish};
 use crate::support::connecting::{Peer, assert_gets};
 use crate::support::{
     Closed, Server, connect, now, read_to_fin, send_until_stuck, undeafen, until,
+    until_another_signal_counts,
 };
 
 #[test]
@@ -298,6 +299,7 @@ fn a_second_signal_ends_pairs_at_once() {
     relay.signal(rustix::process::Signal::TERM);
     relay.log_line("the drain", |line| line.contains(" info draining "));
     assert_pair(&mut client, &mut served);
+    until_another_signal_counts();
     assert_eq!(relay.drain().code(), Some(1));
     assert_reset(&mut client);
     assert_reset(&mut served);

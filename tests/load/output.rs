@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use crate::support::loading::{
     Figures, Loading, Peer, counts, load_command, nobody, of_the_load, output, row, terminal,
 };
-use crate::support::{Server, now, pass};
+use crate::support::{Server, now, until, until_another_signal_counts};
 
 /// Exactly this happens, whatever the machine is busy with: 20 messages on 2 connections.
 const EXACT: [&str; 9] = [
@@ -238,9 +238,16 @@ fn a_second_signal_waits_for_nothing() {
     let mut loading = Loading::start(peer.address, &args);
     loading.goes_on_with(1);
     loading.signal(Signal::INT);
-    pass(Duration::from_millis(300));
+    until_another_signal_counts();
     assert!(loading.is_running(), "the last echo is waited for");
-    let figures = loading.failed();
+    until("it ends", || {
+        loading.signal(Signal::INT);
+        until_another_signal_counts();
+        !loading.is_running()
+    });
+    let (code, stdout) = loading.ends();
+    assert_eq!(code, 1, "{:?}", loading.lines);
+    let figures = Figures::read(&stdout);
     assert_eq!((figures.count("sent"), figures.count("echoed")), (1, 0));
     assert_eq!(figures.faults(), [64, 0, 0, 0], "{figures:?}");
     assert_eq!(figures.count("up"), 1);

@@ -148,6 +148,9 @@ fn a_whole_answer_and_fin_loses_nothing() {
     let (figures, _) = after_echoes(3, &args, |_, mut stream| {
         if let Some(message) = read_message(&mut stream) {
             let _ = stream.write_all(&message);
+            // A close would reset it, should the next message have been sent.
+            let _ = stream.shutdown(Shutdown::Write);
+            discard(stream);
         }
     });
     let lost = figures.count("lost");

@@ -394,6 +394,11 @@ pub(crate) fn settle() {
     pass(Duration::from_millis(200));
 }
 
+/// Waits until a signal is another wish than one that came just now. Time itself is the event.
+pub(crate) fn until_another_signal_counts() {
+    pass(Duration::from_millis(600));
+}
+
 /// Lets time pass where time is what the test is about.
 #[expect(
     clippy::disallowed_methods,

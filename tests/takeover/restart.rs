@@ -1,13 +1,16 @@
 //! The server starts its own successor.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::Signal;
+
 use super::Netcat;
 use crate::control::{Home, number, text};
-use crate::support::{Orphan, Server, assert_echoes, connect, output, restarted, shell};
+use crate::support::{Orphan, Server, assert_echoes, connect, output, restarted, shell, until};
 
 /// Asks for a restart until it is one: the new process, and what was answered.
 #[track_caller]
@@ -211,4 +214,65 @@ fn a_successor_that_finds_no_server_ends() {
         last.starts_with("standfast: cannot take over: "),
         "{stderr}"
     );
+}
+
+#[test]
+fn sigusr2_restarts() {
+    let home = Home::new();
+    let mut server = home.serve(&[]);
+    let mut client = server.connect();
+    assert_echoes(&mut client, b"hello");
+    let former = server.pid();
+    until("it was restarted", || {
+        // A machine that is too busy for a takeover is asked again.
+        if server.is_running() && pid(&home) == former {
+            server.signal(Signal::USR2);
+        }
+        pid(&home) != former
+    });
+    let next = Orphan::new(pid(&home));
+    assert_echoes(&mut client, b"and on");
+    drop(next);
+    assert_eq!(server.wait().code(), Some(0));
+    let said = |line: &String| line.contains(" restarting signal=SIGUSR2");
+    assert!(server.lines.iter().any(said), "{:?}", server.lines);
+}
+
+#[test]
+fn sigusr2_without_a_control_socket_is_answered_in_the_log() {
+    let mut server = Server::start(&["--control", "off"]);
+    server.signal(Signal::USR2);
+    server.log_line("the refusal", |line| {
+        line.contains(" warn not restarted: there is no control socket signal=SIGUSR2")
+    });
+    assert_echoes(&mut server.connect(), b"it serves on");
+}
+
+#[test]
+fn a_sigchld_ignored_at_the_start_keeps_nothing_from_being_known() {
+    let home = Home::new();
+    let standfast = home.standfast(&[]);
+    let mut command = Command::new("env");
+    command
+        .arg("--ignore-signal=CHLD")
+        .arg(standfast.get_program())
+        .args([
+            "serve",
+            "exec",
+            "-v",
+            "-l",
+            "0",
+            "--",
+            "sh",
+            "-c",
+            "read line; exit 3",
+        ])
+        .env("XDG_RUNTIME_DIR", &home.path);
+    let mut server = Server::spawn(command, 1);
+    writeln!(server.connect(), "go").unwrap();
+    let line = server.log_line("the program's end", |line| line.contains("exit status: 3"));
+    let (next, answer) = restart(&home);
+    assert!(answer.starts_with("restarted: "), "{line}: {answer}");
+    drop(next);
+    assert_eq!(server.wait().code(), Some(0));
 }

@@ -138,7 +138,8 @@ pub(crate) enum Full {
 Durations: a plain number is seconds; suffixes ms s m h d; off disables. Sizes take k m g.
 
 Signals: the first SIGTERM, SIGINT or SIGHUP drains (stops accepting, serves what has come, delivers what
-waits, closes); a second one ends at once. Under nohup a SIGHUP is ignored.
+waits, closes), and so do SIGPWR and SIGRTMIN+3; a second one, half a second later or more, ends at once. Under
+nohup a SIGHUP is ignored. SIGUSR2 restarts, as the command restart does; SIGUSR1 is ignored.
 Exit codes: 0 done, 1 failed or had to cut connections off, 2 asked wrongly.")]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
@@ -157,7 +158,8 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) detection: DetectionArgs,
 
-    /// The read deadline: a client silent for this long is closed. [default: 10m; of hub off]
+    /// The read deadline: a client silent for this long is closed. [default: echo and discard 10m,
+    /// the others off: who is silent is not gone, and those that are, are found by --dead-after]
     #[arg(short = 'i', long, alias = "idle-timeout", value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, help_heading = "Deadlines")]
     pub(crate) read_timeout: Option<Setting<Duration>>,
 
@@ -165,9 +167,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "5m", help_heading = "Deadlines")]
     pub(crate) write_timeout: Setting<Duration>,
 
-    /// A half-closed connection on which nothing moves for this long is reset.
-    #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "60s", help_heading = "Deadlines")]
-    pub(crate) half_close_timeout: Setting<Duration>,
+    /// A half-closed connection on which nothing moves for this long is reset. [default: forward and exec 10m, the
+    /// others 60s]
+    #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, help_heading = "Deadlines")]
+    pub(crate) half_close_timeout: Option<Setting<Duration>>,
 
     /// How long a drain may take before what is left is cut.
     #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "10s", help_heading = "Deadlines")]
@@ -225,16 +228,6 @@ pub(crate) struct ServeArgs {
     /// Log only warnings and errors.
     #[arg(short, long, help_heading = "Log")]
     pub(crate) quiet: bool,
-}
-
-impl ServeArgs {
-    /// The read deadline: as said, or what is usual for the service.
-    pub(crate) fn read_timeout(&self) -> Option<Duration> {
-        match self.read_timeout {
-            Some(said) => said.into_option(),
-            None => self.service.service.read_timeout(),
-        }
-    }
 }
 
 fn count(text: &str) -> Result<NonZeroUsize, String> {

@@ -109,7 +109,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     }
     row(
         "read-timeout",
-        &shown_or(args.read_timeout(), "off"),
+        &shown_or(effective.read_timeout, "off"),
         "of silence from the client: closed",
     );
     row(
@@ -119,7 +119,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     );
     row(
         "half-close-timeout",
-        &shown_or(args.half_close_timeout.into_option(), "off"),
+        &shown_or(effective.half_close_timeout, "off"),
         "half-closed and nothing moving: reset",
     );
     row(

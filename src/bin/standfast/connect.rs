@@ -23,6 +23,7 @@ use crate::connect::lines::counted;
 use crate::connect::outgoing::Outgoing;
 use crate::connect::output::Output;
 use crate::connect::session::{PATIENCE, Session, Settings};
+use crate::signals::Meaning;
 use crate::units::{Setting, shown_or};
 use crate::{logger, signals};
 
@@ -49,8 +50,9 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<ExitCode, Failure> {
     signals::obey({
         let (input, output, wake) = (Arc::clone(&input), Arc::clone(&output), wake.clone());
         move |signal| {
-            input.stop(signal.again);
-            output.hurry(signal.again);
+            let at_once = signal.meaning == Meaning::EndAtOnce;
+            input.stop(at_once);
+            output.hurry(at_once);
             wake.wake();
         }
     })?;

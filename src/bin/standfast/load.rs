@@ -36,6 +36,7 @@ use crate::load::plan::{Mode, Plan};
 use crate::load::progress::Progress;
 use crate::load::report::Report;
 use crate::load::tally::{Latencies, Tally};
+use crate::signals::Meaning;
 use crate::{logger, signals, stdout};
 
 /// What the main thread is told.
@@ -73,7 +74,7 @@ pub(crate) fn run(args: &LoadArgs) -> Result<ExitCode, Failure> {
     signals::obey(move |signal| {
         // Nobody listens any more: it is over anyway.
         let _ = heard.send(News::Signal {
-            again: signal.again,
+            again: signal.meaning == Meaning::EndAtOnce,
         });
     })?;
     let mut progress = Progress::new(&plan, args.quiet)?;

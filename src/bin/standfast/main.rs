@@ -29,6 +29,10 @@ use crate::args::Order;
 use crate::args::{Args, Command};
 
 fn main() -> ExitCode {
+    if let Err(error) = standfast::inherited::settle() {
+        logger::say(&format!("cannot settle what was inherited: {error}"));
+        return ExitCode::FAILURE;
+    }
     #[cfg(control)]
     if let Some(code) = successor::pass_on() {
         return code;

@@ -8,10 +8,11 @@ use standfast::{Config, Effective, Endpoint, Listen, Server, WhenFull};
 
 use crate::Failure;
 use crate::args::{Full, ServeArgs, ServiceName};
+use crate::signals::Meaning;
 use crate::supervisor::Supervisor;
 #[cfg(control)]
 use crate::takeover;
-use crate::units::shown_or;
+use crate::units::{Setting, shown_or};
 use crate::{logger, service, signals};
 
 /// Runs the server to its end. Exit code 0 if everything was drained, 1 if something had to be cut.
@@ -31,14 +32,20 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let told = supervisor.clone();
     server.on_ending(move || told.stopping());
     let handle = server.handle();
-    signals::obey(move |signal| {
-        if signal.again {
-            log::warn!(signal = signal.name; "ending at once");
-            handle.stop();
-        } else {
+    #[cfg(control)]
+    let restart = takeover::restart(control.as_ref());
+    signals::obey_all(move |signal| match signal.meaning {
+        Meaning::End => {
             log::info!(signal = signal.name; "draining");
             handle.drain();
         }
+        Meaning::EndAtOnce => {
+            log::warn!(signal = signal.name; "ending at once");
+            handle.stop();
+        }
+        #[cfg(control)]
+        Meaning::Restart => restart(signal.name),
+        _ => log::info!(signal = signal.name; "ignored: it means nothing to a server"),
     })?;
     let announce = announce(args, &effective, &server);
     let addresses = server.addresses().to_vec();
@@ -82,7 +89,7 @@ fn announce(
     let keepalive = effective.keepalive;
     let keepalive = keepalive.map_or_else(|| "off".to_owned(), |triple| triple.to_string());
     let dead_after = shown_or(effective.dead_after, "off");
-    let read_timeout = shown_or(args.read_timeout(), "off");
+    let read_timeout = shown_or(effective.read_timeout, "off");
     let max_conns = effective.max_conns;
     let addresses = server.addresses().to_vec();
     move || {
@@ -115,14 +122,19 @@ pub(crate) fn meant(args: &ServeArgs) -> Result<Config, Failure> {
     let keepalive = args.detection.keepalive()?;
     let first = args.listen.first().cloned();
     let first = first.ok_or_else(|| Failure::usage("no address to listen on"))?;
+    let usual = Listen::new(first, service);
     let listen = Listen {
         addresses: args.listen.clone(),
         keepalive,
         dead_after: args.detection.dead_after,
         user_timeout: args.detection.user_timeout.into_option(),
-        read_timeout: args.read_timeout(),
+        read_timeout: args
+            .read_timeout
+            .map_or(usual.read_timeout, Setting::into_option),
         write_timeout: args.write_timeout.into_option(),
-        half_close_timeout: args.half_close_timeout.into_option(),
+        half_close_timeout: args
+            .half_close_timeout
+            .map_or(usual.half_close_timeout, Setting::into_option),
         max_conns_per_ip: args.max_conns_per_ip.into_option(),
         when_full: match args.when_full {
             Full::Close => WhenFull::Close,
@@ -130,7 +142,7 @@ pub(crate) fn meant(args: &ServeArgs) -> Result<Config, Failure> {
         },
         backlog: args.backlog,
         buffer: args.buffer,
-        ..Listen::new(first, service)
+        ..usual
     };
     Ok(Config {
         listen: vec![listen],

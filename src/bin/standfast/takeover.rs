@@ -7,8 +7,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
-use standfast::control::{self, Control, Successor};
+use standfast::control::{self, Client, Control, Successor};
 use standfast::{Config, Effective, Server};
 
 use crate::Failure;
@@ -124,6 +125,30 @@ fn successor_of(control: &Path) -> impl Fn() -> io::Result<Successor> + Send + S
         successor::start(command).map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {error}", program.display()))
         })
+    }
+}
+
+/// What SIGUSR2 brings about: the same as `standfast restart`, which is asked on the server's own control socket. What
+/// comes of it is in the log.
+pub(crate) fn restart(control: Option<&Control>) -> impl Fn(&'static str) + Clone + Send + use<> {
+    let path = control.map(|control| control.path().to_owned());
+    move |signal| {
+        let Some(path) = path.clone() else {
+            log::warn!(signal; "not restarted: there is no control socket");
+            return;
+        };
+        log::info!(signal; "restarting");
+        // The next signal is heard meanwhile.
+        let asking = thread::Builder::new()
+            .name("restart".to_owned())
+            .spawn(move || {
+                if let Err(error) = Client::at(path).restart() {
+                    log::warn!(error:%; "not restarted, the server goes on");
+                }
+            });
+        if let Err(error) = asking {
+            log::warn!(error:%; "not restarted: cannot start a thread");
+        }
     }
 }
 

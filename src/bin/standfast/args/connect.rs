@@ -65,7 +65,7 @@ says which. They are not sent again; what the kernel did not take yet goes to th
 Durations: a plain number is seconds; suffixes ms s m h d; off disables. Sizes take k m g.
 
 Signals: the first SIGINT, SIGTERM or SIGHUP stops reading stdin, sends what was read, if connected, and ends within \
-2 s; a second one ends at once. Under nohup a SIGHUP is ignored.
+2 s; a second one, half a second later or more, ends at once. Under nohup a SIGHUP is ignored.
 Exit codes: 0 done, 1 failed, 2 asked wrongly, 3 gave up reconnecting (max-retries), 4 read timeout.")]
 pub(crate) struct ConnectArgs {
     #[command(flatten)]

@@ -18,8 +18,8 @@ are counted apart. Latency is from when a message was due (--rate max: sent) to 
 echo, so one that has to wait for its connection is late, too; with --churn, from the begin of the
 connection.
 
-Signals: the first SIGTERM, SIGINT or SIGHUP ends the run early, with the full table; a second one
-does not wait for outstanding echoes.
+Signals: the first SIGTERM, SIGINT or SIGHUP ends the run early, with the full table; a second one,
+half a second later or more, does not wait for outstanding echoes.
 Exit codes: 0 done, whatever was lost; 1 an --expect did not hold, no connection could be made, or not
 one message came back as it was sent (--idle: no connection was up at the end); 2 asked wrongly.")]
 pub(crate) struct LoadArgs {

@@ -1,7 +1,6 @@
 //! Which service `serve` is to run, and what belongs to it alone, as typed.
 
 use std::ffi::OsString;
-use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -43,16 +42,6 @@ impl ServiceName {
         match self {
             Self::Forward | Self::Exec => true,
             Self::Echo | Self::Discard | Self::Print | Self::Hub => false,
-        }
-    }
-
-    /// How long a client may be silent, unless something else is said. Who listens to a hub is.
-    pub(crate) const fn read_timeout(self) -> Option<Duration> {
-        match self {
-            Self::Hub => None,
-            Self::Echo | Self::Discard | Self::Print | Self::Forward | Self::Exec => {
-                Some(Duration::from_secs(600))
-            }
         }
     }
 }
