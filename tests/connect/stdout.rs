@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::support::clients::Stream;
-use crate::support::connecting::{Connecting, Peer, assert_gets, connect_command};
+use crate::support::connecting::{Connecting, Peer, Port, assert_gets, connect_command};
 use crate::support::{GUARD, Server, pass, read_to_fin, send_until_stuck, shell};
 
 /// `connect`, whose stdout is a pipe that only the test reads.
@@ -86,6 +86,42 @@ fn a_closed_stdout_ends_it_quietly() {
     let code = sent_until_the_end(&mut connecting, &mut server);
     assert_eq!(code, 0, "{:?}", connecting.lines);
     assert_eq!(connecting.lines.len(), 1, "{:?}", connecting.lines);
+}
+
+#[test]
+fn a_stdout_that_nobody_reads_any_more_ends_it_though_nothing_comes() {
+    let peer = Peer::start();
+    let (mut connecting, pipe) = into_a_pipe(peer.address(), &[]);
+    let mut server = peer.accept();
+    connecting.types("hello\n");
+    assert_gets(&mut server, b"hello\n");
+    drop(pipe);
+    assert_eq!(connecting.ends(), 0, "{:?}", connecting.lines);
+    assert_eq!(connecting.lines.len(), 1, "{:?}", connecting.lines);
+    assert_eq!(read_to_fin(&mut server), b"");
+}
+
+#[test]
+fn a_stdout_that_nobody_reads_any_more_ends_it_also_while_there_is_no_server() {
+    let port = Port::new();
+    let (mut connecting, pipe) = into_a_pipe(port.address(), &["--backoff", "1h:1h"]);
+    connecting.says("cannot connect to ");
+    drop(pipe);
+    assert_eq!(connecting.ends(), 0, "{:?}", connecting.lines);
+}
+
+#[test]
+fn a_stdout_that_nobody_reads_any_more_is_no_success_while_bytes_are_not_delivered() {
+    let peer = Peer::start();
+    let (mut connecting, pipe) = into_a_pipe(peer.address(), &[]);
+    let server = peer.accept();
+    connecting.types(Stream::default().next(16 << 20));
+    connecting.until_stuck();
+    drop(pipe);
+    assert_eq!(connecting.ends(), 1, "{:?}", connecting.lines);
+    let last = connecting.lines.last().unwrap();
+    assert!(last.ends_with(" bytes were not delivered"), "{last}");
+    drop(server);
 }
 
 #[test]

@@ -71,7 +71,7 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<ExitCode, Failure> {
             logger::say(&line);
             1
         }
-        Err(error) => session::stdout_failed(&error),
+        Err(error) => session::stdout_failed(&error).max(code),
     };
     Ok(ExitCode::from(code))
 }

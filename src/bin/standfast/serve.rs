@@ -13,7 +13,7 @@ use crate::supervisor::Supervisor;
 #[cfg(control)]
 use crate::takeover;
 use crate::units::{Setting, shown_or};
-use crate::{logger, service, signals};
+use crate::{logger, service, signals, stdout};
 
 /// Runs the server to its end. Exit code 0 if everything was drained, 1 if something had to be cut.
 pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
@@ -47,6 +47,14 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         Meaning::Restart => restart(signal.name),
         _ => log::info!(signal = signal.name; "ignored: it means nothing to a server"),
     })?;
+    if args.service.service == ServiceName::Print {
+        let handle = server.handle();
+        stdout::watch(move || {
+            log::warn!("nobody reads stdout any more, draining");
+            handle.drain();
+        })
+        .map_err(|error| Failure::failed(format!("cannot watch stdout: {error}")))?;
+    }
     let announce = announce(args, &effective, &server);
     let addresses = server.addresses().to_vec();
     let say = move || say_listening(&addresses);

@@ -1,7 +1,7 @@
 //! stdout: a thread of its own writes it, so that a reader which is slow slows the server and never the program. What
 //! waits is bounded by whoever puts it here: it stops reading from the server when told that there is no room.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, write};
 use standfast::Wake;
 
-use crate::Failure;
+use crate::{Failure, stdout};
 
 /// Most bytes of one write, so that room is seen while a large batch is under way.
 const PIECE: usize = 64 * 1024;
@@ -78,22 +78,32 @@ impl Output {
 
     /// Starts to write. The thread ends when all is out, or with the program.
     pub(crate) fn start(self: &Arc<Self>, wake: Wake) -> Result<(), Failure> {
-        let output = Arc::clone(self);
+        let failed = |error| Failure::failed(format!("cannot start to write stdout: {error}"));
+        let (output, writing) = (Arc::clone(self), wake.clone());
         thread::Builder::new()
             .name("stdout".to_owned())
             .spawn(move || {
-                if let Err(error) = output.write_all(&wake) {
-                    let mut state = output.lock();
-                    state.waiting = Vec::new();
-                    state.writing = 0;
-                    state.closed = true;
-                    state.failure = Some(error);
-                    output.changed.notify_all();
-                    wake.wake();
+                if let Err(error) = output.write_all(&writing) {
+                    output.fail(error, &writing);
                 }
             })
-            .map_err(|error| Failure::failed(format!("cannot start to write stdout: {error}")))?;
-        Ok(())
+            .map_err(failed)?;
+        let output = Arc::clone(self);
+        stdout::watch(move || output.fail(ErrorKind::BrokenPipe.into(), &wake)).map_err(failed)
+    }
+
+    /// stdout takes no more.
+    fn fail(&self, error: io::Error, wake: &Wake) {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.closed, true) {
+            return;
+        }
+        state.waiting = Vec::new();
+        state.writing = 0;
+        state.failure = Some(error);
+        self.changed.notify_all();
+        drop(state);
+        wake.wake();
     }
 
     /// Puts `bytes` behind what waits. Answers whether there is room for more; if not, the loop is woken when there is.

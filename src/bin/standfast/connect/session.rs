@@ -365,21 +365,28 @@ impl Session {
         bytes > 0
     }
 
+    /// How many bytes were sent on the connection there is that are not known to have arrived.
+    fn in_doubt(&self, links: &mut Links<'_>) -> u64 {
+        let link = self.link.and_then(|id| links.link(id));
+        match (&self.up, link) {
+            (Some(up), Some(link)) => up.in_doubt(link.unacknowledged()),
+            _ => 0,
+        }
+    }
+
     /// What stdin and stdout have met with; that may be the end.
     fn look_at_ends(&mut self, links: &mut Links<'_>) {
         if let Some(error) = self.output.failure() {
-            self.outcome = Some(stdout_failed(&error));
+            let in_doubt = self.in_doubt(links);
+            let failed = self.say_undelivered(in_doubt);
+            self.outcome = Some(stdout_failed(&error).max(u8::from(failed)));
         }
         let mut state = self.input.lock();
         let failure = state.failure.take();
         let (urgent, unsent, had_bytes) = (state.urgent, state.unsent(), state.given > 0);
         drop(state);
         if urgent && self.outcome.is_none() {
-            let link = self.link.and_then(|id| links.link(id));
-            let in_doubt = match (&self.up, link) {
-                (Some(up), Some(link)) => up.in_doubt(link.unacknowledged()),
-                _ => 0,
-            };
+            let in_doubt = self.in_doubt(links);
             self.fail_undelivered(unsent + in_doubt);
         }
         if let Some(error) = failure {
