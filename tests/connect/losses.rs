@@ -39,6 +39,26 @@ fn a_reset_is_said_to_be_one() {
 }
 
 #[test]
+fn lines_say_when_if_asked_to() {
+    for flag in ["--timestamps", "-v"] {
+        let peer = Peer::start();
+        let mut connecting = Connecting::start(peer.address(), &[flag]);
+        reset(peer.accept());
+        for what in ["connected to ", "lost ", "reconnecting in "] {
+            let said = connecting.says(what);
+            let (when, rest) = said.split_once(' ').unwrap();
+            // 2026-11-28T14:46:29.123Z
+            let digits = when.bytes().filter(u8::is_ascii_digit).count();
+            assert!(
+                digits == 17 && when.len() == 24 && when.ends_with('Z'),
+                "{said}"
+            );
+            assert!(rest.starts_with(what), "{said}");
+        }
+    }
+}
+
+#[test]
 fn bytes_in_flight_to_a_vanished_server_are_said_to_be_unacknowledged_and_when() {
     let peer = Peer::start();
     let mut connecting = Connecting::start(peer.address(), &["--dead-after", "5s"]);

@@ -29,6 +29,9 @@ use crate::{logger, signals};
 
 /// Runs until the end that stdin, the server or a signal brings. Exit codes as in `--help`.
 pub(crate) fn run(args: &ConnectArgs) -> Result<ExitCode, Failure> {
+    if args.timestamps || args.verbose > 0 {
+        logger::stamp();
+    }
     // What the library has to warn of.
     let log = logger::start(LogFormat::Text, 0, true)?;
     let (dial, mut settings) = meant(args)?;

@@ -4,13 +4,14 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::thread;
 use std::time::Duration;
 
 use env_logger::fmt::Formatter;
 use env_logger::{Builder, Target};
+use jiff::Timestamp;
 use log::kv::{Error as KvError, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Record};
 use serde_json::{Map, Value as Json};
@@ -37,9 +38,20 @@ enum Item {
     Flush(mpsc::Sender<()>),
 }
 
+/// Whether plain lines say when.
+static STAMPED: AtomicBool = AtomicBool::new(false);
+
+/// From now on every plain line says when it was written, as log lines do.
+pub(crate) fn stamp() {
+    STAMPED.store(true, Ordering::Relaxed);
+}
+
 /// One plain line on stderr, for what ends the program.
 pub(crate) fn say(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "standfast: {line}");
+    let stamp = STAMPED.load(Ordering::Relaxed);
+    let stamp = stamp.then(|| format!("{:.3} ", Timestamp::now()));
+    let stamp = stamp.unwrap_or_default();
+    let _ = writeln!(io::stderr().lock(), "standfast: {stamp}{line}");
 }
 
 /// Starts the log: `info`, or what the flags or `RUST_LOG` say.

@@ -132,9 +132,13 @@ pub(crate) struct ConnectArgs {
     #[arg(short = 'C', long, help_heading = "Bytes")]
     pub(crate) crlf: bool,
 
-    /// Say more: the local address and what finds a vanished server.
+    /// Say more: when, the local address, and what finds a vanished server.
     #[arg(short, long, action = ArgAction::Count)]
     pub(crate) verbose: u8,
+
+    /// Say when, in each line on stderr.
+    #[arg(long)]
+    pub(crate) timestamps: bool,
 }
 
 /// `DUR`, `DUR:TEXT` or `off`.
