@@ -131,7 +131,7 @@ const STDERR: usize = 1;
 /// How much of a process's stderr is read and logged in a turn.
 const STDERR_TURN: Budget = Budget {
     lines: 32,
-    bytes: 16 * 1024,
+    bytes: 4 * 1024,
 };
 
 /// And how much of what it has left when it has ended.

@@ -66,6 +66,11 @@ impl Spent {
         room
     }
 
+    /// Whether there is no room for any line in what is left of this second.
+    fn is_full(&self, budget: Budget, now: Moment) -> bool {
+        self.sum.lines >= budget.lines && now.since(self.since) < SECOND
+    }
+
     fn add(&mut self, bytes: usize) {
         self.sum.lines += 1;
         self.sum.bytes += bytes;
@@ -149,6 +154,9 @@ impl Lines {
     ) {
         let waiting = std::mem::take(&mut self.waiting);
         let mut from = 0;
+        if self.spent.is_full(OF_ONE, now) {
+            from = self.leave_out(&waiting);
+        }
         while *lines > 0
             && let Some((text, length)) = first(&waiting[from..])
         {
@@ -175,6 +183,16 @@ impl Lines {
             self.waiting = waiting;
             self.waiting.drain(..from);
         }
+    }
+
+    /// Leaves out all lines of `waiting`, at one go. Answers how much of it that is.
+    fn leave_out(&mut self, waiting: &[u8]) -> usize {
+        let end = waiting.iter().rposition(|&byte| byte == b'\n');
+        let length = end.map_or(0, |end| end + 1);
+        let lines = waiting[..length].iter().filter(|&&byte| byte == b'\n');
+        self.left_out.lines += lines.count() as u64;
+        self.left_out.bytes += length as u64;
+        length
     }
 
     fn tell_left_out(&mut self, say: &mut impl FnMut(Said<'_>)) {
