@@ -277,6 +277,50 @@ mod imp {
         Ok(u64::try_from(bytes).unwrap_or(0))
     }
 
+    /// `struct tcp_zerocopy_receive` of `include/uapi/linux/tcp.h`, as far as it matters here.
+    #[repr(C)]
+    struct Receive {
+        _address: u64,
+        _length: u32,
+        unread: u32,
+        unread_with_fin: u32,
+        // To the alignment of the whole: the kernel is not told of it.
+        _rest: u32,
+    }
+
+    /// Whether the peer has sent its FIN, also where a reset came behind it and the error was told to somebody:
+    /// `TCP_ZEROCOPY_RECEIVE` counts what is unread with the FIN and without, and where that is nothing but the FIN it
+    /// answers `EIO` (`tcp_zerocopy_receive` in the kernel's net/ipv4/tcp.c). It receives nothing here.
+    ///
+    /// # Errors
+    /// `EINVAL` where a page or more is unread; what is no TCP has no such thing.
+    pub(crate) fn fin_came(fd: BorrowedFd<'_>) -> io::Result<bool> {
+        let mut receive = std::mem::MaybeUninit::<Receive>::zeroed();
+        let known = std::mem::offset_of!(Receive, _rest);
+        let mut length = libc::socklen_t::try_from(known).unwrap_or(0);
+        // SAFETY: `receive` is writable for more than `length` bytes and both outlive the call; its address and length of a
+        // mapping are zero, so nothing is mapped; `fd` is borrowed, so open.
+        let answer = unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_ZEROCOPY_RECEIVE,
+                receive.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        if answer == -1 {
+            let error = io::Error::last_os_error();
+            return match error.raw_os_error() {
+                Some(libc::EIO) => Ok(true),
+                _ => Err(error),
+            };
+        }
+        // SAFETY: the struct is plain integers, zeroed before the kernel filled in as much as it was asked for.
+        let receive = unsafe { receive.assume_init() };
+        Ok(receive.unread_with_fin > receive.unread)
+    }
+
     /// Sets `TCP_RTO_MAX_MS`: the longest pause between two retransmissions or window probes, 1 s to 120 s.
     ///
     /// # Errors
@@ -345,6 +389,10 @@ mod imp {
     }
 
     pub(crate) fn unacknowledged(_: BorrowedFd<'_>) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn fin_came(_: BorrowedFd<'_>) -> io::Result<bool> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

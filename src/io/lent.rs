@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::net::RecvFlags;
 use socket2::SockRef;
@@ -118,8 +119,8 @@ impl Io {
     /// Takes over what the kernel has counted, of a socket that was given away.
     pub(crate) fn settle(&mut self, turn: &Turn<'_>) -> Option<TcpInfo> {
         let Ok(info) = sys::tcp_info(self.socket.as_fd()) else {
-            // No TCP. Its end can be seen all the same.
-            self.peer_fin |= self.is_at_end();
+            // No TCP. Its end can be seen all the same. One that is gone comes first: a read would eat the error that tells how.
+            self.peer_fin |= self.polled().contains(PollFlags::HUP) || self.is_at_end();
             return None;
         };
         let count = self.count(&info, turn.now);
@@ -148,7 +149,12 @@ impl Io {
 
     fn count(&self, info: &TcpInfo, now: Moment) -> Count {
         let journal = info.journal;
-        let peer_fin = self.peer_fin || journal.state.peer_fin() || is_orderly(info);
+        // Whether a FIN came before a reset, the state does not tell any more.
+        let reset = journal.state == TcpState::Over && !is_orderly(info);
+        let peer_fin = self.peer_fin
+            || journal.state.peer_fin()
+            || is_orderly(info)
+            || reset && sys::fin_came(self.socket.as_fd()).unwrap_or(false);
         let fin_sent = journal.state.fin_sent() || is_orderly(info);
         let queued = sys::unacknowledged(self.socket.as_fd()).unwrap_or(0);
         Count {
@@ -164,8 +170,7 @@ impl Io {
     /// Looks whether the peer acknowledges, and judges: as [`Io::look`], by the kernel's account alone.
     pub(crate) fn look_from_afar(&mut self, turn: &Turn<'_>) {
         let Some(info) = self.settle(turn) else {
-            self.watch = Moment::NEVER;
-            return;
+            return self.look_at_local(turn);
         };
         self.find_lost(&info, turn.now);
         if info.journal.state == TcpState::Over {
@@ -180,18 +185,8 @@ impl Io {
             acknowledged: info.journal.acknowledged,
             half_closed: self.half_closed(),
         };
-        let mut progress = self.pending().progress;
-        let verdict = reap::judge(turn.limits, (turn.now, turn.known), &seen, &mut progress);
-        self.pending().progress = progress;
         let next = next_look(turn.limits, turn.now, info.silence);
-        match verdict {
-            Verdict::Quiet => self.watch = next,
-            Verdict::Wait(until) => self.watch = until.min(next),
-            Verdict::Reap(ending) => {
-                self.watch = Moment::NEVER;
-                self.overrule(ending);
-            }
-        }
+        self.judge(&seen, turn, next);
     }
 
     /// An event of the socket: the system may have given it up.
@@ -199,8 +194,56 @@ impl Io {
         self.readable = false;
         self.read_on = false;
         self.error = false;
-        if let Some(info) = self.settle(turn) {
-            self.find_lost(&info, turn.now);
+        match self.settle(turn) {
+            Some(info) => self.find_lost(&info, turn.now),
+            None => self.look_at_local(turn),
+        }
+    }
+
+    /// As [`look_from_afar`](Self::look_from_afar), of a Unix socket: whether its client has gone. One that has left
+    /// output unread has broken off; any other may leave its input to whoever has the socket, as a half-closed one does.
+    fn look_at_local(&mut self, turn: &Turn<'_>) {
+        self.watch = Moment::NEVER;
+        let polled = self.polled();
+        if polled.contains(PollFlags::ERR) {
+            let beside = self.beside();
+            beside.lost = beside.lost.min(turn.now.after(LOST));
+        } else if polled.contains(PollFlags::HUP) {
+            let seen = Seen {
+                outbox: 0,
+                queued: 0,
+                info: None,
+                // What of its input is read, moves.
+                acknowledged: u64::MAX - self.unread(),
+                half_closed: true,
+            };
+            self.judge(&seen, turn, Moment::NEVER);
+        }
+    }
+
+    /// What poll(2) tells of the socket unasked.
+    fn polled(&self) -> PollFlags {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
+        let now = rustix::event::Timespec::default();
+        match rustix::event::poll(&mut fds, Some(&now)) {
+            Ok(_) => fds[0].revents(),
+            Err(_) => PollFlags::empty(),
+        }
+    }
+
+    /// Judges what was `seen`, and when to look next: at `next` at the latest.
+    fn judge(&mut self, seen: &Seen, turn: &Turn<'_>, next: Moment) {
+        let mut progress = self.pending().progress;
+        let when = (turn.now, turn.known);
+        let verdict = reap::judge(turn.limits, when, seen, &mut progress);
+        self.pending().progress = progress;
+        match verdict {
+            Verdict::Quiet => self.watch = next,
+            Verdict::Wait(until) => self.watch = until.min(next),
+            Verdict::Reap(ending) => {
+                self.watch = Moment::NEVER;
+                self.overrule(ending);
+            }
         }
     }
 
@@ -229,15 +272,19 @@ impl Io {
             how: How::Release,
             ..Ending::fin(reason)
         };
-        let Some(info) = info else { return well };
+        let Some(info) = info else {
+            let errno = self
+                .take_error()
+                .filter(|_| reason == CloseReason::PeerReset);
+            return Ending { errno, ..well };
+        };
         if info.journal.state != TcpState::Over {
             // With the last copy gone the kernel goes on delivering, with its usual patience.
             let _ = sys::set_rto_max(self.socket.as_fd(), RTO_MAX_DEFAULT);
             return well;
         }
         let queued = sys::unacknowledged(self.socket.as_fd()).unwrap_or(0) > 0;
-        let error = SockRef::from(&self.socket).take_error().unwrap_or(None);
-        let errno = error.and_then(|error| error.raw_os_error());
+        let errno = self.take_error();
         let reason = match errno {
             Some(errno) => reap::reason_of(errno, queued),
             None if is_orderly(&info) => return well,
@@ -253,6 +300,11 @@ impl Io {
             errno,
             info: Some(info),
         }
+    }
+
+    fn take_error(&self) -> Option<i32> {
+        let error = SockRef::from(&self.socket).take_error();
+        error.unwrap_or(None)?.raw_os_error()
     }
 
     /// Whether a socket that is no TCP has nothing more to read.
@@ -362,5 +414,51 @@ mod tests {
             ..limits
         };
         assert_eq!(next_look(&limits, now, Duration::ZERO), Moment::NEVER);
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    fn a_fin_is_known_whatever_was_read_and_whatever_came_behind_it() {
+        use std::io::{Read, Write};
+        use std::net::{TcpListener, TcpStream};
+        for (fin, sent, read) in [
+            (false, 0, 0),
+            (false, 5, 0),
+            (false, 5, 5),
+            (true, 0, 0),
+            (true, 5, 0),
+            (true, 5, 5),
+            (true, 5, 6),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (mut far, _) = listener.accept().unwrap();
+            near.write_all(&b"hello"[..sent]).unwrap();
+            if fin {
+                near.shutdown(std::net::Shutdown::Write).unwrap();
+                assert_eq!(far.peek(&mut [0]).unwrap(), sent.min(1));
+            }
+            let mut buffer = [0; 5];
+            far.read_exact(&mut buffer[..read.min(sent)]).unwrap();
+            if read > sent {
+                assert_eq!(far.read(&mut [0]).unwrap(), 0);
+            }
+            let came = || sys::fin_came(far.as_fd()).unwrap();
+            // The end may come behind the bytes.
+            let hung_up = PollFlags::RDHUP;
+            let mut fds = [PollFd::new(&far, hung_up)];
+            if fin {
+                rustix::event::poll(&mut fds, None).unwrap();
+            }
+            assert_eq!(came(), fin, "{sent} sent, {read} read");
+            SockRef::from(&near)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
+            drop(near);
+            let mut fds = [PollFd::new(&far, PollFlags::empty())];
+            rustix::event::poll(&mut fds, None).unwrap();
+            assert!(far.take_error().unwrap().is_some());
+            assert_eq!(came(), fin, "{sent} sent, {read} read, reset");
+        }
     }
 }

@@ -26,7 +26,7 @@ use crate::handle::Handle;
 use crate::service::{Context, Exported, Patience, Ready, Service};
 use crate::services::exec::lines::{Budget, Lines};
 use crate::services::exec::nursery::{
-    GRACE, Group, Job, Kept, Nursery, Slot, Spawned, Ticket, Watch, Words,
+    GRACE, Group, Job, Kept, Leaving, Nursery, Slot, Spawned, Ticket, Watch, Words,
 };
 use crate::services::exec::program::Program;
 use crate::sys;
@@ -238,7 +238,12 @@ impl Exec {
         process
             .lines
             .end((conn.turn.now, self.nursery.spoken()), process.id);
-        say(process.id, running, status);
+        say(
+            process.id,
+            running.group.pid(),
+            running.sent.is_some(),
+            status,
+        );
         process.ticket = None;
         conn.set_alarm(None);
         let Stage::Running(running) = std::mem::replace(&mut process.stage, Stage::Over) else {
@@ -342,27 +347,21 @@ fn part(conn: &mut Context<'_>, after_client: bool) {
     }
 }
 
-/// Tells how a process ended.
-fn say(id: u64, running: &Running, status: Option<ExitStatus>) {
-    let pid = running.group.pid();
+/// Tells how a process ended that was sent a signal, or was not.
+fn say(id: u64, pid: i32, sent: bool, status: Option<ExitStatus>) {
     let Some(status) = status else {
         log::debug!(id, pid; "a process that another one had started has ended");
         return;
     };
-    let signal = status.signal();
-    // Those that are sent to end a process; others are its own fault.
-    let usual = [
-        libc::SIGTERM,
-        libc::SIGPIPE,
-        libc::SIGHUP,
-        libc::SIGINT,
-        libc::SIGKILL,
-    ];
-    match signal {
-        Some(signal) if !usual.contains(&signal) => {
-            log::warn!(id, pid, signal; "a process was killed");
+    // Those that end a process whose client has gone; others are its own fault, or that of a system out of memory.
+    let usual = [libc::SIGTERM, libc::SIGPIPE, libc::SIGHUP, libc::SIGINT];
+    match (status.code(), status.signal()) {
+        (Some(0), _) => log::debug!(id, pid; "a process has ended"),
+        (Some(status), _) => log::info!(id, pid, status; "a process has failed"),
+        (None, Some(signal)) if sent || usual.contains(&signal) => {
+            log::debug!(id, pid, signal; "a process was ended");
         }
-        _ => log::debug!(id, pid, status:%; "a process has ended"),
+        (None, signal) => log::warn!(id, pid, signal; "a process was killed"),
     }
 }
 
@@ -463,7 +462,6 @@ impl Service for Exec {
                 let stderr = stderr.filter(|_| patience.is_some());
                 let words = stderr.and_then(|stderr| {
                     Some(Words {
-                        id: process.id,
                         stderr: stderr.try_clone().ok()?,
                         lines: std::mem::take(&mut process.lines),
                     })
@@ -472,8 +470,12 @@ impl Service for Exec {
                 if let Some(watch) = watch
                     && (patience.is_some() || matches!(watch, Watch::Child(_)))
                 {
-                    self.nursery
-                        .end(now, running.group, watch, words, patience, ticket);
+                    let id = process.id;
+                    self.nursery.end(
+                        Leaving::new(id, running.group, watch, words, ticket),
+                        now,
+                        patience,
+                    );
                 }
             }
             Stage::Ended { .. } | Stage::Over => {}

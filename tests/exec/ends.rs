@@ -2,14 +2,17 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use super::{children, exec, line, lives, script};
 use crate::control::{Home, number, text};
-use crate::support::clients::{reset, vanish};
-use crate::support::{Server, connect, now, read_to_fin, until, until_another_signal_counts};
+use crate::support::clients::{reset, until_acknowledged, vanish};
+use crate::support::{
+    Server, connect, now, read_to_fin, standfast, until, until_another_signal_counts,
+};
 
 /// A script that says its number and then does `what`.
 fn says_pid(what: &str) -> String {
@@ -318,4 +321,127 @@ fn starting_processes_holds_up_nobody_else() {
     let status = home.json(&["status", &address.port().to_string()]);
     assert!(number(&status["open"]) > 1);
     drop(crowd);
+}
+
+/// The kernel counts a FIN as a byte, and once a reset has come it does not tell any more that there was one.
+#[test]
+fn a_fin_is_no_byte_whatever_follows_it() {
+    for (program, read) in [
+        // Reads to the end; is told of the error besides; or that alone; or nothing.
+        ("cat", "11"),
+        (
+            "cat >/dev/null; sleep 0.1; echo answer; sleep 0.1; echo again",
+            "11",
+        ),
+        ("sleep 0.1; yes", "0"),
+        ("sleep 1000", "0"),
+    ] {
+        let mut server = script(&[], program);
+        let mut client = server.connect();
+        client.write_all(b"hello world").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        until_acknowledged(&client);
+        reset(client);
+        let closed = server.closed();
+        assert_eq!(closed.get("read"), read, "{program}: {}", closed.line);
+        drop(server);
+    }
+}
+
+#[test]
+fn a_reset_without_a_fin_takes_no_byte_away() {
+    for program in ["cat", "sleep 1000", "sleep 0.1; yes"] {
+        let mut server = script(&[], program);
+        let mut client = server.connect();
+        client.write_all(b"hello world").unwrap();
+        until_acknowledged(&client);
+        reset(client);
+        let closed = server.closed();
+        assert_eq!(closed.reason(), "peer-reset", "{program}: {}", closed.line);
+        let read = closed.get("read");
+        // Those that nobody has read are not.
+        let expected = if program == "cat" { "11" } else { "0" };
+        assert_eq!(read, expected, "{program}: {}", closed.line);
+    }
+}
+
+/// A server on a Unix socket, and where that is.
+fn local(home: &Home, flags: &[&str], what: &str) -> (Server, std::path::PathBuf) {
+    let path = home.join("exec.sock");
+    let at = format!("unix:{}", path.display());
+    let mut command = standfast();
+    command.args(["serve", "exec", "-l", &at]).args(flags);
+    command.args(["--", "sh", "-c", what]);
+    command.stdout(std::process::Stdio::piped());
+    let mut server = Server::launch(command);
+    let _ = server.stdout_line();
+    (server, path)
+}
+
+#[test]
+fn the_client_of_a_unix_socket_that_is_gone_is_noticed() {
+    let home = Home::new();
+    let (mut server, path) = local(&home, &["--half-close-timeout", "1s"], "exec sleep 1000");
+    drop(UnixStream::connect(&path).unwrap());
+    let closed = server.closed();
+    assert_eq!(closed.reason(), "half-close-timeout", "{}", closed.line);
+    assert_no_children(&server);
+}
+
+#[test]
+fn one_that_has_left_the_answer_unread_has_broken_off() {
+    let home = Home::new();
+    let (mut server, path) = local(
+        &home,
+        &["--half-close-timeout", "off"],
+        "echo; exec sleep 1000",
+    );
+    let client = UnixStream::connect(&path).unwrap();
+    until("the answer is there", || {
+        rustix::io::ioctl_fionread(&client).unwrap() > 0
+    });
+    drop(client);
+    let closed = server.closed();
+    assert_eq!(closed.reason(), "peer-reset", "{}", closed.line);
+    assert_no_children(&server);
+}
+
+#[test]
+fn what_the_client_of_a_unix_socket_has_left_is_read_to_its_end() {
+    let home = Home::new();
+    let script = "while read x; do sleep 0.2; done; echo all >&2";
+    let (mut server, path) = local(&home, &["--half-close-timeout", "4s"], script);
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.write_all(&b"x\n".repeat(25)).unwrap();
+    drop(client);
+    let closed = server.closed();
+    assert_eq!(closed.reason(), "peer-closed", "{}", closed.line);
+    assert!(server.lines.iter().any(|line| line.ends_with("line=all")));
+}
+
+#[test]
+fn a_process_that_fails_is_told_of() {
+    let mut server = script(&[], "exit 3");
+    read_to_fin(&mut server.connect());
+    server.log_line("its exit status", |line| {
+        line.contains(" info a process has failed id=1 ") && line.ends_with(" status=3")
+    });
+
+    let mut server = script(&[], "kill -KILL $$");
+    read_to_fin(&mut server.connect());
+    server.log_line("the signal", |line| {
+        line.contains(" warn a process was killed id=1 ") && line.ends_with(" signal=9")
+    });
+
+    // One that ends well is not, nor one that is ended.
+    let mut server = script(&["--exec-timeout", "100ms"], "read x || exit 0; sleep 1000");
+    let client = server.connect();
+    client.shutdown(Shutdown::Write).unwrap();
+    server.closed();
+    let mut client = server.connect();
+    client.write_all(b"go on\n").unwrap();
+    server.closed();
+    let said =
+        |line: &&String| line.contains(" a process has ") || line.contains(" a process was ");
+    assert_eq!(server.lines.iter().find(said), None);
 }

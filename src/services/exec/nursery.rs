@@ -25,7 +25,7 @@ use crate::handle::Handle;
 use crate::holder;
 use crate::services::exec::lines::{Lines, Spent};
 use crate::services::exec::program::Program;
-use crate::services::exec::{STDERR_REST, Stderr, environment};
+use crate::services::exec::{STDERR_REST, Stderr, environment, say};
 
 /// How long a process may take to end after SIGTERM.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
@@ -122,7 +122,8 @@ pub(super) struct Spawned {
 
 /// A process that is to end, or is only awaited.
 #[derive(Debug)]
-struct Leaving {
+pub(super) struct Leaving {
+    id: u64,
     group: Group,
     watch: Watch,
     /// When it gets SIGTERM; never if it is only awaited.
@@ -131,13 +132,14 @@ struct Leaving {
     kill: Moment,
     /// What it says yet: with nobody to read that, it would be ended by SIGPIPE.
     words: Option<Words>,
+    /// That it has ended was said.
+    said: bool,
     _ticket: Option<Ticket>,
 }
 
 /// The stderr of a process that has outlived its connection.
 #[derive(Debug)]
 pub(super) struct Words {
-    pub(super) id: u64,
     pub(super) stderr: OwnedFd,
     pub(super) lines: Lines,
 }
@@ -259,12 +261,12 @@ impl Nursery {
         let Spawned { child, stderr, .. } = spawned;
         let group = Group::of(&child);
         let words = stderr.map(|stderr| Words {
-            id,
             stderr,
             lines: Lines::default(),
         });
         let at_once = Some(Duration::ZERO);
-        self.end(now, group, Watch::Child(child), words, at_once, ticket);
+        let leaving = Leaving::new(id, group, Watch::Child(child), words, ticket);
+        self.end(leaving, now, at_once);
     }
 
     /// Finds out whether somebody has a socket yet whose process has ended at `now`.
@@ -286,22 +288,10 @@ impl Nursery {
     }
 
     /// Ends a process in `patience` from `now`, or only awaits its end.
-    pub(super) fn end(
-        &self,
-        now: Moment,
-        group: Group,
-        watch: Watch,
-        words: Option<Words>,
-        patience: Option<Duration>,
-        ticket: Option<Ticket>,
-    ) {
+    pub(super) fn end(&self, leaving: Leaving, now: Moment, patience: Option<Duration>) {
         self.lock().leaving.push(Leaving {
-            group,
-            watch,
             term: now.after_if(patience),
-            kill: Moment::NEVER,
-            words,
-            _ticket: ticket,
+            ..leaving
         });
         self.changed.notify_all();
     }
@@ -429,21 +419,48 @@ fn tell_of_holders(left: &mut Vec<Left>, server: &Handle) -> bool {
 }
 
 impl Leaving {
+    pub(super) fn new(
+        id: u64,
+        group: Group,
+        watch: Watch,
+        words: Option<Words>,
+        ticket: Option<Ticket>,
+    ) -> Self {
+        Self {
+            id,
+            group,
+            watch,
+            term: Moment::NEVER,
+            kill: Moment::NEVER,
+            words,
+            said: false,
+            _ticket: ticket,
+        }
+    }
+
     /// Does what is due. Answers whether somebody is to be awaited yet.
     fn still_there(&mut self, now: Moment, over: Option<Over>, spoken: &Mutex<Spent>) -> bool {
         let to_end = self.term != Moment::NEVER;
         let termed = self.kill != Moment::NEVER;
-        let ended = match &mut self.watch {
+        let status = match &mut self.watch {
             // An error means that there is none to wait for.
-            Watch::Child(child) => !matches!(child.try_wait(), Ok(None)),
-            Watch::Stranger(pidfd) => has_ended(pidfd.as_fd()),
+            Watch::Child(child) => child
+                .try_wait()
+                .map_or(Some(None), |status| status.map(Some)),
+            Watch::Stranger(pidfd) => has_ended(pidfd.as_fd()).then_some(None),
         };
-        if let Some(Words { id, stderr, lines }) = &mut self.words {
-            lines.read(stderr.as_fd(), STDERR_REST, (now, spoken), *id);
-            if ended {
-                lines.end((now, spoken), *id);
+        if let Some(Words { stderr, lines }) = &mut self.words {
+            lines.read(stderr.as_fd(), STDERR_REST, (now, spoken), self.id);
+            if status.is_some() {
+                lines.end((now, spoken), self.id);
             }
         }
+        if let Some(status) = status
+            && !std::mem::replace(&mut self.said, true)
+        {
+            say(self.id, self.group.pid(), termed, status);
+        }
+        let ended = status.is_some();
         // Others of its group have the grace that it has.
         if ended && !(termed && self.group.exists()) {
             return false;
