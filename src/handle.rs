@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 #[cfg(control)]
@@ -20,6 +20,8 @@ use crate::handoff::baton::{Baton, Event, Outcome};
 use crate::inspect::{ConnectionInfo, ListenerInfo, Status, Takeover, UpstreamInfo};
 use crate::io::Io;
 use crate::memory::Memory;
+#[cfg(control)]
+use crate::stats::Counts;
 use crate::stats::{Stats, Summary};
 
 /// Pieces that the patience for a worker's answer is waited in.
@@ -72,25 +74,24 @@ impl Handle {
     pub fn status(&self) -> Status {
         let shared = &self.shared;
         let mut sum = Summary::default();
-        for stats in shared.stats.iter().flatten() {
-            sum.add(stats);
-        }
-        let listeners = shared.listeners.iter().enumerate().map(|(at, listener)| {
-            let mut sum = Summary::default();
-            for stats in shared.stats.iter().filter_map(|worker| worker.get(at)) {
-                sum.add(stats);
-            }
-            ListenerInfo {
-                accepted: sum.accepted,
-                ..listener.clone()
-            }
-        });
+        let listeners = shared.listeners.iter().enumerate();
+        let listeners: Vec<_> = listeners
+            .map(|(at, listener)| {
+                let counted = shared.counted(at);
+                sum.merge(&counted);
+                ListenerInfo {
+                    accepted: counted.accepted,
+                    ..listener.clone()
+                }
+            })
+            .collect();
         let reasons = CloseReason::ALL.into_iter();
         let closed = reasons.map(|reason| (reason.as_str().to_owned(), sum.closed(reason)));
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime: shared.clock.now().since(shared.started),
+            uptime: shared.uptime(),
+            counted_for: shared.counted_for(),
             draining: shared.ordered() != Order::Run,
             workers: shared.workers.len(),
             open: shared
@@ -103,11 +104,11 @@ impl Handle {
             written: sum.written,
             closed: closed.filter(|&(_, count)| count > 0).collect(),
             memory: shared.memory.info(),
-            listeners: listeners.collect(),
             upstreams: shared
                 .upstreams
                 .get()
                 .map_or_else(Vec::new, |upstreams| upstreams()),
+            listeners,
             takeover: shared.gave.get().or_else(|| shared.took.get()).cloned(),
         }
     }
@@ -164,7 +165,7 @@ impl Handle {
     /// Waits until this server is the only one: a process it was taken over from may have something to write yet.
     /// Returns at once if it was not taken over.
     pub fn wait_until_alone(&self) {
-        self.shared.alone.wait();
+        self.shared.wait_until_alone(|| false);
     }
 
     /// Whether the server was told to end, at once or not.
@@ -230,9 +231,6 @@ pub(crate) struct Shared {
     pub(crate) accept_waits: AtomicBool,
     /// Held while a connection gets its descriptor: the one that the control socket keeps for itself is none.
     pub(crate) descriptors: Mutex<()>,
-    /// A takeover is under way, or done.
-    #[cfg(control)]
-    pub(crate) giving: AtomicBool,
     /// The workers are to stop between two events.
     #[cfg(control)]
     pub(crate) freezing: AtomicBool,
@@ -254,8 +252,13 @@ pub(crate) struct Shared {
     pub(crate) common: OnceLock<Box<CommonState>>,
     /// What the services connect clients to.
     pub(crate) upstreams: OnceLock<Box<dyn Fn() -> Vec<UpstreamInfo> + Send + Sync>>,
+    /// What former processes counted, by listener, and for how long.
+    #[cfg(control)]
+    before: OnceLock<(Vec<Counts>, Duration)>,
     /// No process that was taken over from lives any more.
-    pub(crate) alone: OnceLock<()>,
+    alone: Mutex<bool>,
+    /// That has changed, or what the server was told to do.
+    alone_or_told: Condvar,
     pub(crate) workers: Vec<Mailbox>,
     /// What every listener is; its counters are elsewhere.
     listeners: Vec<ListenerInfo>,
@@ -406,8 +409,6 @@ impl Shared {
             closed: AtomicBool::new(false),
             accept_waits: AtomicBool::new(false),
             descriptors: Mutex::default(),
-            #[cfg(control)]
-            giving: AtomicBool::new(false),
             took: OnceLock::new(),
             gave: OnceLock::new(),
             partner: AtomicU32::new(0),
@@ -416,7 +417,10 @@ impl Shared {
             #[cfg(control)]
             common: OnceLock::new(),
             upstreams: OnceLock::new(),
-            alone: OnceLock::new(),
+            #[cfg(control)]
+            before: OnceLock::new(),
+            alone: Mutex::new(false),
+            alone_or_told: Condvar::new(),
             #[cfg(control)]
             freezing: AtomicBool::new(false),
             #[cfg(control)]
@@ -441,7 +445,24 @@ impl Shared {
             ending();
         }
         self.order.fetch_max(order as u8, Ordering::AcqRel);
+        // Whoever waits has looked at the order before this, and waits by now, or will look after it.
+        drop(self.alone.lock());
+        self.alone_or_told.notify_all();
         self.wake_all();
+    }
+
+    /// No process that was taken over from lives any more.
+    pub(crate) fn become_alone(&self) {
+        *self.alone.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.alone_or_told.notify_all();
+    }
+
+    /// Waits for that, unless something is more `urgent`; that is looked at anew when the server is told something.
+    pub(crate) fn wait_until_alone(&self, urgent: impl Fn() -> bool) {
+        let alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = |alone: &mut bool| !*alone && !urgent();
+        let waited = self.alone_or_told.wait_while(alone, waiting);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     pub(crate) fn next_id(&self) -> u64 {
@@ -457,6 +478,52 @@ impl Shared {
     #[cfg(control)]
     pub(crate) fn continue_from(&self, id: u64) {
         self.last_id.store(id, Ordering::Relaxed);
+    }
+
+    fn uptime(&self) -> Duration {
+        self.clock.now().since(self.started)
+    }
+
+    /// For how long the counters have counted, in this process and those before it.
+    pub(crate) fn counted_for(&self) -> Duration {
+        #[cfg(control)]
+        let before = self.before.get().map_or(Duration::ZERO, |before| before.1);
+        #[cfg(not(control))]
+        let before = Duration::ZERO;
+        before + self.uptime()
+    }
+
+    /// What this process and those before it counted for a listener.
+    fn counted(&self, listener: usize) -> Summary {
+        let mut sum = Summary::default();
+        for stats in self.stats.iter().filter_map(|worker| worker.get(listener)) {
+            sum.add(stats);
+        }
+        #[cfg(control)]
+        if let Some(before) = self.before.get().and_then(|before| before.0.get(listener)) {
+            sum.go_on(before);
+        }
+        sum
+    }
+
+    /// The same of every listener, for the next process.
+    #[cfg(control)]
+    pub(crate) fn counts(&self) -> Vec<Counts> {
+        let listeners = 0..self.listeners.len();
+        listeners.map(|at| self.counted(at).counts()).collect()
+    }
+
+    /// Counting goes on where a former process ended: `counts` are those of its listeners, which are here the `ours`th.
+    #[cfg(control)]
+    pub(crate) fn go_on_counting(&self, counts: Vec<Counts>, ours: &[u16], counted_for: Duration) {
+        let mut before = vec![Counts::default(); self.listeners.len()];
+        for (counts, &at) in counts.into_iter().zip(ours) {
+            if let Some(before) = before.get_mut(usize::from(at)) {
+                *before = counts;
+            }
+        }
+        // Once, at the takeover this process begins with.
+        let _ = self.before.set((before, counted_for));
     }
 
     /// Another process has the listeners.

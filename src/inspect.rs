@@ -124,16 +124,19 @@ pub struct Status {
     pub pid: u32,
     /// Its version.
     pub version: String,
-    /// Since it started.
+    /// Since the process started.
     #[cfg_attr(control, serde(with = "seconds"))]
     pub uptime: Duration,
+    /// For how long its counters have counted: since the first of the processes that took over from one another started.
+    #[cfg_attr(control, serde(with = "seconds"))]
+    pub counted_for: Duration,
     /// It accepts nothing new.
     pub draining: bool,
     /// Threads that serve.
     pub workers: usize,
     /// Connections that are open.
     pub open: usize,
-    /// Connections accepted.
+    /// Connections accepted, by this process and those it has taken over from; so with all counters.
     pub accepted: u64,
     /// Bytes read from clients.
     pub read: u64,

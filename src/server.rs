@@ -263,7 +263,8 @@ impl Server {
     }
 
     /// Serves until told to end by a [`Handle`], and answers what happened. After
-    /// [`take_over`](Self::take_over) it takes the connections over first.
+    /// [`take_over`](Self::take_over) it takes the connections over first. When another process has taken over from it,
+    /// it ends after those that it has taken over from itself.
     ///
     /// # Errors
     /// A thread that could not be started, or an event queue that failed. A takeover that came to nothing; the
@@ -338,6 +339,12 @@ impl Server {
             let patience = patience.unwrap_or(Duration::MAX);
             summary.finished &= service.stop(patience.saturating_sub(used));
         }
+        #[cfg(control)]
+        if given {
+            // Who took over takes this one's end for the end of all before it.
+            let handle = &self.handle;
+            handle.shared.wait_until_alone(|| handle.is_stopping());
+        }
         for stats in self.stats.iter().flatten() {
             summary.add(stats);
         }
@@ -399,6 +406,5 @@ fn become_alone(what: Option<Box<dyn FnOnce() + Send>>, handle: &Handle) {
         what();
     }
     handle.shared.set_partner(None);
-    // Only ever set once, here.
-    let _ = handle.shared.alone.set(());
+    handle.shared.become_alone();
 }

@@ -40,6 +40,16 @@ impl Stats {
     }
 }
 
+/// What was counted for a listener, as it goes over to the next process; `closed` by the number of the reason.
+#[cfg(control)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Counts {
+    accepted: u64,
+    read: u64,
+    written: u64,
+    closed: Vec<u64>,
+}
+
 /// What a server did, from its start to its end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -80,6 +90,37 @@ impl Summary {
             *sum += counter.value();
         }
     }
+
+    /// Adds what was counted elsewhere.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        self.read += other.read;
+        self.written += other.written;
+        for (sum, count) in self.closed.iter_mut().zip(other.closed) {
+            *sum += count;
+        }
+    }
+
+    #[cfg(control)]
+    pub(crate) fn counts(&self) -> Counts {
+        Counts {
+            accepted: self.accepted,
+            read: self.read,
+            written: self.written,
+            closed: self.closed.to_vec(),
+        }
+    }
+
+    /// Goes on counting where another process ended.
+    #[cfg(control)]
+    pub(crate) fn go_on(&mut self, counts: &Counts) {
+        self.accepted += counts.accepted;
+        self.read += counts.read;
+        self.written += counts.written;
+        for (sum, count) in self.closed.iter_mut().zip(&counts.closed) {
+            *sum += count;
+        }
+    }
 }
 
 impl fmt::Display for Summary {
@@ -117,6 +158,24 @@ mod tests {
         for (at, reason) in CloseReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, at, "{reason}");
         }
+    }
+
+    #[test]
+    #[cfg(control)]
+    fn counting_goes_on_where_another_process_ended() {
+        let stats = Stats::default();
+        stats.accepted.add(2);
+        stats.written.add(5);
+        stats.closed(CloseReason::PeerClosed);
+        let mut before = Summary::default();
+        before.add(&stats);
+        let mut after = Summary::default();
+        after.add(&stats);
+        after.go_on(&before.counts());
+        assert_eq!(
+            after.to_string(),
+            "accepted=4 closed=2 read=0 written=10 peer-closed=2"
+        );
     }
 
     #[test]

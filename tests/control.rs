@@ -4,6 +4,8 @@
 mod namespaces;
 /// Whose a path is: foreign sockets at it, pipes in the place of locks, and who cleans up.
 mod paths;
+/// How long who asks waits, and what becomes of orders that were given up.
+mod patience;
 /// Where the socket stands, who may be there before it, and what is left of it.
 mod place;
 /// Who asks and should not, or asks what is no question, or asks when nothing is left to answer with.

@@ -1,9 +1,13 @@
 //! A running server succeeded by another process: what its clients notice of it, which is nothing.
 
+/// Those who ask the server something while it changes hands.
+mod asked;
 /// Every byte arrives once, in order, whatever waited where.
 mod bytes;
 /// The new process fails, is stopped, or should never have asked.
 mod faults;
+/// What `print` writes, over generations.
+mod print;
 /// Takeovers that once went wrong.
 mod regressions;
 /// Somebody between the two processes, who changes what they say.

@@ -2,31 +2,41 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::net::{SocketAddrUnix, SocketType, connect};
-
-use crate::control::line::Line;
+use crate::control::line::{Line, now};
 use crate::control::path;
 use crate::control::question::{Answer, Hello, Question};
 use crate::inspect::{ConnectionInfo, Status, Takeover};
-use crate::socket_file;
 
-/// How long a client waits for an answer.
-const ANSWER: Duration = Duration::from_secs(30);
+/// How long a client waits for a sign of life if nobody says otherwise.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a question is asked again whose answer was cut off.
+const TRIES: usize = 3;
 
 /// A running server, asked from another process.
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
+    patience: Duration,
 }
 
 impl Client {
     /// The server whose control socket is at `path`.
     #[must_use]
     pub fn at(path: PathBuf) -> Self {
-        Self { path }
+        Self {
+            path,
+            patience: PATIENCE,
+        }
+    }
+
+    /// Waits at most so long until the server is reached and answers, and then for each sign of life of one that needs
+    /// longer. What was not answered by then is given up, and not carried out later. 30 s unless said.
+    #[must_use]
+    pub fn within(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The control sockets this user's servers have, of those that listen first on `port`, or of all.
@@ -41,35 +51,59 @@ impl Client {
         &self.path
     }
 
-    fn ask(&self, question: &Question) -> io::Result<Line> {
-        let socket = socket_file::socket(SocketType::SEQPACKET)?;
-        connect(&socket, &SocketAddrUnix::new(&self.path)?)?;
-        let line = Line::new(Arc::new(socket), ANSWER)?;
-        if !line.is_of_this_user()? {
-            return Err(io::Error::other(format!(
-                "the server at {} is another user's: ask as that user",
-                self.path.display()
-            )));
+    /// Asks the process that has the server, and has `hear` listen to what it says: `None` if another one has by now.
+    fn ask<T>(
+        &self,
+        question: &Question,
+        hear: impl Fn(Line) -> io::Result<Option<T>>,
+    ) -> io::Result<T> {
+        let until = now() + self.patience;
+        let mut tries = TRIES;
+        loop {
+            let heard = Line::connect(&self.path, until).and_then(|line| {
+                if !line.is_of_this_user()? {
+                    return Err(io::Error::other(format!(
+                        "the server at {} is another user's: ask as that user",
+                        self.path.display()
+                    )));
+                }
+                line.send(question)?;
+                hear(line)
+            });
+            match heard {
+                Ok(Some(heard)) => return Ok(heard),
+                Ok(None) if now() < until => {}
+                Ok(None) => return Err(io::ErrorKind::TimedOut.into()),
+                // It ended with the question in its hands, and another may have the server.
+                Err(error) if !question.is_order() && is_cut_off(&error) && tries > 0 => tries -= 1,
+                Err(error) => return Err(error),
+            }
         }
-        line.send(question)?;
-        Ok(line)
     }
 
-    /// Asks for the server itself.
-    pub(crate) fn take_over(&self, hello: Hello) -> io::Result<Line> {
-        let line = self.ask(&Question::TakeOver(hello))?;
-        match line.receive()? {
-            Answer::Giving => Ok(line),
-            answer => Err(refused(answer)),
-        }
+    /// Asks for the server itself. Answers which process gives it, too.
+    pub(crate) fn take_over(&self, hello: Hello) -> io::Result<(Line, u32)> {
+        self.ask(&Question::TakeOver(hello), |line| {
+            let heard = answer(&line)?;
+            let giving = heard.map(|heard| match heard {
+                Answer::Giving { pid } => Ok((line, pid)),
+                other => Err(refused(other)),
+            });
+            giving.transpose()
+        })
+    }
+
+    /// Asks for something that has one answer.
+    fn one<T>(&self, question: &Question, take: impl Fn(Answer) -> io::Result<T>) -> io::Result<T> {
+        self.ask(question, |line| answer(&line)?.map(&take).transpose())
     }
 
     /// Asks for something that is done or refused.
     fn order(&self, question: &Question) -> io::Result<()> {
-        match self.ask(question)?.receive()? {
+        self.one(question, |answer| match answer {
             Answer::Done => Ok(()),
-            answer => Err(refused(answer)),
-        }
+            other => Err(refused(other)),
+        })
     }
 
     /// The server, its listeners and its counters.
@@ -77,10 +111,10 @@ impl Client {
     /// # Errors
     /// No server answers there, or it refuses.
     pub fn status(&self) -> io::Result<Status> {
-        match self.ask(&Question::Status)?.receive()? {
+        self.one(&Question::Status, |answer| match answer {
             Answer::Status(status) => Ok(*status),
-            answer => Err(refused(answer)),
-        }
+            other => Err(refused(other)),
+        })
     }
 
     /// Every open connection, in the order of their numbers.
@@ -88,15 +122,17 @@ impl Client {
     /// # Errors
     /// As [`status`](Self::status).
     pub fn connections(&self) -> io::Result<Vec<ConnectionInfo>> {
-        let line = self.ask(&Question::List)?;
-        let mut all = Vec::new();
-        loop {
-            match line.receive()? {
-                Answer::Connections(batch) => all.extend(batch),
-                Answer::Done => break,
-                answer => return Err(refused(answer)),
+        let mut all = self.ask(&Question::List, |line| {
+            let mut all = Vec::new();
+            loop {
+                match answer(&line)? {
+                    Some(Answer::Connections(batch)) => all.extend(batch),
+                    Some(Answer::Done) => return Ok(Some(all)),
+                    Some(other) => return Err(refused(other)),
+                    None => return Ok(None),
+                }
             }
-        }
+        })?;
         all.sort_by_key(|connection: &ConnectionInfo| connection.id);
         Ok(all)
     }
@@ -125,16 +161,35 @@ impl Client {
         self.order(&Question::Stop)
     }
 
-    /// Has the server start its own successor, and waits for what comes of it.
+    /// Has the server start its own successor, and waits for what comes of it. While another restart is under way it
+    /// waits for its end, and is asked of the process that has the server then.
     ///
     /// # Errors
     /// As [`status`](Self::status); and in words, why the server goes on by itself.
     pub fn restart(&self) -> io::Result<Takeover> {
-        match self.ask(&Question::Restart)?.receive()? {
+        self.one(&Question::Restart, |answer| match answer {
             Answer::Restarted(takeover) => Ok(takeover),
-            answer => Err(refused(answer)),
+            other => Err(refused(other)),
+        })
+    }
+}
+
+/// The next answer; `None` if another process has the server.
+fn answer(line: &Line) -> io::Result<Option<Answer>> {
+    loop {
+        match line.receive()? {
+            Answer::Wait => {}
+            Answer::Moved => return Ok(None),
+            answer => return Ok(Some(answer)),
         }
     }
+}
+
+fn is_cut_off(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
 }
 
 fn refused(answer: Answer) -> io::Error {

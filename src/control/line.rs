@@ -4,15 +4,16 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketType, connect, recvmsg, sendmsg,
 };
 use rustix::process::geteuid;
 use rustix::time::{ClockId, clock_gettime};
@@ -20,6 +21,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::handoff::record::{DESCRIPTORS, LONGEST, Message};
+use crate::socket_file;
 use crate::sys;
 
 /// Bytes that may be under way in a takeover.
@@ -37,6 +39,34 @@ impl Line {
         set_socket_timeout(&socket, Timeout::Recv, Some(patience))?;
         set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
         Ok(Self { socket })
+    }
+
+    /// Connects to the server at `path`, and waits for that, as for each word it says then, at most until `until`.
+    pub(crate) fn connect(path: &Path, until: Instant) -> io::Result<Self> {
+        let address = SocketAddrUnix::new(path)?;
+        let socket = Arc::new(socket_file::socket(SocketType::SEQPACKET)?);
+        loop {
+            // Zero would be for ever.
+            let left = until.saturating_duration_since(now());
+            let line = Self::new(Arc::clone(&socket), left.max(Duration::from_millis(1)))?;
+            // Its queue may be full; a timeout for sending is one for connecting, too (unix(7)).
+            match connect(&socket, &address) {
+                Ok(()) => return Ok(line),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    let why = "it takes nobody in: it is stopped, or too busy";
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Whether the other end has hung up.
+    pub(crate) fn is_hung_up(&self) -> io::Result<bool> {
+        let mut polled = [PollFd::new(&self.socket, PollFlags::empty())];
+        let at_once = Timespec::default();
+        Ok(retry_on_intr(|| poll(&mut polled, Some(&at_once)))? > 0)
     }
 
     /// Whether the other end is a process of this user.
@@ -72,7 +102,7 @@ impl Line {
     pub(crate) fn send(&self, message: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_vec(message)?;
         // With a timeout on the socket even SIGCONT interrupts (signal(7)).
-        rustix::io::retry_on_intr(|| {
+        retry_on_intr(|| {
             sendmsg(
                 self.socket.as_fd(),
                 &[IoSlice::new(&text)],
@@ -87,7 +117,7 @@ impl Line {
     /// `UnexpectedEof` when the other end has hung up; `InvalidData` for what is no message.
     pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<T> {
         let mut text = vec![0; LONGEST];
-        let received = rustix::io::retry_on_intr(|| {
+        let received = retry_on_intr(|| {
             recvmsg(
                 self.socket.as_fd(),
                 &mut [IoSliceMut::new(&mut text)],

@@ -17,9 +17,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -28,7 +27,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{Shutdown, SocketFlags, SocketType, accept_with, listen};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::handle::{Handle, Shared};
+use crate::handle::Handle;
 use crate::handoff::baton::Baton;
 use crate::handoff::give::{self, Paths};
 use crate::handoff::take;
@@ -43,6 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a successor may take from its start to its end or to the takeover.
 const SUCCESSOR: Duration = Duration::from_secs(20);
+
+/// How often a client hears that its answer is yet to come.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// How often it is looked what has become of a successor.
 const GLANCE: Duration = Duration::from_millis(10);
@@ -111,10 +113,22 @@ pub(crate) struct Desk {
     /// Orders whose givers have not heard yet that they were taken.
     orders: Mutex<usize>,
     answered: Condvar,
+    /// What is under way.
+    turn: Mutex<Turn>,
+    turned: Condvar,
     /// Why the last takeover did not come about.
     refusal: Mutex<Option<String>>,
     /// Held until this server has ended: the process that took over hears of that by it.
     given: Mutex<Option<Arc<Baton>>>,
+}
+
+/// What is done by one at a time.
+#[derive(Default)]
+struct Turn {
+    /// A process takes over.
+    giving: bool,
+    /// A successor is being started.
+    restarting: bool,
 }
 
 impl fmt::Debug for Desk {
@@ -149,6 +163,8 @@ impl Control {
             clients: Mutex::default(),
             orders: Mutex::new(0),
             answered: Condvar::new(),
+            turn: Mutex::default(),
+            turned: Condvar::new(),
             refusal: Mutex::default(),
             given: Mutex::default(),
         });
@@ -339,7 +355,7 @@ impl Desk {
                 "this server is another user's: ask as that user".to_owned(),
             ));
         }
-        let question = match line.receive() {
+        let question: Question = match line.receive() {
             Ok(question) => question,
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => {
@@ -347,9 +363,16 @@ impl Desk {
                 return Err(error);
             }
         };
+        if line.is_hung_up()? {
+            // Who has given up is not obeyed: this server may have been stopped for long.
+            log::debug!("a control client has gone before it was heard");
+            return Ok(());
+        }
         let handle = &self.handle;
-        let is_order = !matches!(question, Question::Status | Question::List);
-        let _ordered = is_order.then(|| self.ordered());
+        let _ordered = question.is_order().then(|| self.ordered());
+        if handle.shared.was_given() {
+            return self.send_on(&line);
+        }
         let answer = match question {
             Question::Status => Answer::Status(Box::new(handle.status())),
             Question::List => {
@@ -374,26 +397,83 @@ impl Desk {
             }
             Question::Restart => {
                 self.leave(client);
-                match self.restart() {
+                let mut turn = self.wait_while(&line, |turn| turn.restarting || turn.giving)?;
+                if handle.shared.was_given() {
+                    drop(turn);
+                    return self.send_on(&line);
+                }
+                turn.restarting = true;
+                drop(turn);
+                let _under_way = Claim(self, |turn| &mut turn.restarting);
+                return line.send(&match self.restart(&line) {
                     Ok(takeover) => Answer::Restarted(takeover),
                     Err(why) => Answer::Refused(why),
-                }
+                });
             }
             Question::TakeOver(hello) => {
                 self.leave(client);
                 return self.give(line, &hello);
             }
         };
+        if handle.is_ending() {
+            // A takeover that was under way may have been too far to be called off.
+            drop(self.wait_while(&line, |turn| turn.giving)?);
+        }
+        // Given away meanwhile, the server was not told of, or not all of it.
+        if handle.shared.was_given() {
+            return self.send_on(&line);
+        }
         line.send(&answer)
+    }
+
+    /// Has the client ask the process that has taken over, once that is where it gets to.
+    fn send_on(&self, line: &Line) -> io::Result<()> {
+        drop(self.wait_while(line, |turn| turn.giving)?);
+        line.send(&Answer::Moved)
+    }
+
+    /// Waits as long as something is under way, and says so to the client.
+    ///
+    /// # Errors
+    /// The client has hung up.
+    fn wait_while(
+        &self,
+        line: &Line,
+        under_way: impl Fn(&Turn) -> bool,
+    ) -> io::Result<MutexGuard<'_, Turn>> {
+        let mut turn = lock(&self.turn);
+        while under_way(&turn) {
+            let waited = self.turned.wait_timeout(turn, SIGN_OF_LIFE);
+            let (guard, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+            turn = guard;
+            if waited.timed_out() {
+                drop(turn);
+                line.send(&Answer::Wait)?;
+                turn = lock(&self.turn);
+            }
+        }
+        if line.is_hung_up()? {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(turn)
+    }
+
+    /// The right to give this server away, or to keep it: one at a time has it, and nobody once it was given.
+    fn claim(&self) -> Option<Claim<'_>> {
+        let mut turn = lock(&self.turn);
+        if turn.giving || self.handle.shared.was_given() {
+            return None;
+        }
+        turn.giving = true;
+        Some(Claim(self, |turn| &mut turn.giving))
     }
 
     /// Gives the server to the asking process, one at a time, or says why not.
     fn give(&self, line: Line, hello: &Hello) -> io::Result<()> {
         let shared = &self.handle.shared;
-        let claim = Claim::of(shared);
+        let claim = self.claim();
         let outcome = match &claim {
             Some(_) => give::compare(hello, &self.handle, &take::network()),
-            None if shared.was_given() => Err("this server has been taken over already".to_owned()),
             None => Err("another takeover is under way".to_owned()),
         };
         // Its own word for it may be from another namespace of processes.
@@ -404,7 +484,9 @@ impl Desk {
             return line.send(&Answer::Refused(why));
         }
         log::info!(pid, version = hello.version.as_str(); "takeover asked for");
-        line.send(&Answer::Giving)?;
+        line.send(&Answer::Giving {
+            pid: std::process::id(),
+        })?;
         let listeners: Vec<_> = self.listeners.iter().filter_map(Weak::upgrade).collect();
         let files = || std::iter::once(&self.file).chain(listeners.iter().map(Arc::as_ref));
         let (locks, places): (Vec<_>, _) = files().filter_map(SocketFile::held).unzip();
@@ -443,40 +525,41 @@ impl Desk {
         Ok(())
     }
 
-    /// Starts a successor, and waits for what comes of it.
-    fn restart(&self) -> Result<Takeover, String> {
+    /// Starts a successor, and waits for what comes of it. Whoever asked hears that it takes its time.
+    fn restart(&self, line: &Line) -> Result<Takeover, String> {
         let shared = &self.handle.shared;
         let successor = self.successor.as_ref();
         let start = successor.ok_or("this server does not know how to start a successor")?;
-        if shared.giving.load(Ordering::Acquire) {
-            return Err("another takeover is under way".to_owned());
-        }
         lock(&self.refusal).take();
         let successor = start().map_err(|error| format!("cannot start a successor: {error}"))?;
         let pid = successor.pid;
         log::info!(pid; "successor started");
         let until = now() + SUCCESSOR;
+        let mut sign = now() + SIGN_OF_LIFE;
         loop {
             if let Some(takeover) = shared.gave.get() {
                 return Ok(takeover.clone());
             }
-            match successor.has_ended() {
-                Ok(false) if now() < until => thread::park_timeout(GLANCE),
-                Ok(false) => {
-                    let Some(_claim) = Claim::of(shared) else {
-                        // It is just taking over: what comes of that will be known.
-                        thread::park_timeout(GLANCE);
-                        continue;
-                    };
-                    successor.kill();
-                    return Err(format!(
-                        "the successor (pid {pid}) did not take over within {} s, and was ended",
-                        SUCCESSOR.as_secs()
-                    ));
+            let ended = successor.has_ended();
+            let ended = ended.map_err(|error| format!("cannot watch the successor: {error}"))?;
+            let is_late = now() >= until;
+            // Where there is none, somebody is just taking over: what comes of that will be known.
+            if let Some(_claim) = (ended || is_late).then(|| self.claim()).flatten() {
+                if ended {
+                    return Err(self.why_it_failed(pid));
                 }
-                Ok(true) => return Err(self.why_it_failed(pid)),
-                Err(error) => return Err(format!("cannot watch the successor: {error}")),
+                successor.kill();
+                return Err(format!(
+                    "the successor (pid {pid}) did not take over within {} s, and was ended",
+                    SUCCESSOR.as_secs()
+                ));
             }
+            if now() >= sign {
+                // Whoever has given up by now has what was asked for all the same.
+                let _ = line.send(&Answer::Wait);
+                sign = now() + SIGN_OF_LIFE;
+            }
+            thread::park_timeout(GLANCE);
         }
     }
 
@@ -488,26 +571,16 @@ impl Desk {
     }
 }
 
-/// The right to give this server away, or to keep it: one at a time has it.
-struct Claim<'a>(&'a Shared);
-
-impl<'a> Claim<'a> {
-    fn of(shared: &'a Shared) -> Option<Self> {
-        let taken = shared.giving.swap(true, Ordering::AcqRel);
-        // Not by `then_some`: a claim that is made to be dropped gives up the other's.
-        if taken { None } else { Some(Self(shared)) }
-    }
-}
+/// Something that one at a time does; over when this is dropped.
+struct Claim<'a>(&'a Desk, fn(&mut Turn) -> &mut bool);
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        // A server that was given stays given.
-        if !self.0.was_given() {
-            self.0.giving.store(false, Ordering::Release);
-        }
+        *(self.1)(&mut lock(&self.0.turn)) = false;
+        self.0.turned.notify_all();
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -22,6 +22,13 @@ pub(crate) enum Question {
     TakeOver(Hello),
 }
 
+impl Question {
+    /// Whether something is to be done, rather than told.
+    pub(crate) fn is_order(&self) -> bool {
+        !matches!(self, Self::Status | Self::List)
+    }
+}
+
 /// What a process that wants to take over says of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Hello {
@@ -44,12 +51,19 @@ pub(crate) enum Answer {
     Status(Box<Status>),
     /// Some of the connections; more follow until `Done`.
     Connections(Vec<ConnectionInfo>),
-    /// The takeover begins: listeners and connections follow.
-    Giving,
+    /// The takeover begins: listeners and connections of process `pid` follow.
+    Giving {
+        pid: u32,
+    },
     /// The successor serves.
     Restarted(Takeover),
     /// It is done, or the last of a series.
     Done,
     /// It cannot be done; why.
     Refused(String),
+    /// It takes its time; the answer follows.
+    Wait,
+    /// Another process has taken over: this one cannot answer for it, and what was asked is to be asked again. What was
+    /// answered before does not count.
+    Moved,
 }

@@ -236,6 +236,7 @@ impl Conversation<'_> {
         let (outcomes, stopped): (Vec<Sender<Outcome>>, _) = self.stop(until);
         let given = stopped.and_then(|sum| {
             self.send_common(until)?;
+            self.send_counts(until)?;
             self.commit(&sum, frozen_at, until, paths)?;
             self.owned()?;
             self.handle.shared.given();
@@ -316,6 +317,16 @@ impl Conversation<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Sends what was counted: nobody counts any more.
+    fn send_counts(&self, until: Instant) -> Result<(), String> {
+        let shared = &self.handle.shared;
+        let counts = Message::Counts {
+            listeners: shared.counts(),
+            counted_for: u64::try_from(shared.counted_for().as_micros()).unwrap_or(u64::MAX),
+        };
+        self.pass(&counts, &[], until)
     }
 
     fn commit(

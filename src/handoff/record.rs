@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::endpoint::{Endpoint, Peer};
 use crate::handoff::pace;
 use crate::socket_file::Place;
+use crate::stats::Counts;
 
 /// The protocol spoken, and the schema of the records in it.
 pub(crate) const PROTOCOL: u8 = 1;
@@ -76,6 +77,11 @@ pub(crate) enum Message {
     },
     /// The new process has read the commit, and is about to serve.
     Owned,
+    /// What was counted for each listener, for so many microseconds.
+    Counts {
+        listeners: Vec<Counts>,
+        counted_for: u64,
+    },
 }
 
 /// A listener.
@@ -356,6 +362,10 @@ mod tests {
             Message::Taken {
                 work: 70_000,
                 micros: 150,
+            },
+            Message::Counts {
+                listeners: vec![Counts::default()],
+                counted_for: 70_000,
             },
         ]
     }

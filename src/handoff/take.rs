@@ -132,6 +132,7 @@ impl Giver {
     ) -> io::Result<Taken> {
         let mut taking = Taking::new(workers, &self.listener_of);
         let mut bytes = Vec::new();
+        let mut counts = (Vec::new(), Duration::ZERO);
         let last_id = loop {
             let sockets = self.next(&mut bytes, handle)?;
             let began = now();
@@ -158,6 +159,13 @@ impl Giver {
                     bytes,
                     left,
                 } => taking.take_common(&listeners, schema, &bytes, left),
+                Message::Counts {
+                    listeners,
+                    counted_for,
+                } => {
+                    counts = (listeners, Duration::from_micros(counted_for));
+                    Ok(())
+                }
                 Message::Gone(ids) => ids.into_iter().try_for_each(|id| taking.forget(id)),
                 Message::Final {
                     connections,
@@ -196,6 +204,10 @@ impl Giver {
                 may_fail("owned");
                 // From here on they are ours. A former process that hears nothing any more has ended.
                 let _ = self.say(&Message::Owned);
+                let (counts, counted_for) = counts;
+                handle
+                    .shared
+                    .go_on_counting(counts, &self.listener_of, counted_for);
                 return Ok(Taken {
                     connections: taking.own(),
                     line: self.line,

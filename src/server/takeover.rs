@@ -139,8 +139,8 @@ impl Server {
         }
         reserve_descriptors(status.open.saturating_mul(config.descriptors_each()));
         let hello = hello(&wanted, config.connections_allowed());
-        let line = client.take_over(hello).map_err(failed)?;
-        let (mut giver, given) = Giver::listeners(line, status.pid).map_err(failed)?;
+        let (line, pid) = client.take_over(hello).map_err(failed)?;
+        let (mut giver, given) = Giver::listeners(line, pid).map_err(failed)?;
         let (listeners, order) = assemble(wanted, given).map_err(|refused| match refused {
             Refused::Ours(error) => {
                 giver.abort(&error.to_string());

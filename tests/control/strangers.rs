@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::TcpStream;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -55,10 +55,10 @@ pub(crate) mod seqpacket {
 }
 
 /// Somebody at the control socket who need not be a `standfast`.
-struct Caller(UnixStream);
+pub(crate) struct Caller(UnixStream);
 
 impl Caller {
-    fn connect(path: &Path) -> Self {
+    pub(crate) fn connect(path: &Path) -> Self {
         let mut caller = None;
         until("connected to the control socket", || {
             caller = Self::try_connect(path);
@@ -69,14 +69,11 @@ impl Caller {
 
     /// Unless the server's backlog is full.
     fn try_connect(path: &Path) -> Option<Self> {
-        let stream = UnixStream::from(seqpacket::connect(path)?);
-        stream.set_nonblocking(false).unwrap();
-        stream.set_read_timeout(Some(GUARD)).unwrap();
-        Some(Self(stream))
+        seqpacket::connect(path).map(Self::from)
     }
 
     /// One message; the server may have hung up already.
-    fn say(&self, message: &[u8]) {
+    pub(crate) fn say(&self, message: &[u8]) {
         let _ = rustix::net::send(&self.0, message, SendFlags::NOSIGNAL);
     }
 
@@ -90,7 +87,7 @@ impl Caller {
     }
 
     /// The next message; `None` if the server has hung up instead.
-    fn hear(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn hear(&mut self) -> Option<Vec<u8>> {
         let mut message = vec![0; 1 << 20];
         loop {
             return match self.0.read(&mut message) {
@@ -104,6 +101,15 @@ impl Caller {
                 }
             };
         }
+    }
+}
+
+impl From<OwnedFd> for Caller {
+    fn from(socket: OwnedFd) -> Self {
+        let stream = UnixStream::from(socket);
+        stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(Some(GUARD)).unwrap();
+        Self(stream)
     }
 }
 

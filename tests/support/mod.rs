@@ -674,6 +674,13 @@ impl Orphan {
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let _ = rustix::process::pidfd_send_signal(&self.0, signal);
     }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
+        matches!(poll(&mut polled, Some(&Timespec::default())), Ok(1))
+    }
 }
 
 impl Drop for Orphan {

@@ -27,7 +27,7 @@ use crate::args::detection::DetectionArgs;
 pub(crate) use crate::args::load::LoadArgs;
 use crate::args::service::ServiceArgs;
 pub(crate) use crate::args::service::ServiceName;
-use crate::units::{Setting, duration_or_off, size};
+use crate::units::{Setting, duration, duration_or_off, size};
 
 /// A TCP listening server that holds on to its clients and lets go of the dead ones.
 #[derive(Debug, Parser)]
@@ -98,6 +98,10 @@ pub(crate) struct TargetArgs {
     /// Answer in JSON.
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// How long to wait for the server. What it has not answered by then is given up, and not carried out later.
+    #[arg(long, value_name = "DUR", value_parser = duration, allow_hyphen_values = true, default_value = "30s")]
+    pub(crate) timeout: Duration,
 }
 
 /// Where the control socket is.

@@ -17,7 +17,7 @@ use crate::stdout;
 
 /// Asks the server that `target` names.
 pub(crate) fn run(order: Order, target: &TargetArgs) -> Result<ExitCode, Failure> {
-    let client = find(target)?;
+    let client = find(target)?.within(target.timeout);
     let failed = |error: io::Error| unanswered(&client, &error);
     let text = match order {
         Order::Status => {
@@ -198,6 +198,10 @@ fn status_table(status: &Status) -> String {
             "takeover",
             &format!("{side} pid {}: {}", takeover.pid, told(takeover)),
         );
+    }
+    if status.counted_for > status.uptime {
+        let counted_for = short(status.counted_for);
+        row("counted", &format!("for {counted_for}, over takeovers"));
     }
     row("workers", &status.workers);
     row("open", &status.open);
