@@ -136,9 +136,9 @@ impl Connection {
         self.conclude(service, turn, more)
     }
 
-    /// Asks the service for output, unless the connection is ending.
+    /// Asks the service for output, unless the connection is ending and the service has said all.
     fn give_room(&mut self, service: &AnyService, turn: &Turn<'_>) {
-        if self.io.finishing.is_none() && !self.io.has_failed() {
+        if (self.io.finishing.is_none() || self.io.owes) && !self.io.has_failed() {
             self.call(turn, |state, conn| service.output(state, conn));
         }
     }
@@ -330,7 +330,7 @@ impl Connection {
             return self.conclude(service, turn, false);
         }
         // A service that waits still holds what it was sent: that comes out before the end.
-        if io.finishing.is_some() && (io.ended || !io.halted) {
+        if io.finishing.is_some() && (io.ended || !io.halted) && !io.owes {
             let ending = match io.at_last() {
                 Some(ending) => io.deliver_and_reset(turn, ending),
                 None => io.deliver_and_fin(turn),

@@ -62,6 +62,8 @@ pub(crate) struct Io {
     pub(crate) fin_wanted: bool,
     /// Our FIN was sent.
     pub(crate) fin_sent: bool,
+    /// The service has more output, which comes before the end.
+    pub(crate) owes: bool,
     /// The service was told that no more input comes.
     pub(crate) ended: bool,
     /// The service waits: it gets no input until it is resumed.
@@ -120,6 +122,7 @@ impl Io {
             peer_fin: false,
             fin_wanted: false,
             fin_sent: false,
+            owes: false,
             ended: false,
             halted: false,
             registered: INTEREST,
@@ -370,6 +373,7 @@ impl Io {
 
     /// The service is done: output, then FIN.
     pub(crate) fn finish(&mut self) {
+        self.owes = false;
         self.finish_for(if self.peer_fin {
             CloseReason::PeerClosed
         } else {

@@ -142,7 +142,8 @@ pub trait Service: Send + Sync + 'static {
     }
 
     /// There is room for output: the connection was [prompted](Handle::prompt), or all output that had waited has been
-    /// written. Not called while the connection is ending. Default: nothing.
+    /// written. Not called while the connection is ending, unless its service wants to
+    /// [finish later](Context::finish_later). Default: nothing.
     ///
     /// A service with output of its own writes some here, and makes sure that it is called again: by leaving some of it
     /// waiting, or by another prompt.
@@ -364,6 +365,12 @@ impl Context<'_> {
             self.io.settle(&self.turn);
         }
         self.io.finish();
+    }
+
+    /// There is more output than is to wait here: the end comes once [`finish`](Self::finish) is called. Until then
+    /// [`Service::output`] is called whenever what waits has been written, be the connection ending or not.
+    pub fn finish_later(&mut self) {
+        self.io.owes = true;
     }
 
     /// Sends FIN behind the output; what comes is still read.

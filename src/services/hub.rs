@@ -137,6 +137,8 @@ struct Round {
 #[derive(Debug)]
 pub struct HubClient {
     place: Place,
+    /// It leaves once it has got what lies before that; `u64::MAX`: before wherever the feed ends.
+    until: Option<u64>,
     /// Lines it has lost.
     lost: u64,
     /// How much of the input that is left was found to have no line end.
@@ -284,11 +286,12 @@ impl Hub {
     /// such a one waits.
     fn deliver(&self, client: &mut HubClient, conn: &mut Context<'_>) {
         let own = self.own(conn);
+        let until = client.until.unwrap_or(u64::MAX);
         let Some(cursor) = self.catch_up(client, conn, own) else {
             return;
         };
         // What comes meanwhile has a round of its own: no client keeps the others waiting.
-        let end = self.feed.end();
+        let end = self.feed.end().min(until);
         while conn.waiting() == 0 && !conn.has_failed() && cursor.position() < end {
             let mut pieces = [IoSlice::new(&[]); PIECES];
             let (mut count, mut offered) = (0, 0);
@@ -307,6 +310,24 @@ impl Hub {
                 cursor.at = line_end;
             }
         }
+    }
+
+    /// Ends the connection once the client has got what it is to get. That stays in the feed until then: a copy for each
+    /// of many that leave at once would be more than all that was said.
+    fn leave(&self, client: &mut HubClient, conn: &mut Context<'_>) {
+        let end = self.feed.end();
+        let until = client.until.map_or(end, |until| until.min(end));
+        client.until = Some(until);
+        self.deliver(client, conn);
+        let behind = matches!(&client.place, Place::Here(cursor) if cursor.position() < until);
+        if behind && !conn.has_failed() {
+            return conn.finish_later();
+        }
+        client.place = Place::Over;
+        if client.lost > 0 {
+            log::info!(id = conn.id(), peer:% = conn.peer(), lost = client.lost; "a slow client has lost lines");
+        }
+        conn.finish();
     }
 
     /// The client's place, which is further on if it was too far behind. `None`: it gets nothing more.
@@ -383,6 +404,7 @@ impl Service for Hub {
 
     fn start(&self, server: &Handle) {
         let _ = self.server.set(server.clone());
+        self.feed.count_in(server.memory());
         let rounds = (0..server.workers()).map(|_| Round::default());
         let _ = self.rounds.set(rounds.collect());
     }
@@ -390,6 +412,7 @@ impl Service for Hub {
     fn open(&self, conn: &mut Context<'_>) -> HubClient {
         let mut client = HubClient {
             place: Place::Here(self.feed.reader(self.options.history)),
+            until: None,
             lost: 0,
             searched: 0,
             speaks: None,
@@ -447,22 +470,15 @@ impl Service for Hub {
             }
         }
         self.feed.seal();
-        let own = self.own(conn);
-        if let Some(cursor) = self.catch_up(client, conn, own) {
-            while let Some(stretch) = cursor.next_stretch(own) {
-                conn.write(&cursor.block.bytes[stretch.clone()]);
-                cursor.at = stretch.end;
-            }
-        }
-        client.place = Place::Over;
-        if client.lost > 0 {
-            log::info!(id = conn.id(), peer:% = conn.peer(), lost = client.lost; "a slow client has lost lines");
-        }
-        conn.finish();
+        client.until.get_or_insert_with(|| self.feed.end());
+        self.leave(client, conn);
     }
 
     fn output(&self, client: &mut HubClient, conn: &mut Context<'_>) {
-        self.deliver(client, conn);
+        match client.until {
+            Some(_) => self.leave(client, conn),
+            None => self.deliver(client, conn),
+        }
     }
 
     fn round(&self, worker: usize, stage: Stage) {
@@ -505,6 +521,7 @@ impl Service for Hub {
             line,
             lost: client.lost,
             cut: client.cut,
+            leaving: client.until.is_some(),
             over: matches!(client.place, Place::Over),
         };
         Some(Exported {
@@ -522,6 +539,7 @@ impl Service for Hub {
             } else {
                 Place::Former(reader.position, reader.line)
             },
+            until: reader.leaving.then_some(u64::MAX),
             lost: reader.lost,
             searched: 0,
             speaks: None,

@@ -4,8 +4,9 @@ use std::io::Read;
 use std::net::Shutdown;
 use std::time::Duration;
 
+use crate::control::number;
 use crate::hub::{Client, Hub};
-use crate::support::clients::connect_with_window;
+use crate::support::clients::{connect_with_window, until_acknowledged};
 use crate::support::{now, pass, read_to_fin};
 
 /// Line `number`, 100 bytes.
@@ -175,4 +176,42 @@ fn memory_is_bounded_however_long_a_client_does_not_read() {
     let heard = read_to_fin(&mut stuck);
     assert!(heard.ends_with(line(99).as_bytes()) && heard.len().is_multiple_of(100));
     assert_eq!(hub.server.wait().code(), Some(0));
+}
+
+/// What they have not got stands in memory once, and none of it is copied for each.
+#[test]
+fn those_who_leave_at_once_share_what_they_have_not_got() {
+    const LINES: usize = 60_000;
+    let mut hub = Hub::start(&["--workers", "2", "--flush", "1ms"]);
+    let slow: Vec<_> = (0..12).map(|_| stuck(&hub)).collect();
+    let (mut fast, speaker) = (hub.join(), hub.join());
+    for first in (0..LINES).step_by(200) {
+        speaker.say(&(first..first + 200).map(line).collect::<String>());
+        for number in first..first + 200 {
+            assert_eq!(fast.hear(), line(number));
+        }
+    }
+    for client in &slow {
+        client.stream().shutdown(Shutdown::Write).unwrap();
+        // From then on the hub knows, for it looks at events before it answers.
+        until_acknowledged(client.stream());
+    }
+    let list = hub.home.json(&["list"]);
+    let waiting = list.as_array().unwrap().iter();
+    let waiting: u64 = waiting.map(|entry| number(&entry["waiting"])).sum();
+    assert!(waiting <= 12 * 100, "{waiting} bytes copied: {list}");
+    let memory = hub.home.json(&["status"])["memory"].clone();
+    let of_hub = &memory["waiting"][2];
+    assert_eq!(of_hub[0], "hub");
+    let of_hub = number(&of_hub[1]);
+    // Lines, and 4 bytes for the end of each.
+    assert!(of_hub > 256 * 1024 && of_hub < 512 * 1024, "{memory}");
+    for mut client in slow {
+        let mut heard = String::new();
+        client.lines.read_to_string(&mut heard).unwrap();
+        assert!(heard.contains(&line(LINES - 1)), "what was said before");
+        assert!(heard.ends_with('\n'));
+    }
+    drop((fast, speaker));
+    assert_eq!(hub.server.drain().code(), Some(0));
 }

@@ -2,8 +2,11 @@
 //!
 //! Each block knows the next one, so a reader goes on from block to block without a lock.
 
+use std::collections::TryReserveError;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
+
+use crate::memory::{Held, Memory, WaitingKind};
 
 /// The longest line there can be: places within a block are 32 bits.
 pub(super) const LONGEST: usize = 1 << 30;
@@ -21,6 +24,7 @@ pub(super) struct Block {
     /// Where the lines of one sender end that stand side by side, and whose they are.
     runs: Box<[(u32, u64)]>,
     pub(super) next: OnceLock<Arc<Self>>,
+    held: Held,
 }
 
 impl Block {
@@ -110,6 +114,16 @@ impl Block {
     }
 }
 
+impl Block {
+    /// Counts what it takes in `memory`, until it goes.
+    pub(super) fn count_in(&mut self, memory: &Memory) {
+        let anatomy = size_of_val(&*self.ends) + size_of_val(&*self.runs);
+        self.held = memory.hold(WaitingKind::Hub);
+        self.held
+            .set(size_of::<Self>() + self.bytes.len() + anatomy);
+    }
+}
+
 impl Drop for Block {
     /// One after another: a long chain would overflow the stack if each dropped the next.
     fn drop(&mut self) {
@@ -137,6 +151,22 @@ impl Gathering {
         self.bytes.is_empty()
     }
 
+    /// Makes room for that many bytes, in so many lines.
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    pub(super) fn reserve(&mut self, bytes: usize, lines: usize) -> Result<(), TryReserveError> {
+        self.bytes.try_reserve(bytes)?;
+        self.ends.try_reserve(lines)?;
+        self.runs.try_reserve(1)
+    }
+
+    /// What it takes, bytes.
+    pub(super) fn capacity(&self) -> usize {
+        let ends = self.ends.capacity() * size_of::<u32>();
+        self.bytes.capacity() + ends + self.runs.capacity() * size_of::<(u32, u64)>()
+    }
+
     /// Adds a line of `sender`, which is not empty and not longer than [`LONGEST`].
     pub(super) fn push(&mut self, sender: u64, line: &[u8]) {
         self.bytes.extend_from_slice(line);
@@ -158,6 +188,7 @@ impl Gathering {
             ends: ends.into_boxed_slice(),
             runs: runs.into_boxed_slice(),
             next: OnceLock::new(),
+            held: Held::default(),
         }
     }
 }

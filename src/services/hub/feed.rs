@@ -6,9 +6,10 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::block::{Block, Gathering};
+use crate::memory::{Held, Memory, WaitingKind};
 
 /// The largest block, unless one line alone is larger: what is written in one go.
 const BLOCK: usize = 64 * 1024;
@@ -25,6 +26,8 @@ pub(super) struct Feed {
     /// Where the newest ends.
     end: AtomicU64,
     kept: Mutex<Kept>,
+    /// Where it counts what it takes, once a server has it.
+    memory: OnceLock<Memory>,
 }
 
 /// The blocks that are kept, oldest first, never none; and what is not in a block yet.
@@ -34,6 +37,8 @@ struct Kept {
     /// Bytes in `blocks`.
     size: usize,
     gathering: Gathering,
+    /// What that takes.
+    held: Held,
 }
 
 /// When readers are to hear of what is to be published.
@@ -45,7 +50,7 @@ pub(super) enum Due {
     Soon,
     /// At once.
     Now,
-    /// Not yet: nothing was published, for readers have to come first.
+    /// Not yet: nothing was published, for readers have to come first, or there is no memory.
     Full,
 }
 
@@ -61,8 +66,16 @@ impl Feed {
                 blocks: VecDeque::from([Arc::default()]),
                 size: 0,
                 gathering: Gathering::default(),
+                held: Held::default(),
             }),
+            memory: OnceLock::new(),
         }
+    }
+
+    /// Counts what it takes in `memory`.
+    pub(super) fn count_in(&self, memory: Memory) {
+        // Once: a hub is started by one server.
+        let _ = self.memory.set(memory);
     }
 
     /// Where the newest block ends.
@@ -79,13 +92,19 @@ impl Feed {
     pub(super) fn publish(
         &self,
         sender: u64,
-        lines: impl Iterator<Item = impl AsRef<[u8]>>,
+        lines: impl Iterator<Item = impl AsRef<[u8]>> + Clone,
         at_once: bool,
         limit: u64,
     ) -> Due {
         let mut kept = self.lock();
         // Under the lock: of several senders each sees what the others have added.
         if self.end() + kept.gathering.len() as u64 > limit {
+            return Due::Full;
+        }
+        let (bytes, count) = lines.clone().fold((0, 0), |(bytes, count), line| {
+            (bytes + line.as_ref().len(), count + 1)
+        });
+        if kept.gathering.reserve(bytes, count).is_err() {
             return Due::Full;
         }
         let mut due = if kept.gathering.is_empty() {
@@ -100,6 +119,11 @@ impl Feed {
         }
         if kept.gathering.is_empty() {
             return Due::Known;
+        }
+        if let Some(memory) = self.memory.get() {
+            let capacity = kept.gathering.capacity();
+            kept.held.count_in(memory, WaitingKind::Hub);
+            kept.held.set(capacity);
         }
         if at_once || kept.gathering.len() >= self.block {
             self.seal_into(&mut kept);
@@ -129,7 +153,12 @@ impl Feed {
             return;
         }
         let before = Arc::clone(kept.newest());
-        let block = Arc::new(kept.gathering.seal(&before));
+        let mut block = kept.gathering.seal(&before);
+        if let Some(memory) = self.memory.get() {
+            block.count_in(memory);
+        }
+        kept.held.set(0);
+        let block = Arc::new(block);
         // Set once, here, under the lock.
         let _ = before.next.set(Arc::clone(&block));
         kept.size += block.bytes.len();
@@ -217,6 +246,7 @@ impl Feed {
             blocks: VecDeque::from([Arc::new(origin)]),
             size: 0,
             gathering: Gathering::default(),
+            held: Held::default(),
         };
         self.oldest.store(position, Ordering::Release);
         self.end.store(position, Ordering::Release);

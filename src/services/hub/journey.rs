@@ -93,13 +93,15 @@ pub(super) struct Reader {
     pub(super) lost: u64,
     /// It said something too long, and is heard no more.
     pub(super) cut: bool,
+    /// It leaves once it has got what there is.
+    pub(super) leaving: bool,
     /// It got all that it gets.
     pub(super) over: bool,
 }
 
 impl Reader {
     pub(super) fn pack(self) -> Vec<u8> {
-        let flags = u64::from(self.cut) | u64::from(self.over) << 1;
+        let flags = u64::from(self.cut) | u64::from(self.over) << 1 | u64::from(self.leaving) << 2;
         let numbers = [self.position, self.line, self.lost, flags];
         numbers.map(u64::to_le_bytes).concat()
     }
@@ -108,11 +110,12 @@ impl Reader {
     /// In words, that these bytes are none.
     pub(super) fn unpack(mut bytes: &[u8]) -> Result<Self, String> {
         match head(&mut bytes) {
-            Some([position, line, lost, flags @ 0..4]) if bytes.is_empty() => Ok(Self {
+            Some([position, line, lost, flags @ 0..8]) if bytes.is_empty() => Ok(Self {
                 position,
                 line,
                 lost,
                 cut: flags & 1 != 0,
+                leaving: flags & 4 != 0,
                 over: flags & 2 != 0,
             }),
             _ => Err("a reader that cannot be read".to_owned()),
@@ -226,6 +229,7 @@ mod tests {
             line: 3,
             lost: 4,
             cut: false,
+            leaving: true,
             over: true,
         };
         let packed = reader.pack();
