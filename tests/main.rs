@@ -42,6 +42,8 @@ mod signals;
 mod slow_readers;
 /// A process that stood still, stopped by SIGSTOP: it judges nobody by time in which it did not look.
 mod standstill;
+/// A stdout or a stderr that takes nothing, or is closed.
+mod stuck_output;
 /// Under a service manager: what it is told, the sockets it passes.
 mod systemd;
 /// A running server succeeded by another process, with its clients.

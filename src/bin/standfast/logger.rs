@@ -2,7 +2,9 @@
 //!
 //! A stderr that blocks never holds up a worker: the queue is bounded, and lines beyond it are dropped and counted.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
+use std::panic::{self, PanicHookInfo};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
@@ -46,12 +48,35 @@ pub(crate) fn stamp() {
     STAMPED.store(true, Ordering::Relaxed);
 }
 
-/// One plain line on stderr, for what ends the program.
+/// stderr has taken nothing for as long as anybody waits for it.
+static STUCK: AtomicBool = AtomicBool::new(false);
+
+/// One plain line on stderr, for what ends the program. A stderr that takes nothing is waited for within bounds, once.
 pub(crate) fn say(line: &str) {
+    if STUCK.load(Ordering::Relaxed) {
+        return;
+    }
     let stamp = STAMPED.load(Ordering::Relaxed);
     let stamp = stamp.then(|| format!("{:.3} ", Timestamp::now()));
     let stamp = stamp.unwrap_or_default();
-    let _ = writeln!(io::stderr().lock(), "standfast: {stamp}{line}");
+    let line = format!("standfast: {stamp}{line}\n");
+    let (done, is_done) = mpsc::channel();
+    let writing = thread::Builder::new()
+        .name("last-words".to_owned())
+        .spawn(move || {
+            let _ = io::stderr().write_all(line.as_bytes());
+            // Nobody may wait any more.
+            let _ = done.send(());
+        });
+    if writing.is_ok() {
+        await_stderr(&is_done);
+    }
+}
+
+fn await_stderr(is_done: &Receiver<()>) {
+    if is_done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+        STUCK.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Starts the log: `info`, or what the flags or `RUST_LOG` say.
@@ -87,7 +112,22 @@ pub(crate) fn start(format: LogFormat, verbose: u8, quiet: bool) -> Result<Log, 
         .name("log".to_owned())
         .spawn(move || write_out(&items, &dropped))
         .map_err(|error| Failure::failed(format!("cannot start the log: {error}")))?;
+    panic::set_hook(Box::new(panicked));
     Ok(Log { queue })
+}
+
+/// A panic is a line of the log like any other: written right here it would wait for stderr on the thread that
+/// panicked, which may be a worker.
+fn panicked(info: &PanicHookInfo<'_>) {
+    let backtrace = Backtrace::capture();
+    let traced = backtrace.status() == BacktraceStatus::Captured;
+    let current = thread::current();
+    log::error!(
+        thread = current.name().unwrap_or("unnamed"),
+        at:? = info.location().map(ToString::to_string),
+        backtrace:? = traced.then(|| backtrace.to_string());
+        "panicked: {}", info.payload_as_str().unwrap_or("no words")
+    );
 }
 
 impl Log {
@@ -96,7 +136,7 @@ impl Log {
         let (done, is_done) = mpsc::channel();
         // The queue may be full for the same reason that would keep us waiting here.
         if self.queue.try_send(Item::Flush(done)).is_ok() {
-            let _ = is_done.recv_timeout(PATIENCE);
+            await_stderr(&is_done);
         }
     }
 }
@@ -141,7 +181,8 @@ fn write_out(items: &Receiver<Item>, dropped: &AtomicU64) {
         }
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            say(&format!("{lost} log lines dropped, stderr was too slow"));
+            let line = format!("standfast: {lost} log lines dropped, stderr was too slow\n");
+            write_line(&mut stderr, line.as_bytes());
         }
     }
 }

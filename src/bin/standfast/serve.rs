@@ -1,6 +1,5 @@
 //! `standfast serve`: the command line as meant, and a server run by it.
 
-use std::io::Write;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
@@ -77,6 +76,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     // Whoever is being answered hears the end of it, and the path is free when the log says that this one ended.
     #[cfg(control)]
     drop(control);
+    stdout::until_greeted();
     logger::summary(&summary);
     drop(log);
     let drained = summary.cut == 0 && summary.finished;
@@ -117,11 +117,8 @@ fn announce(
 
 /// The same on stdout: a line for each listener.
 fn say_listening(addresses: &[Endpoint]) {
-    let mut stdout = std::io::stdout().lock();
-    for address in addresses {
-        // Whoever closed stdout does not want to know; the server serves all the same.
-        let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
-    }
+    let lines = addresses.iter().map(|it| format!("listening on {it}\n"));
+    stdout::greet(lines.collect());
 }
 
 /// The settings that `args` ask for.

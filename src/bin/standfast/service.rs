@@ -5,6 +5,7 @@ use standfast::{AnyService, Endpoint, Upstreams};
 
 use crate::Failure;
 use crate::args::{ServeArgs, ServiceName};
+use crate::stdout;
 
 /// The service that `args` ask for.
 ///
@@ -30,7 +31,7 @@ pub(crate) fn of(args: &ServeArgs) -> Result<AnyService, Failure> {
     Ok(match name {
         ServiceName::Echo => Echo.into(),
         ServiceName::Discard => Discard.into(),
-        ServiceName::Print => Print::new(std::io::stdout(), asked.prefix).into(),
+        ServiceName::Print => Print::new(stdout::Print::open()?, asked.prefix).into(),
         ServiceName::Hub => Hub::new(asked.hub.options(args.buffer)?).into(),
         ServiceName::Forward => Forward::new(forward_to(args)?)?.into(),
         ServiceName::Exec => asked.exec.service(&asked.operands)?,

@@ -1,23 +1,37 @@
-//! What a command has to show, on stdout.
+//! stdout: what a command has to show there, what a server says of itself, and what it prints.
 
+use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use crate::Failure;
 
+/// How long the end of a server waits for its first words to be out, which nobody may have read.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// stdout, unbuffered, and without the standard library's tolerance of a closed one.
+///
+/// # Errors
+/// `EBADF` if it was closed when this process was started; the runtime has put `/dev/null` there since.
+pub(crate) fn open() -> io::Result<File> {
+    if standfast::inherited::stdout_was_closed() {
+        return Err(Errno::BADF.into());
+    }
+    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
+}
+
 /// Shows `text`. A reader that has had enough is no fault of anybody's.
 ///
 /// # Errors
 /// What else the system said.
 pub(crate) fn show(text: &str) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
+    match open().and_then(|stdout| write_whole(&stdout, text.as_bytes())) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(failed(&error)),
         _ => Ok(()),
     }
@@ -53,4 +67,103 @@ pub(crate) fn watch(gone: impl FnOnce() + Send + 'static) -> io::Result<()> {
 /// Why stdout could not be written to, in one line.
 pub(crate) fn failed(error: &io::Error) -> Failure {
     Failure::failed(format!("cannot write to stdout: {error}"))
+}
+
+/// Writes all of it, also where somebody made the file non-blocking, as a terminal or a pipe shared with others may be.
+pub(crate) fn write_whole(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                match poll(&mut [PollFd::new(file, PollFlags::OUT)], None) {
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// A server's first words.
+static GREETING: Greeting = Greeting {
+    state: Mutex::new(State::Unsaid),
+    changed: Condvar::new(),
+};
+
+struct Greeting {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Unsaid,
+    UnderWay,
+    /// Out, or never to be: whoever closed stdout does not want to know.
+    Over,
+}
+
+impl Greeting {
+    fn set(&self, state: State) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        self.changed.notify_all();
+    }
+
+    /// Waits while the words are under way, for at most `bound`.
+    fn wait(&self, bound: Duration) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let under_way = |state: &mut State| *state == State::UnderWay;
+        drop(self.changed.wait_timeout_while(state, bound, under_way));
+    }
+}
+
+/// Says a server's first words, on a thread of its own: a stdout that takes nothing, as that of a log collector that
+/// hangs or of a terminal after Ctrl-S, keeps the server from nothing.
+pub(crate) fn greet(words: String) {
+    GREETING.set(State::UnderWay);
+    let speaking = thread::Builder::new()
+        .name("greeting".to_owned())
+        .spawn(move || {
+            let _ = open().and_then(|stdout| write_whole(&stdout, words.as_bytes()));
+            GREETING.set(State::Over);
+        });
+    if let Err(error) = speaking {
+        log::warn!(error:%; "cannot say on stdout where it listens");
+        GREETING.set(State::Over);
+    }
+}
+
+/// Waits, within bounds, until a server's first words are out.
+pub(crate) fn until_greeted() {
+    GREETING.wait(PATIENCE);
+}
+
+/// stdout for a service that prints: what it prints comes after the server's first words.
+#[derive(Debug)]
+pub(crate) struct Print(File);
+
+impl Print {
+    /// # Errors
+    /// As [`open`].
+    pub(crate) fn open() -> Result<Self, Failure> {
+        match open() {
+            Ok(stdout) => Ok(Self(stdout)),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+}
+
+impl Write for Print {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        GREETING.wait(Duration::MAX);
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -173,7 +173,7 @@ impl Output {
     }
 
     fn write_all(&self, wake: &Wake) -> io::Result<()> {
-        let stdout = io::stdout();
+        let mut opened = None;
         let mut batch = Vec::new();
         loop {
             let mut state = self.lock();
@@ -186,9 +186,14 @@ impl Output {
             std::mem::swap(&mut state.waiting, &mut batch);
             state.writing = batch.len();
             drop(state);
+            // Who sends only may have closed it.
+            let stdout = match opened {
+                Some(ref stdout) => stdout,
+                None => &*opened.insert(stdout::open()?),
+            };
             let mut left = batch.as_slice();
             while !left.is_empty() {
-                let count = write_some(&stdout, &left[..left.len().min(PIECE)])?;
+                let count = write_some(stdout, &left[..left.len().min(PIECE)])?;
                 left = &left[count..];
                 let mut state = self.lock();
                 state.writing = left.len();

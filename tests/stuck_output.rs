@@ -1,0 +1,197 @@
+//! A stdout or a stderr that takes nothing, as that of a log collector that hangs or of a terminal after Ctrl-S: it keeps
+//! a server from nothing. And one that was closed at the start.
+
+use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+
+use crate::control::{Home, number};
+use crate::support::{
+    Orphan, Server, assert_echoes, connect, facts, output, read_to_fin, restarted, shell,
+    standfast, until, until_another_signal_counts,
+};
+
+/// A pipe that takes no more byte.
+fn full() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = pipe().unwrap();
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    for size in [4096, 1] {
+        while writer.write_all(&vec![b'x'; size]).is_ok() {}
+    }
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    (reader, writer)
+}
+
+/// A server of `service` whose stdout takes nothing, and where that goes.
+fn serve(home: &Home, args: &[&str]) -> (Server, PipeReader) {
+    let (reader, writer) = full();
+    let mut command = home.standfast(&["serve", "-l", "0"]);
+    command.args(args).stdin(Stdio::null()).stdout(writer);
+    let mut server = Server::launch(command);
+    let line = server.log_line("the listener", |line| line.contains(" listening "));
+    server
+        .addresses
+        .push(facts(&line)["listener"].parse().unwrap());
+    (server, reader)
+}
+
+#[test]
+fn with_a_stdout_that_takes_nothing_it_drains_and_ends() {
+    let home = Home::new();
+    for service in ["echo", "discard", "hub", "print"] {
+        let (mut server, stdout) = serve(&home, &[service, "--drain-timeout", "1s"]);
+        let mut client = server.connect();
+        server.signal(Signal::TERM);
+        assert_eq!(read_to_fin(&mut client), b"", "{service}");
+        drop(client);
+        assert_eq!(server.wait().code(), Some(0), "{service}");
+        drop(stdout);
+    }
+}
+
+#[test]
+fn with_a_stdout_that_takes_nothing_a_second_signal_ends_it_at_once() {
+    let home = Home::new();
+    let (mut server, stdout) = serve(&home, &["print", "--drain-timeout", "off"]);
+    let mut client = server.connect();
+    client.write_all(b"for nobody to read\n").unwrap();
+    server.signal(Signal::TERM);
+    server.log_line("the drain", |line| line.contains(" draining "));
+    until_another_signal_counts();
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(1));
+    drop(stdout);
+}
+
+#[test]
+fn with_a_stdout_that_takes_nothing_the_manager_hears_that_it_is_ready() {
+    let home = Home::new();
+    let path = home.join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager
+        .set_read_timeout(Some(crate::support::GUARD))
+        .unwrap();
+    for service in ["echo", "print"] {
+        let (stdout, writer) = full();
+        let mut command = home.standfast(&["serve", "-l", "0", service]);
+        command
+            .env("NOTIFY_SOCKET", &path)
+            .stdin(Stdio::null())
+            .stdout(writer);
+        let mut server = Server::launch(command);
+        let mut said = [0; 256];
+        let count = manager.recv(&mut said).unwrap();
+        assert!(said[..count].starts_with(b"READY=1\n"), "{service}");
+        assert_eq!(server.drain().code(), Some(0));
+        manager.recv(&mut said).unwrap();
+        drop(stdout);
+    }
+}
+
+#[test]
+fn with_a_stdout_that_takes_nothing_it_is_taken_over_from() {
+    let home = Home::new();
+    let (mut server, mut stdout) = serve(&home, &[]);
+    let address = server.address();
+    let mut client = server.connect();
+    assert_echoes(&mut client, b"hello");
+    let mut generations = Vec::new();
+    for _ in 0..2 {
+        let (code, answer, stderr) = restarted(|| home.standfast(&["restart"]));
+        assert_eq!((code, &*stderr), (0, ""), "{answer}");
+        let pid = number(&home.json(&["status"])["pid"]);
+        generations.push(Orphan::new(u32::try_from(pid).unwrap()));
+        assert_echoes(&mut client, b"and on");
+        assert_echoes(&mut connect(address), b"a new one");
+    }
+    drop(client);
+    home.answer(&["drain"]);
+    // With the last of them stderr ends.
+    assert_eq!(server.wait().code(), Some(0));
+    drop(generations);
+    // None of them holds stdout any more.
+    let mut said = Vec::new();
+    stdout.read_to_end(&mut said).unwrap();
+}
+
+#[test]
+fn with_a_stderr_that_takes_nothing_it_serves_and_ends() {
+    let home = Home::new();
+    let (stderr, writer) = full();
+    let mut command = home.standfast(&["serve", "-l", "0", "-v"]);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(writer);
+    let mut child = command.spawn().unwrap();
+    let mut line = [0; 64];
+    let count = child.stdout.take().unwrap().read(&mut line).unwrap();
+    let line = String::from_utf8_lossy(&line[..count]).into_owned();
+    let address = crate::support::listening(line.trim_end());
+    let mut client = connect(address);
+    for _ in 0..100 {
+        assert_echoes(&mut client, b"hello");
+    }
+    drop(client);
+    home.answer(&["drain"]);
+    until("it ends", || child.try_wait().unwrap().is_some());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    drop(stderr);
+}
+
+#[test]
+fn with_a_stderr_that_takes_nothing_a_server_that_cannot_start_ends() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (stderr, writer) = full();
+    let mut command = standfast();
+    let address = taken.local_addr().unwrap().to_string();
+    command.args(["serve", "-l", &address]).stderr(writer);
+    let mut child = command.spawn().unwrap();
+    until("it ends", || child.try_wait().unwrap().is_some());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    drop(stderr);
+}
+
+/// `standfast ARGS...` with a stdout that is closed.
+fn closed(args: &[&str]) -> Command {
+    shell(r#"exec "$@" >&-"#, args)
+}
+
+#[test]
+fn a_stdout_that_was_closed_at_the_start_is_a_closed_stdout() {
+    const SAID: &str = "standfast: cannot write to stdout: Bad file descriptor (os error 9)";
+    let (code, _, stderr) = output(closed(&["serve", "print", "-l", "0"]));
+    assert_eq!((code, &*stderr), (1, SAID));
+    let (code, _, stderr) = output(closed(&["check"]));
+    assert_eq!((code, &*stderr), (1, SAID));
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let answering = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        client.write_all(b"for stdout\n").unwrap();
+    });
+    let (code, _, stderr) = output(closed(&["connect", &address, "--reconnect", "never"]));
+    answering.join().unwrap();
+    assert_eq!(code, 1, "{stderr}");
+    assert!(
+        stderr.ends_with("stdout: Bad file descriptor (os error 9)"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn who_means_to_print_nowhere_may() {
+    // For writing, and for both as daemon(3) and Python open it.
+    for nowhere in [">", "<>"] {
+        let script = format!(r#"exec "$@" 1{nowhere}/dev/null"#);
+        let mut command = shell(&script, &["serve", "print", "-l", "0"]);
+        command.stdin(Stdio::null());
+        let mut server = Server::launch(command);
+        server.log_line("the listener", |line| line.contains(" listening "));
+        assert_eq!(server.drain().code(), Some(0));
+    }
+}
