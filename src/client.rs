@@ -21,6 +21,7 @@ use crate::deadline::{Moment, slot};
 use crate::dial::{Attempt, Dial, DialError, Manner, Progress};
 use crate::endpoint::Peer;
 use crate::error::Error;
+use crate::herd;
 use crate::io::{Io, Turn};
 use crate::keepalive::Keepalive;
 
@@ -140,6 +141,7 @@ impl<C: Caller> Client<C> {
             }
             self.dispatch(&events);
             self.look_after();
+            self.engine.disperse();
             self.expire();
             next = self.ask();
             self.engine.forget();
@@ -303,6 +305,9 @@ impl<C: Caller> Client<C> {
                 io.read_on = true;
                 log::debug!(id = *id, server:%; "connected");
                 engine.deadlines.remove(slot(key));
+                if herd::is_herd(engine.live) && server.tcp().is_some() {
+                    engine.herd.add(key, *id as u64, engine.now);
+                }
                 engine.entries[key].state = State::Up(Up::new(io, server));
                 self.call(key, |caller, link| caller.connected(link));
                 self.advance(key);

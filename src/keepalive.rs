@@ -69,6 +69,27 @@ impl Keepalive {
         Some(idle + interval * retries)
     }
 
+    /// The same for connection number `nth` among many, with an idle time of its own: a second to a quarter less, so that
+    /// the probes of all do not leave at once. Who vanished is found no later, for there are more retries only where there
+    /// is the time. Below 4 s of idle time there is nothing to take away.
+    #[must_use]
+    pub(crate) fn spread(self, nth: u64) -> Self {
+        let (Some(idle), Some(interval), Some(retries)) = (self.idle, self.interval, self.retries)
+        else {
+            return self;
+        };
+        let quarter = idle.get() / 4;
+        if quarter == 0 {
+            return self;
+        }
+        // Multiples of the golden ratio are spread evenly, and so are every second or third of them.
+        let fraction = nth.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        let less = (fraction * u64::from(quarter)) >> 32;
+        let less = u32::try_from(less).unwrap_or(0) + 1;
+        let more = (less / interval).min(RETRIES_MOST.saturating_sub(retries.get()));
+        Self::new(idle.get() - less, interval.get(), retries.get() + more)
+    }
+
     /// The same with `system`'s values in the fields that keep the system's.
     #[must_use]
     pub(crate) fn or(self, system: Self) -> Self {
@@ -120,6 +141,9 @@ impl FromStr for Keepalive {
         })
     }
 }
+
+/// The most that `TCP_KEEPCNT` takes (`MAX_TCP_KEEPCNT` in the kernel's include/net/tcp.h).
+const RETRIES_MOST: u32 = 127;
 
 /// The shortest `dead_after`: below it a single probe would have to decide.
 pub const DEAD_AFTER_LEAST: Duration = Duration::from_secs(5);
@@ -289,6 +313,33 @@ mod tests {
         let detection = Detection::resolve(Some(Keepalive::new(1, 1, 1)), None, SYSTEM).unwrap();
         assert_eq!(detection.dead_after, Some(DEAD_AFTER_LEAST));
         assert_eq!(detection.rto_max(), Some(seconds(1)));
+    }
+
+    #[test]
+    fn the_probes_of_many_are_spread_over_a_quarter_and_none_is_found_later() {
+        for keepalive in [
+            Keepalive::default(),
+            Keepalive::new(6, 1, 3),
+            Keepalive::new(29, 6, 4),
+            Keepalive::new(3, 1, 2),
+            Keepalive::new(7200, 75, 9),
+            Keepalive::new(400, 1, 100),
+        ] {
+            let idle = keepalive.idle.unwrap().get();
+            let mut firsts = std::collections::BTreeSet::new();
+            for nth in 0..5000 {
+                let spread = keepalive.spread(nth);
+                assert!(spread.nominal() <= keepalive.nominal(), "{spread}");
+                assert!(spread.retries >= keepalive.retries, "{spread}");
+                assert!(spread.retries.unwrap().get() <= RETRIES_MOST, "{spread}");
+                let first = spread.idle.unwrap().get();
+                assert!((idle - idle / 4..=idle).contains(&first), "{spread}");
+                firsts.insert(first);
+            }
+            assert_eq!(firsts.len(), (idle as usize / 4).max(1), "{keepalive}");
+        }
+        let partly = Keepalive::new(60, 0, 3);
+        assert_eq!(partly.spread(7), partly);
     }
 
     #[test]

@@ -106,6 +106,7 @@ mod error;
 mod handle;
 #[cfg(control)]
 mod handoff;
+mod herd;
 mod holder;
 mod horizon;
 mod inbox;

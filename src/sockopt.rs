@@ -6,6 +6,8 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use mio::Interest;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::error::Error;
@@ -123,6 +125,38 @@ impl SocketOptions {
                 _ => {}
             }
         }
+        Ok(())
+    }
+
+    /// Gives a socket that has these options the keepalive of connection number `nth` among many. `anew`: its idle time
+    /// begins now, for only a timer that was stopped starts anew (`tcp_set_keepalive` in the kernel's
+    /// `net/ipv4/tcp_timer.c`).
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(crate) fn spread(&self, socket: &impl AsFd, nth: u64, anew: bool) -> io::Result<()> {
+        let Some(all) = self.keepalive() else {
+            return Ok(());
+        };
+        let own = all.spread(nth);
+        if own == all {
+            return Ok(());
+        }
+        if anew {
+            set_socket_keepalive(socket, false)?;
+        }
+        if let Some(idle) = own.idle {
+            set_tcp_keepidle(socket, Duration::from_secs(idle.get().into()))?;
+        }
+        if let Some(retries) = own.retries.filter(|_| own.retries != all.retries) {
+            set_tcp_keepcnt(socket, retries.get())?;
+        }
+        if anew {
+            set_socket_keepalive(socket, true)?;
+        }
+        Ok(())
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    pub(crate) fn spread(&self, _: &impl AsFd, _: u64, _: bool) -> io::Result<()> {
         Ok(())
     }
 

@@ -25,6 +25,7 @@ use crate::deadline::{Clock, Deadlines, Moment, slot};
 use crate::handle::{Mail, Shared};
 #[cfg(control)]
 use crate::handoff::share::Giving;
+use crate::herd::Herd;
 use crate::horizon::{Horizon, PULSE, Pause, Wait};
 use crate::inspect::ConnectionInfo;
 use crate::io::{Turn, WATCHED};
@@ -114,6 +115,8 @@ pub(crate) struct Worker {
     listings: Vec<(Sender<Vec<ConnectionInfo>>, usize)>,
     round: Round,
     shared: Arc<Shared>,
+    /// Connections whose keepalive is to differ from that of the others.
+    herd: Herd,
     /// A takeover is under way, and this is our share in it.
     #[cfg(control)]
     giving: Option<Giving>,
@@ -184,6 +187,7 @@ impl Worker {
             listings: Vec::new(),
             round: Round::default(),
             shared,
+            herd: Herd::default(),
             #[cfg(control)]
             giving: None,
             #[cfg(control)]
@@ -234,6 +238,7 @@ impl Worker {
         self.dial();
         self.prompt();
         self.list();
+        self.disperse();
         #[cfg(control)]
         self.hand_over();
         self.expire();
@@ -259,6 +264,7 @@ impl Worker {
         #[cfg(not(control))]
         let pressing = false;
         until = until.min(self.shared.workers[self.index].prompted.get());
+        until = until.min(self.herd.next());
         let began = self.clock.now();
         if self.index == 0 && !self.connections.is_empty() {
             until = until.min(began.after(PULSE));

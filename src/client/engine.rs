@@ -13,6 +13,7 @@ use crate::client::link::{Link, LinkId, Up};
 use crate::deadline::{Clock, Deadlines, Moment, slot};
 use crate::dial::{Attempt, Dial};
 use crate::error::Error;
+use crate::herd::Herd;
 use crate::horizon::{Horizon, Pause, Wait};
 use crate::io::Turn;
 use crate::keepalive::RTO_MAX_DEFAULT;
@@ -84,6 +85,8 @@ pub(crate) struct Engine {
     /// and those that are not gone.
     pub(crate) live: usize,
     pub(crate) deadlines: Deadlines,
+    /// Connections whose keepalive is to differ from that of the others.
+    pub(crate) herd: Herd,
     /// Waiting for the name to be resolved.
     pub(crate) resolving: Vec<usize>,
     /// To look after in the next turn: edges come once.
@@ -177,6 +180,7 @@ impl Engine {
             opened: 0,
             live: 0,
             deadlines: Deadlines::default(),
+            herd: Herd::default(),
             resolving: Vec::new(),
             later: Vec::new(),
             gone: Vec::new(),
@@ -245,7 +249,7 @@ impl Engine {
         events: &mut Events,
         wanted: Moment,
     ) -> io::Result<Option<Pause>> {
-        let mut until = self.deadlines.next();
+        let mut until = self.deadlines.next().min(self.herd.next());
         let began = self.clock.now();
         if !self.later.is_empty() {
             until = began;
@@ -282,6 +286,24 @@ impl Engine {
             // An attempt may have several.
             descriptors: 4 * self.entries.len() + 2,
         }))
+    }
+
+    /// Gives those of many connections whose turn has come a keepalive of their own.
+    pub(crate) fn disperse(&mut self) {
+        for member in self.herd.due(self.now) {
+            if let Some(Entry {
+                link: Some(id),
+                state: State::Up(up),
+            }) = self.entries.get(member.key)
+                && *id as u64 == member.id
+            {
+                let anew = member.is_fresh(self.now);
+                if let Err(error) = self.options.spread(&up.io.socket, member.id, anew) {
+                    // The system has ended it already.
+                    log::debug!(id, error:%; "option refused");
+                }
+            }
+        }
     }
 
     /// An entry is used no more; its link, if it has one, is gone.

@@ -69,6 +69,7 @@ impl Worker {
     }
 
     fn advance_dial(&mut self, key: usize) -> Option<Stage> {
+        let has_herd = self.has_herd();
         let connection = self.connections.get_mut(key)?;
         if connection.io.closing {
             return None;
@@ -131,6 +132,9 @@ impl Worker {
             Progress::Pending if *until > known => return Some(Stage::Pending),
             Progress::Connected(server, socket) => {
                 let readable = *readable;
+                if has_herd && server.tcp().is_some() {
+                    self.herd.add(BESIDE | key, connection.io.id, now);
+                }
                 let turn = origin.turn(now);
                 connection.connected((&server, socket), readable, &origin.terms, &turn);
                 return Some(Stage::Over(Ok(())));

@@ -13,6 +13,7 @@ use crate::close::{CloseReason, Ending};
 use crate::connection::{Connection, Step};
 use crate::deadline::slot;
 use crate::handle::Newcomer;
+use crate::herd;
 use crate::io::Io;
 
 impl Worker {
@@ -103,6 +104,35 @@ impl Worker {
         }
     }
 
+    /// Whether its connections are some of many.
+    pub(super) fn has_herd(&self) -> bool {
+        let workers = &self.shared.workers;
+        herd::is_herd(workers[self.index].open.load(Ordering::Relaxed) * workers.len())
+    }
+
+    /// Gives those of many connections whose turn has come a keepalive of their own.
+    pub(super) fn disperse(&mut self) {
+        for member in self.herd.due(self.now) {
+            let Some(connection) = self.connections.get_mut(member.key & !BESIDE) else {
+                continue;
+            };
+            let origin = &self.origins[usize::from(connection.io.listener)];
+            let io = if member.key & BESIDE == 0 {
+                Some(&connection.io)
+            } else {
+                connection.io.far_up().map(|up| &up.io)
+            };
+            if let Some(io) = io.filter(|io| io.id == member.id) {
+                let anew = member.is_fresh(self.now);
+                let spread = origin.settings.options.spread(&io.socket, io.id, anew);
+                if let Err(error) = spread {
+                    // A Unix socket, or the system has ended it already.
+                    log::debug!(id = io.id, error:%; "option refused");
+                }
+            }
+        }
+    }
+
     /// A connection is this worker's from here on.
     pub(super) fn adopt(&mut self, newcomer: Newcomer) {
         let Newcomer { mut io, state } = newcomer;
@@ -110,8 +140,12 @@ impl Worker {
             return;
         };
         let turn = origin.turn(self.now);
+        let has_herd = self.has_herd();
         let entry = self.connections.vacant_entry();
         let key = entry.key();
+        if has_herd && state.is_none() && origin.address.tcp().is_some() {
+            self.herd.add(key, io.id, self.now);
+        }
         let registry = self.poll.registry();
         let mut registered = io.register(registry, Token(key));
         let connected = state.is_some();

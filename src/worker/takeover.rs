@@ -259,6 +259,7 @@ impl Worker {
             return;
         }
         self.configure_next = self.now.after(OPTIONS_REST);
+        let has_herd = self.has_herd();
         for _ in 0..OPTIONS_BATCH.min(self.unconfigured) {
             self.unconfigured -= 1;
             let Some(connection) = self.connections.get(self.unconfigured) else {
@@ -272,8 +273,11 @@ impl Worker {
                 _ => None,
             };
             for socket in near.into_iter().chain(far) {
-                if let Err(refused) = origin.settings.options.replace(&socket) {
+                let options = &origin.settings.options;
+                if let Err(refused) = options.replace(&socket) {
                     log::debug!(id = io.id, option = refused.option.as_str(), error:% = refused.source; "option refused");
+                } else if has_herd && let Err(error) = options.spread(&socket, io.id, false) {
+                    log::debug!(id = io.id, error:%; "option refused");
                 }
             }
         }
