@@ -3,6 +3,7 @@
 //! A link outlives its connections. What it says and what it hears is the owner's ([`Caller`]); finding out that a server
 //! is gone is the same as for a server's clients (`io.rs`, `reap.rs`), so each loss has one exact reason.
 
+mod dialing;
 mod engine;
 mod link;
 
@@ -15,14 +16,12 @@ use mio::{Events, Token};
 use crate::client::engine::{
     EVENTS, Engine, Entry, PATIENCE, READ_BUDGET, Slot, State, TIMER, WAKER,
 };
-use crate::client::link::{Up, arm};
+use crate::client::link::arm;
 use crate::close::{CloseReason, Ending};
 use crate::deadline::{Moment, slot};
-use crate::dial::{Attempt, Dial, DialError, Manner, Progress};
-use crate::endpoint::Peer;
+use crate::dial::{Dial, DialError};
 use crate::error::Error;
-use crate::herd;
-use crate::io::{Io, Turn};
+use crate::io::Turn;
 use crate::keepalive::Keepalive;
 
 pub use engine::Wake;
@@ -240,101 +239,6 @@ impl<C: Caller> Client<C> {
                 State::Up(_) => self.due(key),
                 State::Gone => {}
             }
-        }
-    }
-
-    /// Begins an attempt as soon as the name is resolved.
-    fn dial(&mut self, key: usize) {
-        let engine = &mut self.engine;
-        let Some(Entry {
-            state: state @ State::Resolving { .. },
-            ..
-        }) = engine.entries.get_mut(key)
-        else {
-            return;
-        };
-        let State::Resolving { until } = *state else {
-            return;
-        };
-        match engine.resolver.ask(engine.now) {
-            None => {
-                engine.resolving.push(key);
-                engine.deadlines.set(slot(key), until);
-            }
-            Some(Ok(addresses)) => {
-                *state = State::Dialing {
-                    attempt: Attempt::new(addresses, until),
-                    until,
-                };
-                self.attempt(key);
-            }
-            Some(Err(found)) => {
-                let error = DialError::resolve(&engine.dial.address, found.into());
-                self.failed(key, &error);
-            }
-        }
-    }
-
-    /// Goes on with an attempt.
-    fn attempt(&mut self, key: usize) {
-        let engine = &mut self.engine;
-        let Some(Entry {
-            link: Some(id),
-            state: State::Dialing { attempt, until },
-        }) = engine.entries.get_mut(key)
-        else {
-            return;
-        };
-        let manner = Manner {
-            options: &engine.options,
-            source: engine.dial.source(*id),
-            registry: engine.poll.registry(),
-            token: Token(key),
-        };
-        match attempt.advance(manner, engine.now) {
-            Progress::Pending if *until <= engine.horizon.known() => self.give_up(key),
-            Progress::Pending => {
-                let due = attempt.next().min(*until);
-                engine.deadlines.set(slot(key), due);
-            }
-            Progress::Connected(server, socket) => {
-                let peer = server.tcp().map_or(Peer::Unix(None), Peer::from);
-                let mut io = Io::new(socket, *id as u64, peer, 0, engine.now);
-                // What came with the connection, be it a FIN, made its edge before.
-                io.readable = true;
-                io.read_on = true;
-                log::debug!(id = *id, server:%; "connected");
-                engine.deadlines.remove(slot(key));
-                if herd::is_herd(engine.live) && server.tcp().is_some() {
-                    engine.herd.add(key, *id as u64, engine.now);
-                }
-                engine.entries[key].state = State::Up(Up::new(io, server));
-                self.call(key, |caller, link| caller.connected(link));
-                self.advance(key);
-            }
-            Progress::Failed => self.give_up(key),
-        }
-    }
-
-    /// Ends an attempt that has failed, or had its time.
-    fn give_up(&mut self, key: usize) {
-        let Dial {
-            address,
-            connect_timeout,
-            ..
-        } = &self.engine.dial;
-        let state = std::mem::replace(&mut self.engine.entries[key].state, State::Waiting);
-        if let State::Dialing { attempt, .. } = state {
-            let error = attempt.into_error(address, *connect_timeout);
-            self.failed(key, &error);
-        }
-    }
-
-    fn failed(&mut self, key: usize, error: &DialError) {
-        self.engine.entries[key].state = State::Waiting;
-        if let Some(id) = self.engine.entries[key].link {
-            let next = self.caller.failed(id, error);
-            self.go_on(key, id, next);
         }
     }
 
