@@ -12,7 +12,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
-use crate::close::{CloseReason, Ending, Errno, Obituary};
+use crate::close::{CloseReason, Ending, Errno, Note, Obituary};
 use crate::config::WhenFull;
 use crate::deadline::Moment;
 use crate::endpoint::{Endpoint, Peer};
@@ -213,7 +213,7 @@ impl Acceptor {
         let door = &self.doors[at];
         let id = shared.next_id();
         door.stats.accepted.add(1);
-        if !door.settings.admission.admit(peer.ip()) {
+        if let Err(limit) = door.settings.admission.admit(peer.ip()) {
             door.stats.closed(CloseReason::Limit);
             let obituary = Obituary {
                 id,
@@ -221,6 +221,7 @@ impl Acceptor {
                 listener: &door.address,
                 upstream: None,
                 ending: &Ending::fin(CloseReason::Limit),
+                note: Some(Note::Limit(limit)),
                 age: Duration::ZERO,
                 read: 0,
                 written: 0,

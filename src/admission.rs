@@ -59,10 +59,14 @@ impl Admission {
         self.own.is_reached() || self.total.is_reached()
     }
 
-    /// Counts a connection in, if the limits allow it; one without an address counts against no address. Only the accepting thread admits.
-    pub(crate) fn admit(&self, ip: Option<IpAddr>) -> bool {
+    /// Counts a connection in, if the limits allow it; one without an address counts against no address. Only the
+    /// accepting thread admits.
+    ///
+    /// # Errors
+    /// Which limit is reached, by its flag's name.
+    pub(crate) fn admit(&self, ip: Option<IpAddr>) -> Result<(), &'static str> {
         if self.is_full() {
-            return false;
+            return Err("max-conns");
         }
         if let Some(per_ip) = &self.per_ip
             && let Some(ip) = ip
@@ -70,13 +74,13 @@ impl Admission {
             let mut open = per_ip.open.lock().unwrap_or_else(PoisonError::into_inner);
             let count = open.entry(ip).or_default();
             if *count >= per_ip.max {
-                return false;
+                return Err("max-conns-per-ip");
             }
             *count += 1;
         }
         self.own.open.fetch_add(1, Ordering::SeqCst);
         self.total.open.fetch_add(1, Ordering::SeqCst);
-        true
+        Ok(())
     }
 
     /// Counts a connection in that a former process admitted, whatever the limits.
@@ -159,29 +163,34 @@ mod tests {
         let total = Arc::new(Limit::new(1));
         let one = Admission::new(Limit::new(9), Arc::clone(&total), None);
         let other = Admission::new(Limit::new(9), total, None);
-        assert!(one.admit(ONE));
-        assert!(other.is_full() && !other.admit(ONE));
+        assert_eq!(one.admit(ONE), Ok(()));
+        assert!(other.is_full());
+        assert_eq!(other.admit(ONE), Err("max-conns"));
         one.release(ONE);
-        assert!(other.admit(ONE));
+        assert_eq!(other.admit(ONE), Ok(()));
     }
 
     #[test]
     fn the_limit_on_all_counts_those_that_are_there() {
         let admission = admission(2, 9, None);
-        assert!(admission.admit(ONE) && admission.admit(ONE));
-        assert!(admission.is_full() && !admission.admit(TWO));
+        assert_eq!(
+            (admission.admit(ONE), admission.admit(ONE)),
+            (Ok(()), Ok(()))
+        );
+        assert!(admission.is_full());
+        assert_eq!(admission.admit(TWO), Err("max-conns"));
         admission.release(ONE);
-        assert!(admission.admit(TWO));
+        assert_eq!(admission.admit(TWO), Ok(()));
     }
 
     #[test]
     fn the_limit_on_one_address_leaves_the_others_alone() {
         let admission = admission(9, 9, Some(1));
-        assert!(admission.admit(ONE));
-        assert!(!admission.admit(ONE));
-        assert!(admission.admit(TWO));
+        assert_eq!(admission.admit(ONE), Ok(()));
+        assert_eq!(admission.admit(ONE), Err("max-conns-per-ip"));
+        assert_eq!(admission.admit(TWO), Ok(()));
         admission.release(ONE);
-        assert!(admission.admit(ONE));
+        assert_eq!(admission.admit(ONE), Ok(()));
         admission.release(ONE);
         admission.release(TWO);
         let per_ip = admission.per_ip.as_ref().unwrap();

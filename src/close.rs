@@ -14,7 +14,7 @@ use crate::sys::TcpInfo;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// The peer said it was done (FIN), and everything was delivered to it.
+    /// The peer said it was done (FIN), and everything was delivered to it; or what came yet it had not waited for.
     PeerClosed,
     /// The peer reset the connection: `ECONNRESET`, `EPIPE`.
     PeerReset,
@@ -106,6 +106,16 @@ pub(crate) struct Ending {
     pub(crate) info: Option<TcpInfo>,
 }
 
+/// What is to be said of an end besides its reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// Which limit it was.
+    Limit(&'static str),
+    /// What came when everything had been said and delivered: who closes at once resets when something comes yet, such
+    /// as the goodbye of TLS.
+    Late(&'static str),
+}
+
 /// How the socket is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum How {
@@ -144,6 +154,7 @@ pub(crate) struct Obituary<'a> {
     /// The server that its far side was connected to.
     pub(crate) upstream: Option<Endpoint>,
     pub(crate) ending: &'a Ending,
+    pub(crate) note: Option<Note>,
     pub(crate) age: Duration,
     pub(crate) read: u64,
     pub(crate) written: u64,
@@ -160,6 +171,11 @@ impl Obituary<'_> {
         } = *self.ending;
         let errno = errno.map(|errno| Errno(errno).to_string());
         let upstream = self.upstream.as_ref().map(Endpoint::to_string);
+        let (limit, late) = match self.note {
+            Some(Note::Limit(which)) => (Some(which), None),
+            Some(Note::Late(what)) => (None, Some(what)),
+            None => (None, None),
+        };
         let verdict = !matches!(
             reason,
             CloseReason::ReadTimeout | CloseReason::HalfCloseTimeout | CloseReason::WriteStall
@@ -173,6 +189,8 @@ impl Obituary<'_> {
             listener:% = self.listener,
             upstream = upstream.as_deref(),
             reason:% = reason,
+            limit,
+            late,
             age = millis(self.age),
             read = self.read,
             written = self.written,

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use socket2::SockRef;
 
-use crate::close::{CloseReason, Ending, How};
+use crate::close::{CloseReason, Ending, How, Note};
 use crate::deadline::Moment;
 use crate::endpoint::Peer;
 use crate::memory::Memory;
@@ -189,7 +189,9 @@ impl Io {
     pub(crate) fn take_in(&mut self, buffer: &mut [u8], turn: &Turn<'_>) -> usize {
         match rustix::net::recv(self.socket.as_fd(), &mut *buffer, RecvFlags::empty()) {
             Ok((0, _)) => {
-                self.peer_fin = true;
+                // Behind a reset that a write was told of there is an end, too. Had a FIN come before that, it would have
+                // been EPIPE (tcp_reset in the kernel's net/ipv4/tcp_input.c).
+                self.peer_fin |= self.failed() != Some(libc::ECONNRESET);
                 self.readable = false;
                 self.input_over();
             }
@@ -340,8 +342,13 @@ impl Io {
     pub(crate) fn fail(&mut self, errno: i32) {
         let fd = self.socket.as_fd();
         let queued = self.waiting_output() > 0 || sys::unacknowledged(fd).unwrap_or(0) > 0;
-        let reason = reap::reason_of(errno, queued);
+        let mut reason = reap::reason_of(errno, queued);
         let info = sys::tcp_info(fd).ok();
+        if reason == CloseReason::PeerReset && self.peer_fin && self.far_has_all() {
+            // It had ended, and all it said has arrived: what it did not hear any more is no loss of its own.
+            reason = CloseReason::PeerClosed;
+            self.pending().note = Some(Note::Late("peer-reset"));
+        }
         self.overrule(Ending {
             reason,
             how: How::Release,

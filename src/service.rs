@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use crate::close::{CloseReason, Ending};
+use crate::close::{CloseReason, Ending, Note};
 use crate::deadline::Moment;
 use crate::dial::DialError;
 use crate::endpoint::Peer;
@@ -523,8 +523,9 @@ impl Context<'_> {
         self.io.beside().alarm = self.turn.now.after_if(after);
     }
 
-    /// Ends a connection unserved, with reason `limit`: there is no room for it.
-    pub fn turn_away(&mut self) {
+    /// Ends a connection unserved, with reason `limit`: there is no room for it. `limit`: by which limit, for the log.
+    pub fn turn_away(&mut self, limit: &'static str) {
+        self.io.pending().note = Some(Note::Limit(limit));
         self.io.finish_for(CloseReason::Limit);
     }
 

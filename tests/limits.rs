@@ -28,6 +28,7 @@ fn over_max_conns_a_client_is_closed_with_reason_limit() {
         let closed = server.closed();
         let told = ["id", "reason", "read", "written"].map(|key| closed.get(key));
         assert_eq!(told, [id, "limit", "0", "0"]);
+        assert_eq!(closed.get("limit"), "max-conns");
         assert_eq!(closed.get("peer"), over.local_addr().unwrap().to_string());
     }
     let [mut stays, leaves] = clients;
@@ -176,7 +177,9 @@ fn the_limit_of_one_address_leaves_the_others_alone() {
         }
         let mut over = connect(address);
         assert_eq!(read_to_fin(&mut over), b"");
-        assert_eq!(server.closed().reason(), "limit");
+        let closed = server.closed();
+        assert_eq!(closed.reason(), "limit");
+        assert_eq!(closed.get("limit"), "max-conns-per-ip", "{}", closed.line);
         let other = Ipv4Addr::new(127, 0, 0, 9);
         assert_echoes(&mut connect_from(other, address), b"hello");
         assert_eq!(server.closed().reason(), "peer-closed");

@@ -11,7 +11,7 @@ use mio::Interest;
 use mio::event::Event;
 
 use super::{Connection, READ_BUDGET, Step};
-use crate::close::{CloseReason, Ending, How};
+use crate::close::{CloseReason, Ending, How, Note};
 use crate::dial::DialError;
 use crate::endpoint::{Endpoint, Peer};
 use crate::io::{Far, Io, Terms, Turn, Up};
@@ -167,7 +167,14 @@ impl Connection {
             far.input_over();
         }
         if let Some(verdict) = far.verdict() {
-            if !over {
+            // It had said everything, and that is here: what it did not hear any more is no loss of the client's.
+            let late = far.peer_fin && verdict.reason == CloseReason::PeerReset;
+            let well = matches!(self.io.finishing, None | Some(CloseReason::PeerClosed));
+            if late && well && self.io.verdict().is_none() {
+                let note = Note::Late("upstream-reset");
+                self.io.pending().note.get_or_insert(note);
+                self.io.finish_for(CloseReason::PeerClosed);
+            } else if !over {
                 // What came before it failed is the client's: first that, then the end.
                 self.io.fail_at_last(Ending {
                     reason: CloseReason::UpstreamFailed,
@@ -236,8 +243,10 @@ impl Connection {
         let Far::Up(Up { io: far, .. }) = *far else {
             return Ok(());
         };
+        // A client that reset late had ended before.
+        let both_ended = ending.reason == CloseReason::PeerClosed && far.peer_fin;
         let lost = ending.how == How::Reset
-            || ending.errno.is_some()
+            || (ending.errno.is_some() && !both_ended)
             || far.waiting_output() > 0
             || self.io.is_cut(ending.reason);
         #[cfg(control)]

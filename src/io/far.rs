@@ -11,6 +11,7 @@ use crate::endpoint::{Endpoint, Peer};
 use crate::memory::Memory;
 use crate::reap::Limits;
 use crate::stats::Stats;
+use crate::sys;
 use crate::upstream::Upstream;
 
 /// What holds for the far sides of a listener's connections: as for the connections, but they may be silent.
@@ -103,6 +104,15 @@ impl Io {
             Some(Far::Up(up)) => Some(up),
             _ => None,
         }
+    }
+
+    /// Whether the far side has everything that was for it, FIN included.
+    pub(crate) fn far_has_all(&self) -> bool {
+        let Some(Far::Up(up)) = self.far() else {
+            return false;
+        };
+        let queued = sys::unacknowledged(up.io.descriptor());
+        up.io.fin_sent && up.io.waiting_output() == 0 && queued.is_ok_and(|queued| queued == 0)
     }
 
     /// The server that the far side is connected to.

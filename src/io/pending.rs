@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use super::Far;
-use crate::close::Ending;
+use crate::close::{Ending, Note};
 use crate::deadline::Moment;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
@@ -35,6 +35,8 @@ pub(crate) struct Pending {
     pub(crate) beside_late: bool,
     /// The end, once the client has everything that waits.
     pub(crate) at_last: Option<Ending>,
+    /// What is to be said of the end besides its reason.
+    pub(crate) note: Option<Note>,
     /// The kernel's view of a silent peer, noted when a deadline of ours ended it.
     pub(crate) silent: Option<TcpInfo>,
     /// Draining: how many more bytes are served.
@@ -82,6 +84,7 @@ impl Pending {
             && self.verdict.is_none()
             && self.far.is_none()
             && self.at_last.is_none()
+            && self.note.is_none()
             && self.silent.is_none()
             && self.quota.is_none()
             && self.linger.is_none()

@@ -403,7 +403,7 @@ impl Service for Exec {
             lines: Lines::default(),
         };
         if process.ticket.is_none() {
-            conn.turn_away();
+            conn.turn_away("max-children");
             return process;
         }
         match self.start_for(conn) {

@@ -137,7 +137,9 @@ fn over_max_children_a_client_is_turned_away_until_there_is_room() {
     third.write_all(b"may I?\n").unwrap();
     assert_eq!(read_to_fin(&mut third), b"");
     drop(third);
-    assert_eq!(server.closed().reason(), "limit");
+    let closed = server.closed();
+    assert_eq!(closed.reason(), "limit");
+    assert_eq!(closed.get("limit"), "max-children", "{}", closed.line);
     two.pop();
     assert_eq!(server.closed().reason(), "peer-closed");
     let mut third = server.connect();

@@ -89,6 +89,79 @@ fn a_half_closed_client_still_learns_that_its_upstream_was_lost() {
     assert_eq!(relay.closed().reason(), "upstream-failed");
 }
 
+// What comes late: who closes at once resets when something comes yet, such as the goodbye of TLS.
+
+#[test]
+fn an_upstream_that_has_said_all_and_resets_late_is_no_loss() {
+    let upstream = Peer::start();
+    let mut relay = relay(&[upstream.address()], &[]);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    served.write_all(b"the answer").unwrap();
+    drop(served);
+    assert_eq!(read_to_fin(&mut client), b"the answer");
+    // Nobody is there to hear it: the upstream's system resets.
+    client.write_all(b"goodbye").unwrap();
+    let closed = relay.closed();
+    assert_eq!(closed.reason(), "peer-closed", "{}", closed.line);
+    assert_eq!(closed.get("late"), "upstream-reset", "{}", closed.line);
+}
+
+/// It has it in hand when the reset comes, and a slow client gets it.
+#[test]
+fn all_that_an_upstream_said_before_it_reset_late_arrives() {
+    let upstream = Peer::start();
+    let args = ["--buffer", "4m"];
+    let mut relay = relay(&[upstream.address()], &args);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    served.write_all(&[7; 1 << 20]).unwrap();
+    served.shutdown(Shutdown::Write).unwrap();
+    until_acknowledged(&served);
+    client.write_all(b"goodbye").unwrap();
+    until("it has come", || unread(&served) == 7);
+    // With something unread it is a reset.
+    drop(served);
+    assert_eq!(read_to_fin(&mut client).len(), 1 << 20);
+    drop(client);
+    let closed = relay.closed();
+    assert_eq!(closed.reason(), "peer-closed", "{}", closed.line);
+}
+
+#[test]
+fn a_client_that_has_said_all_and_resets_late_is_no_loss() {
+    let upstream = Peer::start();
+    let mut relay = relay(&[upstream.address()], &[]);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    client.write_all(b"a question").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_fin(&mut served), b"a question");
+    served.write_all(b"goodbye").unwrap();
+    until("it has come", || unread(&client) == 7);
+    // With something unread it is a reset.
+    drop(client);
+    let closed = relay.closed();
+    closed.assert_error("peer-closed", "EPIPE");
+    assert_eq!(closed.get("late"), "peer-reset", "{}", closed.line);
+}
+
+/// Its FIN was read, but what stands before it has not arrived: that is lost.
+#[test]
+fn a_client_that_resets_before_all_it_said_has_arrived_is_a_loss() {
+    let upstream = Peer::start();
+    let mut relay = relay(&[upstream.address()], &["--buffer", "4m"]);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    // More than the upstream's system takes, and less than the relay does besides.
+    let taken = socket2::SockRef::from(&served).recv_buffer_size().unwrap();
+    client.write_all(&vec![7; taken + (2 << 20)]).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    until_acknowledged(&client);
+    served.write_all(b"goodbye").unwrap();
+    until("it has come", || unread(&client) == 7);
+    drop(client);
+    let closed = relay.closed();
+    assert_eq!(closed.reason(), "peer-reset", "{}", closed.line);
+    assert_eq!(closed.get("late"), "");
+}
+
 // Half-open peers. The bound is the shortest there is.
 
 const BOUND: Duration = Duration::from_secs(5);
