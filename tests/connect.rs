@@ -4,6 +4,8 @@
 mod addresses;
 /// What waits for a server that is not there, and what of it is dropped.
 mod buffer;
+/// What people type at nc and ncat.
+mod habits;
 /// A server that half-closes, and one that says goodbye: a FIN does not tell them apart.
 mod half_close;
 /// Each way to lose a server: found, and said with its reason.

@@ -8,11 +8,13 @@ mod outgoing;
 mod output;
 mod parting;
 mod session;
+mod up;
 mod verdict;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use standfast::{Address, Client, Dial};
 
@@ -24,7 +26,7 @@ use crate::connect::outgoing::Outgoing;
 use crate::connect::output::Output;
 use crate::connect::session::{PATIENCE, Session, Settings};
 use crate::signals::Meaning;
-use crate::units::{Setting, shown_or};
+use crate::units::shown_or;
 use crate::{logger, signals};
 
 /// Runs until the end that stdin, the server or a signal brings. Exit codes as in `--help`.
@@ -59,8 +61,15 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<ExitCode, Failure> {
             wake.wake();
         }
     })?;
-    output.start(wake.clone())?;
-    input.start(args.buffer, args.crlf, wake)?;
+    if !args.send_only {
+        output.start(wake.clone())?;
+    }
+    if args.receive_only || args.leaves_at_once {
+        // As a stdin that ends without a byte.
+        input.lock().outgoing.end();
+    } else {
+        input.start(args.buffer, args.crlf, wake)?;
+    }
 
     let mut session = client.run()?;
     session.say_dropped();
@@ -88,7 +97,7 @@ fn meant(args: &ConnectArgs) -> Result<(Dial, Settings), Failure> {
             "--on-read-timeout says what to do at the read timeout, which is off: give --read-timeout, too",
         ));
     }
-    if args.reconnect == Reconnect::Never {
+    if args.reconnect == Some(Reconnect::Never) {
         let said = [
             ("--max-retries", args.max_retries.is_some()),
             ("--stable-after", args.stable_after.is_some()),
@@ -104,15 +113,29 @@ fn meant(args: &ConnectArgs) -> Result<(Dial, Settings), Failure> {
         }
     }
     dial.read_timeout = read_timeout;
+    if args.wait.is_some() {
+        dial.connect_timeout = args.wait;
+    }
     dial.max_retries = args.max_retries;
     dial.stable_after = args.stable_after.unwrap_or(dial.stable_after);
     let line_end: &[u8] = if args.crlf { b"\r\n" } else { b"\n" };
     let heartbeat = args.heartbeat.clone().into_option();
     let settings = Settings {
-        reconnect: args.reconnect,
+        reconnect: args.reconnect.unwrap_or(if args.leaves_at_once {
+            Reconnect::Never
+        } else {
+            Reconnect::Always
+        }),
         on_read_timeout: args.on_read_timeout.unwrap_or(OnReadTimeout::Reconnect),
         heartbeat: heartbeat.map(|it| (it.every, [it.text.as_bytes(), line_end].concat())),
-        quit_after: args.quit_after.and_then(Setting::into_option),
+        // Who only sends has nothing to wait for.
+        quit_after: match args.quit_after {
+            Some(said) => said.into_option(),
+            None => args.send_only.then_some(Duration::ZERO),
+        },
+        idle: args.wait,
+        leaves_at_once: args.leaves_at_once,
+        discards: args.send_only,
         half_close: !args.no_half_close,
         is_terminal: std::io::stdin().is_terminal(),
         detection: None,

@@ -19,7 +19,8 @@ impl<T> Setting<T> {
     }
 }
 
-/// A duration: a plain number is seconds; suffixes `ms s m h d`. Zero is no duration.
+/// A duration: a plain number is seconds; suffixes `ms s m h d`, also `sec` and `min`; fractions down to a millisecond.
+/// Zero is no duration.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     not_zero(text, "")
 }
@@ -41,30 +42,34 @@ fn whole(text: &str, hint: &str) -> Result<Duration, String> {
     if text.starts_with("-") && text[1..].starts_with(|c: char| c.is_ascii_digit()) {
         return Err(format!("negative{hint}"));
     }
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
+    let expected = || "expected a number with ms, s, m, h or d, such as 30s".to_owned();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.');
+    let (number, unit) = text.split_at(end.unwrap_or(text.len()));
     let millis_a_unit: u64 = match unit {
         "ms" => 1,
-        "" | "s" => 1000,
-        "m" => 60_000,
+        "" | "s" | "sec" => 1000,
+        "m" | "min" => 60_000,
         "h" => 3_600_000,
         "d" => 86_400_000,
-        _ if number.is_empty() => {
-            return Err("expected a number with ms, s, m, h or d, such as 30s".to_owned());
-        }
+        _ if number.is_empty() => return Err(expected()),
         _ => {
-            return Err(format!(
-                "unknown unit {unit:?}: use ms, s, m, h or d, and whole numbers"
-            ));
+            return Err(format!("unknown unit {unit:?}: use ms, s, m, h or d"));
         }
     };
-    let number: u64 = number
-        .parse()
-        .map_err(|_| "expected a number with ms, s, m, h or d, such as 30s".to_owned())?;
-    number
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let whole: u64 = whole.parse().map_err(|_| expected())?;
+    let places = u32::try_from(fraction.len()).unwrap_or(u32::MAX);
+    let parts = 10_u64.checked_pow(places);
+    let fraction: u64 = fraction.parse().map_err(|_| expected())?;
+    let (Some(parts), Some(fraction)) = (parts, fraction.checked_mul(millis_a_unit)) else {
+        return Err(expected());
+    };
+    if fraction % parts > 0 {
+        return Err("finer than a millisecond".to_owned());
+    }
+    whole
         .checked_mul(millis_a_unit)
+        .and_then(|millis| millis.checked_add(fraction / parts))
         .filter(|&millis| millis <= 100 * 365 * 86_400_000)
         .map(Duration::from_millis)
         .ok_or_else(|| format!("longer than a hundred years{hint}"))
@@ -138,6 +143,11 @@ mod tests {
             ("90m", 5_400_000, "90m"),
             ("2h", 7_200_000, "2h"),
             ("1d", 86_400_000, "1d"),
+            ("0.2", 200, "200ms"),
+            ("1.5s", 1500, "1500ms"),
+            ("2.50h", 9_000_000, "150m"),
+            ("5min", 300_000, "5m"),
+            ("10sec", 10_000, "10s"),
         ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
             assert_eq!(Shown(Duration::from_millis(millis)).to_string(), shown);
@@ -155,7 +165,13 @@ mod tests {
             ("s", "expected a number"),
             ("5 s", "unknown unit"),
             ("5w", "unknown unit"),
-            ("1.5s", "whole numbers"),
+            (".5", "expected a number"),
+            ("5.", "expected a number"),
+            ("1.2.3", "expected a number"),
+            ("1.5x", "unknown unit"),
+            ("0.0005", "finer than a millisecond"),
+            ("0.0", "at once"),
+            ("0.99999999999999999999", "expected a number"),
             ("99999999999999999999", "expected a number"),
             ("99999999999d", "hundred years"),
             ("99999999d", "hundred years"),

@@ -71,14 +71,9 @@ pub(crate) struct ConnectArgs {
     #[command(flatten)]
     pub(crate) dial: DialArgs,
 
-    /// When to connect again.
-    #[arg(
-        long,
-        value_enum,
-        default_value = "always",
-        help_heading = "Reconnecting"
-    )]
-    pub(crate) reconnect: Reconnect,
+    /// When to connect again. [default: always; with -z never]
+    #[arg(long, value_enum, help_heading = "Reconnecting")]
+    pub(crate) reconnect: Option<Reconnect>,
 
     /// Give up, with code 3, after so many retries without a connection that lasted for stable-after.
     #[arg(
@@ -100,6 +95,10 @@ pub(crate) struct ConnectArgs {
     /// What to do at the read timeout. [default: reconnect]
     #[arg(long, value_enum, value_name = "WHAT", help_heading = "Deadlines")]
     pub(crate) on_read_timeout: Option<OnReadTimeout>,
+
+    /// As netcat's: the connect timeout; and when nothing moved for so long in either direction, the end, with code 4.
+    #[arg(short, long, value_name = "DUR", value_parser = duration, allow_hyphen_values = true, conflicts_with_all = ["connect_timeout", "read_timeout", "on_read_timeout"], help_heading = "Deadlines")]
+    pub(crate) wait: Option<Duration>,
 
     /// When nothing was sent for DUR, send TEXT as a line (default an empty one), never in the middle of another.
     #[arg(long, value_name = "DUR[:TEXT]", value_parser = heartbeat, allow_hyphen_values = true, default_value = "off", help_heading = "Deadlines")]
@@ -127,6 +126,22 @@ pub(crate) struct ConnectArgs {
     /// Do not half-close at the end of stdin.
     #[arg(long, help_heading = "Bytes")]
     pub(crate) no_half_close: bool,
+
+    /// As netcat's: half-close at the end of stdin, as it does in any case.
+    #[arg(short = 'N', conflicts_with = "no_half_close", help_heading = "Bytes")]
+    pub(crate) half_close: bool,
+
+    /// Do not read stdin.
+    #[arg(long = "recv-only", conflicts_with_all = ["send_only", "heartbeat"], help_heading = "Bytes")]
+    pub(crate) receive_only: bool,
+
+    /// Forget what the server sends, and leave as soon as everything is delivered, unless -q says later.
+    #[arg(long, help_heading = "Bytes")]
+    pub(crate) send_only: bool,
+
+    /// Only connect, and leave: code 0 if that was possible. With --reconnect always it is waited for.
+    #[arg(short = 'z', conflicts_with_all = ["receive_only", "send_only", "quit_after", "heartbeat"])]
+    pub(crate) leaves_at_once: bool,
 
     /// Send CR LF where stdin has LF.
     #[arg(short = 'C', long, help_heading = "Bytes")]

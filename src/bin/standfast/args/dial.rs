@@ -21,6 +21,14 @@ pub(crate) struct DialArgs {
     #[arg(value_name = "PORT", hide = true)]
     pub(crate) port: Option<String>,
 
+    /// The address is the path of a Unix socket: the same as unix:PATH.
+    #[arg(short = 'U', conflicts_with = "port")]
+    pub(crate) unix: bool,
+
+    /// The address is a number: no name is looked up.
+    #[arg(short, long)]
+    pub(crate) numeric: bool,
+
     /// IPv4 only.
     #[arg(short = '4', long, conflicts_with = "ipv6")]
     pub(crate) ipv4: bool,
@@ -52,7 +60,19 @@ impl DialArgs {
     /// # Errors
     /// What is no address to connect to, and options that contradict it or each other.
     pub(crate) fn meant(&self) -> Result<Dial, Failure> {
-        let address = address(&self.host, self.port.as_deref())?;
+        let address = if self.unix {
+            address(&format!("unix:{}", self.host), None)?
+        } else {
+            address(&self.host, self.port.as_deref())?
+        };
+        if self.numeric
+            && let Address::Host(host, _) = &address
+            && literal_is_v6(&address).is_none()
+        {
+            return Err(Failure::usage(format!(
+                "-n looks no name up, and {host:?} is one"
+            )));
+        }
         let family = self.family(&address)?;
         let mut dial = Dial::new(address);
         dial.family = family;
@@ -113,10 +133,16 @@ fn literal_is_v6(address: &Address) -> Option<bool> {
     }
 }
 
+/// Whether that is an IPv6 address, with its zone or without.
+fn is_v6(host: &str) -> bool {
+    let (literal, _) = host.split_once('%').unwrap_or((host, ""));
+    literal.parse::<Ipv6Addr>().is_ok()
+}
+
 /// Where to connect to, from one word or from host and port. The library refuses what is for listening only.
 fn address(host: &str, port: Option<&str>) -> Result<Address, Failure> {
     let typed = match port {
-        Some(port) if host.parse::<Ipv6Addr>().is_ok() => format!("[{host}]:{port}"),
+        Some(port) if is_v6(host) => format!("[{host}]:{port}"),
         Some(port) => format!("{host}:{port}"),
         None => host.to_owned(),
     };
@@ -188,6 +214,12 @@ mod tests {
             ("[::1]:80", "[::1]:80"),
             ("[::1] 80", "[::1]:80"),
             ("::1 80", "[::1]:80"),
+            ("fe80::1%lo 80", "[fe80::1%lo]:80"),
+            ("-U /x", "unix:/x"),
+            ("-U @x", "unix:@x"),
+            ("-n ::1 80", "[::1]:80"),
+            ("-n 127.0.0.1:80", "127.0.0.1:80"),
+            ("-n 80", "127.0.0.1:80"),
             ("unix:/x", "unix:/x"),
             ("unix:@x", "unix:@x"),
         ] {
@@ -204,6 +236,7 @@ mod tests {
             ("unix:/x 90", "expected HOST:PORT, HOST PORT"),
             ("fd:3 7", "expected HOST:PORT, HOST PORT"),
             ("::1:80", "in brackets"),
+            ("-n localhost 80", "\"localhost\" is one"),
         ] {
             let refused = meant(typed).unwrap_err();
             assert!(refused.line.contains(hint), "{typed}: {refused}");

@@ -14,7 +14,8 @@ use crate::connect::input::{Input, State, unread};
 use crate::connect::lines::{Seconds, dropped, lost, undelivered};
 use crate::connect::outgoing::Dropped;
 use crate::connect::output::Output;
-use crate::connect::parting::{LOOK_FIRST, Meaning, Parting, QUESTION, Scene};
+use crate::connect::parting::{LOOK_FIRST, Meaning, Parting, Scene};
+use crate::connect::up::Up;
 use crate::connect::verdict::{Happened, Stdin, Verdict, follows, settled};
 use crate::logger::say;
 use crate::stdout;
@@ -36,6 +37,12 @@ pub(crate) struct Settings {
     /// How long after the end of stdin it leaves.
     pub(crate) quit_after: Option<Duration>,
     pub(crate) half_close: bool,
+    /// How long nothing may move in either direction before it ends with the code of a read timeout.
+    pub(crate) idle: Option<Duration>,
+    /// It leaves as soon as it is connected.
+    pub(crate) leaves_at_once: bool,
+    /// What the server sends is not wanted.
+    pub(crate) discards: bool,
     /// stdin is a terminal.
     pub(crate) is_terminal: bool,
     /// What finds a vanished server, to be said with each connection.
@@ -66,74 +73,6 @@ pub(crate) struct Session {
     said: Dropped,
     /// The exit code, once it is known.
     outcome: Option<u8>,
-}
-
-/// A connection.
-#[derive(Debug, Default)]
-struct Up {
-    /// Bytes that the kernel took.
-    sent: u64,
-    /// Bytes that came,
-    received: u64,
-    /// and how many of them are to be written before the end that a signal asked for.
-    heard_out: Option<u64>,
-    heartbeat: Option<Heartbeat>,
-    /// The kernel takes nothing more for now.
-    is_full: bool,
-    /// stdout has no room, so nothing is read.
-    is_paused: bool,
-    half_closed: bool,
-    /// The server has, and we go on.
-    parting: Option<Parting>,
-    /// until now: all that is left is that everything arrives.
-    gone: bool,
-    /// We said goodbye.
-    leaving: bool,
-    /// The read timeout has come, and that is to be the end.
-    timed_out: bool,
-}
-
-impl Up {
-    /// How many of the bytes sent are not known to have arrived, of `queued` ones: a FIN is one of those, and a Unix socket
-    /// counts more than bytes.
-    fn in_doubt(&self, queued: u64) -> u64 {
-        let goodbye = u64::from(self.leaving || self.half_closed);
-        let kept = self.parting.as_ref().map_or(0, Parting::asked);
-        let sent = self.sent - kept as u64;
-        queued.saturating_sub(goodbye).min(sent)
-    }
-
-    fn has_sent(&mut self, bytes: &[u8], now: Instant) {
-        if let (Some(heartbeat), Some(&last)) = (&mut self.heartbeat, bytes.last()) {
-            heartbeat.sent(last, now);
-        }
-        self.sent += bytes.len() as u64;
-    }
-
-    /// Ends it, the server having said all, when it has everything.
-    fn go(&mut self, link: &mut Link<'_>) {
-        self.half_closed = true;
-        if !mem::replace(&mut self.gone, true) {
-            link.leave();
-        }
-    }
-
-    /// Sends the first of what waits, to see whether the server still reads. Answers whether it was that, and the kernel
-    /// took it.
-    fn ask(&mut self, waiting: &[u8], link: &mut Link<'_>) -> bool {
-        let question = &waiting[..waiting.len().min(QUESTION)];
-        let count = link.send(question);
-        if let Some(parting) = &mut self.parting {
-            parting.ask(count);
-        }
-        self.has_sent(&question[..count], link.now());
-        count > 0
-    }
-
-    /// Whether bytes may be sent that are not kept for the next connection.
-    fn may_send(&self) -> bool {
-        self.parting.as_ref().is_none_or(Parting::reads_on)
-    }
 }
 
 impl Session {
@@ -224,13 +163,14 @@ impl Session {
         }
         let look_at = self.part(link);
         self.flush(link);
+        let idle_at = self.idle_at(link);
         let state = self.input.lock();
         let (stdin, unsent, stopped) = (Self::stdin(&state), state.unsent(), state.stopped);
         drop(state);
         let up = self.up.as_mut()?;
         if stopped {
             let stop_by = self.stop(link, unsent);
-            return [stop_by, look_at].into_iter().flatten().min();
+            return [stop_by, look_at, idle_at].into_iter().flatten().min();
         }
         if stdin == Stdin::Sent
             && self.settings.half_close
@@ -254,7 +194,26 @@ impl Session {
         let quit_at = self.quit_at.filter(|_| !up.leaving && !up.is_paused);
         let heartbeat = up.heartbeat.as_ref().and_then(Heartbeat::next);
         let heartbeat = heartbeat.filter(|_| !up.half_closed && !up.leaving && !up.is_full);
-        [quit_at, heartbeat, look_at].into_iter().flatten().min()
+        [quit_at, heartbeat, look_at, idle_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// When nothing will have moved for too long; if that is now, it is the end.
+    fn idle_at(&mut self, link: &mut Link<'_>) -> Option<Instant> {
+        let idle = self.settings.idle?;
+        let up = self.up.as_mut()?;
+        let moved = up.moved.filter(|_| !up.is_paused);
+        let idle_at = moved.unwrap_or_else(|| link.now()) + idle;
+        if link.known() >= idle_at {
+            say(&format!("nothing sent or received for {}", Seconds(idle)));
+            let in_doubt = up.in_doubt(link.unacknowledged());
+            self.say_undelivered(in_doubt);
+            self.outcome = Some(READ_TIMEOUT);
+        }
+        // What is heard until then is known only a moment later.
+        Some(idle_at.max(link.now() + Duration::from_millis(1)))
     }
 
     /// After the server's FIN: what it meant, and what follows from that. When to look again.
@@ -442,17 +401,22 @@ impl Caller for Session {
         self.say_dropped();
         let heartbeat = self.settings.heartbeat.clone();
         self.up = Some(Up {
+            moved: Some(link.now()),
             heartbeat: heartbeat.map(|(every, line)| Heartbeat::new(every, line, link.now())),
             ..Up::default()
         });
+        if self.settings.leaves_at_once {
+            self.outcome = Some(0);
+            return;
+        }
         self.input.lock().outgoing.connected();
         self.flush(link);
     }
 
     fn input(&mut self, link: &mut Link<'_>, bytes: &[u8]) {
-        let has_room = self.output.put(bytes);
+        let has_room = self.settings.discards || self.output.put(bytes);
         let Some(up) = &mut self.up else { return };
-        up.received += bytes.len() as u64;
+        up.has_received(bytes.len(), link.now());
         if !has_room {
             up.is_paused = true;
             link.pause();
