@@ -93,6 +93,8 @@ mod address;
 mod admission;
 mod backoff;
 mod check;
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+pub mod children;
 mod client;
 mod close;
 mod config;

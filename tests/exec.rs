@@ -6,6 +6,8 @@ mod delivery;
 mod descriptors;
 /// How a process and its connection end, each by the other or by a limit.
 mod ends;
+/// Processes that became the server's without being started by it.
+mod orphans;
 /// What a program gets and says: the socket, its environment, its stderr.
 mod programs;
 /// Processes and their connections in another process's hands.

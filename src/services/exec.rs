@@ -15,12 +15,13 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ExitStatus};
+use std::process::ExitStatus;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::children::Owned;
 use crate::close::CloseReason;
 use crate::handle::Handle;
 use crate::service::{Context, Exported, Patience, Ready, Service};
@@ -117,7 +118,7 @@ enum Stage {
 struct Running {
     group: Group,
     /// `None`: another process started it.
-    child: Option<Child>,
+    child: Option<Owned>,
     /// The last signal it was sent at its time limit.
     sent: Option<Signal>,
     /// Its stderr is watched, too.

@@ -305,6 +305,49 @@ fn a_program_that_cannot_be_run_is_said_at_the_start() {
     }
 }
 
+/// It would be refused to each client.
+#[test]
+fn what_the_kernel_cannot_run_is_said_at_the_start() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = Home::new();
+    let ran = home.join("ran");
+    // A program for a machine that this is not: s390x, with nothing else in its header amiss.
+    let mut foreign = std::fs::read("/bin/true").unwrap();
+    foreign[18..20].copy_from_slice(&22_u16.to_be_bytes());
+    foreign[5] = 2;
+    let script = format!("echo ran >{}\n", ran.display());
+    let missing = format!("#!/no/such/interpreter -x\n{script}");
+    for (content, said) in [
+        (
+            script.as_bytes(),
+            "is nothing that this system runs: a script begins with #!",
+        ),
+        (&foreign, "is nothing that this system runs: "),
+        (missing.as_bytes(), "/no/such/interpreter, is missing"),
+        (b"", "is nothing that this system runs: "),
+    ] {
+        let program = home.join("program");
+        std::fs::write(&program, content).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command = standfast();
+        command.args(["serve", "exec", "-l", "0", "--control", "off", "--"]);
+        let (code, stdout, stderr) = output({
+            command.arg(&program);
+            command
+        });
+        assert_eq!((code, &*stdout), (2, ""), "{stderr}");
+        assert!(stderr.contains(said), "{said}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+    // And to see that costs not even an instruction of what it can run.
+    let program = home.join("program");
+    std::fs::write(&program, format!("#!/bin/sh\n{script}")).unwrap();
+    let server = exec(&[], &[program.to_str().unwrap()]);
+    assert!(!ran.exists());
+    read_to_fin(&mut server.connect());
+    assert!(ran.exists());
+}
+
 #[test]
 fn a_program_that_is_gone_later_ends_the_connection_and_nothing_else() {
     let home = Home::new();

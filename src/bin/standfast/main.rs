@@ -8,6 +8,8 @@ mod connect;
 mod ctl;
 mod load;
 mod logger;
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+mod orphans;
 mod serve;
 mod service;
 mod signals;
@@ -36,6 +38,11 @@ fn main() -> ExitCode {
     #[cfg(control)]
     if let Some(code) = successor::pass_on() {
         return code;
+    }
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    if let Err(failure) = orphans::reap() {
+        logger::say(&failure.to_string());
+        return ExitCode::from(failure.code);
     }
     let args = match Args::try_parse() {
         Ok(args) => args,

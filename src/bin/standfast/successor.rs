@@ -8,10 +8,11 @@ use std::env;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, PipeReader, Write};
 use std::os::fd::AsFd;
-use std::process::{Child, Command, ExitCode};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use rustix::event::PollFlags;
+use standfast::children::{self, Owned};
 use standfast::control::Successor;
 
 use crate::logger;
@@ -29,7 +30,7 @@ pub(crate) fn start(mut command: Command) -> io::Result<Successor> {
     let (life, theirs) = io::pipe()?;
     command.env(BETWEEN, "1").stdin(theirs);
     supervisor::succeed(&mut command);
-    let mut between = command.spawn()?;
+    let mut between = children::spawn(&mut command)?;
     // `theirs` is the new processes' alone from here on.
     drop(command);
     let pid = number_said(&life, &mut between);
@@ -41,7 +42,7 @@ pub(crate) fn start(mut command: Command) -> io::Result<Successor> {
 }
 
 /// The first line of the pipe; a process between that does not say it in time is ended.
-fn number_said(pipe: &PipeReader, between: &mut Child) -> io::Result<Option<u32>> {
+fn number_said(pipe: &PipeReader, between: &mut Owned) -> io::Result<Option<u32>> {
     if !wait(pipe, PollFlags::IN, PATIENCE)? {
         between.kill()?;
         return Err(io::Error::new(

@@ -9,7 +9,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -19,6 +19,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use crate::children::{self, Owned};
 use crate::deadline::Moment;
 use crate::endpoint::Peer;
 use crate::handle::Handle;
@@ -115,7 +116,7 @@ enum Start {
 /// A process that was started.
 #[derive(Debug)]
 pub(super) struct Spawned {
-    pub(super) child: Child,
+    pub(super) child: Owned,
     pub(super) pidfd: OwnedFd,
     pub(super) stderr: Option<OwnedFd>,
 }
@@ -147,7 +148,7 @@ pub(super) struct Words {
 /// How a process's end is seen.
 #[derive(Debug)]
 pub(super) enum Watch {
-    Child(Child),
+    Child(Owned),
     /// Started by another process: its pidfd.
     Stranger(OwnedFd),
 }
@@ -167,8 +168,8 @@ impl Drop for Ticket {
 pub(super) struct Group(Pid);
 
 impl Group {
-    pub(super) fn of(child: &Child) -> Self {
-        Self(Pid::from_child(child))
+    pub(super) fn of(child: &Owned) -> Self {
+        Self(child.pid())
     }
 
     /// `None` for a number that is no process's, such as 1 or -1, which would be everybody.
@@ -502,8 +503,8 @@ fn spawn(program: &Program, job: Job) -> io::Result<Spawned> {
     });
     command.stdin(Stdio::from(job.socket.try_clone()?));
     command.stdout(Stdio::from(job.socket));
-    let mut child = command.spawn()?;
-    match rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+    let mut child = children::spawn(&mut command)?;
+    match rustix::process::pidfd_open(child.pid(), PidfdFlags::empty()) {
         Ok(pidfd) => Ok(Spawned {
             child,
             pidfd,

@@ -1,13 +1,16 @@
-//! Which program: found once, at the start, as execvp(3) finds it.
+//! Which program: found once, at the start, as execvp(3) finds it; and whether the kernel can run it.
 
-use std::ffi::{OsStr, OsString};
-use std::io;
+use std::ffi::{CString, OsStr, OsString};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
+use crate::children;
 use crate::services::exec::Stderr;
+use crate::sys;
 
 /// Where execvp(3) looks without PATH (`confstr(_CS_PATH)`).
 const PATH: &str = "/bin:/usr/bin";
@@ -27,9 +30,11 @@ impl Program {
     /// There is none of this name, or it may not be executed: in words.
     pub(super) fn find(name: &OsStr, arguments: Vec<OsString>, stderr: Stderr) -> io::Result<Self> {
         let path = std::env::var_os("PATH").unwrap_or_else(|| PATH.into());
+        let path = search(name, &path)?;
+        can_run(&path)?;
         Ok(Self {
             name: name.to_owned(),
-            path: search(name, &path)?,
+            path,
             arguments,
             stderr,
         })
@@ -74,6 +79,58 @@ fn executable(path: PathBuf) -> io::Result<PathBuf> {
             )),
         },
     }
+}
+
+/// Has the kernel load it, and ends it before its first instruction: no list of formats, interpreters and emulators says
+/// as well what would come of it.
+fn can_run(path: &Path) -> io::Result<()> {
+    let mut command = sys::stopped_at_exec(CString::new(path.as_os_str().as_bytes())?);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    match children::spawn(&mut command) {
+        Ok(mut child) => {
+            child.kill()?;
+            child.wait()?;
+            Ok(())
+        }
+        // It may not be traced, here: nothing is known.
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(()),
+        Err(cause) => Err(unrunnable(path, &cause)),
+    }
+}
+
+/// Why the kernel cannot run it, in words.
+fn unrunnable(path: &Path, cause: &io::Error) -> io::Error {
+    let shown = path.display();
+    let said = match cause.raw_os_error() {
+        Some(libc::ENOEXEC) => format!(
+            "{shown} is nothing that this system runs: a script begins with #! and its interpreter, a program is made for this machine"
+        ),
+        // It is there.
+        Some(libc::ENOENT) => match interpreter(path) {
+            Some(interpreter) => format!("the interpreter of {shown}, {interpreter}, is missing"),
+            None => format!("the loader of {shown} is missing"),
+        },
+        _ => format!("{shown}: {cause}"),
+    };
+    error(cause.kind(), &said)
+}
+
+/// What the first line of a script names (execve(2), "Interpreter scripts").
+fn interpreter(path: &Path) -> Option<String> {
+    let mut start = Vec::new();
+    let file = std::fs::File::open(path).ok()?;
+    file.take(256).read_to_end(&mut start).ok()?;
+    let line = start
+        .strip_prefix(b"#!")?
+        .split(|&byte| byte == b'\n')
+        .next()?;
+    let line = String::from_utf8_lossy(line)
+        .trim_start()
+        .replace('\r', "\\r");
+    Some(line.split_ascii_whitespace().next()?.to_owned())
 }
 
 fn error(kind: io::ErrorKind, what: &str) -> io::Error {
