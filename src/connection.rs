@@ -193,7 +193,7 @@ impl Connection {
     /// Hands bytes to the service, behind what it left before, and keeps what it leaves now.
     #[inline]
     fn deliver(&mut self, service: &AnyService, turn: &Turn<'_>, bytes: &[u8]) {
-        if self.io.ended || self.io.finishing.is_some() {
+        if self.io.discards_input() {
             return;
         }
         let mut drained = false;
@@ -212,7 +212,7 @@ impl Connection {
                 }
                 self.serve_kept(service, turn);
                 if drained {
-                    self.io.finish_for(CloseReason::Drain);
+                    self.finish_unasked(service, CloseReason::Drain);
                 }
                 return;
             }
@@ -233,8 +233,18 @@ impl Connection {
             self.left_over(turn, used);
         }
         if drained {
-            self.io.finish_for(CloseReason::Drain);
+            self.finish_unasked(service, CloseReason::Drain);
         }
+    }
+
+    /// Neither the client nor the service wants it to end: some hear their client out, whose last words may be on their
+    /// way.
+    fn finish_unasked(&mut self, service: &AnyService, reason: CloseReason) {
+        let io = &mut self.io;
+        if io.finishing.is_none() && !io.ended {
+            io.hears_out = service.hears_out();
+        }
+        io.finish_for(reason);
     }
 
     /// Shows the service what it left, if it asked for that or there is room again.
@@ -242,7 +252,7 @@ impl Connection {
         let io = &mut self.io;
         let Some(pending) = &io.pending else { return };
         let full = pending.outbox.len() >= turn.limits.buffer;
-        if pending.offer && !io.halted && !full && !io.ended && io.finishing.is_none() {
+        if pending.offer && !io.halted && !full && !io.discards_input() {
             self.serve_kept(service, turn);
         }
     }
@@ -326,7 +336,7 @@ impl Connection {
             && !io.halted
             && !pending.offer
         {
-            io.finish_for(CloseReason::Drain);
+            self.finish_unasked(service, CloseReason::Drain);
             return self.conclude(service, turn, false);
         }
         // A service that waits still holds what it was sent: that comes out before the end.
@@ -376,7 +386,7 @@ impl Connection {
             return self.expire_lent(turn);
         }
         if self.io.linger().is_some_and(|until| until <= known) {
-            return Step::Close(self.io.ending());
+            return self.hang_up(service, turn, buffer);
         }
         if self.io.watch <= known {
             self.io.look(turn);
@@ -389,7 +399,7 @@ impl Connection {
             if self.io.read_deadline(turn) > known {
                 return self.conclude(service, turn, more);
             }
-            self.io.finish_for(CloseReason::ReadTimeout);
+            self.finish_unasked(service, CloseReason::ReadTimeout);
             if let Ok(info) = sys::tcp_info(self.io.socket.as_fd())
                 && (info.probes > 0 || info.retransmits > 0)
             {
@@ -397,6 +407,24 @@ impl Connection {
             }
         }
         self.conclude(service, turn, false)
+    }
+
+    /// The client's FIN has been awaited for long enough. What has come by now is the last that is heard of it.
+    fn hang_up(&mut self, service: &AnyService, turn: &Turn<'_>, buffer: &mut [u8]) -> Step {
+        if !self.io.discards_input() {
+            self.io.readable = true;
+            self.pull(service, turn, buffer);
+            if !self.io.halted {
+                self.io.hears_out = false;
+                self.end(service, turn);
+            }
+            if self.io.halted {
+                // It goes on with what it has heard, and the wait begins anew.
+                self.io.pending().linger = None;
+                return self.conclude(service, turn, false);
+            }
+        }
+        Step::Close(self.io.ending())
     }
 
     /// The server drains: serves what has come, then finishes.
@@ -418,7 +446,7 @@ impl Connection {
             let unread = rustix::io::ioctl_fionread(io.socket.as_fd()).unwrap_or(0);
             if unread == 0 && !io.halted && io.pending.as_ref().is_none_or(|pending| !pending.offer)
             {
-                io.finish_for(CloseReason::Drain);
+                self.finish_unasked(service, CloseReason::Drain);
             } else {
                 io.readable = true;
                 io.pending().quota = Some(unread);

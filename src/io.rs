@@ -98,6 +98,8 @@ pub(crate) struct Io {
     pub(crate) waiting: bool,
     /// Output is being delivered, then FIN: for this reason.
     pub(crate) finishing: Option<CloseReason>,
+    /// Meanwhile what comes is still for the service: it hears its client out.
+    pub(crate) hears_out: bool,
     pub(crate) id: u64,
     pub(crate) peer: Peer,
     pub(crate) opened: Moment,
@@ -142,6 +144,7 @@ impl Io {
             held: false,
             shifted: false,
             finishing: None,
+            hears_out: false,
             id,
             peer,
             opened,
@@ -265,7 +268,7 @@ impl Io {
     /// How many bytes may be read now: bounded by what may have to be kept of them, or of the answer to them.
     #[inline]
     pub(crate) fn input_room(&self, turn: &Turn<'_>) -> usize {
-        if self.ended || self.finishing.is_some() {
+        if self.discards_input() {
             return usize::MAX;
         }
         let Some(pending) = &self.pending else {
@@ -414,11 +417,17 @@ impl Io {
             let ends = pending.verdict.is_some() || pending.failed.is_some();
             pending.offer && !pending.outbox.is_empty() && !ends
         };
-        self.finishing.is_none() && self.pending.as_deref().is_some_and(waits)
+        !self.discards_input() && self.pending.as_deref().is_some_and(waits)
     }
 
     pub(crate) fn input_is_over(&self) -> bool {
-        self.peer_fin || self.finishing.is_some() || self.verdict().is_some()
+        self.peer_fin || self.discards_input() || self.verdict().is_some()
+    }
+
+    /// Nobody wants what comes any more.
+    #[inline]
+    pub(crate) fn discards_input(&self) -> bool {
+        self.ended || (self.finishing.is_some() && !self.hears_out)
     }
 
     pub(crate) fn half_closed(&self) -> bool {

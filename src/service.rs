@@ -130,6 +130,12 @@ pub trait Service: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Whether what a client sends after our FIN, at its read deadline or in a drain, and before its own, is input as
+    /// any other. Default `false`: it is thrown away, for nobody could answer it.
+    fn hears_out(&self) -> bool {
+        false
+    }
+
     /// Whether its connections go on in a drain until they end by themselves or the drain timeout cuts them off. Default
     /// `false`: what has come is served, and that was it.
     fn outlasts_drain(&self) -> bool {

@@ -10,9 +10,11 @@ use std::time::Duration;
 use rustix::process::Signal;
 use socket2::SockRef;
 
+use crate::control::{Home, entry, number};
+use crate::support::clients::vanish;
 use crate::support::{
     GUARD, Server, assert_echoes, cannot_run, connect, listening, now, pass, read_to_fin,
-    send_until_stuck, standfast, unacknowledged, until, until_another_signal_counts,
+    send_until_stuck, standfast, unacknowledged, undeafen, until, until_another_signal_counts,
 };
 
 #[test]
@@ -107,6 +109,50 @@ fn tell(mut client: TcpStream, bytes: &[u8], seed: u64) {
     }
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_fin(&mut client), b"", "print answers nothing");
+}
+
+/// Its last words are on their way when the server ends it, at its read deadline or in a drain: it has not heard yet.
+#[test]
+fn print_shows_what_comes_between_its_end_and_the_client_s() {
+    for (args, reason) in [(&["-i", "1s"][..], "read-timeout"), (&[], "drain")] {
+        let home = Home::new();
+        let mut server = home.serve(&[&["print"], args].concat());
+        let mut client = server.connect();
+        client.write_all(b"first\nbegun, ").unwrap();
+        assert_eq!(server.stdout_bytes(6), b"first\n");
+        vanish(&client);
+        if reason == "drain" {
+            server.signal(Signal::TERM);
+        }
+        // Nothing else waits for an acknowledgement than our FIN.
+        until("our FIN", || {
+            number(&entry(&home.json(&["list"]), &client)["unacknowledged"]) == 1
+        });
+        client.write_all(b"ended\nlast").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(server.stdout_bytes(17), b"begun, ended\nlast", "{reason}");
+        undeafen(&client);
+        let closed = server.closed();
+        assert_eq!(closed.reason(), reason, "{}", closed.line);
+        assert_eq!(closed.get("read"), "23");
+        if reason != "drain" {
+            server.signal(Signal::TERM);
+        }
+        assert_eq!(server.wait().code(), Some(0));
+        assert_eq!(server.stdout_rest(), b"");
+    }
+}
+
+/// It is heard until it has said all, or for a second.
+#[test]
+fn print_waits_only_so_long_for_the_client_s_end() {
+    let mut server = Server::start(&["print", "--drain-timeout", "off"]);
+    let mut client = server.connect();
+    client.write_all(b"first\nwithout an end").unwrap();
+    assert_eq!(server.stdout_bytes(6), b"first\n");
+    assert_eq!(server.drain().code(), Some(0));
+    assert_eq!(server.stdout_rest(), b"without an end");
+    assert_eq!(read_to_fin(&mut client), b"");
 }
 
 #[test]

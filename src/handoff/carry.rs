@@ -70,6 +70,7 @@ impl Connection {
         let io = Io::new(socket, record.id, arrival.peer, arrival.listener, opened);
         let mut connection = Self::with_state(io, service.import(&exported(record))?);
         connection.io.restore(record, now)?;
+        connection.io.hears_out = service.hears_out();
         let mut beside = beside.into_iter();
         if let Some(far) = &record.far {
             let socket = beside.next().ok_or("a far side without its socket")?;

@@ -11,8 +11,7 @@ impl Io {
     /// How many of `room` bytes may be read of the client, with what the process holds.
     #[inline]
     pub(crate) fn ration(&mut self, room: usize, turn: &Turn<'_>) -> usize {
-        // Nobody wants what comes any more.
-        if self.ended || self.finishing.is_some() {
+        if self.discards_input() {
             return room;
         }
         let (sink, held) = self.sink();

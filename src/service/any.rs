@@ -70,6 +70,11 @@ impl AnyService {
         self.0.upstreams()
     }
 
+    #[inline]
+    pub(crate) fn hears_out(&self) -> bool {
+        self.0.hears_out()
+    }
+
     pub(crate) fn outlasts_drain(&self) -> bool {
         self.0.outlasts_drain()
     }
@@ -162,6 +167,7 @@ trait Erased: Send + Sync {
     fn far_end(&self, state: &mut State, conn: &mut Context<'_>);
     fn dials(&self) -> bool;
     fn upstreams(&self) -> Vec<UpstreamInfo>;
+    fn hears_out(&self) -> bool;
     fn outlasts_drain(&self) -> bool;
     fn descriptors(&self) -> usize;
     fn output(&self, state: &mut State, conn: &mut Context<'_>);
@@ -222,6 +228,10 @@ impl<S: Service> Erased for S {
 
     fn upstreams(&self) -> Vec<UpstreamInfo> {
         Service::upstreams(self)
+    }
+
+    fn hears_out(&self) -> bool {
+        Service::hears_out(self)
     }
 
     fn outlasts_drain(&self) -> bool {

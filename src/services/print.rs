@@ -204,6 +204,10 @@ impl Service for Print {
         }
     }
 
+    fn hears_out(&self) -> bool {
+        true
+    }
+
     fn open(&self, _: &mut Context<'_>) -> usize {
         0
     }
