@@ -26,7 +26,7 @@ impl Inbox {
         let needed = self.bytes.len() + bytes.len();
         if needed > self.bytes.capacity() {
             let more = capacity_for(needed, most) - self.bytes.len();
-            self.bytes.try_reserve_exact(more)?;
+            memory.get(|| self.bytes.try_reserve_exact(more))?;
             self.held.count_in(memory, WaitingKind::Input);
             self.held.set(self.bytes.capacity());
         }

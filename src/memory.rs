@@ -7,13 +7,15 @@
 
 mod machine;
 
+use std::collections::TryReserveError;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mio::Waker;
 
 use crate::inspect::MemoryInfo;
+use crate::sys::Spare;
 pub(crate) use machine::available;
 
 /// The least that may be asked for, bytes: below it a handful of clients would have all of it.
@@ -32,6 +34,14 @@ const SHARES_MOST: usize = 256;
 
 /// What a connection may always hold, as long as there is any of it: enough for a message or a line of most protocols.
 const SMALL: usize = 4 * 1024;
+
+/// Address space to keep for need, bytes: at first, and once that was needed. More than one read and all that goes
+/// with it.
+const FIRST_SPARE: usize = 8 << 20;
+const SPARE: usize = 1 << 20;
+
+/// What may wait beyond what waited when the system had no more, bytes.
+const MARGIN: usize = 64 * 1024;
 
 /// Less than that is not worth a read, bytes.
 const MORSEL: usize = 512;
@@ -82,12 +92,25 @@ impl fmt::Display for WaitingKind {
     }
 }
 
+/// What is kept for the time when the system has no more memory.
+#[derive(Debug)]
+struct Kept {
+    limit: usize,
+    spare: Option<Spare>,
+}
+
 /// The budget of a server, shared: cheap to clone, usable from every thread.
 #[derive(Clone)]
 pub struct Memory(Arc<Account>);
 
 struct Account {
-    limit: usize,
+    /// What was asked for.
+    asked: usize,
+    /// What holds now: less, once the system had no more; nothing, while even what is kept for that case is gone.
+    limit: AtomicUsize,
+    kept: Mutex<Kept>,
+    /// Raised when something is kept for need again.
+    recovered: AtomicUsize,
     held: AtomicUsize,
     kinds: [AtomicUsize; WaitingKind::ALL.len()],
     /// How many hold some of it.
@@ -101,7 +124,10 @@ impl Memory {
     /// A budget of that many bytes.
     pub(crate) fn new(limit: usize) -> Self {
         Self(Arc::new(Account {
-            limit,
+            asked: limit,
+            limit: AtomicUsize::new(limit),
+            kept: Mutex::new(Kept { limit, spare: None }),
+            recovered: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             kinds: Default::default(),
             holders: AtomicUsize::new(0),
@@ -120,13 +146,13 @@ impl Memory {
 
     /// The most that one connection may hold, of the `buffer` bytes asked for: some others are to have as much.
     pub(crate) fn buffer(&self, buffer: usize) -> usize {
-        buffer.min(self.0.limit / 8)
+        buffer.min(self.0.asked / 8)
     }
 
-    /// The bound, bytes.
+    /// The bound, bytes: what was asked for, or what the system had at most.
     #[must_use]
     pub fn limit(&self) -> usize {
-        self.0.limit
+        self.kept().limit
     }
 
     /// What is held now, bytes.
@@ -168,7 +194,7 @@ impl Memory {
     /// anybody.
     #[inline]
     pub(crate) fn mark(&self, buffer: usize) -> usize {
-        let (limit, held) = (self.0.limit, self.held());
+        let (limit, held) = (self.0.limit.load(Ordering::Relaxed), self.held());
         if held < limit / 2 {
             return buffer;
         }
@@ -212,7 +238,7 @@ impl Memory {
 
     /// Whether all of it is held: nothing is read that might have to be kept.
     pub(crate) fn is_full(&self) -> bool {
-        self.held() >= self.0.limit
+        self.held() >= self.0.limit.load(Ordering::Relaxed)
     }
 
     /// Has `waker` woken when others may be read again.
@@ -228,13 +254,73 @@ impl Memory {
 
     /// Connections wait to be read: below which level some of it is free again that is worth a look.
     pub(crate) fn room_to_wait_for(&self) -> usize {
-        self.held().saturating_sub(self.0.limit / 64).max(1)
+        self.held().saturating_sub(self.0.asked / 64).max(1)
     }
 
     /// Has the workers woken once less than that is held. Answers whether that is so already.
     pub(crate) fn wait_until_below(&self, level: usize) -> bool {
         self.0.wake_below.fetch_max(level, Ordering::SeqCst);
         self.0.held.load(Ordering::SeqCst) < level
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has `reserve` get memory. Where the system has none, what is kept for that is given up for it: nobody is read
+    /// until there is something to keep again, and less may wait from then on.
+    ///
+    /// # Errors
+    /// There is none even so.
+    pub(crate) fn get(
+        &self,
+        mut reserve: impl FnMut() -> Result<(), TryReserveError>,
+    ) -> Result<(), TryReserveError> {
+        reserve().or_else(|_| {
+            self.fall_short();
+            reserve()
+        })
+    }
+
+    /// The system has no memory: gives up what is kept for that.
+    pub(crate) fn fall_short(&self) {
+        let mut kept = self.kept();
+        kept.spare = None;
+        self.0.limit.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether the system had no memory, and nothing is kept for the next time.
+    pub(crate) fn is_short(&self) -> bool {
+        self.0.limit.load(Ordering::Relaxed) == 0
+    }
+
+    /// Keeps something for need. Answers whether it could.
+    pub(crate) fn recover(&self) -> bool {
+        let mut kept = self.kept();
+        if kept.spare.is_none() {
+            // What it is less than at first is for the rest of the process, threads that answer questions among it.
+            let first = self.recovered() == 0;
+            let size = if first { FIRST_SPARE } else { SPARE };
+            kept.spare = Spare::new(size).ok();
+        }
+        if kept.spare.is_some() {
+            // Nobody was read meanwhile: that much the system has, and hardly more.
+            let (held, before) = (self.held(), kept.limit);
+            if self.is_short() {
+                kept.limit = before.min(held.saturating_add(MARGIN));
+            }
+            self.0.limit.store(kept.limit, Ordering::Relaxed);
+            self.0.recovered.fetch_add(1, Ordering::Relaxed);
+            if kept.limit < before {
+                log::warn!(waiting = held, budget = before; "out of memory, no more than that waits from here on");
+            }
+        }
+        kept.spare.is_some()
+    }
+
+    /// How often it has recovered.
+    pub(crate) fn recovered(&self) -> usize {
+        self.0.recovered.load(Ordering::Relaxed)
     }
 
     fn changed(&self, kind: WaitingKind, before: usize, now: usize) {
@@ -408,6 +494,29 @@ mod tests {
         assert!(!memory.is_full(), "something is left for the quick");
         holders.truncate(1000);
         assert!(memory.mark(BUFFER) >= SMALL, "and it rises again");
+    }
+
+    #[test]
+    fn a_system_without_memory_makes_less_wait_and_is_asked_again() {
+        let memory = Memory::new(64 * MIB);
+        assert!(memory.recover());
+        let mut held = memory.hold(WaitingKind::Output);
+        held.set(10 * MIB);
+        let mut refused = Vec::<u8>::new().try_reserve(usize::MAX);
+        let got = memory.get(|| std::mem::replace(&mut refused, Ok(())));
+        assert_eq!(got, Ok(()), "by what was kept");
+        assert!(memory.is_short() && memory.is_full());
+        assert_eq!(
+            memory.ration(BUFFER, 0, BUFFER, || true),
+            0,
+            "nobody is read"
+        );
+        assert!(memory.recover());
+        assert_eq!(memory.limit(), 10 * MIB + MARGIN);
+        assert_eq!(memory.ration(BUFFER, 0, BUFFER, || true), SMALL);
+        assert_eq!(memory.ration(BUFFER, 0, BUFFER, || false), 0);
+        let never = memory.get(|| Vec::<u8>::new().try_reserve(usize::MAX));
+        assert!(never.is_err());
     }
 
     #[test]

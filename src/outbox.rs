@@ -38,7 +38,7 @@ impl Outbox {
         let needed = self.len() + bytes.len();
         if needed > self.bytes.capacity() {
             let more = capacity_for(needed, most) - self.len();
-            self.bytes.try_reserve_exact(more)?;
+            memory.get(|| self.bytes.try_reserve_exact(more))?;
             self.held.count_in(memory, WaitingKind::Output);
             self.held.set(self.bytes.capacity());
         }

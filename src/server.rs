@@ -141,6 +141,8 @@ impl Server {
                 accepted: 0,
             })
             .collect();
+        // Kept from the beginning; a system that has none now says so when more is needed.
+        memory.recover();
         for mailbox in &mailboxes {
             memory.wakes(Arc::clone(&mailbox.waker));
         }

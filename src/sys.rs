@@ -121,6 +121,41 @@ pub(crate) fn expect_children() -> io::Result<()> {
     Ok(())
 }
 
+/// Address space that is kept for a time of need. Nothing is in it, so it takes no memory; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    at: usize,
+    length: usize,
+}
+
+impl Spare {
+    /// # Errors
+    /// What mmap(2) says: `ENOMEM` when there is no more to be had.
+    pub(crate) fn new(length: usize) -> io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANON;
+        // SAFETY: a new mapping at an address of the system's choice, which nobody can read or write: no memory that
+        // anybody knows of is touched.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_NONE, flags, -1, 0) };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self {
+            at: at.expose_provenance(),
+            length,
+        })
+    }
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        let at = std::ptr::with_exposed_provenance_mut(self.at);
+        // SAFETY: the mapping was made by `new` with that address and length, is this value's alone, and nothing points
+        // into it.
+        let answer = unsafe { libc::munmap(at, self.length) };
+        debug_assert_eq!(answer, 0);
+    }
+}
+
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 mod imp {
     use std::num::NonZeroU32;

@@ -269,6 +269,9 @@ impl Worker {
         if self.index == 0 && !self.connections.is_empty() {
             until = until.min(began.after(PULSE));
         }
+        if self.short.is_desperate() {
+            until = until.min(began.after(short::AGAIN));
+        }
         let busy =
             !self.leftovers.is_empty() || !self.listings.is_empty() || !self.dials.is_empty();
         let round = self.round.is_under_way() && !self.is_holding();

@@ -8,7 +8,7 @@ use socket2::SockRef;
 
 use crate::control::{Home, entry, number, refusal};
 use crate::support::clients::{Stream, connect_with_window, reset};
-use crate::support::{Server, assert_echoes, until};
+use crate::support::{Server, assert_echoes, leave_address_space, until};
 
 const MIB: u64 = 1 << 20;
 
@@ -144,4 +144,35 @@ fn too_little_memory_to_serve_anybody_is_refused() {
         assert_eq!(code, 2);
         assert!(line.contains("at least 1m"), "{line}");
     }
+}
+
+#[test]
+fn a_process_that_gets_no_more_memory_serves_on() {
+    let home = Home::new();
+    let flags = ["--memory", "1g", "--buffer", "2m", "--workers", "2"];
+    let mut command = home.standfast(&["serve", "-l", "0"]);
+    command.args(flags);
+    // Without heaps for each thread, for which the C library reserves address space ahead.
+    command.env("MALLOC_ARENA_MAX", "1");
+    let mut server = Server::spawn(command, 1);
+    let mut early = server.connect();
+    assert_echoes(&mut early, b"there is memory yet");
+    // Less than the buffers of a few; beside the status that is asked for meanwhile.
+    leave_address_space(&server, 8 << 20);
+    let hogs = hogs(&home, &server, 16);
+    server.log_line("what it makes of that", |line| {
+        line.contains(" warn out of memory, no more than that waits from here on ")
+    });
+    let memory = memory(&home);
+    assert!(number(&memory["limit"]) < 64 << 20, "{memory}");
+    for round in 0..50_usize {
+        assert_echoes(&mut early, &[b'q'; 3000][..60 * (round + 1)]);
+        if round % 10 == 0 {
+            assert_echoes(&mut server.connect(), b"and who is new");
+        }
+    }
+    assert!(server.is_running());
+    let list = home.json(&["list"]);
+    let there = hogs.iter().map(|hog| entry(&list, hog));
+    assert_eq!(there.count(), 16, "and nobody was cut off");
 }

@@ -247,13 +247,18 @@ impl Desk {
             };
             self.enter(&client);
             let last = spare.is_none();
-            let answering = {
+            let answer = || {
                 let (desk, client) = (Arc::clone(&self), Arc::clone(&client));
                 let patience = if last { LAST_WORDS } else { PATIENCE };
                 thread::Builder::new()
                     .name("control-client".to_owned())
                     .spawn(move || desk.serve(&client, patience))
             };
+            // A thread needs address space (pthread_create(3): EAGAIN), and there is some for need.
+            let answering = answer().or_else(|_| {
+                self.handle.memory().fall_short();
+                answer()
+            });
             match answering {
                 // One after the other; its descriptor becomes the spare one without ever being free.
                 Ok(answering) if last => {

@@ -1,12 +1,16 @@
 //! Connections that were not read for want of memory in the process: they are tried again once some is free.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::Worker;
 use crate::memory::Memory;
 
 /// Connections tried in a turn: events must not wait for all of them.
 const BATCH: usize = 256;
+
+/// How soon the system is asked again for memory when it had none.
+pub(super) const AGAIN: Duration = Duration::from_millis(100);
 
 /// A worker's connections that wait for memory.
 #[derive(Debug)]
@@ -15,8 +19,10 @@ pub(super) struct Short {
     keys: VecDeque<usize>,
     /// So many of them are tried in the walk that is under way: each once.
     left: usize,
-    /// The next walk begins once less than that is held.
+    /// The next walk begins once less than that is held,
     below: usize,
+    /// or the memory has recovered once more.
+    recovered: usize,
 }
 
 impl Short {
@@ -26,6 +32,7 @@ impl Short {
             keys: VecDeque::new(),
             left: 0,
             below: 0,
+            recovered: 0,
         }
     }
 
@@ -47,13 +54,24 @@ impl Short {
 
     /// Whether there is something to do at once; otherwise the worker is woken for it.
     pub(super) fn is_pressing(&self) -> bool {
-        !self.keys.is_empty() && (self.left > 0 || self.memory.wait_until_below(self.below))
+        !self.keys.is_empty()
+            && (self.left > 0
+                || self.memory.recovered() != self.recovered
+                || self.memory.wait_until_below(self.below))
+    }
+
+    /// Whether the system had no memory the last time. It is asked again now and then.
+    pub(super) fn is_desperate(&self) -> bool {
+        self.memory.is_short() && !self.memory.recover()
     }
 
     /// The next one to try, if it is time for that.
     fn next(&mut self) -> Option<usize> {
         if self.left == 0 {
-            if self.keys.is_empty() || self.memory.held() >= self.below {
+            let recovered = self.memory.recovered();
+            let is_time = self.memory.held() < self.below || recovered != self.recovered;
+            self.recovered = recovered;
+            if self.keys.is_empty() || !is_time {
                 return None;
             }
             self.left = self.keys.len();

@@ -688,3 +688,15 @@ impl Drop for Orphan {
         self.signal(rustix::process::Signal::KILL);
     }
 }
+
+/// Leaves a server that much more address space than it has (`RLIMIT_AS`, getrlimit(2)).
+pub(crate) fn leave_address_space(server: &Server, more: u64) {
+    let statm = std::fs::read_to_string(format!("/proc/{}/statm", server.pid())).unwrap();
+    let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
+    let limit = rustix::process::Rlimit {
+        current: Some(pages * 4096 + more),
+        maximum: None,
+    };
+    let pid = rustix::process::Pid::from_raw(i32::try_from(server.pid()).unwrap());
+    rustix::process::prlimit(pid, rustix::process::Resource::As, limit).unwrap();
+}

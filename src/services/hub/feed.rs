@@ -104,7 +104,13 @@ impl Feed {
         let (bytes, count) = lines.clone().fold((0, 0), |(bytes, count), line| {
             (bytes + line.as_ref().len(), count + 1)
         });
-        if kept.gathering.reserve(bytes, count).is_err() {
+        let gathering = &mut kept.gathering;
+        let mut reserve = || gathering.reserve(bytes, count);
+        let reserved = match self.memory.get() {
+            Some(memory) => memory.get(reserve),
+            None => reserve(),
+        };
+        if reserved.is_err() {
             return Due::Full;
         }
         let mut due = if kept.gathering.is_empty() {
