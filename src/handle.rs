@@ -246,10 +246,9 @@ pub(crate) struct Shared {
     ends: AtomicBool,
     /// Called when the server is told to end.
     pub(crate) ending: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    /// What all connections of a service have in common, for a process that takes over: the listeners with that
-    /// service, the form, the bytes.
+    /// What all connections of each service have in common, for a process that takes over.
     #[cfg(control)]
-    pub(crate) common: OnceLock<Box<CommonState>>,
+    pub(crate) common: OnceLock<Vec<Common>>,
     /// What the services connect clients to.
     pub(crate) upstreams: OnceLock<Box<dyn Fn() -> Vec<UpstreamInfo> + Send + Sync>>,
     /// What former processes counted, by listener, and for how long.
@@ -271,10 +270,24 @@ pub(crate) struct Shared {
     pub(crate) stood_still: Mutex<Moment>,
 }
 
-/// Called while no worker serves. An error says in words what went wrong.
+/// What all connections of a service have in common. An error says in words what went wrong.
 #[cfg(control)]
-pub(crate) type CommonState =
-    dyn Fn() -> Result<Vec<(Vec<u16>, u16, Vec<u8>)>, String> + Send + Sync;
+pub(crate) struct Common {
+    /// The listeners with that service.
+    pub(crate) listeners: Vec<u16>,
+    /// The next part that may go ahead of the rest, and how far that is then; given how far it was.
+    pub(crate) ahead: Ask<(Formed, u64)>,
+    /// The rest. Called while no worker serves.
+    pub(crate) rest: Ask<Formed>,
+}
+
+/// Asks a service for what there is of that, given how far it has gone ahead.
+#[cfg(control)]
+type Ask<T> = Box<dyn Fn(u64) -> Result<Option<T>, String> + Send + Sync>;
+
+/// Bytes, behind the number of the form they are in.
+#[cfg(control)]
+pub(crate) type Formed = (u16, Vec<u8>);
 
 /// What a worker finds in its mailbox.
 #[derive(Debug)]

@@ -195,13 +195,36 @@ pub trait Service: Send + Sync + 'static {
         Err(format!("{} takes over no connections", self.name()))
     }
 
-    /// What all connections have in common, to go on in a process that takes over. Called once no call for any of
-    /// them is under way, and none follows unless the takeover comes to nothing. `None` (default): nothing.
-    fn export_common(&self) -> Option<Exported> {
+    /// A part of what all connections have in common that changes no more, to go to a process that takes over while
+    /// this one still serves: the next one, where what `ahead` says has gone already; and what has gone with it.
+    /// `ahead` is 0 at first, and the service's own affair from then on. `None` (default): there is none, or none yet.
+    ///
+    /// Asked for time and again, beside calls for connections, until a moment comes in which there is none; and in vain
+    /// if the takeover comes to nothing.
+    fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {
+        let _ = ahead;
         None
     }
 
-    /// What all connections have in common, as another process exported it; the states of connections came before.
+    /// What all connections have in common, but for what has gone [`ahead`](Self::export_ahead), to go on in a process
+    /// that takes over. Called once no call for any of them is under way, and none follows unless the takeover comes to
+    /// nothing. Everybody waits meanwhile, so it should be little. `None` (default): nothing.
+    fn export_common(&self, ahead: u64) -> Option<Exported> {
+        let _ = ahead;
+        None
+    }
+
+    /// A part that went [`ahead`](Self::export_ahead), in the order in which they were exported.
+    ///
+    /// # Errors
+    /// In words, what is wrong with it (default: that this service takes none); then nothing is taken over.
+    fn import_ahead(&self, exported: &Exported) -> Result<(), String> {
+        let _ = exported;
+        Err(format!("{} has no common state", self.name()))
+    }
+
+    /// What all connections have in common, as another process exported it; what went ahead and the states of
+    /// connections came before.
     ///
     /// # Errors
     /// In words, what is wrong with it (default: that this service has nothing in common); then nothing is taken over.
@@ -285,7 +308,8 @@ pub enum Stage {
 pub struct Exported {
     /// The form of `bytes`.
     pub schema: u16,
-    /// The state: of a connection at most 64 KiB, or it stays; what they have in common at most 64 MiB.
+    /// The state: of a connection at most 64 KiB, or it stays; what they have in common at most 64 MiB, a part that goes
+    /// ahead at most 2 GiB.
     pub bytes: Vec<u8>,
 }
 

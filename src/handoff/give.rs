@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use crate::control::line::{Line, now, shared_clock};
 use crate::control::question::Hello;
 use crate::handle::{Handle, Mail};
+use crate::handoff::ahead::Ahead;
 use crate::handoff::baton::{Baton, Event, FITS, FREEZE, Outcome, Sum, late, lost};
-use crate::handoff::record::{DESCRIPTORS, LONGEST_COMMON, Message, PIECE, PROTOCOL, SCHEMA};
+use crate::handoff::record::{DESCRIPTORS, Message, PROTOCOL, SCHEMA};
 use crate::inspect::{Role, Takeover};
 use crate::socket_file::Place;
 
@@ -119,9 +120,10 @@ pub(crate) fn give(
         }
     }
     drop(events);
+    let mut ahead = Ahead::of(handle.shared.common.get().map_or(&[], Vec::as_slice));
     let given = announced
-        .and_then(|()| conversation.pre_copy())
-        .and_then(|()| conversation.freeze(paths));
+        .and_then(|()| conversation.pre_copy(&mut ahead))
+        .and_then(|()| conversation.freeze(&ahead, paths));
     match given {
         Ok((sum, frozen)) => {
             let takeover = Takeover {
@@ -164,9 +166,10 @@ impl Conversation<'_> {
 
     /// Waits until every worker has sent everything, however long that takes, and what has changed since is known to
     /// fit into the freeze.
-    fn pre_copy(&self) -> Result<(), String> {
+    fn pre_copy(&self, ahead: &mut Ahead<'_>) -> Result<(), String> {
         let mut patience = now() + STILL;
         let mut progress = Progress::default();
+        let mut overdue = None;
         loop {
             while let Ok(event) = self.told.try_recv() {
                 if let Event::Failed(why) = event {
@@ -174,8 +177,13 @@ impl Conversation<'_> {
                 }
             }
             let left = self.baton.left();
-            if left.is_some_and(|left| self.is_time(left, &mut progress)) {
-                return Ok(());
+            if ahead.advance(&self.baton)? {
+                if left.is_some_and(|left| self.is_time(left, &mut progress)) {
+                    return Ok(());
+                }
+            } else if left.is_some() && now() > *overdue.get_or_insert_with(|| now() + PATIENCE) {
+                // They make more of it in common than can be copied.
+                self.baton.hold();
             }
             self.not_ending()?;
             match self.baton.line.take(now() + GLANCE) {
@@ -230,12 +238,12 @@ impl Conversation<'_> {
 
     /// Stops the workers, has them send the rest, and commits; whatever goes wrong before that, they resume. Answers
     /// what was given, and how long nobody served.
-    fn freeze(&self, paths: Paths<'_>) -> Result<(Sum, Duration), String> {
+    fn freeze(&self, ahead: &Ahead<'_>, paths: Paths<'_>) -> Result<(Sum, Duration), String> {
         let frozen_at = shared_clock();
         let until = now() + FREEZE;
         let (outcomes, stopped): (Vec<Sender<Outcome>>, _) = self.stop(until);
         let given = stopped.and_then(|sum| {
-            self.send_common(until)?;
+            ahead.send_rest(&self.baton, until)?;
             self.send_counts(until)?;
             self.commit(&sum, frozen_at, until, paths)?;
             self.owned()?;
@@ -287,36 +295,6 @@ impl Conversation<'_> {
             }
         }
         (outcomes, Ok(sum))
-    }
-
-    /// Sends what connections have in common: nobody changes that any more.
-    fn send_common(&self, until: Instant) -> Result<(), String> {
-        let common = self.handle.shared.common.get();
-        let common = common.map_or_else(|| Ok(Vec::new()), |common| common())?;
-        for (listeners, schema, bytes) in common {
-            if bytes.len() > LONGEST_COMMON {
-                return Err(format!(
-                    "what the connections have in common is too large to change hands: {} bytes",
-                    bytes.len()
-                ));
-            }
-            let mut rest = bytes.as_slice();
-            loop {
-                let (piece, more) = rest.split_at(rest.len().min(PIECE));
-                rest = more;
-                let message = Message::Common {
-                    listeners: listeners.clone(),
-                    schema,
-                    bytes: piece.to_vec(),
-                    left: rest.len() as u64,
-                };
-                self.pass(&message, &[], until)?;
-                if rest.is_empty() {
-                    break;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Sends what was counted: nobody counts any more.

@@ -12,11 +12,12 @@
 //! 4. commit, and the new process owns. 5. running.
 //!
 //! `give.rs` is the old process's side and `share.rs` each of its workers' part, joined by `baton.rs`; `take.rs` is the new one's side,
-//! `record.rs` the form of what passes between them, `carry.rs` a connection into that form and out of it.
+//! `ahead.rs` what connections have in common, `record.rs` the form of what passes between them, `carry.rs` a connection into that form and out of it.
 //!
 //! [`Commit`]: record::Message::Commit
 //! [`Owned`]: record::Message::Owned
 
+mod ahead;
 pub(crate) mod baton;
 mod carry;
 pub(crate) mod give;

@@ -25,8 +25,9 @@ pub(crate) const DESCRIPTORS: usize = 253;
 /// Bytes of a connection's output or input in one message.
 pub(crate) const PIECE: usize = 64 * 1024;
 
-/// The most that connections may have in common, bytes.
+/// The most that connections may have in common, bytes, in the freeze; and the largest part of it that goes ahead.
 pub(crate) const LONGEST_COMMON: usize = 64 * 1024 * 1024;
+pub(crate) const LONGEST_AHEAD: usize = 2 * 1024 * 1024 * 1024 - 1;
 
 const MAGIC: [u8; 4] = *b"stdf";
 const ENVELOPE: usize = 16;
@@ -66,10 +67,11 @@ pub(crate) enum Message {
     Told,
     /// The new process cannot go on.
     Abort(String),
-    /// What all connections of these listeners have in common, in the schema of their service: a piece of it, and how
-    /// many bytes are yet to come.
+    /// What all connections of these listeners have in common, in the schema of their service, or a part of that which
+    /// goes ahead of the rest: a piece of it, and how many bytes are yet to come.
     Common {
         listeners: Vec<u16>,
+        ahead: bool,
         schema: u16,
         #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
@@ -354,6 +356,7 @@ mod tests {
             Message::Abort("no".to_owned()),
             Message::Common {
                 listeners: vec![0, 3],
+                ahead: true,
                 schema: 1,
                 bytes: vec![1, 2, 3],
                 left: 70_000,

@@ -10,7 +10,8 @@ use crate::control::question::Hello;
 use crate::endpoint::Endpoint;
 use crate::handle::Handle;
 use crate::handoff::record::{
-    Arrival, LONGEST_COMMON, ListenerRecord, Message, PROTOCOL, Record, SCHEMA, Update,
+    Arrival, LONGEST_AHEAD, LONGEST_COMMON, ListenerRecord, Message, PROTOCOL, Record, SCHEMA,
+    Update,
 };
 use crate::inspect::{Role, Takeover};
 use crate::service::Exported;
@@ -155,10 +156,11 @@ impl Giver {
                 }
                 Message::Common {
                     listeners,
+                    ahead,
                     schema,
                     bytes,
                     left,
-                } => taking.take_common(&listeners, schema, &bytes, left),
+                } => taking.take_common(&listeners, ahead, schema, &bytes, left),
                 Message::Counts {
                     listeners,
                     counted_for,
@@ -411,12 +413,13 @@ impl<'a> Taking<'a> {
     fn take_common(
         &mut self,
         listeners: &[u16],
+        ahead: bool,
         schema: u16,
         piece: &[u8],
         left: u64,
     ) -> Result<(), String> {
         self.common.extend_from_slice(piece);
-        if self.common.len() > LONGEST_COMMON {
+        if self.common.len() > if ahead { LONGEST_AHEAD } else { LONGEST_COMMON } {
             return Err("more common state than there may be".to_owned());
         }
         if left > 0 {
@@ -431,7 +434,8 @@ impl<'a> Taking<'a> {
             bytes: std::mem::take(&mut self.common),
         };
         let worker = self.workers.first().ok_or("no worker")?;
-        worker.import_common(&ours.ok_or("common state of no listener")?, &exported)
+        let ours = ours.ok_or("common state of no listener")?;
+        worker.import_common(&ours, &exported, ahead)
     }
 
     /// Whether everything has come.

@@ -17,13 +17,13 @@ use crate::control::question::Hello;
 use crate::control::{Client, Control, Desk, Farewell, Start, Successor};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::handle::Shared;
+use crate::handle::{Common, Shared};
 use crate::handoff::record::ListenerRecord;
 use crate::handoff::take::{self, Giver, Taken};
 use crate::inspect::{ListenerInfo, Takeover};
 use crate::listener::{self, Listener, Settings};
 use crate::memory::Memory;
-use crate::service::AnyService;
+use crate::service::{AnyService, Exported};
 use crate::socket_file::{Place, SocketFile};
 
 /// What a server knows of takeovers: the one it comes from, and what the next one needs.
@@ -71,21 +71,39 @@ pub(super) fn export_common(shared: &Shared, listeners: &[Listener]) {
             None => services.push((service.clone(), vec![at])),
         }
     }
-    // A service may have a handle: it is only lent, or neither would ever be dropped.
     let services = services.into_iter();
-    let lent: Vec<_> = services.map(|(service, at)| (service.lent(), at)).collect();
-    let export = move || {
-        let mut exported = Vec::new();
-        for (lent, listeners) in &lent {
-            let Some(service) = lent() else { continue };
-            let common = catch_unwind(AssertUnwindSafe(|| service.export_common()));
-            let common = common.map_err(|_| format!("{} panicked", service.name()))?;
-            exported.extend(common.map(|common| (listeners.clone(), common.schema, common.bytes)));
-        }
-        Ok(exported)
-    };
+    let common = services.map(|(service, listeners)| common(&service, listeners));
     // Once, at the start.
-    let _ = shared.common.set(Box::new(export));
+    let _ = shared.common.set(common.collect());
+}
+
+fn common(service: &AnyService, listeners: Vec<u16>) -> Common {
+    // A service may have a handle: it is only lent, or neither would ever be dropped.
+    let [one, other] = [service.lent(), service.lent()];
+    let formed = |exported: Exported| (exported.schema, exported.bytes);
+    Common {
+        listeners,
+        ahead: Box::new(move |ahead| {
+            let next = ask(one(), |service| service.export_ahead(ahead))?;
+            Ok(next.map(|(part, ahead)| (formed(part), ahead)))
+        }),
+        rest: Box::new(move |ahead| {
+            let rest = ask(other(), |service| service.export_common(ahead))?;
+            Ok(rest.map(formed))
+        }),
+    }
+}
+
+/// Asks a service that may have gone, or panic.
+fn ask<T>(
+    service: Option<AnyService>,
+    what: impl FnOnce(&AnyService) -> Option<T>,
+) -> Result<Option<T>, String> {
+    let Some(service) = service else {
+        return Ok(None);
+    };
+    let answer = catch_unwind(AssertUnwindSafe(|| what(&service)));
+    answer.map_err(|_| format!("{} panicked", service.name()))
 }
 
 /// One of the settings' addresses, beside a running server.

@@ -109,8 +109,18 @@ impl AnyService {
     }
 
     #[cfg(control)]
-    pub(crate) fn export_common(&self) -> Option<Exported> {
-        self.0.export_common()
+    pub(crate) fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {
+        self.0.export_ahead(ahead)
+    }
+
+    #[cfg(control)]
+    pub(crate) fn export_common(&self, ahead: u64) -> Option<Exported> {
+        self.0.export_common(ahead)
+    }
+
+    #[cfg(control)]
+    pub(crate) fn import_ahead(&self, exported: &Exported) -> Result<(), String> {
+        self.0.import_ahead(exported)
     }
 
     #[cfg(control)]
@@ -177,7 +187,11 @@ trait Erased: Send + Sync {
     #[cfg(control)]
     fn export(&self, state: &State) -> Option<Exported>;
     #[cfg(control)]
-    fn export_common(&self) -> Option<Exported>;
+    fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)>;
+    #[cfg(control)]
+    fn export_common(&self, ahead: u64) -> Option<Exported>;
+    #[cfg(control)]
+    fn import_ahead(&self, exported: &Exported) -> Result<(), String>;
     #[cfg(control)]
     fn import_common(&self, exported: &Exported) -> Result<(), String>;
     #[cfg(control)]
@@ -267,8 +281,18 @@ impl<S: Service> Erased for S {
     }
 
     #[cfg(control)]
-    fn export_common(&self) -> Option<Exported> {
-        Service::export_common(self)
+    fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {
+        Service::export_ahead(self, ahead)
+    }
+
+    #[cfg(control)]
+    fn export_common(&self, ahead: u64) -> Option<Exported> {
+        Service::export_common(self, ahead)
+    }
+
+    #[cfg(control)]
+    fn import_ahead(&self, exported: &Exported) -> Result<(), String> {
+        Service::import_ahead(self, exported)
     }
 
     #[cfg(control)]

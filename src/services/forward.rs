@@ -289,7 +289,7 @@ impl Service for Forward {
         })
     }
 
-    fn export_common(&self) -> Option<Exported> {
+    fn export_common(&self, _: u64) -> Option<Exported> {
         let now = self.now();
         let gone = self.down().filter_map(|(upstream, down)| {
             let down = down?;

@@ -7,6 +7,7 @@
 mod block;
 mod feed;
 mod journey;
+mod options;
 
 use std::fmt;
 use std::io::IoSlice;
@@ -16,11 +17,11 @@ use std::time::Duration;
 
 use crate::endpoint::Peer;
 use crate::handle::Handle;
-use crate::network::Network;
 use crate::service::{Context, Exported, Patience, Service, Stage};
 use crate::services::hub::block::LONGEST;
 use crate::services::hub::feed::{Cursor, Due, Feed};
 use crate::services::hub::journey::Reader;
+pub use crate::services::hub::options::{HubOptions, Slow};
 
 /// The longest line, unless something else is asked for.
 const LINE: usize = 64 * 1024;
@@ -35,59 +36,7 @@ const PIECES: usize = 16;
 const REMINDER: Duration = Duration::from_secs(60);
 
 /// The form of what travels to another process.
-const SCHEMA: u16 = 1;
-
-/// What a [`Hub`] does.
-#[derive(Clone, Debug)]
-pub struct HubOptions {
-    /// How far behind a client may be, in bytes, before `slow` says what becomes of it; as much of what was published
-    /// stays in memory, once for all clients. Default 256 KiB.
-    pub buffer: usize,
-    /// Senders get their own lines, too. Default: no.
-    pub echo_self: bool,
-    /// How long lines are gathered into one write for each client. Default 20 ms; zero: not at all, which costs a
-    /// write for each client and line. Where one write for each client takes the workers longer than that, as long as
-    /// that takes, but at most ten times as long as said.
-    pub flush: Duration,
-    /// Who connects gets that many lines of before, as far as they are in the buffer. Default 0.
-    pub history: usize,
-    /// The longest line, its end included, in bytes; who sends a longer one is closed. At most half the buffer.
-    /// `None` (default): 64 KiB, or a quarter of the buffer if that is less.
-    pub max_line: Option<usize>,
-    /// What is read at once is passed on at once, line or not, and never torn either. Default: no.
-    pub raw: bool,
-    /// What becomes of a client that is too slow. Default: [`Slow::DropOldest`].
-    pub slow: Slow,
-    /// Who may speak; what others send is read and forgotten. Clients of a Unix socket are in no network. Default:
-    /// empty, which means everybody.
-    pub sources: Vec<Network>,
-}
-
-impl Default for HubOptions {
-    fn default() -> Self {
-        Self {
-            buffer: 256 * 1024,
-            echo_self: false,
-            flush: Duration::from_millis(20),
-            history: 0,
-            max_line: None,
-            raw: false,
-            slow: Slow::DropOldest,
-            sources: Vec::new(),
-        }
-    }
-}
-
-/// What becomes of a client that is further behind than the buffer reaches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Slow {
-    /// It loses the oldest lines it has not got, never a part of one.
-    #[default]
-    DropOldest,
-    /// It is reset, with reason `service`.
-    Disconnect,
-}
+const SCHEMA: u16 = 2;
 
 /// A line from one client goes to all others, across all workers, in one order.
 ///
@@ -547,10 +496,21 @@ impl Service for Hub {
         })
     }
 
-    fn export_common(&self) -> Option<Exported> {
+    fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {
+        let (bytes, ahead) = journey::pack_ahead(&self.feed, ahead)?;
+        let schema = SCHEMA;
+        Some((Exported { schema, bytes }, ahead))
+    }
+
+    fn import_ahead(&self, exported: &Exported) -> Result<(), String> {
+        known(exported)?;
+        journey::unpack_ahead(&exported.bytes, &self.feed)
+    }
+
+    fn export_common(&self, ahead: u64) -> Option<Exported> {
         Some(Exported {
             schema: SCHEMA,
-            bytes: journey::pack(&self.feed, self.lost.load(Ordering::Relaxed)),
+            bytes: journey::pack(&self.feed, ahead, self.lost.load(Ordering::Relaxed)),
         })
     }
 

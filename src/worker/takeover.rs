@@ -204,11 +204,13 @@ impl Worker {
         }
     }
 
-    /// What the connections of these listeners have in common: each of their services gets it once.
+    /// What the connections of these listeners have in common, or a part of that which goes ahead: each of their
+    /// services gets it once.
     pub(crate) fn import_common(
         &self,
         listeners: &[u16],
         exported: &Exported,
+        ahead: bool,
     ) -> Result<(), String> {
         let mut told: Vec<&AnyService> = Vec::new();
         for &listener in listeners {
@@ -220,7 +222,10 @@ impl Worker {
             if told.iter().any(|before| before.is_same(service)) {
                 continue;
             }
-            let imported = catch_unwind(AssertUnwindSafe(|| service.import_common(exported)));
+            let imported = catch_unwind(AssertUnwindSafe(|| match ahead {
+                true => service.import_ahead(exported),
+                false => service.import_common(exported),
+            }));
             imported.unwrap_or_else(|_| Err(format!("{} panicked", service.name())))?;
             told.push(service);
         }

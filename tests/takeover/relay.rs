@@ -37,6 +37,9 @@ pub(crate) const KIND: usize = 16;
 /// The kind of the message with which the new process says that it is prepared.
 pub(crate) const PREPARED: u8 = 6;
 
+/// The kind of the message with which either says that it gives up, which the other may not live to hear.
+pub(crate) const ABORT: u8 = 10;
+
 /// A control socket that passes everything on to another one.
 pub(crate) struct Relay {
     over: Arc<AtomicBool>,

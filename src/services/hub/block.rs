@@ -96,21 +96,52 @@ impl Block {
         }
     }
 
-    /// Each line's length, and each run's sender with its number of lines.
-    pub(super) fn anatomy(
-        &self,
-    ) -> (
-        impl Iterator<Item = u32> + '_,
-        impl Iterator<Item = (u64, usize)> + '_,
-    ) {
-        let starts = std::iter::once(&0).chain(&self.ends);
-        let lengths = self.ends.iter().zip(starts).map(|(end, start)| end - start);
+    /// Where each line ends.
+    pub(super) fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+
+    /// Where each run ends, and who sent it.
+    pub(super) fn runs(&self) -> &[(u32, u64)] {
+        &self.runs
+    }
+
+    /// A block of these lines and runs. `None`: there cannot be such a one.
+    pub(super) fn of(
+        (position, first): (u64, u64),
+        ends: Box<[u32]>,
+        runs: Box<[(u32, u64)]>,
+        bytes: &[u8],
+    ) -> Option<Self> {
+        // Nothing may overflow later, however long the feed goes on.
+        position.checked_add(1 << 60)?;
+        first.checked_add(1 << 60)?;
         let mut before = 0;
-        let runs = self.runs.iter().map(move |&(end, sender)| {
-            let lines = self.lines_before(place(end));
-            (sender, lines - std::mem::replace(&mut before, lines))
-        });
-        (lengths, runs)
+        for &end in &ends {
+            let length = end.checked_sub(before)?;
+            if length == 0 || place(length) > LONGEST {
+                return None;
+            }
+            before = end;
+        }
+        let mut lines = ends.iter();
+        for (end, _) in &runs {
+            // Behind the run before, with a line.
+            lines.find(|&line| line == end)?;
+        }
+        let last = ends.last().copied().unwrap_or(0);
+        if place(last) != bytes.len() || runs.last().map_or(0, |&(end, _)| end) != last {
+            return None;
+        }
+        Some(Self {
+            position,
+            first,
+            bytes: bytes.into(),
+            ends,
+            runs,
+            next: OnceLock::new(),
+            held: Held::default(),
+        })
     }
 }
 

@@ -159,11 +159,17 @@ impl Feed {
             return;
         }
         let before = Arc::clone(kept.newest());
-        let mut block = kept.gathering.seal(&before);
+        let block = kept.gathering.seal(&before);
+        kept.held.set(0);
+        self.add(kept, block);
+    }
+
+    /// Adds a block that stands behind the newest one.
+    fn add(&self, kept: &mut Kept, mut block: Block) {
+        let before = Arc::clone(kept.newest());
         if let Some(memory) = self.memory.get() {
             block.count_in(memory);
         }
-        kept.held.set(0);
         let block = Arc::new(block);
         // Set once, here, under the lock.
         let _ = before.next.set(Arc::clone(&block));
@@ -223,29 +229,43 @@ impl Feed {
         self.lock().first()
     }
 
-    /// The newest blocks, of at most `most` bytes unless one alone has more; all that was published is in them.
-    pub(super) fn newest(&self, most: usize) -> Vec<Arc<Block>> {
+    /// The blocks that end behind the position `from`, of at most `most` bytes unless one alone has more. What is
+    /// being gathered becomes one of them if there is at least so much of that.
+    pub(super) fn blocks_behind(&self, from: u64, most: usize, gathered: usize) -> Vec<Arc<Block>> {
         let mut kept = self.lock();
-        self.seal_into(&mut kept);
+        if kept.gathering.len() >= gathered {
+            self.seal_into(&mut kept);
+        }
+        let first = kept.blocks.partition_point(|block| block.end() <= from);
         let mut size = 0;
-        let blocks = kept.blocks.iter().rev().take_while(|block| {
-            let first = size == 0;
+        let blocks = kept.blocks.iter().skip(first);
+        let blocks = blocks.filter(|block| !block.bytes.is_empty());
+        let blocks = blocks.take_while(|block| {
+            let is_first = size == 0;
             size += block.bytes.len();
-            first || size <= most
+            is_first || size <= most
         });
-        let mut blocks: Vec<_> = blocks.cloned().collect();
-        blocks.reverse();
-        blocks
+        blocks.cloned().collect()
     }
 
-    /// Begins anew at `position`, with the line of number `first`, and with these lines.
-    pub(super) fn restore(
-        &self,
-        position: u64,
-        first: u64,
-        lines: impl Iterator<Item = (u64, impl AsRef<[u8]>)>,
-    ) {
+    /// Where it ends, with the line of which number.
+    pub(super) fn head(&self) -> (u64, u64) {
+        let kept = self.lock();
+        (kept.newest().end(), kept.newest().last())
+    }
+
+    /// Adds a block of another feed; begins anew with it if it does not follow upon what there is.
+    pub(super) fn append(&self, block: Block) {
+        self.begin_at(block.position, block.first);
+        self.add(&mut self.lock(), block);
+    }
+
+    /// Begins anew at `position`, with the line of number `first`, unless it stands there.
+    pub(super) fn begin_at(&self, position: u64, first: u64) {
         let mut kept = self.lock();
+        if (kept.newest().end(), kept.newest().last()) == (position, first) {
+            return;
+        }
         let mut origin = Block::default();
         (origin.position, origin.first) = (position, first);
         *kept = Kept {
@@ -256,10 +276,6 @@ impl Feed {
         };
         self.oldest.store(position, Ordering::Release);
         self.end.store(position, Ordering::Release);
-        for (sender, line) in lines {
-            self.push(&mut kept, sender, line.as_ref());
-        }
-        self.seal_into(&mut kept);
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {

@@ -1,88 +1,107 @@
 //! The feed and its readers as bytes, for a process that takes over. Whatever comes in is checked before it is believed.
 //!
-//! Numbers are little-endian. The feed: position, number of the first line, lines lost so far, number of lines, number
-//! of runs; each line's length; each run's sender and number of lines; the bytes. A reader: position, number of its line,
-//! lines lost so far, and what it may not do any more.
+//! Numbers are little-endian. A block: position, number of its first line, number of lines, number of runs; where each
+//! line ends; where each run ends, and its sender; the bytes. Blocks change no more, so they go ahead of the rest: lines
+//! lost so far, where the feed ends, the number of the line there, and the blocks that did not go. Before blocks stands
+//! how many there are. A reader: position,
+//! number of its line, lines lost so far, and what it may not do any more.
 #![warn(clippy::indexing_slicing)]
 
-use super::block::{Block, LONGEST};
+use std::sync::Arc;
+
+use super::block::Block;
 use super::feed::Feed;
 
-/// The most of a feed that travels, in bytes of lines: the server stands still meanwhile. Who is further behind loses
-/// what is older.
-const MOST: usize = 512 * 1024;
+/// Blocks go in parts of about so many bytes of lines.
+const PART: usize = 48 * 1024;
 
-/// The feed as it is, and `lost`.
-pub(super) fn pack(feed: &Feed, lost: u64) -> Vec<u8> {
-    let blocks = feed.newest(MOST);
-    let (mut lengths, mut runs, mut text) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut lines, mut count) = (0_u64, 0_u64);
-    for block in &blocks {
-        let (of_lines, of_runs) = block.anatomy();
-        for length in of_lines {
-            lengths.extend_from_slice(&length.to_le_bytes());
-            lines += 1;
-        }
-        for (sender, lines) in of_runs {
-            runs.extend_from_slice(&sender.to_le_bytes());
-            runs.extend_from_slice(&(lines as u64).to_le_bytes());
-            count += 1;
-        }
-        text.extend_from_slice(&block.bytes);
-    }
-    let first = blocks.first().map(AsRef::as_ref);
-    let nothing = Block::default();
-    let Block {
-        position, first, ..
-    } = first.unwrap_or(&nothing);
-    let head = [*position, *first, lost, lines, count].map(u64::to_le_bytes);
-    [head.concat(), lengths, runs, text].concat()
+/// So little may be gathered without becoming a block before its time.
+const LITTLE: usize = 4 * 1024;
+
+/// The next blocks behind the position `ahead`, and where they end. `None`: there are none, as yet.
+pub(super) fn pack_ahead(feed: &Feed, ahead: u64) -> Option<(Vec<u8>, u64)> {
+    let blocks = feed.blocks_behind(ahead, PART, LITTLE);
+    let end = blocks.last()?.end();
+    let mut bytes = Vec::new();
+    pack_blocks(&blocks, &mut bytes);
+    Some((bytes, end))
 }
 
-/// Makes `feed` the one that was packed. Answers the lines lost so far.
+/// The feed as it is but for the blocks up to the position `ahead`, and `lost`.
+pub(super) fn pack(feed: &Feed, ahead: u64, lost: u64) -> Vec<u8> {
+    let blocks = feed.blocks_behind(ahead, usize::MAX, 1);
+    let (end, line) = feed.head();
+    let mut bytes = [lost, end, line].map(u64::to_le_bytes).concat();
+    pack_blocks(&blocks, &mut bytes);
+    bytes
+}
+
+fn pack_blocks(blocks: &[Arc<Block>], bytes: &mut Vec<u8>) {
+    bytes.extend_from_slice(&(blocks.len() as u64).to_le_bytes());
+    for block in blocks {
+        let (ends, runs) = (block.ends(), block.runs());
+        let counts = [ends.len() as u64, runs.len() as u64];
+        for number in [block.position, block.first].into_iter().chain(counts) {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        for end in ends {
+            bytes.extend_from_slice(&end.to_le_bytes());
+        }
+        for (end, sender) in runs {
+            bytes.extend_from_slice(&end.to_le_bytes());
+            bytes.extend_from_slice(&sender.to_le_bytes());
+        }
+        bytes.extend_from_slice(&block.bytes);
+    }
+}
+
+/// Adds the blocks that were packed to `feed`.
 ///
 /// # Errors
 /// In words, what is wrong with the bytes; the feed is as before then.
-pub(super) fn unpack(bytes: &[u8], feed: &Feed) -> Result<u64, String> {
-    parse(bytes, feed).ok_or_else(|| "a feed that cannot be read".to_owned())
+pub(super) fn unpack_ahead(bytes: &[u8], feed: &Feed) -> Result<(), String> {
+    let blocks = blocks(bytes).ok_or(UNREADABLE)?;
+    blocks.into_iter().for_each(|block| feed.append(block));
+    Ok(())
 }
 
-fn parse(bytes: &[u8], feed: &Feed) -> Option<u64> {
-    let mut rest = bytes;
-    let [position, first, lost, lines, count] = head(&mut rest)?;
-    let lengths = take(&mut rest, usize::try_from(lines).ok()?.checked_mul(4)?)?;
-    let runs = take(&mut rest, usize::try_from(count).ok()?.checked_mul(16)?)?;
-    // Nothing may overflow later, however long the feed goes on.
-    position.checked_add(1 << 60)?;
-    first.checked_add(1 << 60)?;
-    let lengths = lengths.as_chunks().0.iter();
-    let lengths = lengths.map(|&length| usize::try_from(u32::from_le_bytes(length)).unwrap_or(0));
-    let mut size = 0_usize;
-    for length in lengths.clone() {
-        size = size.checked_add(length)?;
-        if length == 0 || length > LONGEST {
-            return None;
-        }
+/// Makes `feed`, with what came ahead, the one that was packed. Answers the lines lost so far.
+///
+/// # Errors
+/// As [`unpack_ahead`].
+pub(super) fn unpack(mut bytes: &[u8], feed: &Feed) -> Result<u64, String> {
+    let [lost, end, line] = head(&mut bytes).ok_or(UNREADABLE)?;
+    let blocks = blocks(bytes).ok_or(UNREADABLE)?;
+    let last = blocks.last().map(|block| (block.end(), block.last()));
+    if end.max(line) > u64::MAX >> 1 || last.is_some_and(|last| last != (end, line)) {
+        return Err(UNREADABLE.to_owned());
     }
-    let runs = runs.as_chunks::<16>().0.iter().map(|run| {
-        let (sender, lines) = run.split_at(8);
-        (number(sender), number(lines))
-    });
-    let mut said = 0_u64;
-    for (_, lines) in runs.clone() {
-        said = said.checked_add(lines)?;
+    blocks.into_iter().for_each(|block| feed.append(block));
+    feed.begin_at(end, line);
+    Ok(lost)
+}
+
+const UNREADABLE: &str = "a feed that cannot be read";
+
+fn blocks(mut rest: &[u8]) -> Option<Vec<Block>> {
+    let mut blocks = Vec::new();
+    let [count] = head(&mut rest)?;
+    for _ in 0..count {
+        let [position, first, lines, runs] = head(&mut rest)?;
+        let ends = take(&mut rest, usize::try_from(lines).ok()?.checked_mul(4)?)?;
+        let ends = ends.as_chunks().0.iter().copied().map(u32::from_le_bytes);
+        let runs = take(&mut rest, usize::try_from(runs).ok()?.checked_mul(12)?)?;
+        let runs = runs.as_chunks::<12>().0.iter().map(|run| {
+            let (end, sender) = run.split_at(4);
+            let end = end.first_chunk().copied().map_or(0, u32::from_le_bytes);
+            (end, number(sender))
+        });
+        let ends: Box<[u32]> = ends.collect();
+        let size = ends.last().copied().unwrap_or(0);
+        let bytes = take(&mut rest, usize::try_from(size).ok()?)?;
+        blocks.push(Block::of((position, first), ends, runs.collect(), bytes)?);
     }
-    if said != lines || size != rest.len() {
-        return None;
-    }
-    let senders = runs.flat_map(|(sender, lines)| (0..lines).map(move |_| sender));
-    let lines = senders.zip(lengths).map_while(|(sender, length)| {
-        let (line, more) = rest.split_at_checked(length)?;
-        rest = more;
-        Some((sender, line))
-    });
-    feed.restore(position, first, lines);
-    Some(lost)
+    rest.is_empty().then_some(blocks)
 }
 
 /// A reader's place, and what it has lost.
@@ -167,11 +186,26 @@ mod tests {
         heard
     }
 
+    /// Has `feed` arrive in `there`, as much ahead as can go; answers in how many parts.
+    fn carry(feed: &Feed, there: &Feed, lost: u64) -> usize {
+        let (mut ahead, mut parts) = (0, 0);
+        while let Some((bytes, then)) = pack_ahead(feed, ahead) {
+            assert_eq!(unpack_ahead(&bytes, there), Ok(()));
+            assert!(then > ahead);
+            (ahead, parts) = (then, parts + 1);
+        }
+        assert_eq!(unpack(&pack(feed, ahead, lost), there), Ok(lost));
+        parts
+    }
+
     #[test]
     fn a_feed_arrives_as_it_was_and_goes_on() {
-        let packed = pack(&feed(), 5);
         let arrived = Feed::new(1000);
-        assert_eq!(unpack(&packed, &arrived), Ok(5));
+        assert_eq!(
+            carry(&feed(), &arrived, 5),
+            1,
+            "what is gathered comes last"
+        );
         arrived.publish(9, std::iter::once(&b"five\n"[..]), true, u64::MAX);
         assert_eq!(heard(&arrived, None), "one\ntwo\nthree\nfour\nfive\n");
         assert_eq!(heard(&arrived, Some(7)), "three\nfive\n");
@@ -180,16 +214,79 @@ mod tests {
         assert_eq!((cursor.position(), cursor.line(), missed), (8, 2, 0));
         // And once more, from there.
         let again = Feed::new(8);
-        assert_eq!(unpack(&pack(&arrived, 6), &again), Ok(6));
+        carry(&arrived, &again, 6);
         assert_eq!(again.end(), 24);
         assert!(heard(&again, None).ends_with("four\nfive\n"));
     }
 
     #[test]
+    fn a_feed_without_a_line_arrives_where_it_is() {
+        let empty = Feed::new(9);
+        empty.begin_at(77, 5);
+        let arrived = Feed::new(9);
+        assert_eq!(carry(&empty, &arrived, 1), 0);
+        assert_eq!((arrived.head(), arrived.oldest()), ((77, 5), 77));
+    }
+
+    #[test]
+    fn what_is_published_while_parts_go_ahead_arrives_too() {
+        let (here, there) = (Feed::new(1000), Feed::new(1000));
+        let publish = |text: &'static str| {
+            here.publish(1, std::iter::once(text.as_bytes()), true, u64::MAX);
+        };
+        publish("one\n");
+        let (bytes, ahead) = pack_ahead(&here, 0).unwrap();
+        assert_eq!(unpack_ahead(&bytes, &there), Ok(()));
+        assert_eq!(pack_ahead(&here, ahead), None);
+        publish("two\n");
+        let (bytes, ahead) = pack_ahead(&here, ahead).unwrap();
+        assert_eq!(unpack_ahead(&bytes, &there), Ok(()));
+        publish("three\n");
+        assert_eq!(unpack(&pack(&here, ahead, 0), &there), Ok(0));
+        assert_eq!(heard(&there, None), "one\ntwo\nthree\n");
+    }
+
+    #[test]
+    fn a_feed_that_runs_ahead_of_its_parts_begins_anew() {
+        let (here, there) = (Feed::new(8), Feed::new(8));
+        here.publish(1, std::iter::once("one\n"), true, u64::MAX);
+        let (bytes, ahead) = pack_ahead(&here, 0).unwrap();
+        assert_eq!(unpack_ahead(&bytes, &there), Ok(()));
+        for _ in 0..9 {
+            here.publish(1, std::iter::once("more\n"), true, u64::MAX);
+        }
+        assert_eq!(unpack(&pack(&here, ahead, 0), &there), Ok(0));
+        assert_eq!(heard(&there, None), heard(&here, None));
+        assert_eq!((there.oldest(), there.head()), (here.oldest(), here.head()));
+    }
+
+    #[test]
+    fn little_is_left_for_the_rest_however_much_was_published() {
+        let feed = Feed::new(512 * 1024);
+        for sender in 0..200_000 {
+            feed.publish(sender, std::iter::once(b"a\n"), false, u64::MAX);
+        }
+        let mut ahead = 0;
+        while let Some((_, then)) = pack_ahead(&feed, ahead) {
+            ahead = then;
+        }
+        // Each line of another sender: the most there is beside it.
+        assert!(pack(&feed, ahead, 0).len() <= 100 + LITTLE * 9);
+        let arrived = Feed::new(512 * 1024);
+        assert!(carry(&feed, &arrived, 0) > 5);
+        assert_eq!(heard(&arrived, None), heard(&feed, None));
+    }
+
+    #[test]
     fn truncated_and_damaged_bytes_are_errors_and_never_a_panic() {
-        let packed = pack(&feed(), 5);
-        for length in 0..packed.len() {
-            assert!(unpack(&packed[..length], &Feed::new(9)).is_err());
+        let feed = feed();
+        let (ahead, _) = pack_ahead(&feed, 0).unwrap();
+        let rest = pack(&feed, 0, 5);
+        for length in 0..rest.len() {
+            assert!(unpack(&rest[..length], &Feed::new(9)).is_err());
+        }
+        for length in 1..ahead.len() {
+            assert!(unpack_ahead(&ahead[..length], &Feed::new(9)).is_err());
         }
         let mut random = 1_u64;
         let mut draw = move |below: usize| {
@@ -198,28 +295,26 @@ mod tests {
                 .wrapping_add(1_442_695_040_888_963_407);
             usize::try_from(random >> 33).unwrap() % below
         };
-        for _ in 0..50_000 {
-            let mut bytes = packed.clone();
+        for round in 0..50_000 {
+            let mut bytes = if round % 2 == 0 { &ahead } else { &rest }.clone();
             for _ in 0..=draw(3) {
                 let at = draw(bytes.len());
                 bytes[at] = u8::try_from(draw(256)).unwrap();
             }
-            let _ = unpack(&bytes, &Feed::new(9));
+            let feed = Feed::new(9);
+            let damaged = match round % 2 {
+                0 => unpack_ahead(&bytes, &feed),
+                _ => unpack(&bytes, &feed).map(drop),
+            };
+            if damaged.is_ok() {
+                // Whatever it is, it can be read and goes on.
+                feed.publish(1, std::iter::once("more\n"), true, u64::MAX);
+                let mut cursor = feed.oldest_reader();
+                while let Some(stretch) = cursor.next_stretch(Some(7)) {
+                    cursor.at = stretch.end;
+                }
+            }
         }
-    }
-
-    #[test]
-    fn a_feed_of_short_lines_of_many_arrives_whole() {
-        let reach = 256 * 1024;
-        let feed = Feed::new(reach);
-        for sender in 0..200_000 {
-            feed.publish(sender, std::iter::once(b"a\n"), false, u64::MAX);
-        }
-        let packed = pack(&feed, 0);
-        let arrived = Feed::new(reach);
-        assert_eq!(unpack(&packed, &arrived), Ok(0));
-        assert!(arrived.end() - arrived.oldest() >= reach as u64);
-        assert_eq!(arrived.end(), feed.end());
     }
 
     #[test]

@@ -1,0 +1,116 @@
+//! What the connections of a service have in common, on its way: in parts that change no more while the old process
+//! serves, and the rest in the freeze.
+
+use std::io;
+use std::time::Instant;
+
+use crate::handle::{Common, Formed};
+use crate::handoff::baton::{Baton, lost};
+use crate::handoff::record::{LONGEST_COMMON, Message, PIECE};
+
+/// How far it has gone.
+pub(crate) struct Ahead<'a> {
+    services: Vec<(&'a Common, u64)>,
+    part: Option<Part<'a>>,
+}
+
+/// The part that is being sent.
+struct Part<'a> {
+    common: &'a Common,
+    formed: Formed,
+    sent: usize,
+}
+
+impl<'a> Ahead<'a> {
+    pub(crate) fn of(services: &'a [Common]) -> Self {
+        Self {
+            services: services.iter().map(|common| (common, 0)).collect(),
+            part: None,
+        }
+    }
+
+    /// Sends what there is room for of the parts that may go ahead. Answers whether that was all, for now.
+    ///
+    /// # Errors
+    /// In words, what a service made of it; or the new process is gone.
+    pub(crate) fn advance(&mut self, baton: &Baton) -> Result<bool, String> {
+        while let Some(part) = self.next_part()? {
+            if !baton.has_room() {
+                return Ok(false);
+            }
+            let (schema, bytes) = &part.formed;
+            match send_piece(baton, part.common, true, (*schema, bytes), part.sent, None) {
+                Ok(end) if end == bytes.len() => self.part = None,
+                Ok(end) => part.sent = end,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(lost(&error)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The part that is being sent, or else the next one of a service that has one.
+    fn next_part(&mut self) -> Result<Option<&mut Part<'a>>, String> {
+        let mut services = self.services.iter_mut();
+        while self.part.is_none()
+            && let Some((common, ahead)) = services.next()
+        {
+            if let Some((formed, then)) = (common.ahead)(*ahead)? {
+                *ahead = then;
+                self.part = Some(Part {
+                    common,
+                    formed,
+                    sent: 0,
+                });
+            }
+        }
+        Ok(self.part.as_mut())
+    }
+
+    /// The freeze: sends the rest. Nobody changes that any more.
+    ///
+    /// # Errors
+    /// As [`advance`](Self::advance); or it is too large.
+    pub(crate) fn send_rest(&self, baton: &Baton, until: Instant) -> Result<(), String> {
+        for (common, ahead) in &self.services {
+            let Some((schema, bytes)) = (common.rest)(*ahead)? else {
+                continue;
+            };
+            if bytes.len() > LONGEST_COMMON {
+                return Err(format!(
+                    "what the connections have in common is too large to change hands: {} bytes",
+                    bytes.len()
+                ));
+            }
+            let mut sent = None;
+            while sent != Some(bytes.len()) {
+                let from = sent.unwrap_or(0);
+                let end = send_piece(baton, common, false, (schema, &bytes), from, Some(until));
+                sent = Some(end.map_err(|error| lost(&error))?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sends the next piece of `bytes`, those before `from` having been sent. Answers where it ends.
+fn send_piece(
+    baton: &Baton,
+    common: &Common,
+    ahead: bool,
+    (schema, bytes): (u16, &[u8]),
+    from: usize,
+    until: Option<Instant>,
+) -> io::Result<usize> {
+    let rest = bytes.get(from..).unwrap_or_default();
+    let (piece, left) = rest.split_at(rest.len().min(PIECE));
+    let message = Message::Common {
+        listeners: common.listeners.clone(),
+        ahead,
+        schema,
+        bytes: piece.to_vec(),
+        left: left.len() as u64,
+    };
+    baton.pass(&message, &[], until)?;
+    Ok(from + piece.len())
+}
