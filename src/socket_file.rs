@@ -7,12 +7,9 @@
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
-#[cfg(control)]
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -24,12 +21,24 @@ use rustix::net::{
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    /// Held as long as the server lives; a process that takes over gets it, at the commit.
-    lock: OnceLock<File>,
+    /// Nothing before it is this process's, and once another process has it.
+    held: Mutex<Option<Held>>,
+}
+
+/// What makes a path this process's.
+#[derive(Clone, Debug)]
+struct Held {
+    /// As long as the server lives; a process that takes over gets it, at the commit.
+    lock: Arc<File>,
     /// What was bound. As long as the socket is open, nothing else can be the same.
-    place: OnceLock<Place>,
-    /// Another process has the path: nothing is taken away here.
-    given: AtomicBool,
+    place: Option<Place>,
+}
+
+impl Held {
+    fn by(lock: File, place: Option<Place>) -> Self {
+        let lock = Arc::new(lock);
+        Self { lock, place }
+    }
 }
 
 /// A file of this host.
@@ -61,8 +70,7 @@ impl SocketFile {
         let refuse = || refuse(path, FileTypeExt::is_socket, "something that is no socket");
         refuse()?;
         let file = Self::heir(path);
-        // Once: there is none yet.
-        let _ = file.lock.set(lock(path)?);
+        *file.held() = Some(Held::by(lock(path)?, None));
         if refuse()?.is_some() {
             if is_alive(path) {
                 return Err(taken());
@@ -76,18 +84,14 @@ impl SocketFile {
     pub(crate) fn heir(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
-            lock: OnceLock::new(),
-            place: OnceLock::new(),
-            given: AtomicBool::new(false),
+            held: Mutex::default(),
         }
     }
 
     /// The socket that was bound at `place` is this process's from here on, with its lock.
     #[cfg(control)]
     pub(crate) fn inherit(&self, lock: OwnedFd, place: Place) {
-        // Once: a path is taken over at its server's start, or never.
-        let _ = self.lock.set(lock.into());
-        let _ = self.place.set(place);
+        *self.held() = Some(Held::by(lock.into(), Some(place)));
     }
 
     /// A socket bound to this path. Nobody can connect to it before it listens.
@@ -100,8 +104,10 @@ impl SocketFile {
             Errno::ADDRINUSE => taken(),
             error => error.into(),
         })?;
-        // Once: there was none.
-        let _ = self.place.set(fs::symlink_metadata(&self.path)?.into());
+        let bound = fs::symlink_metadata(&self.path)?;
+        if let Some(held) = &mut *self.held() {
+            held.place = Some(bound.into());
+        }
         Ok(socket)
     }
 
@@ -110,31 +116,35 @@ impl SocketFile {
         &self.path
     }
 
-    /// What makes the path this process's.
-    #[cfg(control)]
-    pub(crate) fn held(&self) -> Option<(BorrowedFd<'_>, Place)> {
-        Some((self.lock.get()?.as_fd(), *self.place.get()?))
+    fn held(&self) -> MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Another process has the path from here on.
+    /// What a process needs that takes over.
+    #[cfg(control)]
+    pub(crate) fn lend(&self) -> Option<(Arc<File>, Place)> {
+        let held = self.held().clone()?;
+        Some((held.lock, held.place?))
+    }
+
+    /// Another process has the path from here on: its end is the end of the lock, too, however long this one stays.
     #[cfg(control)]
     pub(crate) fn give(&self) {
-        self.given.store(true, Ordering::Release);
+        self.held().take();
     }
 
     /// Takes the socket and the lock away, if they are this process's: whoever cleans up a folder may have taken them
     /// away before, and another server may have come since. To be called while the socket is open.
     pub(crate) fn withdraw(&self) {
-        let Some(lock) = self.lock.get() else { return };
-        if self.given.swap(true, Ordering::AcqRel) {
+        let Some(held) = self.held().take() else {
             return;
-        }
+        };
         let found = fs::symlink_metadata(&self.path).ok().map(Place::from);
-        if found.is_some() && found.as_ref() == self.place.get() {
+        if found.is_some() && found == held.place {
             let _ = fs::remove_file(&self.path);
         }
         let name = beside(&self.path, LOCK);
-        if is_named(lock, &name) {
+        if is_named(&held.lock, &name) {
             let _ = fs::remove_file(name);
         }
     }
@@ -295,10 +305,9 @@ mod tests {
     }
 
     /// A server at `path`, whose process is killed: its socket is closed, and its lock is free.
-    fn kill(server: SocketFile, socket: OwnedFd) {
+    fn kill(server: &SocketFile, socket: OwnedFd) {
         drop(socket);
-        server.given.store(true, Ordering::Release);
-        drop(server);
+        server.held().take();
     }
 
     #[test]
@@ -307,7 +316,7 @@ mod tests {
         let path = folder.0.join("x");
         let killed = SocketFile::claim(&path).unwrap();
         let socket = killed.bind(SocketType::STREAM).unwrap();
-        kill(killed, socket);
+        kill(&killed, socket);
         assert!(path.exists() && beside(&path, LOCK).exists());
         let next = SocketFile::claim(&path).unwrap();
         let _socket = next.bind(SocketType::STREAM).unwrap();

@@ -494,11 +494,11 @@ impl Desk {
         })?;
         let listeners: Vec<_> = self.listeners.iter().filter_map(Weak::upgrade).collect();
         let files = || std::iter::once(&self.file).chain(listeners.iter().map(Arc::as_ref));
-        let (locks, places): (Vec<_>, _) = files().filter_map(SocketFile::held).unzip();
+        let (locks, places): (Vec<_>, _) = files().filter_map(SocketFile::lend).unzip();
         let socket = lock(&self.socket).clone();
         let socket = socket.iter().map(|socket| socket.as_fd());
         let paths = Paths {
-            descriptors: socket.chain(locks).collect(),
+            descriptors: socket.chain(locks.iter().map(AsFd::as_fd)).collect(),
             places,
         };
         shared.set_partner(Some(pid));

@@ -299,7 +299,7 @@ impl Server {
             .takeover
             .files
             .iter()
-            .filter(|file| file.held().is_none());
+            .filter(|file| file.lend().is_none());
         for (file, (lock, place)) in heirs.zip(paths) {
             file.inherit(lock, place);
         }

@@ -8,7 +8,7 @@ use std::thread;
 
 use crate::control::strangers::Caller;
 use crate::control::{Home, entry, number};
-use crate::support::{GUARD, Orphan, Server, connect, restarted, until};
+use crate::support::{GUARD, Orphan, Server, assert_echoes, connect, output, restarted, until};
 
 /// `print` into a pipe that nobody reads yet. The first line is read.
 fn printing(home: &Home) -> (Server, PipeReader) {
@@ -98,6 +98,23 @@ fn a_process_that_waits_for_its_predecessor_ends_at_once_when_told() {
     });
     drop(reader);
     assert!(server.wait().success(), "the first has nobody to print for");
+}
+
+#[test]
+fn a_process_that_lingers_is_in_nobodys_way_when_its_successor_was_killed() {
+    let home = Home::new();
+    let (mut server, _reader) = printing(&home);
+    fill(&home, &server);
+    restart(&home).signal(rustix::process::Signal::KILL);
+    let address = server.address().to_string();
+    until("nobody answers", || {
+        output(home.standfast(&["status", &address])).0 == 1
+    });
+    assert!(server.is_running(), "it has something to print");
+    let mut fresh = home.serve(&["-l", &address]);
+    assert_echoes(&mut fresh.connect(), b"hello");
+    assert_eq!(home.json(&["status"])["pid"], fresh.pid());
+    assert!(fresh.drain().success());
 }
 
 #[test]
