@@ -73,6 +73,9 @@ pub(crate) fn of_sockets(inodes: &[u64], partners: &[u32]) -> io::Result<Holders
 
 /// Shows `found` each process and each socket that it has, by its inode, until that has enough. Answers whether there are
 /// processes that this one may not look into.
+///
+/// # Errors
+/// There is no `/proc`, or no room to look into it, of descriptors for one.
 fn look_through(mut found: impl FnMut(u32, u64) -> ControlFlow<()>) -> io::Result<bool> {
     let mut unseen = false;
     let mut target = Vec::with_capacity(64);
@@ -83,22 +86,22 @@ fn look_through(mut found: impl FnMut(u32, u64) -> ControlFlow<()>) -> io::Resul
         };
         let path = process.path().join("fd");
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let descriptors = match rustix::fs::open(&path, flags, Mode::empty()) {
+        let descriptors = rustix::fs::open(&path, flags, Mode::empty()).and_then(Dir::new);
+        let mut descriptors = match descriptors {
             Ok(descriptors) => descriptors,
-            Err(error) => {
-                // Or it has just ended.
-                unseen |= error == Errno::ACCESS || error == Errno::PERM;
+            Err(Errno::ACCESS | Errno::PERM) => {
+                unseen = true;
                 continue;
             }
+            // It has just ended.
+            Err(Errno::NOENT | Errno::SRCH) => continue,
+            Err(error) => return Err(error.into()),
         };
-        let Ok(names) = Dir::read_from(&descriptors) else {
-            continue;
-        };
-        for name in names.flatten() {
+        while let Some(Ok(name)) = descriptors.read() {
             // As short as it is, it is whole.
             target.clear();
             let link = rustix::fs::readlinkat_raw(
-                &descriptors,
+                descriptors.fd()?,
                 name.file_name(),
                 rustix::buffer::spare_capacity(&mut target),
             );

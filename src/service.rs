@@ -4,7 +4,7 @@ mod any;
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -520,7 +520,7 @@ impl Context<'_> {
     /// What the socket is called in proc(5).
     #[cfg(all(target_os = "linux", not(standfast_portable)))]
     pub(crate) fn inode(&self) -> io::Result<u64> {
-        Ok(rustix::fs::fstat(self.io.socket.as_fd())?.st_ino)
+        Ok(rustix::fs::fstat(self.io.descriptor())?.st_ino)
     }
 
     /// How many bytes the client has sent that nobody has read, the service's own rest not counted.

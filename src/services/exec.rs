@@ -292,6 +292,9 @@ impl Exec {
                     log::debug!(id = process.id, error:%; "cannot take a socket back");
                 }
             }
+            Kept::Unknown => {
+                log::warn!(id = process.id; "cannot see in /proc whether a connection is somebody's yet: left to the system");
+            }
             Kept::Somebody(holder) => {
                 let (id, pid) = (process.id, running.group.pid());
                 log::info!(id, pid, holder; "a process has left its connection to another one");

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use super::{children, exec, line, lives, script};
 use crate::control::{Home, number};
 use crate::support::clients::{connect_with_window, unread, vanish};
-use crate::support::{Server, now, pass, read_to_fin, row, standfast, until};
+use crate::support::{Server, leave_descriptors, now, pass, read_to_fin, row, standfast, until};
 
 /// More than a client's window takes, and not more than the server's kernel does.
 const ANSWER: usize = 200_000;
@@ -193,6 +193,27 @@ fn who_holds_the_socket_after_the_program_s_end_keeps_it_whatever_group_it_is_in
     assert_eq!(line(&mut client), "later two");
     assert_eq!(read_to_fin(&mut client), b"");
     until("it ended", || !lives(&pid));
+}
+
+/// To look who has a socket takes a descriptor.
+#[test]
+fn where_there_is_no_descriptor_to_look_with_nobody_loses_a_connection() {
+    let mut server = script(
+        &[],
+        "exec 3<&0; setsid sh -c 'read x; echo late $x' <&3 & echo $$; exec sleep 1000 3<&- <&-",
+    );
+    let mut client = server.connect();
+    let pid = line(&mut client);
+    leave_descriptors(&server, 0);
+    let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    server.log_line("that it cannot see", |line| {
+        line.contains(" warn cannot see in /proc whether a connection is somebody's yet")
+    });
+    assert_eq!(server.closed().reason(), "service");
+    client.write_all(b"one\n").unwrap();
+    assert_eq!(line(&mut client), "late one");
+    assert_eq!(read_to_fin(&mut client), b"");
 }
 
 #[test]

@@ -98,6 +98,8 @@ pub(super) enum Kept {
     Nobody,
     /// A process that is known, or is not.
     Somebody(Option<u32>),
+    /// Proc(5) does not tell.
+    Unknown,
 }
 
 /// Where a connection finds its process.
@@ -395,6 +397,11 @@ fn tell_of_holders(left: &mut Vec<Left>, server: &Handle) -> bool {
     let inodes: Vec<u64> = left.iter().map(|one| one.inode).collect();
     let partners: Vec<u32> = server.partner().into_iter().collect();
     let holders = holder::of_sockets(&inodes, &partners);
+    let never = match &holders {
+        Ok(_) => false,
+        // There is none, and will be none.
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
     let (now, before) = (server.now(), left.len());
     left.retain(|one| {
         let kept = match &holders {
@@ -404,12 +411,9 @@ fn tell_of_holders(left: &mut Vec<Left>, server: &Handle) -> bool {
                 None if holders.unseen && one.group.exists() => Kept::Somebody(None),
                 None => Kept::Nobody,
             },
-            Err(error) => {
-                log::debug!(error:%; "cannot see who has a socket");
-                Kept::Somebody(None)
-            }
+            Err(_) => Kept::Unknown,
         };
-        let known = kept == Kept::Nobody || one.until <= now || holders.is_err();
+        let known = kept == Kept::Nobody || one.until <= now || never;
         if known {
             // Once for each.
             let _ = one.answer.set(kept);
