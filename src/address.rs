@@ -14,7 +14,7 @@ use crate::endpoint::Endpoint;
 /// | written | means |
 /// |---|---|
 /// | `7000` | 127.0.0.1, this host only |
-/// | `:7000` | every address of this host, IPv4 and IPv6 |
+/// | `:7000`, `*:7000` | every address of this host, IPv4 and IPv6 |
 /// | `HOST:7000`, `[::1]:7000` | that address, or every address of that name |
 /// | `unix:PATH` | a Unix socket under that path |
 /// | `unix:@NAME` | a Unix socket of that abstract name (unix(7), Linux) |
@@ -134,7 +134,7 @@ impl FromStr for Address {
             return Ok(Self::Host(host.to_owned(), port(digits)?));
         }
         match text.rsplit_once(':') {
-            Some(("", digits)) => port(digits).map(Self::Any),
+            Some(("" | "*", digits)) => port(digits).map(Self::Any),
             Some((host, _)) if host.contains(':') => {
                 Err("an IPv6 address stands in brackets: [::1]:7000".to_owned())
             }
@@ -155,6 +155,7 @@ mod tests {
         for (text, address, shown) in [
             ("7000", Address::Loopback(7000), "127.0.0.1:7000"),
             (":7000", Address::Any(7000), ":7000"),
+            ("*:7000", Address::Any(7000), ":7000"),
             ("0", Address::Loopback(0), "127.0.0.1:0"),
             (
                 "localhost:80",

@@ -1,5 +1,7 @@
 //! Addresses, options, refusals: what the command line promises.
 
+/// What people type who know netcat.
+mod habits;
 /// The log on stderr.
 mod log;
 /// What is asked wrongly, or what the system does not allow.

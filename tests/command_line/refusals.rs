@@ -86,7 +86,8 @@ fn a_duration_of_zero_or_less_or_garbage_is_refused_with_a_hint() {
         ("", "expected a number"),
         ("soon", "expected a number"),
         ("5w", "use ms, s, m, h or d"),
-        ("1.5s", "whole numbers"),
+        ("1.5x", "use ms, s, m, h or d"),
+        ("0.0001", "finer than a millisecond"),
         ("99999999999999999999", "expected a number"),
         ("99999999d", "hundred years"),
     ] {

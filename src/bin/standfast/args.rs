@@ -12,6 +12,7 @@ mod exec;
 mod forward;
 mod hub;
 mod load;
+pub(crate) mod netcat;
 mod service;
 
 use std::num::NonZeroUsize;
@@ -22,9 +23,11 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use standfast::Address;
 
+use crate::Failure;
 pub(crate) use crate::args::connect::{BufferPolicy, ConnectArgs, OnReadTimeout, Reconnect};
 use crate::args::detection::DetectionArgs;
 pub(crate) use crate::args::load::LoadArgs;
+use crate::args::netcat::NetcatArgs;
 use crate::args::service::ServiceArgs;
 pub(crate) use crate::args::service::ServiceName;
 use crate::units::{Setting, duration, duration_or_off, size};
@@ -151,13 +154,12 @@ pub(crate) struct ServeArgs {
 
     /// Where to listen, repeatable: PORT (this host only), :PORT (every address, IPv4 and IPv6), HOST:PORT,
     /// [::1]:PORT, unix:PATH, unix:@NAME (abstract), fd:N (inherited), systemd[:NAME]. Port 0 takes a free one.
-    #[arg(
-        short,
-        long = "listen",
-        value_name = "ADDR",
-        default_value = "127.0.0.1:7000"
-    )]
-    pub(crate) listen: Vec<Address>,
+    /// [default: 127.0.0.1:7000]
+    #[arg(short, long = "listen", value_name = "ADDR")]
+    listen: Vec<Address>,
+
+    #[command(flatten)]
+    netcat: NetcatArgs,
 
     #[command(flatten)]
     pub(crate) detection: DetectionArgs,
@@ -232,6 +234,26 @@ pub(crate) struct ServeArgs {
     /// Log only warnings and errors.
     #[arg(short, long, help_heading = "Log")]
     pub(crate) quiet: bool,
+}
+
+impl ServeArgs {
+    /// Where to listen.
+    ///
+    /// # Errors
+    /// What contradicts `-4` or `-6`, or has no such address.
+    pub(crate) fn addresses(&self) -> Result<Vec<Address>, Failure> {
+        let mut addresses = self.listen.clone();
+        addresses.extend(self.netcat.addresses());
+        if addresses.is_empty() {
+            addresses.push(Address::Loopback(7000));
+        }
+        self.netcat.of_family(addresses)
+    }
+
+    /// Whether it was said where.
+    pub(crate) fn says_where(&self) -> bool {
+        !self.listen.is_empty() || self.netcat.addresses().next().is_some()
+    }
 }
 
 fn count(text: &str) -> Result<NonZeroUsize, String> {

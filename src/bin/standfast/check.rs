@@ -21,6 +21,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let config = serve::meant(args)?;
     let effective = config.listen[0].effective(&config)?;
     service::refuse_loop(args, &effective.addresses)?;
+    if let Some(doubt) = service::doubt(args) {
+        logger::say(&doubt);
+    }
 
     let mut table = String::new();
     let mut row = |name: &str, value: &dyn Display, note: &str| {
@@ -33,7 +36,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     if let Some(upstreams) = service::upstreams(args)? {
         forward(&upstreams, &mut row);
     }
-    for address in &args.listen {
+    for address in &args.addresses()? {
         row("listen", address, "");
     }
     for address in &effective.addresses {

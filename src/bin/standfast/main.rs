@@ -21,6 +21,7 @@ mod supervisor;
 mod takeover;
 mod units;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -28,7 +29,7 @@ use clap::error::ErrorKind;
 
 #[cfg(control)]
 use crate::args::Order;
-use crate::args::{Args, Command};
+use crate::args::{Args, Command, netcat};
 
 fn main() -> ExitCode {
     if let Err(error) = standfast::inherited::settle() {
@@ -44,9 +45,10 @@ fn main() -> ExitCode {
         logger::say(&failure.to_string());
         return ExitCode::from(failure.code);
     }
-    let args = match Args::try_parse() {
+    let words = netcat::understood(std::env::args_os());
+    let args = match Args::try_parse_from(&words) {
         Ok(args) => args,
-        Err(error) => return mistyped(&error),
+        Err(error) => return mistyped(&error, &words),
     };
     let result = match args.command {
         Command::Serve(serve) => serve::run(&serve),
@@ -76,7 +78,7 @@ fn main() -> ExitCode {
 }
 
 /// Help and version as clap prints them; what is wrong with the arguments as one line.
-fn mistyped(error: &clap::Error) -> ExitCode {
+fn mistyped(error: &clap::Error, words: &[OsString]) -> ExitCode {
     if !error.use_stderr() {
         // A reader that has had enough is no fault of anybody's.
         let _ = error.print();
@@ -95,7 +97,8 @@ fn mistyped(error: &clap::Error) -> ExitCode {
         .collect();
     let said = said.join(" ");
     let said = said.strip_prefix("error: ").unwrap_or(&said);
-    logger::say(&format!("{said} (see --help)"));
+    let hint = netcat::hint(error, words).unwrap_or_else(|| "see --help".to_owned());
+    logger::say(&format!("{said} ({hint})"));
     ExitCode::from(2)
 }
 

@@ -21,6 +21,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let config = meant(args)?;
     let effective = config.listen[0].effective(&config)?;
     service::refuse_loop(args, &effective.addresses)?;
+    if let Some(doubt) = service::doubt(args) {
+        log::warn!("{doubt}");
+    }
     let supervisor = Supervisor::from_env();
     #[cfg(control)]
     let (mut server, control) = takeover::start(args, config, &effective, &supervisor)?;
@@ -125,11 +128,12 @@ fn say_listening(addresses: &[Endpoint]) {
 pub(crate) fn meant(args: &ServeArgs) -> Result<Config, Failure> {
     let service = service::of(args)?;
     let keepalive = args.detection.keepalive()?;
-    let first = args.listen.first().cloned();
+    let addresses = args.addresses()?;
+    let first = addresses.first().cloned();
     let first = first.ok_or_else(|| Failure::usage("no address to listen on"))?;
     let usual = Listen::new(first, service);
     let listen = Listen {
-        addresses: args.listen.clone(),
+        addresses,
         keepalive,
         dead_after: args.detection.dead_after,
         user_timeout: args.detection.user_timeout.into_option(),

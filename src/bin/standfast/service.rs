@@ -58,6 +58,21 @@ fn forward_to(args: &ServeArgs) -> Result<Upstreams, Failure> {
     asked.forward.upstreams(&asked.operands)
 }
 
+/// An upstream that looks as if it were meant for the listener, as in `socat` and `ssh -L`: a port of this host before the
+/// upstreams of others, and nowhere said where to listen.
+pub(crate) fn doubt(args: &ServeArgs) -> Option<String> {
+    let asked = &args.service;
+    let operands = asked.operands.as_slice();
+    let [first, _, ..] = operands else {
+        return None;
+    };
+    let port = first.to_str().filter(|text| text.parse::<u16>().is_ok())?;
+    let is_meant = asked.service != ServiceName::Forward || args.says_where();
+    (!is_meant).then(|| {
+        format!("{port} is an upstream, this host's port {port}; to listen there: -l {port}")
+    })
+}
+
 /// Refuses to relay to one of `listeners`, those of this server.
 ///
 /// # Errors

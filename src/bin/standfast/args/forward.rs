@@ -117,6 +117,11 @@ fn fails_or_off(text: &str) -> Result<Setting<NonZeroU32>, String> {
 fn address(typed: &OsStr) -> Result<Address, Failure> {
     let forms = "expected HOST:PORT, PORT, [IPV6]:PORT, unix:PATH or unix:@NAME";
     let why = match typed.to_str().map(str::parse) {
+        Some(Ok(Address::Any(port))) => {
+            format!(
+                "it names no server; to listen there: -l :{port}; to relay to this host: {port}"
+            )
+        }
         Some(Ok(address)) => return Ok(address),
         // The library names the forms for listening, too.
         Some(Err(why)) if !str::starts_with(&why, "expected PORT") => why,
@@ -168,6 +173,8 @@ mod tests {
             ("localhost", "expected HOST:PORT, PORT,"),
             ("localhost:http", "\"http\" is not a port"),
             ("::1:80", "in brackets"),
+            (":80", "to listen there: -l :80"),
+            ("*:80", "to listen there: -l :80"),
         ] {
             let refused = meant(typed).unwrap_err();
             assert!(refused.line.contains(hint), "{typed}: {refused}");
