@@ -1,5 +1,6 @@
 //! What settings really do, on this host and this kernel, before anything is opened.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,11 @@ pub struct Effective {
     pub rto_max: Option<Duration>,
     /// The read deadline: as said, or what suits the service. `None`: off.
     pub read_timeout: Option<Duration>,
-    /// The half-close timeout, likewise.
+    /// The write timeout. `None`: off.
+    pub write_timeout: Option<Duration>,
+    /// Who reads so many bytes a second has longer. `None`: the write timeout is exact.
+    pub slowest_reader: Option<NonZeroU32>,
+    /// The half-close timeout, as the read deadline.
     pub half_close_timeout: Option<Duration>,
     /// Most connections, after the descriptor limit.
     pub max_conns: usize,
@@ -65,6 +70,8 @@ impl Listen {
                 .rto_max()
                 .filter(|_| !options.lacks_rto_max(&probe)),
             read_timeout: self.read_timeout,
+            write_timeout: self.write_timeout,
+            slowest_reader: self.slowest_reader.filter(|_| self.write_timeout.is_some()),
             half_close_timeout: self.half_close_timeout,
             max_conns: self
                 .max_conns

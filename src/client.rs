@@ -387,7 +387,7 @@ impl<C: Caller> Client<C> {
             return self.over(key, &ending);
         }
         if up.io.watch <= turn.known {
-            up.io.look(&turn);
+            up.io.look(&turn, None);
         }
         if up.io.read_deadline(&turn) <= turn.known {
             // A byte that came since the turn began saves the link.

@@ -1,7 +1,7 @@
 //! Every setting: its unit, its default, and what `None` means. What contradicts is refused by
 //! [`Server::bind`](crate::Server::bind).
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use crate::address::Address;
@@ -9,6 +9,7 @@ use crate::admission;
 use crate::error::Error;
 use crate::keepalive::Keepalive;
 use crate::memory::{self, Memory};
+use crate::reap::SLOWEST_READER;
 use crate::service::AnyService;
 
 /// A server: what it listens on, and what belongs to the process.
@@ -98,9 +99,13 @@ pub struct Listen {
     /// read. Default: what suits the service ([`Service::patience`](crate::Service::patience)), so 10 min for echo and
     /// discard, and `None` for print, exec, forward and hub; `None`: a client may be silent for ever.
     pub read_timeout: Option<Duration>,
-    /// Write stall: longest time that output waits without any of it being acknowledged. Default 5 min (a living
-    /// reader of 2 KB/s acknowledges nothing for up to 65 s); `None`: a client may stop reading for ever.
+    /// Write stall: longest time that output waits without any of it being acknowledged. Default 5 min; `None`: a client
+    /// may stop reading for ever.
     pub write_timeout: Option<Duration>,
+    /// Who reads so many bytes a second is alive, and has longer than `write_timeout` where it needs that to show it: a
+    /// closed window opens only when a good part of what the client had taken is read, after up to 1 MiB. Default 50, so up
+    /// to 5.8 h for who had taken as much. `None`: `write_timeout` is exact.
+    pub slowest_reader: Option<NonZeroU32>,
     /// Longest time that nothing moves on a half-closed connection. Default: what suits the service, so 10 min for
     /// forward and exec, whose answers may take long, and else 60 s; `None`: for ever.
     pub half_close_timeout: Option<Duration>,
@@ -131,6 +136,7 @@ impl Listen {
             user_timeout: None,
             read_timeout: patience.read,
             write_timeout: Some(Duration::from_secs(300)),
+            slowest_reader: Some(SLOWEST_READER),
             half_close_timeout: patience.half_close,
             max_conns: None,
             max_conns_per_ip: None,

@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::close::{CloseReason, Ending, How};
-use crate::io::{Io, Turn};
+use crate::io::{Far, Io, Turn};
 use crate::keepalive::RTO_MAX_DEFAULT;
 use crate::service::{AnyService, Context, Ready, State};
 use crate::sys;
@@ -389,7 +389,11 @@ impl Connection {
             return self.hang_up(service, turn, buffer);
         }
         if self.io.watch <= known {
-            self.io.look(turn);
+            let other = match self.io.far() {
+                Some(Far::Up(up)) if self.io.half_closed() => Some(up.io.as_other()),
+                _ => None,
+            };
+            self.io.look(turn, other);
         }
         self.look_far(turn);
         if self.io.read_deadline(turn) <= known {

@@ -67,8 +67,10 @@ pub struct NextDeadline {
 pub enum DeadlineKind {
     /// The client's silence ends the connection.
     Read,
-    /// It is looked whether output is acknowledged.
+    /// Output waits, and nothing of it is acknowledged.
     Output,
+    /// It is half-closed, and nothing moves.
+    HalfClose,
     /// The client's FIN is awaited no longer.
     Linger,
 }

@@ -7,6 +7,7 @@ mod far;
 mod lent;
 mod output;
 mod pending;
+mod progress;
 mod ration;
 
 use std::io;
@@ -23,7 +24,7 @@ use crate::close::{CloseReason, Ending, How, Note};
 use crate::deadline::Moment;
 use crate::endpoint::Peer;
 use crate::memory::Memory;
-use crate::reap::{self, Limits, Seen, Verdict};
+use crate::reap::{self, Limits};
 use crate::sockopt::INTEREST;
 use crate::stats::Stats;
 use crate::sys;
@@ -438,57 +439,20 @@ impl Io {
         self.pending.as_ref().and_then(|pending| pending.linger)
     }
 
-    /// Looks whether the peer acknowledges, and judges.
-    pub(crate) fn look(&mut self, turn: &Turn<'_>) {
-        let fd = self.socket.as_fd();
-        let queued = sys::unacknowledged(fd).unwrap_or(0);
-        let seen = Seen {
-            outbox: self.waiting_output(),
-            queued,
-            info: if queued > 0 {
-                sys::tcp_info(fd).ok()
-            } else {
-                None
-            },
-            acknowledged: self.moved(queued),
-            half_closed: self.half_closed() && !self.halted,
-        };
-        let mut progress = self.pending.as_ref().and_then(|pending| pending.progress);
-        let verdict = reap::judge(turn.limits, (turn.now, turn.known), &seen, &mut progress);
-        if progress.is_some() || self.pending.is_some() {
-            self.pending().progress = progress;
-        }
-        match verdict {
-            Verdict::Quiet => self.watch = Moment::NEVER,
-            Verdict::Wait(until) => self.watch = until,
-            Verdict::Reap(mut ending) => {
-                self.watch = Moment::NEVER;
-                // It ends in any case, so a soft error may be taken now: the network's word on why.
-                if ending.reason == CloseReason::Unacknowledged
-                    && let Ok(Some(error)) = SockRef::from(&self.socket).take_error()
-                    && let Some(errno) = error.raw_os_error()
-                {
-                    ending.reason = reap::reason_of(errno, true);
-                    ending.errno = Some(errno);
-                }
-                self.overrule(ending);
-            }
-        }
-    }
-
-    /// How far it has come, with `queued` bytes unacknowledged: what has to move.
-    fn moved(&self, queued: u64) -> u64 {
-        let acknowledged = (self.written + u64::from(self.fin_sent)).wrapping_sub(queued);
-        // What is read while output waits, or while it ends, is no sign that the output will be.
-        let counts = queued == 0 && self.waiting_output() == 0 && self.finishing.is_none();
-        let read = if counts { self.read } else { 0 };
-        acknowledged.wrapping_add(read)
+    /// Whether its far side is not read, for want of room here: whether that is silent cannot be known.
+    pub(crate) fn holds_back_far(&self, turn: &Turn<'_>) -> bool {
+        let pending = self.pending.as_ref();
+        pending.is_some_and(|pending| {
+            pending.outbox.len() >= turn.limits.buffer
+                && matches!(pending.far.as_deref(), Some(Far::Up(_)))
+        })
     }
 
     /// When the client's silence ends the connection.
     #[inline]
     pub(crate) fn read_deadline(&self, turn: &Turn<'_>) -> Moment {
         let reads = !self.peer_fin
+            && !self.holds_back_far(turn)
             && self.finishing.is_none()
             && self
                 .pending

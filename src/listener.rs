@@ -99,6 +99,7 @@ impl Settings {
                 read_timeout: listen.read_timeout,
                 dead_after: options.bound(),
                 write_timeout: listen.write_timeout,
+                slowest_reader: listen.slowest_reader,
                 half_close_timeout: listen.half_close_timeout,
                 buffer: memory.buffer(listen.buffer),
             },

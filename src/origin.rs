@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::close::CloseReason;
 use crate::deadline::Moment;
 use crate::endpoint::Endpoint;
 use crate::inspect::{ConnectionInfo, DeadlineKind, NextDeadline};
@@ -44,14 +45,23 @@ impl Origin {
                 due_in: at.since(now),
             })
         };
-        let (far_waiting, far_held, far_due) = match io.far() {
-            Some(Far::Up(up)) => (up.io.waiting_output(), up.io.held(), up.io.watch),
-            Some(far) => (0, 0, far.due()),
-            None => (0, 0, Moment::NEVER),
+        let (far_waiting, far_held, far_stalls) = match io.far() {
+            Some(Far::Up(up)) => (
+                up.io.waiting_output(),
+                up.io.held(),
+                up.io.stalls(&up.terms.limits),
+            ),
+            _ => (0, 0, None),
         };
+        let stalls = [io.stalls(&self.settings.limits), far_stalls];
+        let stalls = stalls.into_iter().flatten().min_by_key(|(at, _)| *at);
+        let stalls = stalls.and_then(|(at, reason)| match reason {
+            CloseReason::HalfCloseTimeout => until(DeadlineKind::HalfClose, at),
+            _ => until(DeadlineKind::Output, at),
+        });
         let deadlines = [
             until(DeadlineKind::Linger, io.linger().unwrap_or(Moment::NEVER)),
-            until(DeadlineKind::Output, io.watch.min(far_due)),
+            stalls,
             until(DeadlineKind::Read, io.read_deadline(&self.turn(now))),
         ];
         ConnectionInfo {

@@ -2,6 +2,7 @@
 //!
 //! `connection.rs` gathers what is seen (one or two system calls, and only when a deadline fires), this file decides.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::close::{CloseReason, Ending, How};
@@ -17,7 +18,9 @@ pub(crate) struct Limits {
     pub(crate) dead_after: Option<Duration>,
     /// Longest time without an acknowledgement while output waits.
     pub(crate) write_timeout: Option<Duration>,
-    /// Longest time without one on a half-closed connection, whether output waits or not.
+    /// Who reads so many bytes a second is given longer, if it needs that to show it.
+    pub(crate) slowest_reader: Option<NonZeroU32>,
+    /// Longest time that nothing moves on a half-closed connection, with no output waiting.
     pub(crate) half_close_timeout: Option<Duration>,
     /// High-water mark of waiting output, bytes.
     pub(crate) buffer: usize,
@@ -32,16 +35,18 @@ pub(crate) struct Seen {
     pub(crate) queued: u64,
     /// `TCP_INFO`, where something is queued and the system tells.
     pub(crate) info: Option<TcpInfo>,
-    /// Bytes of this connection the peer has acknowledged so far; with nothing waiting, those it has sent besides.
-    pub(crate) acknowledged: u64,
+    /// Bytes of this connection the peer has acknowledged so far.
+    pub(crate) taken: u64,
+    /// What has to move: those, and with nothing waiting all that moves besides.
+    pub(crate) moved: u64,
     /// One side has sent its FIN.
     pub(crate) half_closed: bool,
 }
 
-/// How far the peer's acknowledgements had come, and since when they stand there.
+/// How far the peer had come, and since when it stands there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Progress {
-    pub(crate) acknowledged: u64,
+    pub(crate) moved: u64,
     pub(crate) since: Moment,
 }
 
@@ -57,6 +62,46 @@ pub(crate) enum Verdict {
 
 /// The kernel counts silence in ticks of up to this length (`CONFIG_HZ` of 100): no use in looking sooner.
 const CLOCK_TICK: Duration = Duration::from_millis(10);
+
+/// Who reads as fast as that is alive by default, bytes a second.
+pub(crate) const SLOWEST_READER: NonZeroU32 = NonZeroU32::new(50).unwrap();
+
+/// A peer that has closed its window says nothing of what its program reads, until a good part of its receive buffer is
+/// free: a sixteenth, or a whole segment of up to 64 KiB (`__tcp_select_window` in the kernel's `net/ipv4/tcp_output.c`).
+/// The most that was seen read without a sign: 790 KB behind a buffer of 4 MiB, 128 KiB behind the default one.
+const UNSEEN: u64 = 1 << 20;
+
+/// A time in which nothing may stand still, how often to look, and what comes of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stall {
+    pub(crate) limit: Duration,
+    look: Duration,
+    pub(crate) reason: CloseReason,
+}
+
+/// What limits a connection that stands still. `waits`: output waits; of what came before the peer has taken so many
+/// bytes.
+///
+/// While output waits it is for the peer to take it, half-closed or not; a slow reader is alive.
+pub(crate) fn stall(limits: &Limits, waits: bool, half_closed: bool, taken: u64) -> Option<Stall> {
+    if waits {
+        let wait = limits.write_timeout?;
+        let needed = limits
+            .slowest_reader
+            .map_or(0, |rate| taken.min(UNSEEN) / u64::from(rate.get()));
+        return Some(Stall {
+            limit: wait.max(Duration::from_secs(needed)),
+            look: wait / 8,
+            reason: CloseReason::WriteStall,
+        });
+    }
+    let wait = limits.half_close_timeout.filter(|_| half_closed)?;
+    Some(Stall {
+        limit: wait,
+        look: wait / 8,
+        reason: CloseReason::HalfCloseTimeout,
+    })
+}
 
 /// When to look first after a write at `now`, the peer's last byte having come at `last_in`.
 ///
@@ -94,40 +139,27 @@ pub(crate) fn judge(
     }
 
     let stands = match progress {
-        Some(stands) if stands.acknowledged == seen.acknowledged => *stands,
+        Some(stands) if stands.moved == seen.moved => *stands,
         _ => Progress {
-            acknowledged: seen.acknowledged,
+            moved: seen.moved,
             since: now,
         },
     };
     *progress = Some(stands);
-    let stall = [
-        (
-            limits.write_timeout.filter(|_| waits),
-            CloseReason::WriteStall,
-        ),
-        (
-            limits.half_close_timeout.filter(|_| seen.half_closed),
-            CloseReason::HalfCloseTimeout,
-        ),
-    ]
-    .into_iter()
-    .filter_map(|(limit, reason)| Some((limit?, reason)))
-    .min_by_key(|(limit, _)| *limit);
-
     let mut next = Moment::NEVER;
-    if let Some((limit, reason)) = stall {
-        if known >= stands.since.after(limit) {
+    if let Some(stall) = stall(limits, waits, seen.half_closed, seen.taken) {
+        let until = stands.since.after(stall.limit);
+        if known >= until {
             let silent = seen
                 .info
                 .filter(|info| info.probes > 0 || info.retransmits > 0);
             return Verdict::Reap(Ending {
                 info: silent,
-                ..Ending::reset(reason)
+                ..Ending::reset(stall.reason)
             });
         }
         // Acknowledgements make no event: look often enough to be late by an eighth at the most.
-        next = stands.since.after(limit).min(now.after(limit / 8));
+        next = until.min(now.after(stall.look));
     }
     if let (Some(bound), Some(info), true) = (limits.dead_after, seen.info, seen.queued > 0) {
         // To the point where the bound could be reached; past that, as long as an answer needs.
@@ -178,6 +210,7 @@ mod tests {
         buffer: 1000,
         dead_after: Some(Duration::from_secs(100)),
         write_timeout: Some(Duration::from_secs(300)),
+        slowest_reader: None,
         half_close_timeout: Some(Duration::from_secs(60)),
     };
 
@@ -199,7 +232,8 @@ mod tests {
             outbox: 0,
             queued: 10,
             info,
-            acknowledged: 5,
+            taken: 5,
+            moved: 5,
             half_closed: false,
         }
     }
@@ -214,7 +248,7 @@ mod tests {
     #[test]
     fn nothing_waiting_needs_no_further_look() {
         let mut progress = Some(Progress {
-            acknowledged: 1,
+            moved: 1,
             since: at(0),
         });
         let seen = Seen {
@@ -288,7 +322,7 @@ mod tests {
             reason(judge(&limits, (at(309), at(309)), &seen, &mut progress)),
             None
         );
-        seen.acknowledged += 1;
+        seen.moved += 1;
         assert_eq!(
             reason(judge(&limits, (at(310), at(310)), &seen, &mut progress)),
             None
@@ -310,7 +344,7 @@ mod tests {
             ..LIMITS
         };
         let mut progress = Some(Progress {
-            acknowledged: 5,
+            moved: 5,
             since: at(0),
         });
         let Verdict::Reap(ending) = judge(
@@ -346,6 +380,85 @@ mod tests {
         assert_eq!(
             reason(judge(&LIMITS, (at(60), at(60)), &seen, &mut progress)),
             Some(CloseReason::HalfCloseTimeout)
+        );
+    }
+
+    #[test]
+    fn a_slow_reader_has_as_long_as_it_needs_to_show_that_it_reads() {
+        let limits = Limits {
+            dead_after: None,
+            slowest_reader: NonZeroU32::new(50),
+            ..LIMITS
+        };
+        for (taken, seconds) in [
+            (0, 300),
+            (15_000, 300),
+            (128 << 10, 2621),
+            // Behind a buffer of 4 MiB, or whatever it has taken before.
+            (8_316_259, 20_971),
+            (1 << 40, 20_971),
+        ] {
+            for half_closed in [false, true] {
+                let seen = Seen {
+                    outbox: 1 << 20,
+                    taken,
+                    half_closed,
+                    ..queued(info(1, 0, 0))
+                };
+                let mut progress = None;
+                let mut at_time = |seconds| {
+                    let time = (at(seconds), at(seconds));
+                    reason(judge(&limits, time, &seen, &mut progress))
+                };
+                assert_eq!(at_time(0), None);
+                assert_eq!(at_time(seconds - 1), None, "{taken}, {half_closed}");
+                assert_eq!(at_time(seconds), Some(CloseReason::WriteStall));
+            }
+        }
+    }
+
+    #[test]
+    fn output_that_waits_is_not_limited_by_the_half_close_timeout() {
+        let limits = Limits {
+            dead_after: None,
+            ..LIMITS
+        };
+        let seen = Seen {
+            half_closed: true,
+            ..queued(info(1, 0, 0))
+        };
+        let mut progress = None;
+        for seconds in [0, 60, 299] {
+            let time = (at(seconds), at(seconds));
+            assert_eq!(reason(judge(&limits, time, &seen, &mut progress)), None);
+        }
+        let time = (at(300), at(300));
+        assert_eq!(
+            reason(judge(&limits, time, &seen, &mut progress)),
+            Some(CloseReason::WriteStall)
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_yet_is_not_judged() {
+        let limits = Limits {
+            dead_after: None,
+            ..LIMITS
+        };
+        let seen = queued(info(1, 0, 0));
+        let mut progress = None;
+        assert_eq!(
+            reason(judge(&limits, (at(0), at(0)), &seen, &mut progress)),
+            None
+        );
+        // The process stood still: the clock is far ahead of what was heard.
+        assert_eq!(
+            reason(judge(&limits, (at(900), at(299)), &seen, &mut progress)),
+            None
+        );
+        assert_eq!(
+            reason(judge(&limits, (at(900), at(900)), &seen, &mut progress)),
+            Some(CloseReason::WriteStall)
         );
     }
 

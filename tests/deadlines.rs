@@ -203,15 +203,42 @@ fn without_a_write_timeout_a_client_may_stop_reading() {
     Stream::default().read(&mut client, 200_000);
 }
 
+/// What waits is for it to take, as for any client: so it has as long as any.
 #[test]
 fn a_half_closed_client_that_takes_nothing_runs_out_of_time() {
-    let mut server = Server::start(&["echo", "--half-close-timeout", "2s"]);
+    let args = [
+        "echo",
+        "--half-close-timeout",
+        "500ms",
+        "--write-timeout",
+        "2s",
+    ];
+    let mut server = Server::start(&args);
     let mut client = connect_with_window(server.address(), 4096);
     client.write_all(&Stream::default().peek(200_000)).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     until("some of the echo is there", || unread(&client) > 0);
     let closed = server.closed();
-    assert_ended(&closed, "half-close-timeout", Duration::from_secs(2));
+    assert_ended(&closed, "write-stall", Duration::from_secs(2));
+}
+
+/// One that reads slowly behind a full buffer acknowledges nothing for long.
+#[test]
+fn a_half_closed_client_that_pauses_for_longer_than_its_deadline_gets_all_its_answer() {
+    let mut server = Server::start(&["echo", "--half-close-timeout", "1s"]);
+    let mut client = connect_with_window(server.address(), 4096);
+    let count = 100_000;
+    client.write_all(&Stream::default().peek(count)).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    pass(Duration::from_secs(4));
+    assert_eq!(
+        Stream::default().read_to_fin(&mut client),
+        count as u64,
+        "{:?}",
+        server.closed_so_far()
+    );
+    drop(client);
+    assert_eq!(server.closed().reason(), "peer-closed");
 }
 
 #[test]

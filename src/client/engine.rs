@@ -18,7 +18,7 @@ use crate::horizon::{Horizon, Pause, Wait};
 use crate::io::Turn;
 use crate::keepalive::RTO_MAX_DEFAULT;
 use crate::memory::Memory;
-use crate::reap::Limits;
+use crate::reap::{Limits, SLOWEST_READER};
 use crate::resolve::{Family, Resolver};
 use crate::sockopt::SocketOptions;
 use crate::stats::Stats;
@@ -150,11 +150,14 @@ impl Engine {
             read_timeout: dial.read_timeout,
             dead_after: options.bound(),
             write_timeout: None,
+            slowest_reader: None,
             half_close_timeout: None,
             // Nothing is queued here.
             buffer: usize::MAX,
         };
         let leaving = Limits {
+            write_timeout: Some(PATIENCE),
+            slowest_reader: Some(SLOWEST_READER),
             half_close_timeout: Some(PATIENCE),
             ..limits
         };

@@ -226,11 +226,14 @@ impl Connection {
 
     /// Looks whether the far side acknowledges, if it is time for that.
     pub(super) fn look_far(&mut self, turn: &Turn<'_>) {
+        let Some(up) = self.io.far_up().filter(|up| up.io.watch <= turn.known) else {
+            return;
+        };
+        let half_closed = up.io.half_closed();
+        let other = half_closed.then(|| self.io.as_other());
         if let Some(up) = self.io.far_up() {
             let (far, far_turn) = up.split(turn);
-            if far.watch <= turn.known {
-                far.look(&far_turn);
-            }
+            far.look(&far_turn, other);
         }
     }
 

@@ -202,7 +202,7 @@ impl Io {
             failed: pending.and_then(|pending| pending.failed),
             progress: pending
                 .and_then(|pending| pending.progress)
-                .map(|progress| (progress.acknowledged, micros(now.since(progress.since)))),
+                .map(|progress| (progress.moved, micros(now.since(progress.since)))),
             watch: until(self.watch),
             linger: pending.and_then(|pending| pending.linger).and_then(until),
             lent: self.lent,
@@ -259,9 +259,9 @@ impl Io {
         if let Some(errno) = record.failed {
             self.pending().failed = Some(errno);
         }
-        if let Some((acknowledged, ago_micros)) = record.progress {
+        if let Some((moved, ago_micros)) = record.progress {
             self.pending().progress = Some(Progress {
-                acknowledged,
+                moved,
                 since: ago(ago_micros),
             });
         }

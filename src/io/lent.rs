@@ -182,7 +182,8 @@ impl Io {
             outbox: 0,
             queued,
             info: (queued > 0).then_some(info),
-            acknowledged: info.journal.acknowledged,
+            taken: info.journal.acknowledged,
+            moved: info.journal.acknowledged,
             half_closed: self.half_closed(),
         };
         let next = next_look(turn.limits, turn.now, info.silence);
@@ -214,7 +215,8 @@ impl Io {
                 queued: 0,
                 info: None,
                 // What of its input is read, moves.
-                acknowledged: u64::MAX - self.unread(),
+                moved: u64::MAX - self.unread(),
+                taken: 0,
                 half_closed: true,
             };
             self.judge(&seen, turn, Moment::NEVER);
@@ -401,6 +403,7 @@ mod tests {
             read_timeout: None,
             dead_after: Some(Duration::from_secs(100)),
             write_timeout: Some(Duration::from_secs(800)),
+            slowest_reader: None,
             half_close_timeout: None,
             buffer: 1,
         };

@@ -16,7 +16,7 @@ use crate::sys;
 /// How long a client that has acknowledged everything, our FIN included, is given to send its own.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How soon it is looked again whether everything is acknowledged, where the end waits for that alone.
+/// How soon it is looked first whether everything is acknowledged, where the end waits for that alone.
 const RECHECK: Duration = Duration::from_millis(10);
 
 impl Io {
@@ -89,6 +89,7 @@ impl Io {
 
     /// Writes what waits, as far as the socket takes it.
     pub(crate) fn flush(&mut self, turn: &Turn<'_>) {
+        let held_back = self.holds_back_far(turn);
         while let Some(pending) = &mut self.pending
             && !pending.outbox.is_empty()
         {
@@ -107,6 +108,11 @@ impl Io {
         }
         if self.waiting_output() < turn.limits.buffer && !self.halted {
             self.unpause(turn.now);
+        }
+        if held_back && !self.holds_back_far(turn) {
+            // Whether the far side was silent meanwhile nobody knows.
+            self.last_in = turn.now;
+            self.shifted = true;
         }
     }
 
@@ -157,8 +163,10 @@ impl Io {
         if self.waiting_output() == 0 && queued == 0 {
             return Some(ending);
         }
-        // Acknowledgements make no event.
-        self.watch = self.watch.min(turn.now.after(RECHECK));
+        // Acknowledgements make no event: looked for at once, and then in pauses that grow with the time they take.
+        let since = *self.pending().awaited_since.get_or_insert(turn.now);
+        let pause = (turn.now.since(since) / 8).max(RECHECK);
+        self.watch = self.watch.min(turn.now.after(pause));
         None
     }
 

@@ -35,6 +35,8 @@ pub(crate) struct Pending {
     pub(crate) beside_late: bool,
     /// The end, once the client has everything that waits.
     pub(crate) at_last: Option<Ending>,
+    /// Since when that is waited for.
+    pub(crate) awaited_since: Option<Moment>,
     /// What is to be said of the end besides its reason.
     pub(crate) note: Option<Note>,
     /// The kernel's view of a silent peer, noted when a deadline of ours ended it.

@@ -253,6 +253,37 @@ fn a_half_closed_pair_goes_on_as_long_as_bytes_move() {
     assert_eq!(relay.closed().reason(), "peer-closed");
 }
 
+/// The upstream has said all, and takes what the client says in pauses: nothing moves then, on either side.
+#[test]
+fn a_client_that_uploads_to_a_slow_upstream_after_its_fin_is_not_cut() {
+    let upstream = Peer::start();
+    let args = ["--half-close-timeout", "1s", "--buffer", "64k"];
+    let mut relay = relay(&[upstream.address()], &args);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    served.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_fin(&mut client), b"");
+    let sent = send_until_stuck(&mut client, b"and so on, ");
+    pass(Duration::from_secs(3));
+    assert!(relay.closed_so_far().is_empty(), "{:?}", relay.lines);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_fin(&mut served).len(), sent);
+    assert_eq!(relay.closed().reason(), "peer-closed");
+}
+
+/// The client takes what the upstream says in pauses: that the upstream is silent meanwhile cannot be known.
+#[test]
+fn a_client_that_downloads_slowly_outlasts_the_read_deadline() {
+    let upstream = Peer::start();
+    let args = ["--read-timeout", "1s", "--buffer", "64k"];
+    let mut relay = relay(&[upstream.address()], &args);
+    let (mut client, mut served) = pair(&relay, &upstream);
+    let sent = send_until_stuck(&mut served, b"and so on, ");
+    pass(Duration::from_secs(3));
+    assert!(relay.closed_so_far().is_empty(), "{:?}", relay.lines);
+    served.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_fin(&mut client).len(), sent);
+}
+
 // Pressure.
 
 /// What may wait between two ends: the buffers of three sockets that the kernel tunes up, and our own.

@@ -169,11 +169,12 @@ pub(crate) struct ServeArgs {
     #[arg(short = 'i', long, alias = "idle-timeout", value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, help_heading = "Deadlines")]
     pub(crate) read_timeout: Option<Setting<Duration>>,
 
-    /// Write stall: a client that acknowledges nothing for this long, while output waits, is reset.
-    #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "5m", help_heading = "Deadlines")]
-    pub(crate) write_timeout: Setting<Duration>,
+    /// Write stall: a client that acknowledges nothing for this long, while output waits, is reset. [default: 5m, or as
+    /// long as one needs that reads 50 bytes a second]
+    #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, help_heading = "Deadlines")]
+    pub(crate) write_timeout: Option<Setting<Duration>>,
 
-    /// A half-closed connection on which nothing moves for this long is reset. [default: forward and exec 10m, the
+    /// A half-closed connection on which nothing moves for this long, with no output waiting, is reset. [default: forward and exec 10m, the
     /// others 60s]
     #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, help_heading = "Deadlines")]
     pub(crate) half_close_timeout: Option<Setting<Duration>>,

@@ -117,13 +117,25 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     );
     row(
         "write-timeout",
-        &shown_or(args.write_timeout.into_option(), "off"),
-        "without an acknowledgement while output waits: reset",
+        &shown_or(effective.write_timeout, "off"),
+        match effective.slowest_reader {
+            Some(_) => {
+                "without an acknowledgement while output waits: reset; longer where a slow reader needs it"
+            }
+            None => "without an acknowledgement while output waits: reset",
+        },
     );
+    if let Some(rate) = effective.slowest_reader {
+        row(
+            "  slowest reader",
+            &format!("{rate} B/s"),
+            "is never cut: it has up to 20 s for each KiB it had taken, at most 5.8 h",
+        );
+    }
     row(
         "half-close-timeout",
         &shown_or(effective.half_close_timeout, "off"),
-        "half-closed and nothing moving: reset",
+        "half-closed, no output waiting and nothing moving: reset",
     );
     row(
         "drain-timeout",

@@ -140,7 +140,13 @@ pub(crate) fn meant(args: &ServeArgs) -> Result<Config, Failure> {
         read_timeout: args
             .read_timeout
             .map_or(usual.read_timeout, Setting::into_option),
-        write_timeout: args.write_timeout.into_option(),
+        write_timeout: args
+            .write_timeout
+            .map_or(usual.write_timeout, Setting::into_option),
+        // Who says how long means that.
+        slowest_reader: usual
+            .slowest_reader
+            .filter(|_| args.write_timeout.is_none()),
         half_close_timeout: args
             .half_close_timeout
             .map_or(usual.half_close_timeout, Setting::into_option),
