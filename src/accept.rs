@@ -55,7 +55,6 @@ struct Door {
     socket: OwnedFd,
     address: Endpoint,
     /// The path of a Unix socket, as long as the door is open.
-    #[cfg_attr(not(control), expect(dead_code, reason = "held until the door closes"))]
     file: Option<Arc<SocketFile>>,
     settings: Arc<Settings>,
     stats: Arc<Stats>,

@@ -10,9 +10,6 @@ use crate::deadline::Moment;
 /// How long a loop must have stood still for that to be worth a word.
 const LONG: Duration = Duration::from_secs(1);
 
-/// How often a loop looks at the clock though nothing happens: how exactly it knows when it began to stand still.
-pub(crate) const PULSE: Duration = Duration::from_secs(1);
-
 /// What a loop knows.
 #[derive(Debug)]
 pub(crate) struct Horizon {
@@ -51,6 +48,8 @@ pub(crate) struct Wait {
 pub(crate) struct Pause {
     pub(crate) from: Moment,
     pub(crate) to: Moment,
+    /// It was stopped at some time in between, nobody knows when: no deadline came meanwhile.
+    pub(crate) at_most: bool,
 }
 
 impl Pause {
@@ -59,10 +58,12 @@ impl Pause {
     }
 
     pub(crate) fn log(self) {
-        log::warn!(
-            seconds = self.length().as_millis() as f64 / 1000.0;
-            "stood still: stopped, frozen, starved, or held up by what it calls"
-        );
+        let seconds = self.length().as_millis() as f64 / 1000.0;
+        if self.at_most {
+            log::warn!(at_most = seconds; "stood still: stopped, frozen, or traced");
+        } else {
+            log::warn!(seconds; "stood still: stopped, frozen, starved, or held up by what it calls");
+        }
     }
 }
 
@@ -108,10 +109,18 @@ impl Horizon {
         let turn = Pause {
             from: self.turned,
             to: wait.began,
+            at_most: false,
         };
         let late = Pause {
             from: wait.until.max(wait.began),
             to: wait.ended,
+            at_most: false,
+        };
+        // An idle loop does not wake to look at the clock: this is all that it knows.
+        let interrupted = Pause {
+            from: wait.began,
+            to: wait.ended,
+            at_most: true,
         };
         self.turned = wait.ended;
         let longer = if turn.length() > late.length() {
@@ -119,7 +128,10 @@ impl Horizon {
         } else {
             late
         };
-        (longer.length() >= LONG).then_some(longer)
+        if longer.length() >= LONG {
+            return Some(longer);
+        }
+        (wait.told.is_none() && interrupted.length() >= LONG).then_some(interrupted)
     }
 
     /// A wait has told as much as it may. Answers what is known from it.
@@ -215,12 +227,13 @@ mod tests {
             Some(Pause {
                 from: at(from),
                 to: at(to),
+                at_most: false,
             })
         };
         let mut horizon = Horizon::new(at(0));
-        assert_eq!(horizon.waited(wait(1, 500, 1400, None)), None);
+        assert_eq!(horizon.waited(wait(1, 500, 900, None)), None);
         assert_eq!(
-            horizon.waited(wait(1401, 2400, 5400, None)),
+            horizon.waited(wait(901, 2400, 5400, None)),
             pause(2400, 5400)
         );
         // Events in time.
@@ -232,5 +245,15 @@ mod tests {
         );
         horizon.excuse(at(20_000));
         assert_eq!(horizon.waited(wait(20_001, 0, 20_001, Some(0))), None);
+        // Stopped at some time while nothing was to be done.
+        let stopped = Pause {
+            from: at(20_002),
+            to: at(50_000),
+            at_most: true,
+        };
+        assert_eq!(
+            horizon.waited(wait(20_002, 90_000, 50_000, None)),
+            Some(stopped)
+        );
     }
 }

@@ -26,7 +26,7 @@ use crate::handle::{Mail, Shared};
 #[cfg(control)]
 use crate::handoff::share::Giving;
 use crate::herd::Herd;
-use crate::horizon::{Horizon, PULSE, Pause, Wait};
+use crate::horizon::{Horizon, Pause, Wait};
 use crate::inspect::ConnectionInfo;
 use crate::io::{Turn, WATCHED};
 use crate::origin::Origin;
@@ -266,9 +266,6 @@ impl Worker {
         until = until.min(self.shared.workers[self.index].prompted.get());
         until = until.min(self.herd.next());
         let began = self.clock.now();
-        if self.index == 0 && !self.connections.is_empty() {
-            until = until.min(began.after(PULSE));
-        }
         if self.short.is_desperate() {
             until = until.min(began.after(short::AGAIN));
         }

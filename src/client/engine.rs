@@ -280,7 +280,7 @@ impl Engine {
             }
         };
         self.now = self.clock.now();
-        Ok(self.horizon.waited(Wait {
+        let pause = self.horizon.waited(Wait {
             began,
             until: until.min(self.armed),
             ended: self.now,
@@ -288,7 +288,9 @@ impl Engine {
             most: EVENTS,
             // An attempt may have several.
             descriptors: 4 * self.entries.len() + 2,
-        }))
+        });
+        // Of one that nothing was due in, nobody knows the length.
+        Ok(pause.filter(|pause| !pause.at_most))
     }
 
     /// Gives those of many connections whose turn has come a keepalive of their own.
