@@ -2,12 +2,13 @@
  * The load of scripts/takeover-soak and scripts/bench-takeover: clients of six kinds on one server, which check
  * every byte by its place in the stream while the server changes hands.
  *
- *   takeover-load ADDRESS PORT [-e N] [-p N -r RATE] [-w N] [-k N] [-c RATE] [-x RATE] [-l]
+ *   takeover-load ADDRESS PORT [-e N] [-p N -r RATE] [-w N [-i MS] [-b BYTES]] [-k N] [-c RATE] [-x RATE] [-l]
  *
  *   -e N     echo: says 1 byte to 64 KiB, waits for the whole echo, a millisecond later says more
  *   -p N     paced: RATE messages of 64 bytes a second go round these connections, each at its time, whatever the
  *            echoes do; so a stall of the server is seen by every message that was due in it. Few are idle clients.
- *   -w N     slow: writes all it can and reads little, so that output always waits in the server
+ *   -w N     slow: writes all it can and reads little, so that output always waits in the server; up to 8 KiB every MS
+ *            milliseconds (8), and at most BYTES are to come back at a time (no limit)
  *   -k N     stuck: writes what `fill` says and reads nothing before `finish`
  *   -c RATE  short: so many a second connect, have one message echoed, close
  *   -x RATE  half-closing: so many a second connect, write 1 byte to 512 KiB, half-close, and read slowly to the end
@@ -44,6 +45,8 @@ static const uint64_t AFTERMATH = SECOND / 4; /* what still comes after a fault 
 
 static unsigned wanted[KINDS]; /* connections of the lasting kinds, connects a second of the others */
 static unsigned rate;          /* messages a second, of all paced ones together */
+static unsigned interval = 8;  /* milliseconds between the reads of a slow one */
+static uint64_t most;          /* bytes a slow one may be owed; 0: any number */
 static int finishing;
 
 /* --- what the clock says ------------------------------------------------------------------------------ */
@@ -80,6 +83,13 @@ static void say_paced(uint64_t due) {
     say(conn, MESSAGE);
 }
 
+/* What a slow one may write, with what it has read. */
+static void go_on(struct conn *conn) {
+    uint64_t target = most ? conn->got + most : UINT64_MAX;
+    if (conn->state == OPEN && target > conn->target)
+        say(conn, target - conn->target);
+}
+
 /* A millisecond has passed. */
 static void tick(struct conn *conn, uint64_t count, uint64_t time) {
     if (conn->state == OPEN && conn->kind == ECHO && conn->got == conn->target && !paused)
@@ -91,8 +101,11 @@ static void tick(struct conn *conn, uint64_t count, uint64_t time) {
     if (conn->state >= OPEN && reads_by_clock(conn) && (conn->kind != STUCK || finishing)) {
         if (paused)
             hear(conn, SIZE_MAX);
-        else if ((count + conn->id) % 8 == 0)
+        else if ((count + conn->id) % (conn->kind == SLOW ? interval : 8) == 0) {
             hear(conn, 1 + some(2 * 4096));
+            if (conn->kind == SLOW)
+                go_on(conn);
+        }
     }
     if (count % 64 || conn->state == FREE)
         return;
@@ -177,8 +190,8 @@ static void resume_all(void) {
     paused = 0;
     restart_clock();
     for (unsigned i = 0; i < used; i++)
-        if (conns[i].kind == SLOW && conns[i].state == OPEN)
-            say(&conns[i], UINT64_MAX - conns[i].target);
+        if (conns[i].kind == SLOW)
+            go_on(&conns[i]);
 }
 
 static void obey(char *words) {
@@ -302,7 +315,8 @@ static void open_lasting(void) {
 }
 
 static int usage(void) {
-    fprintf(stderr, "usage: takeover-load ADDRESS PORT [-e N] [-p N -r RATE] [-w N] [-k N] [-c RATE] [-x RATE] [-l]\n");
+    fprintf(stderr, "usage: takeover-load ADDRESS PORT [-e N] [-p N -r RATE] [-w N [-i MS] [-b BYTES]] [-k N]\n"
+                    "       [-c RATE] [-x RATE] [-l]\n");
     return 2;
 }
 
@@ -312,17 +326,21 @@ int main(int count, char **words) {
         return usage();
     server = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(atoi(words[2]))};
     int known = inet_pton(AF_INET, words[1], &server.sin_addr) == 1 && server.sin_port;
-    for (int option; (option = getopt(count - 2, words + 2, "e:p:r:w:k:c:x:l")) != -1;)
+    for (int option; (option = getopt(count - 2, words + 2, "e:p:r:w:i:b:k:c:x:l")) != -1;)
         if (option == 'l')
             lines = 1;
         else if (option == 'r')
             rate = atoi(optarg);
+        else if (option == 'i')
+            interval = atoi(optarg);
+        else if (option == 'b')
+            most = strtoull(optarg, NULL, 10);
         else if (strchr(LETTERS, option))
             wanted[strchr(LETTERS, option) - LETTERS] = atoi(optarg);
         else
             return usage();
     /* No paced connection may come to have DUE messages due before PATIENCE is over. */
-    if (!known || (lines && wanted[ECHO] + wanted[SLOW] + wanted[STUCK]) || (rate && !wanted[PACED]) ||
+    if (!known || !interval || (lines && wanted[ECHO] + wanted[SLOW] + wanted[STUCK]) || (rate && !wanted[PACED]) ||
         (!lines && rate > wanted[PACED] * 5))
         return usage();
 
