@@ -19,6 +19,9 @@ use crate::sockopt;
 pub struct Effective {
     /// Where it listens, names resolved. Empty for inherited sockets.
     pub addresses: Vec<Endpoint>,
+    /// What is meant besides, and this host does not have: addresses of IPv6 where there is none. It is left out, or
+    /// refused where nothing else is left of an address.
+    pub absent: Vec<Endpoint>,
     /// Keepalive, with the system's values where those are kept. `None`: off.
     pub keepalive: Option<Keepalive>,
     /// The bound within which a vanished peer is found. `None`: nothing finds it.
@@ -52,17 +55,20 @@ impl Listen {
         let memory = Memory::new(config.memory_limit()?);
         let settings = Settings::new(self, &Arc::new(Limit::new(max_conns)), &memory)?;
         let probe = sockopt::probe()?;
-        let mut addresses = Vec::new();
+        let (mut addresses, mut absent) = (Vec::new(), Vec::new());
         for address in &self.addresses {
             let resolved = address.resolve().map_err(|source| Error::Resolve {
                 address: address.to_string(),
                 source,
             })?;
-            addresses.extend(resolved);
+            let (here, elsewhere) = listener::foresee(address, resolved, listener::is_elsewhere);
+            addresses.extend(here);
+            absent.extend(elsewhere);
         }
         let options = settings.options;
         Ok(Effective {
             addresses,
+            absent,
             keepalive: options.keepalive(),
             dead_after: options.detection.dead_after,
             rto_max: options

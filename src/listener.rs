@@ -194,9 +194,42 @@ fn bind_all(
 }
 
 fn lacks_family(error: &Error) -> bool {
-    matches!(error, Error::Bind { source, .. }
-        if source.raw_os_error() == Some(libc::EAFNOSUPPORT)
-            || source.kind() == io::ErrorKind::AddrNotAvailable)
+    matches!(error, Error::Bind { source, .. } if is_lacking(source))
+}
+
+fn is_lacking(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+        || error.kind() == io::ErrorKind::AddrNotAvailable
+}
+
+/// What [`bind_all`] would make of `resolved`, the endpoints of `address`: those that are listened on, and those that
+/// this host does not have, as `lacks` says. Where it has none all are meant: a server that is taken over from may have
+/// them.
+pub(crate) fn foresee(
+    address: &Address,
+    resolved: Vec<Endpoint>,
+    lacks: impl Fn(&Endpoint) -> bool,
+) -> (Vec<Endpoint>, Vec<Endpoint>) {
+    match (address, resolved.as_slice()) {
+        (Address::Any(port), [every]) if lacks(every) => {
+            let every = SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port));
+            (vec![every.into()], resolved)
+        }
+        _ if resolved.iter().all(&lacks) => (resolved.clone(), resolved),
+        _ => resolved.into_iter().partition(|one| !lacks(one)),
+    }
+}
+
+/// Whether this host has no such address: then no port of it can be had either.
+pub(crate) fn is_elsewhere(endpoint: &Endpoint) -> bool {
+    let Some(address) = endpoint.tcp() else {
+        return false;
+    };
+    let mut any_port = address;
+    any_port.set_port(0);
+    let tried = Socket::new(Domain::for_address(address), Type::STREAM, None)
+        .and_then(|socket| socket.bind(&any_port.into()));
+    tried.is_err_and(|error| is_lacking(&error))
 }
 
 /// Binds and listens.
@@ -421,4 +454,37 @@ fn passed_by_systemd(address: &Address, name: Option<&str>) -> Result<Vec<RawFd>
         return Err(failed(io::Error::new(io::ErrorKind::NotFound, what)));
     }
     Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On a host without IPv6.
+    fn foreseen(address: &str, resolved: &[&str]) -> [Vec<String>; 2] {
+        let resolved = resolved.iter().map(|one| one.parse().unwrap());
+        let (here, elsewhere) = foresee(&address.parse().unwrap(), resolved.collect(), |one| {
+            one.tcp().is_some_and(|address| address.is_ipv6())
+        });
+        [here, elsewhere].map(|list| list.iter().map(Endpoint::to_string).collect())
+    }
+
+    #[test]
+    fn what_is_listened_on_without_ipv6_is_known_before() {
+        let [here, elsewhere] = foreseen(":7000", &["[::]:7000"]);
+        assert_eq!(here, ["0.0.0.0:7000"]);
+        assert_eq!(elsewhere, ["[::]:7000"]);
+        let [here, elsewhere] = foreseen("localhost:7", &["[::1]:7", "127.0.0.1:7"]);
+        assert_eq!(here, ["127.0.0.1:7"]);
+        assert_eq!(elsewhere, ["[::1]:7"]);
+        let [here, elsewhere] = foreseen("[::1]:7", &["[::1]:7"]);
+        assert_eq!(
+            (&here[..], &elsewhere[..]),
+            (&["[::1]:7".to_owned()][..], &here[..])
+        );
+        let [here, elsewhere] = foreseen("unix:/x", &["unix:/x"]);
+        assert_eq!((here.len(), elsewhere.len()), (1, 0));
+        let [here, elsewhere] = foreseen("systemd", &[]);
+        assert_eq!((here.len(), elsewhere.len()), (0, 0));
+    }
 }

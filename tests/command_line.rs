@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use self::refusals::one_line;
 use crate::support::{
-    GUARD, Server, assert_echoes, connect, facts, listening, output, row, shell, standfast, until,
+    GUARD, Server, assert_echoes, cannot_run, connect, facts, lacks, listening, output, row, shell,
+    standfast, until,
 };
 
 // Addresses.
@@ -328,6 +329,44 @@ fn check(args: &[&str]) -> HashMap<String, String> {
         .map(|line| line.trim_start().split_once(' ').unwrap());
     rows.map(|(name, value)| (name.to_owned(), value.trim_start().to_owned()))
         .collect()
+}
+
+/// In a network of its own, with IPv4 alone.
+#[test]
+fn check_leaves_out_what_serve_cannot_listen_on() {
+    let script =
+        r#"ip link set lo up && echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6 && exec "$@""#;
+    let apart = |args: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", script, "sh"]);
+        command.arg(standfast().get_program()).args(args);
+        command
+    };
+    if lacks(&["unshare", "ip"]) {
+        return;
+    }
+    let (code, shown, said) = output(apart(&[
+        "check",
+        "-l",
+        "[::1]:7000",
+        "-l",
+        "127.0.0.1:7000",
+    ]));
+    if said.contains("unshare") {
+        let test = "check_leaves_out_what_serve_cannot_listen_on";
+        return cannot_run(test, "root, for namespaces");
+    }
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        shown.contains("resolved           [::1]:7000       refused"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("resolved           127.0.0.1:7000\n"),
+        "{shown}"
+    );
+    let (code, _, said) = output(apart(&["serve", "-l", "[::1]:7000"]));
+    assert_eq!(code, 1, "{said}");
 }
 
 #[test]

@@ -40,14 +40,23 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         row("listen", address, "");
     }
     for address in &effective.addresses {
-        let note = match address.tcp().map(|address| address.ip()) {
-            Some(IpAddr::V6(ip)) if ip.is_unspecified() => {
-                "every address of this host, IPv4 and IPv6"
+        let note = if effective.absent.contains(address) {
+            "refused: this host does not have it"
+        } else {
+            match address.tcp().map(|address| address.ip()) {
+                Some(IpAddr::V6(ip)) if ip.is_unspecified() => {
+                    "every address of this host, IPv4 and IPv6"
+                }
+                Some(IpAddr::V4(ip)) if ip.is_unspecified() => "every IPv4 address",
+                _ => "",
             }
-            Some(IpAddr::V4(ip)) if ip.is_unspecified() => "every IPv4 address",
-            _ => "",
         };
         row("  resolved", address, note);
+    }
+    for address in &effective.absent {
+        if !effective.addresses.contains(address) {
+            row("  left out", address, "this host does not have it");
+        }
     }
     match effective.keepalive {
         Some(keepalive) => {
