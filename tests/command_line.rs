@@ -164,7 +164,7 @@ fn what_is_no_inherited_listener_is_refused() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let connected = TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
     for (address, stdin, why) in [
-        ("fd:77", Stdio::null(), "Bad file descriptor"),
+        ("fd:77", Stdio::null(), "inherited no descriptor"),
         ("fd:0", Stdio::null(), "not a socket"),
         ("fd:0", OwnedFd::from(udp).into(), "not a stream socket"),
         ("fd:0", OwnedFd::from(connected).into(), "not listening"),

@@ -32,6 +32,7 @@ enum Told {
     Connected,
     Input(Vec<u8>),
     Silent(Duration),
+    HalfClosed,
     Ended(Over),
     Failed(DialErrorKind, String),
     Retrying(u32, Duration),
@@ -67,6 +68,8 @@ struct Script {
     asked: Receiver<Task>,
     /// What becomes of a link that ended or failed.
     next: Next,
+    /// It goes on to send after the server's FIN.
+    goes_on: bool,
     /// How many silences are borne.
     patience: u32,
     connected: Box<dyn FnMut(&mut Link<'_>) + Send>,
@@ -108,6 +111,13 @@ impl Caller for Script {
         let gives_up = self.patience == 0;
         self.patience = self.patience.saturating_sub(1);
         gives_up
+    }
+
+    fn half_closed(&mut self, link: &mut Link<'_>) -> bool {
+        if self.goes_on {
+            self.tell(link.id(), Told::HalfClosed);
+        }
+        self.goes_on
     }
 
     fn ended(&mut self, id: LinkId, end: &End) -> Next {
@@ -157,6 +167,7 @@ fn prepared(
         first: VecDeque::new(),
         asked,
         next: Next::Drop,
+        goes_on: false,
         patience: 0,
         connected: Box::new(|_| {}),
         input: None,

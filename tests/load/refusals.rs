@@ -82,7 +82,7 @@ fn values_that_mean_nothing_are_refused() {
             "--size",
             &["0", "-1", "x", "65m", "1g", "99999999999999999999"],
         ),
-        ("-T", &["0", "-1", "off", "forever", "1.5s"]),
+        ("-T", &["0", "-1", "off", "forever", "1.5x"]),
         ("--pipeline", &["0", "-1", "65537", "x"]),
         ("--workers", &["0", "-1", "x"]),
         ("--read-timeout", &["0", "off", "x"]),

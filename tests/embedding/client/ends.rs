@@ -27,6 +27,39 @@ fn bytes_and_fin_that_come_before_the_client_looks_are_both_noticed() {
 }
 
 #[test]
+fn after_the_servers_fin_an_owner_may_go_on_to_send_until_it_leaves() {
+    let server = Server::start();
+    let client = Running::start(server.dial(), |script| script.goes_on = true);
+    client.connects();
+    let mut peer = server.accept();
+    peer.write_all(b"all I say").unwrap();
+    peer.shutdown(Shutdown::Write).unwrap();
+    client.reads(b"all I say");
+    assert!(matches!(client.hears(), Told::HalfClosed));
+    assert_eq!(client.with(0, |link| link.send(b"one")), 3);
+    assert_eq!(client.with(0, |link| link.send(b", two")), 5);
+    client.with(0, |link| link.leave());
+    assert_eq!(read_to_fin(&mut peer), b"one, two");
+    // Told once, and over as soon as everything has arrived.
+    let over = client.ends();
+    assert_eq!(over.reason, CloseReason::Service);
+    assert_eq!((over.read, over.written, over.unacknowledged), (9, 8, 0));
+}
+
+#[test]
+fn after_the_servers_fin_a_reset_of_what_is_sent_is_told() {
+    let server = Server::start();
+    let client = Running::start(server.dial(), |script| script.goes_on = true);
+    client.connects();
+    drop(server.accept());
+    assert!(matches!(client.hears(), Told::HalfClosed));
+    assert_eq!(client.with(0, |link| link.send(b"anybody?")), 8);
+    let over = client.ends();
+    assert_eq!(over.reason, CloseReason::PeerReset);
+    assert_eq!(over.unacknowledged, 8);
+}
+
+#[test]
 fn bytes_then_fin_then_reset_are_one_end() {
     let server = Server::start();
     let client = Running::start(server.dial(), |_| {});
