@@ -130,7 +130,7 @@ pub struct Status {
     #[cfg_attr(control, serde(with = "seconds"))]
     pub uptime: Duration,
     /// For how long its counters have counted: since the first of the processes that took over from one another started.
-    #[cfg_attr(control, serde(with = "seconds"))]
+    #[cfg_attr(control, serde(with = "seconds", default))]
     pub counted_for: Duration,
     /// It accepts nothing new.
     pub draining: bool,

@@ -127,7 +127,10 @@ impl Line {
         });
         let received = match received {
             Err(Errno::AGAIN) => {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "it says nothing"));
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "it did not answer in time",
+                ));
             }
             received => received?,
         };
