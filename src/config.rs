@@ -93,7 +93,8 @@ pub struct Listen {
     pub dead_after: Option<Duration>,
     /// `TCP_USER_TIMEOUT`, milliseconds precise: the kernel gives up when sent data stays unacknowledged this long.
     /// Default `None`: off. It cuts *living* slow readers too, and overrides the retries of `keepalive`:
-    /// `dead_after` does neither.
+    /// `dead_after` does neither. One that keeps an idle vanished peer beyond a `dead_after` that is given is refused;
+    /// otherwise the bound is as much longer.
     pub user_timeout: Option<Duration>,
     /// The read deadline: longest silence of a client. Renewed by each byte read; stands still while we do not
     /// read. Default: what suits the service ([`Service::patience`](crate::Service::patience)), so 10 min for echo and

@@ -90,6 +90,15 @@ impl Keepalive {
         Self::new(idle.get() - less, interval.get(), retries.get() + more)
     }
 
+    /// The same with `TCP_USER_TIMEOUT` set, which takes the place of the retries: the first probe that is due after it is
+    /// the end (`tcp_keepalive_timer` in the kernel's `net/ipv4/tcp_timer.c`).
+    fn nominal_with(self, user_timeout: Duration) -> Option<u64> {
+        let idle = u64::from(self.idle?.get());
+        let interval = u64::from(self.interval?.get());
+        let whole = user_timeout.as_secs() + u64::from(user_timeout.subsec_nanos() > 0);
+        Some(idle.max(whole) + interval)
+    }
+
     /// The same with `system`'s values in the fields that keep the system's.
     #[must_use]
     pub(crate) fn or(self, system: Self) -> Self {
@@ -160,10 +169,11 @@ impl Detection {
     /// Checks one against the other and fills in what was not said. `system` has the system's own triple.
     ///
     /// # Errors
-    /// A bound too short, slower keepalive than the bound, or a bound without keepalive.
+    /// A bound too short, slower keepalive than the bound, a bound without keepalive, or a user timeout beyond the bound.
     pub(crate) fn resolve(
         keepalive: Option<Keepalive>,
         dead_after: Option<Duration>,
+        user_timeout: Option<Duration>,
         system: Keepalive,
     ) -> Result<Self, DetectionError> {
         let Some(keepalive) = keepalive else {
@@ -180,6 +190,9 @@ impl Detection {
         let needed = whole
             .nominal()
             .map(|nominal| Duration::from_secs((nominal * 9).div_ceil(8)));
+        let by_user_timeout = user_timeout.and_then(|wait| whole.nominal_with(wait));
+        let by_user_timeout =
+            by_user_timeout.map(|nominal| Duration::from_secs((nominal * 9).div_ceil(8)));
         let dead_after = match (dead_after, needed) {
             (Some(bound), _) if bound < DEAD_AFTER_LEAST => {
                 return Err(DetectionError::BoundTooShort(bound));
@@ -191,8 +204,19 @@ impl Detection {
                     bound,
                 });
             }
+            (Some(bound), _) if by_user_timeout.is_some_and(|needed| bound < needed) => {
+                return Err(DetectionError::UserTimeoutTooLong {
+                    user_timeout: user_timeout.unwrap_or_default(),
+                    needed: by_user_timeout.unwrap_or_default(),
+                    bound,
+                });
+            }
             (Some(bound), _) => Some(bound),
-            (None, needed) => needed.map(|needed| needed.max(DEAD_AFTER_LEAST)),
+            (None, needed) => needed.map(|needed| {
+                needed
+                    .max(DEAD_AFTER_LEAST)
+                    .max(by_user_timeout.unwrap_or_default())
+            }),
         };
         Ok(Self {
             keepalive: Some(keepalive),
@@ -218,6 +242,15 @@ pub enum DetectionError {
     BoundTooShort(Duration),
     /// `dead_after` with keepalive off: nothing would find the idle one.
     BoundWithoutKeepalive(Duration),
+    /// A user timeout that keeps the idle one longer than `dead_after`.
+    UserTimeoutTooLong {
+        /// What was asked.
+        user_timeout: Duration,
+        /// What it needs, the lateness of the kernel's timers included.
+        needed: Duration,
+        /// The bound.
+        bound: Duration,
+    },
     /// Keepalive that cannot find the idle one within `dead_after`.
     KeepaliveTooSlow {
         /// The triple, the system's values filled in.
@@ -241,6 +274,18 @@ impl fmt::Display for DetectionError {
             Self::BoundWithoutKeepalive(bound) => write!(
                 f,
                 "dead-after {} s needs keepalive, which is off: nothing else finds a vanished peer that is idle",
+                bound.as_secs_f64()
+            ),
+            Self::UserTimeoutTooLong {
+                user_timeout,
+                needed,
+                bound,
+            } => write!(
+                f,
+                "user-timeout {} s takes the place of keepalive's retries, so an idle vanished peer is found after up to \
+                 {} s, longer than dead-after {} s: leave it out, for dead-after finds a vanished peer without it",
+                user_timeout.as_secs_f64(),
+                needed.as_secs(),
                 bound.as_secs_f64()
             ),
             Self::KeepaliveTooSlow {
@@ -272,7 +317,7 @@ mod tests {
 
     #[test]
     fn the_default_triple_bounds_at_102_seconds() {
-        let detection = Detection::resolve(Some(Keepalive::default()), None, SYSTEM).unwrap();
+        let detection = Detection::resolve(Some(Keepalive::default()), None, None, SYSTEM).unwrap();
         assert_eq!(detection.dead_after, Some(seconds(102)));
         assert_eq!(detection.rto_max(), Some(Duration::from_millis(6800)));
     }
@@ -299,7 +344,7 @@ mod tests {
         for bound in 5..5000 {
             let keepalive = Keepalive::within(seconds(bound)).unwrap();
             let detection =
-                Detection::resolve(Some(keepalive), Some(seconds(bound)), SYSTEM).unwrap();
+                Detection::resolve(Some(keepalive), Some(seconds(bound)), None, SYSTEM).unwrap();
             assert_eq!(detection.dead_after, Some(seconds(bound)));
             assert!(
                 keepalive.retries.unwrap().get() >= 2,
@@ -310,7 +355,8 @@ mod tests {
 
     #[test]
     fn a_short_triple_still_gets_five_seconds() {
-        let detection = Detection::resolve(Some(Keepalive::new(1, 1, 1)), None, SYSTEM).unwrap();
+        let detection =
+            Detection::resolve(Some(Keepalive::new(1, 1, 1)), None, None, SYSTEM).unwrap();
         assert_eq!(detection.dead_after, Some(DEAD_AFTER_LEAST));
         assert_eq!(detection.rto_max(), Some(seconds(1)));
     }
@@ -345,11 +391,16 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         assert_eq!(
-            Detection::resolve(None, Some(seconds(10)), SYSTEM),
+            Detection::resolve(None, Some(seconds(10)), None, SYSTEM),
             Err(DetectionError::BoundWithoutKeepalive(seconds(10)))
         );
         assert_eq!(
-            Detection::resolve(Some(Keepalive::new(60, 10, 3)), Some(seconds(60)), SYSTEM),
+            Detection::resolve(
+                Some(Keepalive::new(60, 10, 3)),
+                Some(seconds(60)),
+                None,
+                SYSTEM
+            ),
             Err(DetectionError::KeepaliveTooSlow {
                 keepalive: Keepalive::new(60, 10, 3),
                 needed: seconds(102),
@@ -357,7 +408,7 @@ mod tests {
             })
         );
         assert_eq!(
-            Detection::resolve(Some(Keepalive::default()), Some(seconds(4)), SYSTEM),
+            Detection::resolve(Some(Keepalive::default()), Some(seconds(4)), None, SYSTEM),
             Err(DetectionError::BoundTooShort(seconds(4)))
         );
         assert_eq!(
@@ -367,11 +418,40 @@ mod tests {
     }
 
     #[test]
+    fn a_user_timeout_moves_the_bound_or_contradicts_it() {
+        let user_timeout = |wait| {
+            let keepalive = Some(Keepalive::new(60, 10, 3));
+            Detection::resolve(keepalive, None, Some(wait), SYSTEM)
+                .unwrap()
+                .dead_after
+        };
+        // The retries would have found it sooner; the kernel waits for the first probe after 300 s.
+        assert_eq!(user_timeout(seconds(300)), Some(seconds(349)));
+        assert_eq!(user_timeout(seconds(80)), Some(seconds(102)));
+        let bounded = |wait| {
+            let keepalive = Keepalive::within(seconds(10)).unwrap();
+            Detection::resolve(Some(keepalive), Some(seconds(10)), Some(wait), SYSTEM)
+        };
+        assert_eq!(
+            bounded(seconds(60)),
+            Err(DetectionError::UserTimeoutTooLong {
+                user_timeout: seconds(60),
+                needed: seconds(69),
+                bound: seconds(10),
+            })
+        );
+        assert!(bounded(Duration::from_millis(6500)).is_ok());
+        assert!(bounded(seconds(8)).is_err());
+        let off = Detection::resolve(None, None, Some(seconds(60)), SYSTEM);
+        assert_eq!(off.unwrap().dead_after, None);
+    }
+
+    #[test]
     fn an_empty_field_keeps_and_counts_the_systems() {
         let keepalive: Keepalive = "60::3".parse().unwrap();
         assert_eq!(keepalive, Keepalive::new(60, 0, 3));
         assert_eq!(keepalive.to_string(), "60::3");
-        let detection = Detection::resolve(Some(keepalive), None, SYSTEM).unwrap();
+        let detection = Detection::resolve(Some(keepalive), None, None, SYSTEM).unwrap();
         assert_eq!(
             detection.dead_after,
             Some(seconds((60 + 75 * 3) * 9 / 8 + 1))

@@ -57,7 +57,7 @@ impl SocketOptions {
     ) -> Result<Self, Error> {
         let probe = probe()?;
         let system = system_keepalive(&probe);
-        let detection = Detection::resolve(keepalive, dead_after, system)?;
+        let detection = Detection::resolve(keepalive, dead_after, user_timeout, system)?;
         if detection.keepalive.and_then(|keepalive| keepalive.retries) == Some(NonZeroU32::MIN) {
             log::warn!("with one keepalive retry a single lost packet ends a living connection");
         }
@@ -265,7 +265,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let system = system_keepalive(&listener);
         let options = SocketOptions {
-            detection: Detection::resolve(Some(Keepalive::new(33, 0, 5)), None, system).unwrap(),
+            detection: Detection::resolve(Some(Keepalive::new(33, 0, 5)), None, None, system)
+                .unwrap(),
             user_timeout: None,
             system,
         };
@@ -283,7 +284,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let keepalive = Keepalive::new(99_999, 10, 3);
         let options = SocketOptions {
-            detection: Detection::resolve(Some(keepalive), None, keepalive).unwrap(),
+            detection: Detection::resolve(Some(keepalive), None, None, keepalive).unwrap(),
             user_timeout: None,
             system: keepalive,
         };

@@ -96,6 +96,31 @@ fn a_duration_of_zero_or_less_or_garbage_is_refused_with_a_hint() {
 }
 
 #[test]
+fn settings_that_contradict_each_other_are_refused_with_both_values() {
+    assert_usage(
+        &["echo", "-m", "10", "--max-conns-per-ip", "11"],
+        "--max-conns-per-ip 11 is above --max-conns 10",
+    );
+    let forward = |args: &[&'static str]| [&["forward", "127.0.0.1:9"], args].concat();
+    assert_usage(
+        &forward(&["--connect-timeout", "30s", "--upstream-wait", "5s"]),
+        "--connect-timeout 30s is longer than --upstream-wait 5s",
+    );
+    // Refused by the library, for an embedder is told the same.
+    for (bound, user_timeout, needed) in [("10s", "60s", "69 s"), ("10s", "8s", "11 s")] {
+        let args = ["--dead-after", bound, "--user-timeout", user_timeout];
+        for words in [&["check"][..], &["serve", "-l", "0"], &["connect", "9"]] {
+            let mut command = standfast();
+            command.args(words).args(args);
+            let (code, _, stderr) = output(command);
+            assert_ne!(code, 0, "{words:?}");
+            assert!(stderr.contains("longer than dead-after 10 s"), "{stderr}");
+            assert!(stderr.contains(needed), "{stderr}");
+        }
+    }
+}
+
+#[test]
 fn a_size_or_a_count_of_nothing_is_refused_with_a_hint() {
     for (value, hint) in [
         ("0", "0 bytes"),

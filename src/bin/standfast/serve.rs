@@ -132,6 +132,13 @@ pub(crate) fn meant(args: &ServeArgs) -> Result<Config, Failure> {
     let first = addresses.first().cloned();
     let first = first.ok_or_else(|| Failure::usage("no address to listen on"))?;
     let usual = Listen::new(first, service);
+    if let (Some(all), Some(of_one)) = (args.max_conns, args.max_conns_per_ip.into_option())
+        && all < of_one
+    {
+        return Err(Failure::usage(format!(
+            "--max-conns-per-ip {of_one} is above --max-conns {all}: it would never apply"
+        )));
+    }
     let listen = Listen {
         addresses,
         keepalive,

@@ -21,7 +21,8 @@ pub(crate) struct DetectionArgs {
     #[arg(long, value_name = "DUR", value_parser = duration, allow_hyphen_values = true, help_heading = "Vanished peers")]
     pub(crate) dead_after: Option<Duration>,
 
-    /// TCP_USER_TIMEOUT as such. It cuts living slow readers, too; dead-after does not.
+    /// TCP_USER_TIMEOUT as such. It cuts living slow readers, too; dead-after does not. It takes the place of keepalive's
+    /// retries, so one above dead-after is refused.
     #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "off", help_heading = "Vanished peers")]
     pub(crate) user_timeout: Setting<Duration>,
 }

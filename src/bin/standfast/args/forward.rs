@@ -9,7 +9,7 @@ use standfast::{Address, Backoff, Balance, ProxyHeader, Upstreams};
 
 use crate::Failure;
 use crate::args::dial::backoff;
-use crate::units::{Setting, duration, duration_or_off};
+use crate::units::{Setting, Shown, duration, duration_or_off};
 
 /// Which upstream is tried first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -76,11 +76,25 @@ impl ForwardArgs {
     pub(crate) fn upstreams(&self, operands: &[OsString]) -> Result<Upstreams, Failure> {
         let addresses: Result<Vec<_>, _> = operands.iter().map(|word| address(word)).collect();
         let mut upstreams = Upstreams::new(addresses?);
-        if let Some(timeout) = self.connect_timeout {
-            upstreams.connect_timeout = timeout.into_option();
-        }
         if let Some(wait) = self.upstream_wait {
             upstreams.wait = wait.into_option();
+            // No attempt is longer than what a client waits for all.
+            let usual = upstreams.connect_timeout;
+            upstreams.connect_timeout = usual.min(upstreams.wait).or(usual);
+        }
+        if let Some(timeout) = self.connect_timeout {
+            upstreams.connect_timeout = timeout.into_option();
+            if let (Some(Setting::On(wait)), Some(timeout)) =
+                (self.upstream_wait, upstreams.connect_timeout)
+                && wait < timeout
+            {
+                return Err(Failure::usage(format!(
+                    "--connect-timeout {} is longer than --upstream-wait {}: one attempt would take longer than a client \
+                     waits for all",
+                    Shown(timeout),
+                    Shown(wait)
+                )));
+            }
         }
         if let Some(backoff) = self.backoff {
             upstreams.backoff = backoff;
