@@ -6,6 +6,8 @@ mod asked;
 mod bytes;
 /// The new process fails, is stopped, or should never have asked.
 mod faults;
+/// Whose process it is: sessions, supervisors, containers.
+mod parents;
 /// What `print` writes, over generations.
 mod print;
 /// Takeovers that once went wrong.

@@ -8,6 +8,7 @@ mod client;
 pub(crate) mod line;
 pub mod path;
 pub(crate) mod question;
+mod successor;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,10 +23,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, SocketType, accept_with, listen};
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::handle::Handle;
 use crate::handoff::baton::Baton;
@@ -36,6 +36,8 @@ use crate::socket_file::SocketFile;
 pub use client::Client;
 use line::{Line, now};
 use question::{Answer, Hello, Question};
+pub(crate) use successor::Start;
+pub use successor::Successor;
 
 /// How long the server waits for one who connects and says nothing, or does not read.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -58,35 +60,11 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Connections shown in one message.
 const BATCH: usize = 128;
 
-/// Starts the program that is to take over from this server.
-pub(crate) type Start = Arc<dyn Fn() -> io::Result<Successor> + Send + Sync>;
-
-/// A process that was started to take over. It need not be a child of this one.
-#[derive(Debug)]
-pub struct Successor {
-    /// Its number.
-    pub pid: u32,
-    /// The other end is the successor's alone: that it has ended is seen here.
-    pub life: PipeReader,
-}
-
-impl Successor {
-    fn has_ended(&self) -> io::Result<bool> {
-        let mut polled = [PollFd::new(&self.life, PollFlags::empty())];
-        let at_once = Timespec::default();
-        Ok(retry_on_intr(|| poll(&mut polled, Some(&at_once)))? > 0)
-    }
-
-    fn kill(&self) {
-        if let Some(pid) = Pid::from_raw(self.pid.cast_signed()) {
-            // It may have ended by now.
-            let _ = kill_process(pid, Signal::KILL);
-        }
-    }
-}
-
 /// What a takeover is told to, in the process that gives.
 pub(crate) type Farewell = Arc<dyn Fn(&Takeover) + Send + Sync>;
+
+/// Asked before process PID takes over: why it may not, if it may not.
+pub(crate) type Objection = Arc<dyn Fn(u32) -> Option<String> + Send + Sync>;
 
 /// A server's control socket. Dropping it takes the path away, and waits a moment for those who gave an order.
 #[derive(Debug)]
@@ -108,6 +86,7 @@ pub(crate) struct Desk {
     handle: Handle,
     successor: Option<Start>,
     farewell: Option<Farewell>,
+    objection: Option<Objection>,
     /// Those who are being answered, the longest there first.
     clients: Mutex<VecDeque<Arc<OwnedFd>>>,
     /// Orders whose givers have not heard yet that they were taken.
@@ -148,6 +127,7 @@ impl Control {
         handle: &Handle,
         successor: Option<Start>,
         farewell: Option<Farewell>,
+        objection: Option<Objection>,
     ) -> io::Result<(Self, Arc<Desk>)> {
         let (begin, begun) = mpsc::channel();
         let (closed, open) = io::pipe()?;
@@ -160,6 +140,7 @@ impl Control {
             handle: handle.clone(),
             successor,
             farewell,
+            objection,
             clients: Mutex::default(),
             orders: Mutex::new(0),
             answered: Condvar::new(),
@@ -478,7 +459,9 @@ impl Desk {
         let shared = &self.handle.shared;
         let claim = self.claim();
         let outcome = match &claim {
-            Some(_) => give::compare(hello, &self.handle, &take::network()),
+            Some(_) => give::compare(hello, &self.handle, &take::network())
+                // Who is not seen from here does not end with this process's surroundings.
+                .and_then(|()| line.peer().map_or(Ok(()), |pid| self.object(pid))),
             None => Err("another takeover is under way".to_owned()),
         };
         // Its own word for it may be from another namespace of processes.
@@ -535,6 +518,7 @@ impl Desk {
         let shared = &self.handle.shared;
         let successor = self.successor.as_ref();
         let start = successor.ok_or("this server does not know how to start a successor")?;
+        self.object(std::process::id())?;
         lock(&self.refusal).take();
         let successor = start().map_err(|error| format!("cannot start a successor: {error}"))?;
         let pid = successor.pid;
@@ -566,6 +550,11 @@ impl Desk {
             }
             thread::park_timeout(GLANCE);
         }
+    }
+
+    fn object(&self, pid: u32) -> Result<(), String> {
+        let why = self.objection.as_ref().and_then(|object| object(pid));
+        why.map_or(Ok(()), Err)
     }
 
     fn why_it_failed(&self, pid: u32) -> String {

@@ -14,7 +14,7 @@ use crate::address::Address;
 use crate::admission::Limit;
 use crate::config::{Config, Listen};
 use crate::control::question::Hello;
-use crate::control::{Client, Control, Desk, Farewell, Start, Successor};
+use crate::control::{Client, Control, Desk, Farewell, Objection, Start, Successor};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::handle::{Common, Shared};
@@ -36,6 +36,7 @@ pub(super) struct Part {
     desk: Option<Arc<Desk>>,
     successor: Option<Start>,
     farewell: Option<Farewell>,
+    objection: Option<Objection>,
 }
 
 impl fmt::Debug for Part {
@@ -198,6 +199,7 @@ impl Server {
             &self.handle,
             self.takeover.successor.clone(),
             self.takeover.farewell.clone(),
+            self.takeover.objection.clone(),
         )?;
         if !heir {
             desk.listen()?;
@@ -215,6 +217,12 @@ impl Server {
     /// What to do once another process has taken over. To be said before [`control`](Self::control).
     pub fn on_handed_over(&mut self, what: impl Fn(&Takeover) + Send + Sync + 'static) {
         self.takeover.farewell = Some(Arc::new(what));
+    }
+
+    /// Asked with its number before another process takes over: why it may not, if it may not. With this process's own it
+    /// is asked before a successor is started. To be said before [`control`](Self::control).
+    pub fn objection(&mut self, why: impl Fn(u32) -> Option<String> + Send + Sync + 'static) {
+        self.takeover.objection = Some(Arc::new(why));
     }
 
     /// Takes everything over from the former server, if there is one.

@@ -12,9 +12,11 @@ use super::Netcat;
 use crate::control::{Home, number, text};
 use crate::support::{Orphan, Server, assert_echoes, connect, output, restarted, shell, until};
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Asks for a restart until it is one: the new process, and what was answered.
 #[track_caller]
-fn restart(home: &Home) -> (Orphan, String) {
+pub(super) fn restart(home: &Home) -> (Orphan, String) {
     let (code, stdout, stderr) = restarted(|| home.standfast(&["restart"]));
     assert_eq!((code, &*stderr), (0, ""), "{stdout}");
     (Orphan::new(pid(home)), stdout)
@@ -26,14 +28,14 @@ fn pid(home: &Home) -> u32 {
 
 /// A copy of the binary. Made by another process: a child that some other test starts meanwhile must not inherit a
 /// file that is open for writing, it could not be run then.
-fn copy(to: &Path) {
+pub(super) fn copy(to: &Path) {
     let mut cp = Command::new("cp");
     cp.arg(env!("CARGO_BIN_EXE_standfast")).arg(to);
     assert!(cp.status().unwrap().success());
 }
 
 /// Puts a script where a program was, in one step.
-fn put_script(at: &Path, script: &str) {
+pub(super) fn put_script(at: &Path, script: &str) {
     let made = at.with_extension("made");
     let mut write = shell(r#"printf '%s' "$3" > "$2" && chmod 755 "$2""#, &[]);
     write.args([text(&made), script]);
@@ -62,7 +64,9 @@ fn it_answers_with_what_came_of_it() {
     let (next, answer) = restart(&home);
     let pid = pid(&home);
     assert_ne!(pid, server.pid());
-    let told = format!("restarted: pid {pid}, 7 connections handed over, frozen for ");
+    let told = format!(
+        "restarted: pid {pid}, version {VERSION} (was {VERSION}), 7 connections handed over, frozen for "
+    );
     assert!(
         answer.starts_with(&told) && answer.ends_with(" ms\n"),
         "{answer}"
@@ -270,7 +274,7 @@ fn a_sigchld_ignored_at_the_start_keeps_nothing_from_being_known() {
         .env("XDG_RUNTIME_DIR", &home.path);
     let mut server = Server::spawn(command, 1);
     writeln!(server.connect(), "go").unwrap();
-    let line = server.log_line("the program's end", |line| line.contains("exit status: 3"));
+    let line = server.log_line("the program's end", |line| line.contains(" status=3"));
     let (next, answer) = restart(&home);
     assert!(answer.starts_with("restarted: "), "{line}: {answer}");
     drop(next);

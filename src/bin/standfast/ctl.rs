@@ -44,14 +44,20 @@ pub(crate) fn run(order: Order, target: &TargetArgs) -> Result<ExitCode, Failure
         Order::Drain => done(target, client.drain().map_err(failed)?, "draining"),
         Order::Stop => done(target, client.stop().map_err(failed)?, "stopping"),
         Order::Restart => {
-            let takeover = client
-                .restart()
-                .map_err(|error| not_restarted(&client, &error))?;
+            let version = || client.status().map(|status| status.version);
+            let former = version().map_err(failed)?;
+            let takeover = client.restart();
+            let takeover = takeover.map_err(|error| not_restarted(&client, &error))?;
+            // It has done what was asked, whatever becomes of it now.
+            let now = version().unwrap_or_else(|_| "unknown".to_owned());
             if target.json {
-                encoded(&takeover)?
+                let mut answer = json!(takeover);
+                answer["version"] = now.into();
+                answer["former_version"] = former.into();
+                format!("{answer}\n")
             } else {
-                let restarted = format!("restarted: pid {}, {}", takeover.pid, told(&takeover));
-                restarted + "\n"
+                let (pid, told) = (takeover.pid, told(&takeover));
+                format!("restarted: pid {pid}, version {now} (was {former}), {told}\n")
             }
         }
     };

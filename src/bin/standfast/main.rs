@@ -10,6 +10,8 @@ mod load;
 mod logger;
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 mod orphans;
+#[cfg(control)]
+mod parent;
 mod serve;
 mod service;
 mod signals;

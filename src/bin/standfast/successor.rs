@@ -34,10 +34,10 @@ pub(crate) fn start(mut command: Command) -> io::Result<Successor> {
     // `theirs` is the new processes' alone from here on.
     drop(command);
     let pid = number_said(&life, &mut between);
-    let status = between.wait()?;
+    let status = between.wait();
     match pid? {
         Some(pid) => Ok(Successor { pid, life }),
-        None => Err(io::Error::other(format!("it ended with {status}"))),
+        None => Err(io::Error::other(format!("it ended with {}", status?))),
     }
 }
 
@@ -58,6 +58,9 @@ fn number_said(pipe: &PipeReader, between: &mut Owned) -> io::Result<Option<u32>
 /// Does its part and answers the exit code, if this is the process between.
 pub(crate) fn pass_on() -> Option<ExitCode> {
     env::var_os(BETWEEN)?;
+    // A session of its own: where the former process leads one its end hangs up on all others in it, by SIGHUP. This
+    // process is nobody's leader, so it cannot fail.
+    let _ = rustix::process::setsid();
     let mut args = env::args_os();
     let program = args.next().unwrap_or_default();
     let started = Command::new(&program)

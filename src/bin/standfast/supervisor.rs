@@ -241,7 +241,7 @@ fn listening<A: fmt::Display>(addresses: &[A]) -> String {
 }
 
 /// Whether process `pid` belongs to the same service as this one. Where the system does not tell, the manager decides.
-fn is_of_this_service(pid: u32) -> bool {
+pub(crate) fn is_of_this_service(pid: u32) -> bool {
     let of = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup"));
     match (of("self"), of(&pid.to_string())) {
         (Ok(ours), Ok(theirs)) => service(&ours) == service(&theirs),

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{self, Command};
 use std::thread;
 
 use standfast::control::{self, Client, Control, Successor};
@@ -14,8 +14,8 @@ use standfast::{Config, Effective, Server};
 
 use crate::Failure;
 use crate::args::{ControlPath, ServeArgs};
-use crate::successor;
 use crate::supervisor::Supervisor;
+use crate::{parent, successor};
 
 /// Set for a process that a server starts as its successor: it takes over, or ends.
 const SUCCESSOR: &str = "STANDFAST_SUCCESSOR";
@@ -46,6 +46,14 @@ pub(crate) fn start(
     let Some((path, asked)) = control_path(args, &server) else {
         return Ok((server, None));
     };
+    let replaces = args.replace;
+    server.objection(move |pid| {
+        parent::objection(pid).or_else(|| {
+            // Of a process that asks by itself its starter knows.
+            let is_restart = pid == process::id();
+            (is_restart && !replaces).then(parent::would_start_another)?
+        })
+    });
     server.successor(successor_of(&path));
     let control = open_control(&mut server, &path, asked)?;
     Ok((server, control))
@@ -152,18 +160,41 @@ pub(crate) fn restart(control: Option<&Control>) -> impl Fn(&'static str) + Clon
     }
 }
 
-/// Where this program is: as it was called, if that is a path, for that may be a link to the newest release; else as
-/// the system names it. Asked at the start: once the file has been replaced, the system names the old one.
+/// What is to be run as this program: as it was typed, for a path may lead through a link to the newest release, and a
+/// bare name is looked up in PATH; else as the system names it. Asked at the start: once the file has been replaced, the
+/// system names the old one.
 fn program() -> io::Result<PathBuf> {
     let program = env::current_exe()?;
-    let called = env::args_os().next().map(PathBuf::from);
-    let called = called.filter(|path| path.components().count() > 1);
-    let same = |path: &Path| {
-        let (this, other) = (fs::metadata(&program).ok()?, fs::metadata(path).ok()?);
-        Some((this.dev(), this.ino()) == (other.dev(), other.ino()))
+    let Some(typed) = env::args_os().next().map(PathBuf::from) else {
+        return Ok(program);
     };
-    let called = called.and_then(|path| std::path::absolute(path).ok());
-    Ok(called
-        .filter(|path| same(path) == Some(true))
-        .unwrap_or(program))
+    let (found, to_run) = if typed.components().count() > 1 {
+        let path = folder()?.join(&typed);
+        (Some(path.clone()), path)
+    } else {
+        (look_up(&typed), typed)
+    };
+    let is_this = found.is_some_and(|found| is_same(&found, &program));
+    Ok(if is_this { to_run } else { program })
+}
+
+/// The working directory, by the name that the shell has for it (`pwd -L`): that may lead through a link.
+fn folder() -> io::Result<PathBuf> {
+    let named = env::var_os("PWD").map(PathBuf::from);
+    let named = named.filter(|path| path.is_absolute() && is_same(path, Path::new(".")));
+    named.map_or_else(env::current_dir, Ok)
+}
+
+/// Where exec(3) finds the program `name`.
+fn look_up(name: &Path) -> Option<PathBuf> {
+    let folders = env::var_os("PATH")?;
+    let mut found = env::split_paths(&folders).map(|folder| folder.join(name));
+    found.find(|path| path.is_file())
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let (Ok(one), Ok(other)) = (fs::metadata(one), fs::metadata(other)) else {
+        return false;
+    };
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }

@@ -11,7 +11,7 @@ use crate::endpoint::Peer;
 
 /// What this process was told by whoever started it, and no program of a connection's is to believe: of another
 /// connection, or of a supervisor that is not its own.
-const NOT_THEIRS: [&str; 24] = [
+const NOT_THEIRS: [&str; 26] = [
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
     "LISTEN_PID",
@@ -23,6 +23,9 @@ const NOT_THEIRS: [&str; 24] = [
     "NOTIFY_SOCKET",
     "REMOTE_ADDR",
     "REMOTE_PORT",
+    // A program may start a standfast of its own.
+    "STANDFAST_SUCCESSOR",
+    "SYSTEMD_EXEC_PID",
     "TCP6INTERFACE",
     "TCP6LOCALHOST",
     "TCP6LOCALIP",
