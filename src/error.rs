@@ -29,6 +29,8 @@ pub enum Error {
         source: io::Error,
         /// Who holds it, where the system tells.
         holder: Option<String>,
+        /// A server of this program does.
+        is_server: bool,
     },
     /// A descriptor that is no listening TCP socket, or none.
     Inherit {
@@ -66,11 +68,17 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Bind {
-                address, source, ..
+                address,
+                source,
+                is_server,
+                ..
             } => match source.kind() {
-                io::ErrorKind::AddrInUse => Some(
+                io::ErrorKind::AddrInUse if *is_server => Some(
                     "stop that one, choose another, or take over from it with --replace".to_owned(),
                 ),
+                io::ErrorKind::AddrInUse => {
+                    Some("stop that one, or choose another address".to_owned())
+                }
                 io::ErrorKind::AddrNotAvailable => {
                     Some(format!("{address} is no address of this host"))
                 }

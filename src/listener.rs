@@ -24,7 +24,7 @@ use crate::inspect::ListenerInfo;
 use crate::memory::Memory;
 use crate::reap::Limits;
 use crate::service::AnyService;
-use crate::socket_file::SocketFile;
+use crate::socket_file::{self, SocketFile};
 use crate::sockopt::{self, SocketOptions};
 
 /// A [`Listen`] as meant: what all connections of its listeners share.
@@ -158,6 +158,9 @@ pub(crate) fn somaxconn() -> Option<u32> {
         .ok()
 }
 
+/// How often a port is chosen anew that is free on one address of a name and not on another.
+const TRIES: u32 = 16;
+
 fn bind_all(
     address: &Address,
     listen: &Listen,
@@ -167,9 +170,38 @@ fn bind_all(
         address: address.to_string(),
         source,
     })?;
-    let mut listeners = Vec::new();
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match bind_each(address, &resolved, listen, settings) {
+            Err(Error::Bind { source, .. })
+                if source.kind() == io::ErrorKind::AddrInUse
+                    && matches!(address, Address::Host(_, 0))
+                    && tries < TRIES => {}
+            bound => return bound,
+        }
+    }
+}
+
+/// Binds all that `address` means, to one port where that is to be chosen.
+fn bind_each(
+    address: &Address,
+    resolved: &[Endpoint],
+    listen: &Listen,
+    settings: &Arc<Settings>,
+) -> Result<Vec<Listener>, Error> {
+    let mut listeners: Vec<Listener> = Vec::new();
     let mut absent = None;
-    for one in &resolved {
+    for one in resolved {
+        let first = listeners.first().and_then(|first| first.address.tcp());
+        let one = &match (one, first) {
+            (Endpoint::Tcp(one), Some(first)) => {
+                let mut one = *one;
+                one.set_port(first.port());
+                one.into()
+            }
+            _ => one.clone(),
+        };
         let opened = match (bind(one, listen, settings), address) {
             (Err(error), Address::Any(port)) if lacks_family(&error) => {
                 log::warn!(address:%; "this host has no IPv6, listening on IPv4 only");
@@ -191,6 +223,15 @@ fn bind_all(
         None => {}
     }
     Ok(listeners)
+}
+
+/// Whether every IPv4 address of this `port` is asked for by an address of its own: `[::]` means those of IPv6 then.
+fn has_every_ipv4(listen: &Listen, port: u16) -> bool {
+    let every = |address: &Address| match address {
+        Address::Host(host, of) => *of == port && host.parse() == Ok(Ipv4Addr::UNSPECIFIED),
+        _ => false,
+    };
+    port != 0 && listen.addresses.iter().any(every)
 }
 
 fn lacks_family(error: &Error) -> bool {
@@ -267,6 +308,7 @@ fn bind_unix(
     let (socket, file) = open().map_err(|source| Error::Bind {
         address: endpoint.clone(),
         holder: None,
+        is_server: socket_file::is_held(&source),
         source,
     })?;
     Ok(Listener {
@@ -308,9 +350,11 @@ fn bind_tcp(
 ) -> Result<Listener, Error> {
     let failed = |source: io::Error| {
         let in_use = source.kind() == io::ErrorKind::AddrInUse;
+        let holder = in_use.then(|| holder::of(address)).flatten();
         Error::Bind {
             address: address.into(),
-            holder: if in_use { holder::of(address) } else { None },
+            is_server: holder.as_ref().is_some_and(|holder| holder.is_server),
+            holder: holder.map(|holder| holder.who),
             source,
         }
     };
@@ -323,7 +367,7 @@ fn bind_tcp(
     socket.set_reuse_address(true).map_err(failed)?;
     if address.is_ipv6() {
         socket
-            .set_only_v6(!address.ip().is_unspecified())
+            .set_only_v6(!address.ip().is_unspecified() || has_every_ipv4(listen, address.port()))
             .map_err(failed)?;
     }
     if sockopt::INHERITED {

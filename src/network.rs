@@ -64,7 +64,14 @@ impl FromStr for Network {
                 "{text}: the address has bits beyond the first {prefix}"
             ));
         }
-        Ok(Self { first, prefix })
+        Ok(match first.to_canonical() {
+            // Clients are known by the IPv4 address, whatever the listener shows.
+            first @ IpAddr::V4(_) if width == 128 => Self {
+                first,
+                prefix: prefix - (128 - 32),
+            },
+            _ => Self { first, prefix },
+        })
     }
 }
 
@@ -109,6 +116,9 @@ mod tests {
             ("fd00::/8", "fdff::1", "fe80::1"),
             ("[::1]", "::1", "::2"),
             ("127.0.0.0/8", "::ffff:127.1.2.3", "::1"),
+            ("::ffff:127.0.0.0/104", "127.1.2.3", "128.0.0.1"),
+            ("::ffff:0:0/96", "::ffff:10.0.0.1", "::1"),
+            ("::ffff:10.1.2.3", "10.1.2.3", "10.1.2.2"),
         ] {
             let network: Network = network.parse().unwrap();
             assert!(network.contains(inside.parse().unwrap()), "{network}");
@@ -127,6 +137,8 @@ mod tests {
             ("10.0.0.0/-1", "0 to 32 bits"),
             ("10.0.0.1/8", "beyond the first 8"),
             ("::1/0", "beyond the first 0"),
+            ("::ffff:127.0.0.0/95", "beyond the first 95"),
+            ("::ffff:127.0.0.1/104", "beyond the first 104"),
         ] {
             let error = text.parse::<Network>().unwrap_err();
             assert!(error.contains(why), "{text}: {error}");

@@ -490,3 +490,61 @@ fn check_opens_nothing() {
     let address = server.address().to_string();
     assert_eq!(check(&["-l", &address])["listen"], address);
 }
+
+#[test]
+fn both_families_of_every_address_stand_beside_each_other() {
+    for turned in [false, true] {
+        // Free a moment ago.
+        let free = TcpListener::bind("[::]:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let mut addresses = [format!("0.0.0.0:{port}"), format!("[::]:{port}")];
+        if turned {
+            addresses.reverse();
+        }
+        let server = Server::spawn(
+            {
+                let mut command = standfast();
+                command.args(["serve", "-l", &addresses[0], "-l", &addresses[1]]);
+                command
+            },
+            2,
+        );
+        for client in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
+            assert_echoes(&mut connect(client.parse().unwrap()), b"hello");
+        }
+        drop(server);
+    }
+}
+
+#[test]
+fn a_name_has_one_port_on_all_of_its_addresses() {
+    let mut server = Server::start(&["-l", "localhost:0"]);
+    let first = server.address();
+    assert_eq!(server.drain().code(), Some(0));
+    let listening = server.lines.iter().filter(|it| it.contains(" listening "));
+    for line in listening {
+        let port = format!(":{} ", first.port());
+        assert!(line.contains(&port), "{line}");
+    }
+}
+
+#[test]
+fn the_hint_to_take_over_stands_only_where_a_server_can_be() {
+    let refused = |address: &str| {
+        let mut command = standfast();
+        command.args(["serve", "-l", address]);
+        let (code, _, stderr) = output(command);
+        assert_eq!(code, 1, "{stderr}");
+        stderr
+    };
+    let server = Server::start(&[]);
+    assert!(refused(&server.address().to_string()).contains("--replace"));
+    // This test's own process is no server.
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let said = refused(&other.local_addr().unwrap().to_string());
+    assert!(
+        said.ends_with("; stop that one, or choose another address"),
+        "{said}"
+    );
+}
