@@ -56,8 +56,8 @@ everything is sent, then half-closed; then the server's FIN is the end (code 0),
 A stdin that ends without a byte (/dev/null) means: only receive, and reconnect.
 
 A server's FIN ends only what it says: what stdin gives is still sent, and a server that takes it is not left. It is a \
-goodbye if it resets that, or if stdin gives nothing: at once at a terminal or a line's end, else after 2 s of silence \
-(--reconnect never: not before stdin ends). Bytes of stdin that were not delivered are counted, and make it code 1.
+goodbye if it resets that, or if stdin gives nothing: at once at a terminal, or at a line's end on a connection 2 s old; \
+else after 2 s of silence (--reconnect never: not before stdin ends). Bytes of stdin that were not delivered are counted, and make it code 1.
 
 What TCP does not promise: bytes that the kernel took before a connection was lost may not have arrived, and nothing \
 says which. They are not sent again; what the kernel did not take yet goes to the next connection.
