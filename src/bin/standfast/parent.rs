@@ -36,7 +36,8 @@ pub(crate) fn objection(pid: u32) -> Option<String> {
              process 1 that stays (the keeper, which is to come)"
         ));
     }
-    // Set for what systemd itself starts (systemd.exec(5)); without a socket to notify it cannot be told who is next.
+    // Set for what systemd itself starts, from version 248 on (systemd.exec(5)); without a socket to notify it cannot
+    // be told who is next.
     let is_main = env::var("SYSTEMD_EXEC_PID").is_ok_and(|main| main.parse() == Ok(own));
     if is_main && env::var_os("NOTIFY_SOCKET").is_none() && supervisor::is_of_this_service(pid) {
         return Some(
