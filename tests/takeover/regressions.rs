@@ -83,7 +83,8 @@ fn a_successor_that_has_the_clients_is_not_ended_for_being_late() {
     }
     assert_eq!((code, &*stderr), (0, ""), "{stdout}");
     assert!(
-        stdout.starts_with(&format!("restarted: pid {pid}, 5 connections")),
+        stdout.starts_with(&format!("restarted: pid {pid}, version "))
+            && stdout.contains(", 5 connections handed over, "),
         "{stdout}"
     );
 }
