@@ -16,11 +16,13 @@ use env_logger::{Builder, Target};
 use jiff::Timestamp;
 use log::kv::{Error as KvError, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Record};
+use rustix::event::PollFlags;
 use serde_json::{Map, Value as Json};
 use standfast::{CloseReason, Summary};
 
 use crate::Failure;
 use crate::args::LogFormat;
+use crate::supervisor;
 
 /// Lines that may wait for stderr.
 const QUEUE: usize = 8192;
@@ -59,17 +61,29 @@ pub(crate) fn say(line: &str) {
     let stamp = STAMPED.load(Ordering::Relaxed);
     let stamp = stamp.then(|| format!("{:.3} ", Timestamp::now()));
     let stamp = stamp.unwrap_or_default();
-    let line = format!("standfast: {stamp}{line}\n");
+    let line: Arc<str> = format!("standfast: {stamp}{line}\n").into();
     let (done, is_done) = mpsc::channel();
-    let writing = thread::Builder::new()
-        .name("last-words".to_owned())
-        .spawn(move || {
-            let _ = io::stderr().write_all(line.as_bytes());
+    let writing = thread::Builder::new().name("last-words".to_owned()).spawn({
+        let line = Arc::clone(&line);
+        move || {
+            write_line(&mut io::stderr(), line.as_bytes());
             // Nobody may wait any more.
             let _ = done.send(());
-        });
-    if writing.is_ok() {
-        await_stderr(&is_done);
+        }
+    });
+    match writing {
+        Ok(_) => await_stderr(&is_done),
+        // No thread is to be had, which may be just what is to be said.
+        Err(_) => say_at_once(&line),
+    }
+}
+
+/// On this thread, if stderr has room within the same bound: a pipe that is ready takes a line this short (pipe(7)).
+fn say_at_once(line: &str) {
+    let mut stderr = io::stderr();
+    match supervisor::wait(&stderr, PollFlags::OUT, PATIENCE) {
+        Ok(true) => write_line(&mut stderr, line.as_bytes()),
+        Ok(false) | Err(_) => STUCK.store(true, Ordering::Relaxed),
     }
 }
 

@@ -13,7 +13,7 @@ use std::env;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
-use std::io::{self, IoSlice, PipeReader};
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -217,10 +217,10 @@ impl Speaker {
     }
 }
 
-/// Waits until the pipe has what is `wanted`, or its other end is closed. Answers whether that was in time.
-pub(crate) fn wait(pipe: &PipeReader, wanted: PollFlags, bound: Duration) -> io::Result<bool> {
+/// Waits until the file has what is `wanted`, or its other end is closed. Answers whether that was in time.
+pub(crate) fn wait(file: &impl AsFd, wanted: PollFlags, bound: Duration) -> io::Result<bool> {
     let bound = Timespec::try_from(bound).map_err(io::Error::other)?;
-    let mut polled = [PollFd::new(pipe, wanted)];
+    let mut polled = [PollFd::new(file, wanted)];
     Ok(retry_on_intr(|| poll(&mut polled, Some(&bound)))? > 0)
 }
 
