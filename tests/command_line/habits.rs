@@ -64,12 +64,36 @@ fn what_is_no_command_is_answered_with_the_one_that_was_meant() {
         ("check 8080", "to listen there: standfast check -l 8080"),
         ("7000", "to connect: standfast connect 7000"),
         ("db 80", "to connect: standfast connect db:80"),
+        ("echo", "that is a service: standfast serve -l 7000 echo"),
+        (
+            "print -l 90",
+            "that is a service: standfast serve -l 90 print",
+        ),
+        (
+            "forward db:80",
+            "that is a service: standfast serve -l 7000 forward",
+        ),
+        ("listen 90", "to listen: standfast serve -l 90"),
+        ("listen", "to listen: standfast serve -l 7000"),
+        (
+            "serve -l 90 -e cat",
+            "to run a program: standfast serve -l 90 exec",
+        ),
+        (
+            "serve -lvp 90 -e cat",
+            "to run a program: standfast serve -l 90 exec",
+        ),
     ] {
         let mut command = standfast();
         command.args(line.split(' '));
         let (code, stdout, stderr) = output(command);
         assert_eq!((code, &*stdout), (2, ""), "{line}: {stderr}");
         assert!(one_line(&stderr).contains(hint), "{line}: {stderr}");
+        let talks_of_a_host = ["connect echo", "connect forward", "connect listen"];
+        assert!(
+            !talks_of_a_host.iter().any(|it| stderr.contains(it)),
+            "{line}: {stderr}"
+        );
     }
 }
 

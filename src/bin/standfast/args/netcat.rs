@@ -7,10 +7,12 @@
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, ToSocketAddrs};
 
+use clap::ValueEnum;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use standfast::Address;
 
 use crate::Failure;
+use crate::args::service::ServiceName;
 
 /// The flags of a netcat that listens.
 #[derive(Debug, clap::Args)]
@@ -97,6 +99,9 @@ fn unix(path: &str) -> Result<Address, String> {
 
 /// netcat's flags that may stand between its `-l` and the port.
 const FLAGS: [&str; 5] = ["-4", "-6", "-k", "-n", "-v"];
+
+/// Their flags, and those of ncat, for a program to run.
+const RUNS: [&str; 4] = ["-e", "-c", "--exec", "--sh-exec"];
 
 /// The command line as clap is to read it.
 pub(crate) fn understood(typed: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
@@ -189,25 +194,44 @@ pub(crate) fn hint(error: &clap::Error, words: &[OsString]) -> Option<String> {
     };
     let is_address = |text: &str| text.parse::<Address>().is_ok();
     let command = words.get(1)?.to_str()?;
+    let typed = words.iter().skip(2).filter_map(|word| word.to_str());
+    let typed = typed.rev().find(|word| is_address(word));
+    let listening = |address: &str| format!("standfast serve -l {address}");
+    let there = || listening(typed.unwrap_or("7000"));
     match error.kind() {
-        ErrorKind::UnknownArgument
-            if (command.starts_with('-') || command == "connect")
-                && said(ContextKind::InvalidArg)?.starts_with("-l") =>
-        {
-            let word = words.iter().skip(2).filter_map(|word| word.to_str());
-            let address = word.clone().rfind(|word| is_address(word));
-            let address = address.unwrap_or("7000");
-            Some(format!("to listen: standfast serve -l {address}"))
+        ErrorKind::UnknownArgument => {
+            let flag = said(ContextKind::InvalidArg)?;
+            if (command.starts_with('-') || command == "connect") && flag.starts_with("-l") {
+                Some(format!("to listen: {}", there()))
+            } else if command == "serve" && RUNS.contains(&flag) {
+                Some(format!("to run a program: {} exec PROGRAM", there()))
+            } else {
+                None
+            }
         }
         ErrorKind::InvalidValue if said(ContextKind::InvalidArg)?.contains("SERVICE") => {
             let address = said(ContextKind::InvalidValue).filter(|value| is_address(value))?;
             Some(format!("to listen there: standfast {command} -l {address}"))
         }
+        ErrorKind::InvalidSubcommand if command == "listen" => {
+            Some(format!("to listen: {}", there()))
+        }
+        ErrorKind::InvalidSubcommand if ServiceName::from_str(command, false).is_ok() => {
+            Some(format!(
+                "that is a service: {} {command}",
+                if command == "forward" {
+                    listening("7000")
+                } else {
+                    there()
+                }
+            ))
+        }
         ErrorKind::InvalidSubcommand => {
             let joined = words.get(2).and_then(|port| joined(command, port));
             let address = joined.or_else(|| is_address(command).then(|| command.to_owned()))?;
             Some(format!(
-                "to connect: standfast connect {address}; to listen: standfast serve -l {address}"
+                "to connect: standfast connect {address}; to listen: {}",
+                listening(&address)
             ))
         }
         _ => None,
