@@ -63,6 +63,14 @@ fn with_a_stdout_that_takes_nothing_a_second_signal_ends_it_at_once() {
     until_another_signal_counts();
     server.signal(Signal::TERM);
     assert_eq!(server.wait().code(), Some(1));
+    let said =
+        |line: &&String| line.contains(" error not all that was received could be passed on");
+    assert_eq!(
+        server.lines.iter().filter(said).count(),
+        1,
+        "{:?}",
+        server.lines
+    );
     drop(stdout);
 }
 

@@ -80,6 +80,10 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     #[cfg(control)]
     drop(control);
     stdout::until_greeted();
+    if !summary.finished {
+        // The exit code is 1 for it, where no connection need have been cut.
+        log::error!(service = args.service.service.as_str(); "not all that was received could be passed on");
+    }
     logger::summary(&summary);
     drop(log);
     let drained = summary.cut == 0 && summary.finished;
