@@ -76,10 +76,11 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         supervisor.ready(&addresses);
     });
     let summary = server.run()?;
+    // With the control socket goes what a successor takes for this one's end: it prints from then on.
+    stdout::until_greeted();
     // Whoever is being answered hears the end of it, and the path is free when the log says that this one ended.
     #[cfg(control)]
     drop(control);
-    stdout::until_greeted();
     if !summary.finished {
         // The exit code is 1 for it, where no connection need have been cut.
         log::error!(service = args.service.service.as_str(); "not all that was received could be passed on");
