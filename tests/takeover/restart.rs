@@ -253,6 +253,26 @@ fn sigusr2_without_a_control_socket_is_answered_in_the_log() {
 }
 
 #[test]
+fn sigusr2_restarts_no_other_server_that_has_the_control_path_by_now() {
+    let home = Home::new();
+    let path = home.join("c.sock");
+    let control = ["--control", text(&path)];
+    let mut server = home.serve(&control);
+    fs::remove_file(&path).unwrap();
+    fs::remove_file(home.join("c.sock.lock")).unwrap();
+    let mut other = home.serve(&control);
+    server.signal(Signal::USR2);
+    server.log_line("the refusal", |line| {
+        line.contains(" warn not restarted") && line.contains("another server's by now")
+    });
+    assert_echoes(&mut server.connect(), b"it serves on");
+    assert!(other.drain().success());
+    let started = |line: &&String| line.contains("successor started");
+    assert_eq!(other.lines.iter().find(started), None);
+    assert!(server.drain().success());
+}
+
+#[test]
 fn a_sigchld_ignored_at_the_start_keeps_nothing_from_being_known() {
     let home = Home::new();
     let standfast = home.standfast(&[]);

@@ -150,7 +150,16 @@ pub(crate) fn restart(control: Option<&Control>) -> impl Fn(&'static str) + Clon
         let asking = thread::Builder::new()
             .name("restart".to_owned())
             .spawn(move || {
-                if let Err(error) = Client::at(path).restart() {
+                let client = Client::at(path);
+                // Where the path was cleaned away, another server may have it by now.
+                let restarted = client.status().and_then(|status| match status.pid {
+                    pid if pid == process::id() => client.restart().map(drop),
+                    pid => Err(io::Error::other(format!(
+                        "the control socket {} is another server's by now (pid {pid})",
+                        client.path().display()
+                    ))),
+                });
+                if let Err(error) = restarted {
                     log::warn!(error:%; "not restarted, the server goes on");
                 }
             });
