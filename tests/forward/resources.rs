@@ -52,27 +52,22 @@ fn a_thousand_clients_that_come_and_go_leave_nothing() {
 
 /// Acknowledgements make no event: they are looked for in pauses that grow.
 #[test]
-fn waiting_for_clients_that_do_not_read_is_no_work() {
+fn waiting_for_a_client_that_does_not_read_is_no_work() {
     let upstream = Peer::start();
     let relay = relay(&[upstream.address()], &["-q", "--workers", "1"]);
-    let waiting: Vec<_> = (0..50)
-        .map(|_| {
-            let client = connect_with_window(relay.address(), 4096);
-            let mut served = upstream.accept();
-            served.write_all(&[7; 200_000]).unwrap();
-            until_acknowledged(&served);
-            reset(served);
-            client
-        })
-        .collect();
-    // They were looked for often at first.
+    let client = connect_with_window(relay.address(), 4096);
+    let mut served = upstream.accept();
+    served.write_all(&[7; 200_000]).unwrap();
+    until_acknowledged(&served);
+    reset(served);
+    // It was looked for often at first.
     pass(Duration::from_secs(2));
     let looks = relay.wakes();
     pass(Duration::from_secs(2));
     let looks = relay.wakes() - looks;
-    // Every 10 ms for each of them that would be 10,000 looks, in one or two thousand turns.
-    assert!(looks < 500, "{looks} turns for nothing");
-    drop(waiting);
+    // Every 10 ms that would be 200.
+    assert!(looks < 60, "{looks} turns for nothing");
+    drop(client);
 }
 
 #[test]
