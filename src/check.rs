@@ -10,7 +10,7 @@ use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::keepalive::Keepalive;
 use crate::listener::{self, Settings};
-use crate::memory::Memory;
+use crate::memory::{self, KernelMemory, Memory, MemorySource};
 use crate::sockopt;
 
 /// What the settings of a [`Listen`] come to.
@@ -38,6 +38,14 @@ pub struct Effective {
     pub half_close_timeout: Option<Duration>,
     /// Most connections, after the descriptor limit.
     pub max_conns: usize,
+    /// The bound for all bytes that wait in the process.
+    pub memory: usize,
+    /// Where it was not said: what there is to have a part of, bytes, and what says so.
+    pub memory_of: Option<(u64, MemorySource)>,
+    /// The high-water mark of one connection, after the memory's share for one.
+    pub buffer: usize,
+    /// What the kernel may take for sockets beside that, where it tells.
+    pub kernel: Option<KernelMemory>,
     /// The backlog, after the system's cap.
     pub backlog: u32,
 }
@@ -82,6 +90,10 @@ impl Listen {
             max_conns: self
                 .max_conns
                 .map_or(max_conns, |asked| max_conns.min(asked.get())),
+            memory: memory.limit(),
+            memory_of: config.memory.map_or_else(memory::available, |_| None),
+            buffer: settings.limits.buffer,
+            kernel: memory::settings(),
             backlog: listener::somaxconn().map_or(self.backlog, |cap| cap.min(self.backlog)),
         })
     }

@@ -152,7 +152,7 @@ pub use inspect::{
     UpstreamInfo,
 };
 pub use keepalive::{DEAD_AFTER_LEAST, DetectionError, Keepalive};
-pub use memory::{Held, Memory, WaitingKind};
+pub use memory::{Held, KernelMemory, Memory, MemorySource, WaitingKind};
 pub use network::Network;
 pub use proxy_header::ProxyHeader;
 pub use resolve::Family;

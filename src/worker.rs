@@ -29,6 +29,7 @@ use crate::herd::Herd;
 use crate::horizon::{Horizon, Pause, Wait};
 use crate::inspect::ConnectionInfo;
 use crate::io::{Turn, WATCHED};
+use crate::memory::Pressure;
 use crate::origin::Origin;
 use crate::service::{AnyService, Stage};
 use crate::worker::dialing::Resolvers;
@@ -103,6 +104,8 @@ pub(crate) struct Worker {
     due: Vec<u32>,
     /// Connections that are read once there is memory.
     short: Short,
+    /// Worker 0 looks after the kernel's memory.
+    pressure: Pressure,
     /// Connections whose service waits.
     halted: Vec<usize>,
     /// The last `resume` seen.
@@ -179,6 +182,7 @@ impl Worker {
             closing: Vec::new(),
             due: Vec::new(),
             short: Short::new(shared.memory.clone()),
+            pressure: Pressure::new(),
             halted: Vec::new(),
             resumed: 0,
             origins,
@@ -235,6 +239,9 @@ impl Worker {
         self.accept();
         self.serve_leftovers();
         self.serve_short();
+        if self.index == 0 {
+            self.pressure.look(self.now);
+        }
         self.dial();
         self.prompt();
         self.list();
@@ -266,6 +273,7 @@ impl Worker {
         until = until.min(self.shared.workers[self.index].prompted.get());
         until = until.min(self.herd.next());
         let began = self.clock.now();
+        until = until.min(self.short.patience());
         if self.short.is_desperate() {
             until = until.min(began.after(short::AGAIN));
         }

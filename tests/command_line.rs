@@ -383,7 +383,7 @@ fn check_prints_what_the_settings_do() {
         ("half-close-timeout", "1m"),
         ("drain-timeout", "10s"),
         ("max-conns-per-ip", "off"),
-        ("buffer", "262144"),
+        ("buffer", "256k"),
     ] {
         let shown = rows[name].split_whitespace().next().unwrap();
         assert_eq!(shown, value, "{name}");
@@ -451,7 +451,7 @@ fn check_prints_what_the_settings_do() {
         ("max-conns", "50"),
         ("max-conns-per-ip", "3"),
         ("backlog", "7"),
-        ("buffer", "1048576"),
+        ("buffer", "1m"),
         ("workers", "5"),
     ] {
         let shown = rows[name].split_whitespace().next().unwrap();

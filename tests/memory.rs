@@ -60,7 +60,7 @@ fn what_waits_for_those_who_never_read_is_bounded_and_others_are_served() {
     let table = home.answer(&["status"]);
     let waiting = table.lines().find(|line| line.starts_with("waiting"));
     assert!(
-        waiting.is_some_and(|line| line.contains(" of 1048576 output=")),
+        waiting.is_some_and(|line| line.contains(" of 1m output=")),
         "{table}"
     );
 }
@@ -119,11 +119,13 @@ fn half_a_line_of_everybody_is_bounded_too() {
 #[test]
 fn what_waits_counts_in_the_process_that_takes_over() {
     let home = Home::new();
-    let server = home.serve(&["--memory", "2m"]);
+    let mut server = home.serve(&["--memory", "2m"]);
     let hogs = hogs(&home, &server, 4);
     let before = memory(&home);
     let address = server.address().to_string();
-    let _next = home.serve(&["--replace", "--memory", "1m", "-l", &address]);
+    let _next = server.replaced_by(1, || {
+        home.standfast(&["serve", "--replace", "--memory", "1m", "-l", &address])
+    });
     let after = memory(&home);
     assert_eq!(number(&after["limit"]), MIB);
     let waiting = |list: &Value| -> u64 {
@@ -175,4 +177,23 @@ fn a_process_that_gets_no_more_memory_serves_on() {
     let list = home.json(&["list"]);
     let there = hogs.iter().map(|hog| entry(&list, hog));
     assert_eq!(there.count(), 16, "and nobody was cut off");
+}
+
+#[test]
+fn who_holds_most_of_half_lines_makes_room_for_the_others() {
+    let home = Home::new();
+    let flags = ["hub", "--memory", "1m", "--write-timeout", "2s"];
+    let mut server = home.serve(&flags);
+    // Each more than its share: nobody can come to the end of its line.
+    let halves: Vec<_> = (0..64)
+        .map(|_| {
+            let mut client = server.connect();
+            client.write_all(&[b'x'; 60_000]).unwrap();
+            client
+        })
+        .collect();
+    let closed = server.closed();
+    let told = ["reason", "limit"].map(|key| closed.get(key));
+    assert_eq!(told, ["limit", "memory"], "{}", closed.line);
+    drop(halves);
 }

@@ -1,5 +1,7 @@
 //! How much may be read of a connection, with what waits in the whole process.
 
+use std::time::Duration;
+
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{Far, Io, Turn};
@@ -54,6 +56,16 @@ impl Io {
         }
         self.short = true;
         0
+    }
+
+    /// Whether it holds input that its service cannot use, and nothing of it has moved for that long: in `held` bytes.
+    pub(crate) fn hoards(&self, turn: &Turn<'_>, time: Duration) -> bool {
+        let Some(pending) = &self.pending else {
+            return false;
+        };
+        let since = pending.paused.unwrap_or(self.last_in);
+        let still = turn.now.since(since) >= time;
+        still && !pending.kept.is_empty() && !self.halted && pending.outbox.is_empty()
     }
 
     /// Whether the socket takes output at once: some, not however much.

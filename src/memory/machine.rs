@@ -7,20 +7,23 @@ use rustix::process::{Resource, getrlimit};
 
 /// What bounds the memory of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
+#[non_exhaustive]
+pub enum MemorySource {
+    /// What is built in.
     Machine,
+    /// A control group that it is in (cgroups(7)).
     Cgroup,
-    /// `RLIMIT_AS`.
+    /// `RLIMIT_AS` (getrlimit(2)).
     AddressSpace,
 }
 
 /// Bytes that this process may have, and what says so. `None`: the system does not tell.
-pub(crate) fn available() -> Option<(u64, Source)> {
+pub(crate) fn available() -> Option<(u64, MemorySource)> {
     let address_space = getrlimit(Resource::As).current;
     [
-        machine().map(|bytes| (bytes, Source::Machine)),
-        cgroup().map(|bytes| (bytes, Source::Cgroup)),
-        address_space.map(|bytes| (bytes, Source::AddressSpace)),
+        machine().map(|bytes| (bytes, MemorySource::Machine)),
+        cgroup().map(|bytes| (bytes, MemorySource::Cgroup)),
+        address_space.map(|bytes| (bytes, MemorySource::AddressSpace)),
     ]
     .into_iter()
     .flatten()

@@ -11,10 +11,17 @@ use std::time::Duration;
 
 use crate::endpoint::Peer;
 use crate::handle::Handle;
+use crate::memory::{Held, WaitingKind};
 use crate::service::{Context, Exported, Patience, Service};
 
-/// How many bytes may wait for the output before clients are slowed.
+/// How many bytes may wait for the output before clients are slowed, or an eighth of the budget.
 const QUEUE: usize = 1024 * 1024;
+
+/// What an empty buffer may keep of its memory, bytes.
+const KEEP: usize = 64 * 1024;
+
+/// What a prefix takes at most: an IPv6 address with its scope and port.
+const PREFIX: usize = 72;
 
 /// How often a stop looks whether it has become urgent.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -65,6 +72,12 @@ struct Queue {
 #[derive(Default)]
 struct Lines {
     bytes: Vec<u8>,
+    /// What the writing thread's buffer takes, beside that.
+    writing_takes: usize,
+    /// Both, in the server's budget.
+    held: Held,
+    /// How many bytes may wait.
+    most: usize,
     /// Whose line the last byte belongs to, if that has no end yet.
     open: Option<Peer>,
     /// A client was told to wait.
@@ -94,6 +107,14 @@ impl Queue {
             lines.writing = false;
             self.changed.notify_all();
             while lines.bytes.is_empty() && !lines.over {
+                if std::mem::take(&mut lines.waited_for) {
+                    // There was no memory for it, though nothing waits.
+                    drop(lines);
+                    thread::park_timeout(GLANCE);
+                    server.resume();
+                    lines = self.lock();
+                    continue;
+                }
                 lines = self
                     .changed
                     .wait(lines)
@@ -103,7 +124,10 @@ impl Queue {
                 return;
             }
             taken.clear();
+            taken.shrink_to(KEEP);
             std::mem::swap(&mut taken, &mut lines.bytes);
+            lines.writing_takes = taken.capacity();
+            lines.count();
             lines.writing = true;
             let waited_for = std::mem::take(&mut lines.waited_for);
             drop(lines);
@@ -148,6 +172,28 @@ fn write_all(output: &mut dyn Write, mut bytes: &[u8]) -> io::Result<()> {
 }
 
 impl Lines {
+    fn count(&mut self) {
+        self.held.set(self.bytes.capacity() + self.writing_takes);
+    }
+
+    /// Whether what a client has sent may be added: there is room and memory. If not, it is to wait.
+    fn takes(&mut self, prefix: bool, bytes: &[u8]) -> bool {
+        if self.failed {
+            return true;
+        }
+        let prefixes = if prefix {
+            let ends = bytes.iter().filter(|&&byte| byte == b'\n');
+            (ends.count() + 1) * PREFIX
+        } else {
+            0
+        };
+        let room = self.bytes.len() < self.most;
+        let takes = room && self.bytes.try_reserve(bytes.len() + prefixes).is_ok();
+        self.count();
+        self.waited_for |= !takes;
+        takes
+    }
+
     /// Adds whole lines, or a piece of one, of `peer`.
     fn push(&mut self, peer: Peer, prefix: bool, bytes: &[u8]) {
         if self.failed {
@@ -189,6 +235,11 @@ impl Service for Print {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let Some(mut output) = output else { return };
+        let memory = server.memory();
+        let mut lines = self.queue.lock();
+        lines.most = QUEUE.min(memory.limit() / 8);
+        lines.held = memory.hold(WaitingKind::Stdout);
+        drop(lines);
         let _ = self.server.set(server.clone());
         let (queue, handle) = (Arc::clone(&self.queue), server.clone());
         let writing = thread::Builder::new()
@@ -231,8 +282,9 @@ impl Service for Print {
             }
         };
         let mut lines = self.queue.lock();
-        if lines.bytes.len() >= QUEUE && !lines.failed {
-            lines.waited_for = true;
+        if !lines.takes(self.prefix, &bytes[..whole]) {
+            drop(lines);
+            self.queue.changed.notify_all();
             conn.wait();
             return 0;
         }
@@ -245,8 +297,9 @@ impl Service for Print {
 
     fn end(&self, _: &mut usize, conn: &mut Context<'_>, rest: &[u8]) {
         let mut lines = self.queue.lock();
-        if lines.bytes.len() >= QUEUE && !lines.failed && !rest.is_empty() {
-            lines.waited_for = true;
+        if !rest.is_empty() && !lines.takes(self.prefix, rest) {
+            drop(lines);
+            self.queue.changed.notify_all();
             return conn.wait();
         }
         lines.push(conn.peer(), self.prefix, rest);

@@ -4,6 +4,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Worker;
+use crate::close::{CloseReason, Ending, Note};
+use crate::connection::{Connection, Step};
+use crate::deadline::Moment;
 use crate::memory::Memory;
 
 /// Connections tried in a turn: events must not wait for all of them.
@@ -23,6 +26,8 @@ pub(super) struct Short {
     below: usize,
     /// or the memory has recovered once more.
     recovered: usize,
+    /// When somebody who holds much and moves nothing is to make room.
+    patience: Moment,
 }
 
 impl Short {
@@ -33,6 +38,7 @@ impl Short {
             left: 0,
             below: 0,
             recovered: 0,
+            patience: Moment::NEVER,
         }
     }
 
@@ -49,6 +55,15 @@ impl Short {
         if let Some(at) = self.keys.iter().position(|&other| other == key) {
             self.keys.remove(at);
             self.left -= usize::from(at < self.left);
+        }
+    }
+
+    /// When it is looked who could make room.
+    pub(super) fn patience(&self) -> Moment {
+        if self.keys.is_empty() {
+            Moment::NEVER
+        } else {
+            self.patience
         }
     }
 
@@ -75,6 +90,7 @@ impl Short {
                 return None;
             }
             self.left = self.keys.len();
+            self.patience = Moment::NEVER;
             self.below = self.memory.room_to_wait_for();
         }
         if self.memory.is_full() {
@@ -87,8 +103,45 @@ impl Short {
 }
 
 impl Worker {
+    /// Those who wait for memory get none for as long as whoever has it keeps still. With output waiting that is a write
+    /// stall; with input that no service can use, such as half a line, the one that holds most of it is cut off once
+    /// it has kept still as long.
+    fn make_room(&mut self) {
+        let timeouts = self.origins.iter();
+        let timeouts = timeouts.filter_map(|origin| origin.settings.limits.write_timeout);
+        let Some(patience) = timeouts.min() else {
+            return;
+        };
+        if self.short.patience == Moment::NEVER {
+            self.short.patience = self.now.after(patience);
+        }
+        if self.now < self.short.patience {
+            return;
+        }
+        self.short.patience = self.now.after(patience / 8);
+        let hoards = |connection: &Connection| {
+            let origin = &self.origins[usize::from(connection.io.listener)];
+            let turn = origin.turn(self.now);
+            let limit = turn.limits.write_timeout;
+            limit.is_some_and(|limit| connection.io.hoards(&turn, limit))
+        };
+        let hoarding = self.connections.iter();
+        let hoarding = hoarding.filter(|(_, connection)| hoards(connection));
+        let most = hoarding.max_by_key(|(_, connection)| connection.io.held());
+        if let Some(key) = most.map(|(key, _)| key) {
+            self.step(key, |connection, _, _, _| {
+                connection.io.pending().note = Some(Note::Limit("memory"));
+                Step::Close(Ending::reset(CloseReason::Limit))
+            });
+        }
+    }
+
     /// Tries some of those that wait for memory, if there is more than there was.
     pub(super) fn serve_short(&mut self) {
+        if self.short.keys.is_empty() {
+            return;
+        }
+        self.make_room();
         for _ in 0..BATCH {
             let Some(key) = self.short.next() else { break };
             let Some(connection) = self.connections.get(key) else {

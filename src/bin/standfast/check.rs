@@ -4,15 +4,15 @@ use std::fmt::{Display, Write as _};
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use standfast::{Balance, Upstreams};
+use standfast::{Balance, Effective, MemorySource, Upstreams};
 
 use crate::Failure;
-use crate::args::{Full, ServeArgs};
+use crate::args::{Full, ServeArgs, ServiceName};
 use crate::logger;
 use crate::serve;
 use crate::service;
 use crate::stdout;
-use crate::units::{Setting, Shown, shown_or};
+use crate::units::{Bytes, Setting, Shown, shown_or};
 
 /// Prints the effective settings on stdout.
 pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
@@ -176,17 +176,95 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         .workers
         .or_else(|| std::thread::available_parallelism().ok());
     row("workers", &workers.map_or(1, usize::from), "");
-    row(
-        "buffer",
-        &args.buffer,
-        &format!(
-            "bytes of output that may wait for one client, so about {} MiB at most for all",
-            (effective.max_conns as u128 * args.buffer as u128) >> 20
-        ),
-    );
+    memory(args, &effective, &mut row);
     drop(log);
     stdout::show(&table)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What may wait, here and in the kernel.
+fn memory(args: &ServeArgs, effective: &Effective, row: &mut impl FnMut(&str, &dyn Display, &str)) {
+    let of = match effective.memory_of {
+        Some((bytes, source)) => {
+            let whose = match source {
+                MemorySource::Cgroup => "this cgroup",
+                MemorySource::AddressSpace => "this process (RLIMIT_AS)",
+                _ => "this machine",
+            };
+            format!(
+                "a quarter of what {whose} has, {}, at most 1g; ",
+                Bytes(bytes)
+            )
+        }
+        None => String::new(),
+    };
+    let bound = effective.memory as u64;
+    row(
+        "memory",
+        &Bytes(bound),
+        &format!("{of}all that waits in this process; from half of it on marks fall"),
+    );
+    let buffer = effective.buffer as u64;
+    let capped = if effective.buffer < args.buffer {
+        ", capped to an eighth of memory"
+    } else {
+        ""
+    };
+    row(
+        "buffer",
+        &Bytes(buffer),
+        &format!("high-water mark of what waits for one connection{capped}"),
+    );
+    // Of one connection, and what all have in common; the capacity of buffers stays within the mark.
+    let (each, what, common) = match args.service.service {
+        ServiceName::Echo => (buffer, "its output", 0),
+        ServiceName::Forward => (2 * buffer, "output each way", 0),
+        ServiceName::Print => (buffer, "a line that has no end yet", 2 << 20),
+        // Of a line of one byte and its end the account is ten times as large.
+        ServiceName::Hub => (
+            buffer,
+            "a line that has no end yet",
+            11 * args.buffer as u64,
+        ),
+        ServiceName::Discard | ServiceName::Exec => (0, "nothing", 0),
+    };
+    row("  each", &Bytes(each), &format!("at most: {what}"));
+    let connections = effective.max_conns as u64;
+    let wanted = each.saturating_mul(connections).saturating_add(common);
+    let most = wanted.min(bound);
+    let why = if wanted > bound {
+        format!(
+            "at most: {connections} connections would have {}, memory bounds them",
+            Bytes(wanted)
+        )
+    } else {
+        format!("at most, of {connections} connections")
+    };
+    row("  in all", &Bytes(most), &why);
+    let Some(kernel) = effective.kernel else {
+        return;
+    };
+    let sockets = match args.service.service {
+        ServiceName::Forward => 2,
+        _ => 1,
+    };
+    let each = (kernel.send + kernel.receive) * sockets;
+    row(
+        "  kernel, each",
+        &Bytes(each),
+        "beside that, at most, for the sockets of a connection (tcp_wmem, tcp_rmem)",
+    );
+    if let (Some(most), Some(pressure)) = (kernel.most, kernel.pressure) {
+        let enough = most / each.max(1);
+        row(
+            "  kernel, in all",
+            &Bytes(most),
+            &format!(
+                "of this host (tcp_mem), {enough} connections at their most; slowed from {} on",
+                Bytes(pressure)
+            ),
+        );
+    }
 }
 
 /// Whom `forward` relays to, and how it gets there.

@@ -14,6 +14,7 @@ use standfast::{Address, ConnectionInfo, Role, Status, Takeover};
 use crate::Failure;
 use crate::args::{Order, TargetArgs};
 use crate::stdout;
+use crate::units::Bytes;
 
 /// Asks the server that `target` names.
 pub(crate) fn run(order: Order, target: &TargetArgs) -> Result<ExitCode, Failure> {
@@ -222,7 +223,7 @@ fn status_table(status: &Status) -> String {
         &format!(
             "{} of {}{}",
             memory.held,
-            memory.limit,
+            Bytes(memory.limit as u64),
             waiting.collect::<String>()
         ),
     );

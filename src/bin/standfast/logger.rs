@@ -5,9 +5,9 @@
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
 use std::panic::{self, PanicHookInfo};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -18,14 +18,18 @@ use log::kv::{Error as KvError, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Record};
 use rustix::event::PollFlags;
 use serde_json::{Map, Value as Json};
-use standfast::{CloseReason, Summary};
+use standfast::{CloseReason, Held, Memory, Summary, WaitingKind};
 
 use crate::Failure;
 use crate::args::LogFormat;
 use crate::supervisor;
 
-/// Lines that may wait for stderr.
+/// Lines that may wait for stderr, and bytes.
 const QUEUE: usize = 8192;
+const BYTES: usize = 4 << 20;
+
+/// Where they count.
+static MEMORY: OnceLock<Memory> = OnceLock::new();
 
 /// How long the end of the program waits for stderr.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -38,7 +42,7 @@ pub(crate) struct Log {
 
 /// A line, or the wish to know when all before it is out.
 enum Item {
-    Line(Vec<u8>),
+    Line(Vec<u8>, Option<Held>),
     Flush(mpsc::Sender<()>),
 }
 
@@ -91,6 +95,12 @@ fn await_stderr(is_done: &Receiver<()>) {
     if is_done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
         STUCK.store(true, Ordering::Relaxed);
     }
+}
+
+/// Lines that wait count in `memory` from here on.
+pub(crate) fn count_in(memory: Memory) {
+    // Once: a process has one server.
+    let _ = MEMORY.set(memory);
 }
 
 /// Starts the log: `info`, or what the flags or `RUST_LOG` say.
@@ -170,7 +180,16 @@ struct Pipe {
 
 impl Write for Pipe {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(Item::Line(line.to_vec())) {
+        let held = MEMORY.get().map(|memory| {
+            let mut held = memory.hold(WaitingKind::Log);
+            held.set(line.len());
+            held
+        });
+        let fits = MEMORY.get().is_none_or(|memory| {
+            memory.held_as(WaitingKind::Log) <= BYTES.min(memory.limit() / 16)
+        });
+        let item = Item::Line(line.to_vec(), held);
+        if !fits || matches!(self.queue.try_send(item), Err(TrySendError::Full(_))) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -190,7 +209,7 @@ fn write_out(items: &Receiver<Item>, dropped: &AtomicU64) {
             Err(RecvTimeoutError::Disconnected) => return,
         };
         match item {
-            Item::Line(line) => write_line(&mut stderr, &line),
+            Item::Line(line, _held) => write_line(&mut stderr, &line),
             Item::Flush(done) => drop(done.send(())),
         }
         let lost = dropped.swap(0, Ordering::Relaxed);

@@ -31,6 +31,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let mut server = Server::bind(config)?;
     // A port that was chosen, and an inherited socket, are known only now.
     service::refuse_loop(args, server.addresses())?;
+    logger::count_in(server.handle().memory());
     let told = supervisor.clone();
     server.on_ending(move || told.stopping());
     let handle = server.handle();

@@ -107,6 +107,26 @@ pub(crate) fn size(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Bytes as people read them, in the units that they write: `512k`, `23.6g`.
+pub(crate) struct Bytes(pub(crate) u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (unit, name) = match self.0 {
+            0..1024 => return write!(f, "{}", self.0),
+            1024..0x10_0000 => (10, "k"),
+            0x10_0000..0x4000_0000 => (20, "m"),
+            _ => (30, "g"),
+        };
+        // Rounded down: what is left is less than a tenth.
+        let tenths = (u128::from(self.0) * 10) >> unit;
+        match tenths % 10 {
+            0 => write!(f, "{}{name}", tenths / 10),
+            tenth => write!(f, "{}.{tenth}{name}", tenths / 10),
+        }
+    }
+}
+
 /// A duration as people read it: `102s`, `1.5s`, `10m`.
 pub(crate) struct Shown(pub(crate) Duration);
 
@@ -132,6 +152,20 @@ pub(crate) fn shown_or(wait: Option<Duration>, none: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_shown_as_they_are_written() {
+        for (bytes, text) in [
+            (0, "0"),
+            (1000, "1000"),
+            (256 << 10, "256k"),
+            (1 << 20, "1m"),
+            (5 << 29, "2.5g"),
+            ((1 << 30) - 1, "1023.9m"),
+        ] {
+            assert_eq!(Bytes(bytes).to_string(), text);
+        }
+    }
 
     #[test]
     fn durations_are_read_and_shown() {
