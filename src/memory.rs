@@ -282,6 +282,21 @@ impl Memory {
         true
     }
 
+    /// The bound was lowered while another thread got some of what had been kept: more is held than that, and will be, so
+    /// it is no bound. That much the system does have.
+    pub(crate) fn settle(&self) {
+        if !self.is_full() || self.is_short() {
+            return;
+        }
+        let mut kept = self.kept();
+        let limit = self.held().saturating_add(MARGIN).min(self.0.asked);
+        if kept.limit < limit {
+            kept.limit = limit;
+            self.0.limit.store(limit, Ordering::Relaxed);
+            self.0.recovered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// How often it has recovered.
     pub(crate) fn recovered(&self) -> usize {
         self.0.recovered.load(Ordering::Relaxed)
@@ -472,6 +487,13 @@ mod tests {
         assert_eq!(memory.limit(), 10 * MIB + MARGIN);
         assert_eq!(memory.ration(BUFFER, 0, BUFFER, || true), SMALL);
         assert_eq!(memory.ration(BUFFER, 0, BUFFER, || false), 0);
+        held.set(11 * MIB);
+        assert!(memory.is_full(), "another thread got some");
+        memory.settle();
+        assert_eq!(memory.limit(), 11 * MIB + MARGIN);
+        held.set(10 * MIB);
+        memory.settle();
+        assert_eq!(memory.limit(), 11 * MIB + MARGIN);
         let never = memory.get(|| Vec::<u8>::new().try_reserve(usize::MAX));
         assert!(never.is_err());
     }

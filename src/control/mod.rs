@@ -39,6 +39,9 @@ use question::{Answer, Hello, Question};
 pub(crate) use successor::Start;
 pub use successor::Successor;
 
+/// What a thread that answers a client has as its stack, bytes: it shall be had where there is little left.
+const STACK: usize = 512 * 1024;
+
 /// How long the server waits for one who connects and says nothing, or does not read.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -233,6 +236,7 @@ impl Desk {
                 let patience = if last { LAST_WORDS } else { PATIENCE };
                 thread::Builder::new()
                     .name("control-client".to_owned())
+                    .stack_size(STACK)
                     .spawn(move || desk.serve(&client, patience))
             };
             // A thread needs address space (pthread_create(3): EAGAIN), and there is some for need.

@@ -77,7 +77,13 @@ impl Short {
 
     /// Whether the system had no memory the last time. It is asked again now and then.
     pub(super) fn is_desperate(&self) -> bool {
-        self.memory.is_short() && !self.memory.recover()
+        if self.memory.is_short() {
+            return !self.memory.recover();
+        }
+        if !self.keys.is_empty() {
+            self.memory.settle();
+        }
+        false
     }
 
     /// The next one to try, if it is time for that.
