@@ -113,12 +113,12 @@ fn more_sockets_than_a_turn_hears_are_all_heard_before_any_is_judged() {
     }
     while_it_stands_still(&relay, || {
         for (_, served) in &mut pairs {
-            served.write_all(b"fro").unwrap();
+            served.write_all(b"back").unwrap();
         }
         pass(Duration::from_secs(18));
     });
     for (client, _) in &mut pairs {
-        assert_gets(client, b"fro");
+        assert_gets(client, b"back");
     }
     assert!(relay.closed_so_far().is_empty(), "{:?}", relay.lines);
 }

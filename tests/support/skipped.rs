@@ -53,14 +53,14 @@ extern "C" fn count() {
 
 fn summary(wanted: &Wanted) -> String {
     let tests: BTreeSet<&String> = wanted.values().flatten().collect();
-    let whats: Vec<String> = wanted
+    let list: Vec<String> = wanted
         .iter()
         .map(|(what, tests)| format!("{what} ({})", tests.len()))
         .collect();
     format!(
         "{} tests did not run for want of: {}. scripts/setup installs what they need.\n",
         tests.len(),
-        whats.join(", ")
+        list.join(", ")
     )
 }
 
