@@ -111,9 +111,11 @@ static void tick(struct conn *conn, uint64_t count, uint64_t time) {
         return;
     uint64_t silence = time > conn->since ? time - conn->since : 0;
     int waits = conn->state == DIALLING || conn->state == ENDING || (conn->got < conn->sent && !lines);
+    /* One that reads very little may be left to the pace of the kernel's window probes. */
+    int patient = conn->kind == STUCK || (conn->kind == SLOW && interval > 8);
     if (conn->state == FAULTY && silence > AFTERMATH)
         diagnose(conn);
-    else if (conn->state != FAULTY && waits && silence > PATIENCE && (conn->kind != STUCK || finishing))
+    else if (conn->state != FAULTY && waits && silence > PATIENCE && (!patient || finishing))
         spoilt(conn, conn->state == DIALLING ? UNANSWERED : LOST, "nothing came for 5 s");
 }
 
