@@ -30,7 +30,9 @@ pub(crate) use crate::args::load::LoadArgs;
 use crate::args::netcat::NetcatArgs;
 use crate::args::service::ServiceArgs;
 pub(crate) use crate::args::service::ServiceName;
-use crate::units::{Setting, duration, duration_or_off, size};
+#[cfg(control)]
+use crate::units::duration;
+use crate::units::{Setting, duration_or_off, size};
 
 /// A TCP listening server that holds on to its clients and lets go of the dead ones.
 #[derive(Debug, Parser)]
