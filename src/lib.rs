@@ -72,7 +72,7 @@
 //!
 //! Around it: `config.rs` (every setting), `keepalive.rs` (the arithmetic of detection), `server.rs` (from settings to
 //! summary), `handle.rs` (the way in from other threads), `control/` (the way in from other processes), `inspect.rs`,
-//! `stats.rs`, `check.rs`, `address.rs`, `endpoint.rs`, `socket_file.rs`, `holder.rs`, `timer.rs`, `error.rs`, and
+//! `stats.rs`, `check.rs`, `address.rs`, `endpoint.rs`, `socket_file.rs`, `holder.rs`, `timer.rs`, `readiness.rs`, `error.rs`, and
 //! `sys.rs`, the system calls no safe crate offers. Files import only from those that come before them in a connection's
 //! life or stand around it; `server.rs` is imported by nobody.
 //!
@@ -122,6 +122,7 @@ mod network;
 mod origin;
 mod outbox;
 mod proxy_header;
+mod readiness;
 mod reap;
 mod resolve;
 mod server;

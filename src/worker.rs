@@ -8,7 +8,7 @@ mod short;
 #[cfg(control)]
 mod takeover;
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
@@ -31,6 +31,7 @@ use crate::inspect::ConnectionInfo;
 use crate::io::{Turn, WATCHED};
 use crate::memory::Pressure;
 use crate::origin::Origin;
+use crate::readiness;
 use crate::service::{AnyService, Stage};
 use crate::worker::dialing::Resolvers;
 use crate::worker::prompt::Round;
@@ -283,18 +284,7 @@ impl Worker {
         if pressing || busy || round || self.short.is_pressing() {
             until = began;
         }
-        // mio rounds up to the millisecond; a deadline is never met early.
-        let timeout = (until != Moment::NEVER).then(|| until.since(began));
-        let told = match self.poll.poll(events, timeout) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {
-                events.clear();
-                None
-            }
-            polled => {
-                polled?;
-                Some(events.iter().count())
-            }
-        };
+        let told = readiness::wait(&mut self.poll, events, began, until)?;
         self.now = self.clock.now();
         let pause = self.horizon.waited(Wait {
             began,

@@ -1,6 +1,6 @@
 //! What a client's loop works on: the links, their connections, and who is due.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::horizon::{Horizon, Pause, Wait};
 use crate::io::Turn;
 use crate::keepalive::RTO_MAX_DEFAULT;
 use crate::memory::Memory;
+use crate::readiness;
 use crate::reap::{Limits, SLOWEST_READER};
 use crate::resolve::{Family, Resolver};
 use crate::sockopt::SocketOptions;
@@ -267,18 +268,7 @@ impl Engine {
         } else {
             until = until.min(wanted);
         }
-        // mio rounds up to the millisecond; a deadline is never met early.
-        let timeout = (until != Moment::NEVER).then(|| until.since(began));
-        let told = match self.poll.poll(events, timeout) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {
-                events.clear();
-                None
-            }
-            polled => {
-                polled?;
-                Some(events.iter().count())
-            }
-        };
+        let told = readiness::wait(&mut self.poll, events, began, until)?;
         self.now = self.clock.now();
         let pause = self.horizon.waited(Wait {
             began,
