@@ -10,6 +10,9 @@ use crate::deadline::Moment;
 /// How long a loop must have stood still for that to be worth a word.
 const LONG: Duration = Duration::from_secs(1);
 
+/// From which length on a turn is too long for what came in it to be told by when it began.
+const BLUR: Duration = Duration::from_millis(100);
+
 /// What a loop knows.
 #[derive(Debug)]
 pub(crate) struct Horizon {
@@ -85,6 +88,17 @@ impl Horizon {
     /// The loop stood still for a reason of its own, until `now`.
     pub(crate) fn excuse(&mut self, now: Moment) {
         self.turned = now;
+    }
+
+    /// The turn that is over `now`, if it was long: what was read in it is noted as of its beginning, and may have come at
+    /// its end.
+    pub(crate) fn long_turn(&self, now: Moment) -> Option<Pause> {
+        let turn = Pause {
+            from: self.turned,
+            to: now,
+            at_most: true,
+        };
+        (turn.length() >= BLUR).then_some(turn)
     }
 
     /// A wait has ended. Answers whether the loop stood still for long in it, or in the turn before.
@@ -219,6 +233,15 @@ mod tests {
     fn it_never_goes_back() {
         let waits = [wait(10, 500, 501, Some(0)), wait(400, 600, 601, Some(1))];
         assert_eq!(known_after(&waits), at(500));
+    }
+
+    #[test]
+    fn what_came_in_a_long_turn_may_have_come_at_its_end() {
+        let mut horizon = Horizon::new(at(0));
+        horizon.waited(wait(1, 500, 10, Some(1)));
+        assert_eq!(horizon.long_turn(at(109)), None);
+        let turn = horizon.long_turn(at(110)).unwrap();
+        assert_eq!((turn.from, turn.to), (at(10), at(110)));
     }
 
     #[test]

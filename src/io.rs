@@ -23,6 +23,7 @@ use socket2::SockRef;
 use crate::close::{CloseReason, Ending, How, Note};
 use crate::deadline::Moment;
 use crate::endpoint::Peer;
+use crate::horizon::Pause;
 use crate::memory::Memory;
 use crate::reap::{self, Limits};
 use crate::sockopt::INTEREST;
@@ -309,6 +310,16 @@ impl Io {
             .is_some_and(|pending| pending.is_vacant())
         {
             self.pending = None;
+        }
+    }
+
+    /// What was read in a turn that took long may have come at its end.
+    pub(crate) fn blur(&mut self, turn: Pause) {
+        if self.last_in == turn.from {
+            self.last_in = turn.to;
+        }
+        if let Some(up) = self.far_up() {
+            up.io.blur(turn);
         }
     }
 

@@ -274,6 +274,11 @@ impl Worker {
         until = until.min(self.shared.workers[self.index].prompted.get());
         until = until.min(self.herd.next());
         let began = self.clock.now();
+        if let Some(turn) = self.horizon.long_turn(began) {
+            for (_, connection) in &mut self.connections {
+                connection.io.blur(turn);
+            }
+        }
         until = until.min(self.short.patience());
         if self.short.is_desperate() {
             until = until.min(began.after(short::AGAIN));

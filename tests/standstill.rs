@@ -2,14 +2,19 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::num::NonZeroUsize;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use standfast::{Config, Context, Listen, Service};
 
 use crate::support::clients::{Stream, connect_with_window, until_acknowledged};
 use crate::support::connecting::{Connecting, Peer, assert_gets};
 use crate::support::loading::Loading;
-use crate::support::{Server, assert_echoes, facts, now, pass, until};
+use crate::support::{GUARD, Server, assert_echoes, connect, facts, now, pass, until};
 
 /// The deadlines here, and a time in which all of them pass.
 const DEADLINE: &str = "2s";
@@ -236,4 +241,70 @@ fn a_client_that_says_nothing_is_closed_after_a_standstill_too() {
     let closed = server.closed();
     assert_eq!(closed.reason(), "read-timeout", "{}", closed.line);
     drop(client);
+}
+
+/// Echoes; a client that says `hold` holds the worker up until it may go on.
+struct Holding {
+    held: Sender<()>,
+    go_on: Mutex<Receiver<()>>,
+}
+
+impl Service for Holding {
+    type State = ();
+
+    fn open(&self, _: &mut Context<'_>) {}
+
+    fn input(&self, (): &mut (), conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+        if bytes == b"hold" {
+            self.held.send(()).unwrap();
+            self.go_on.lock().unwrap().recv_timeout(GUARD).unwrap();
+        }
+        conn.write(bytes);
+        bytes.len()
+    }
+}
+
+/// It is told by the turn's beginning when a client spoke, and the turn was long.
+#[test]
+fn a_client_that_spoke_at_the_end_of_a_long_turn_has_just_spoken() {
+    let (held, is_held) = channel();
+    let (go_on, gate) = channel();
+    let service = Holding {
+        held,
+        go_on: Mutex::new(gate),
+    };
+    let listen = Listen {
+        read_timeout: Some(Duration::from_secs(5)),
+        ..Listen::new("127.0.0.1:0".parse().unwrap(), service)
+    };
+    let config = Config {
+        listen: vec![listen],
+        workers: NonZeroUsize::new(1),
+        ..Config::default()
+    };
+    let server = standfast::Server::bind(config).unwrap();
+    let (address, handle) = (server.addresses()[0].tcp().unwrap(), server.handle());
+    let serving = thread::spawn(|| server.run());
+    let mut clients = [(); 3].map(|()| connect(address));
+    for client in &mut clients {
+        assert_echoes(client, b"hello");
+    }
+    let [first, second, third] = &mut clients;
+    // Held up, it hears of the two others at once, in the order in which they spoke.
+    first.write_all(b"hold").unwrap();
+    is_held.recv_timeout(GUARD).unwrap();
+    second.write_all(b"hold").unwrap();
+    third.write_all(b"one").unwrap();
+    go_on.send(()).unwrap();
+    is_held.recv_timeout(GUARD).unwrap();
+    // In the turn that has begun.
+    pass(Duration::from_secs(6));
+    third.write_all(b"two").unwrap();
+    go_on.send(()).unwrap();
+    assert_gets(third, b"onetwo");
+    // A turn or more later: nothing has come since.
+    pass(Duration::from_millis(500));
+    assert_echoes(third, b"three");
+    handle.stop();
+    serving.join().unwrap().unwrap();
 }

@@ -255,6 +255,13 @@ impl Engine {
     ) -> io::Result<Option<Pause>> {
         let mut until = self.deadlines.next().min(self.herd.next());
         let began = self.clock.now();
+        if let Some(turn) = self.horizon.long_turn(began) {
+            for (_, entry) in &mut self.entries {
+                if let State::Up(up) = &mut entry.state {
+                    up.io.blur(turn);
+                }
+            }
+        }
         if !self.later.is_empty() {
             until = began;
         } else if wanted > began && wanted < until.after(Duration::from_millis(1)) {
