@@ -152,9 +152,7 @@ fn a_drain_that_ends_in_a_standstill_delivers_what_can_be_delivered() {
         echo.verify(&piece[..got]);
     }
     assert!(echo.at < count as u64, "nothing waits for the server");
-    client
-        .set_read_timeout(Some(crate::support::GUARD))
-        .unwrap();
+    client.set_read_timeout(Some(GUARD)).unwrap();
     pass(STANDSTILL.saturating_sub(began.elapsed()));
     server.resume();
     assert_eq!(echo.read_to_fin(&mut client), count as u64);
