@@ -383,10 +383,15 @@ impl Drop for Held {
     }
 }
 
-/// The capacity for `needed` bytes: room for as much again, as long as that stays within `most`.
+/// The capacity for `needed` bytes, in steps of four, as long as that stays within `most`. What a buffer has grown out of the
+/// allocator may have to keep: with steps of two that is as much again, with these a third.
 pub(crate) fn capacity_for(needed: usize, most: usize) -> usize {
-    const LEAST: usize = 512;
-    needed.max(needed.next_power_of_two().max(LEAST).min(most))
+    const LEAST: usize = 1024;
+    let mut step = LEAST;
+    while step < needed {
+        step = step.saturating_mul(4);
+    }
+    needed.max(step.min(most))
 }
 
 #[cfg(test)]
@@ -501,9 +506,11 @@ mod tests {
     #[test]
     fn a_capacity_leaves_room_for_more_but_not_beyond_the_mark() {
         for (needed, most, capacity) in [
-            (1, 10_000, 512),
-            (600, 10_000, 1024),
-            (5000, 10_000, 8192),
+            (1, 10_000, 1024),
+            (1025, 10_000, 4096),
+            (4096, 10_000, 4096),
+            (5000, 100_000, 16_384),
+            (5000, 10_000, 10_000),
             (9000, 10_000, 10_000),
             (11_000, 10_000, 11_000),
             (100, 50, 100),
