@@ -199,11 +199,15 @@ fn who_holds_the_socket_after_the_program_s_end_keeps_it_whatever_group_it_is_in
 #[test]
 fn where_there_is_no_descriptor_to_look_with_nobody_loses_a_connection() {
     let mut server = script(
-        &[],
+        &["-v"],
         "exec 3<&0; setsid sh -c 'read x; echo late $x' <&3 & echo $$; exec sleep 1000 3<&- <&-",
     );
     let mut client = server.connect();
     let pid = line(&mut client);
+    // The program may speak before the server has its pidfd.
+    server.log_line("its start", |line| {
+        line.contains(" debug started a process")
+    });
     leave_descriptors(&server, 0);
     let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
     rustix::process::kill_process(pid, Signal::TERM).unwrap();
