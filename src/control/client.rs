@@ -74,8 +74,14 @@ impl Client {
                 Ok(Some(heard)) => return Ok(heard),
                 Ok(None) if now() < until => {}
                 Ok(None) => return Err(io::ErrorKind::TimedOut.into()),
-                // It ended with the question in its hands, and another may have the server.
-                Err(error) if !question.is_order() && is_cut_off(&error) && tries > 0 => tries -= 1,
+                // It ended, and another may have the server: with the question in its hands or, as far as an order may
+                // be asked again, without having read it.
+                Err(error)
+                    if tries > 0
+                        && (is_unread(&error) || is_cut_off(&error) && !question.is_order()) =>
+                {
+                    tries -= 1;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -186,9 +192,15 @@ fn answer(line: &Line) -> io::Result<Option<Answer>> {
 }
 
 fn is_cut_off(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
+}
+
+/// The other end was closed with the question unread in it (`unix_release_sock` in the kernel's `net/unix/af_unix.c`), or
+/// before that.
+fn is_unread(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
     )
 }
 

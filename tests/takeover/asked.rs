@@ -49,6 +49,9 @@ fn a_table_is_whole_whenever_it_is_asked_for() {
     });
 }
 
+/// For an asker whose question is not read: hung up on once it is there.
+const UNREAD: &str = "unread";
+
 /// A server that is none: it answers each asker with the next of `answers`, and hangs up.
 fn pretend(home: &Home, answers: &'static [&'static [&'static str]]) -> impl FnOnce() {
     let socket = seqpacket::listen(&home.join("c.sock"));
@@ -60,7 +63,14 @@ fn pretend(home: &Home, answers: &'static [&'static [&'static str]]) -> impl FnO
                 accepted = rustix::net::accept_with(&socket, flags).ok();
                 accepted.is_some()
             });
-            let mut caller = Caller::from(accepted.unwrap());
+            let accepted = accepted.unwrap();
+            if answers.contains(&UNREAD) {
+                until("a question", || {
+                    rustix::io::ioctl_fionread(&accepted).is_ok_and(|unread| unread > 0)
+                });
+                continue;
+            }
+            let mut caller = Caller::from(accepted);
             caller.hear().unwrap();
             for answer in *answers {
                 caller.say(answer.as_bytes());
@@ -96,6 +106,15 @@ fn an_order_whose_fate_is_unknown_is_not_given_again() {
     let over = pretend(&home, &[&[r#""moved""#], &[]]);
     let (code, line) = home.refusal(&["drain", "--control", text(&home.join("c.sock"))]);
     assert_eq!(code, 1, "{line}");
+    over();
+}
+
+/// As by a server that ends with askers in its queue.
+#[test]
+fn an_order_that_was_not_read_is_given_again() {
+    let home = Home::new();
+    let over = pretend(&home, &[&[UNREAD], &[UNREAD], &[r#""done""#]]);
+    home.answer(&["drain", "--control", text(&home.join("c.sock"))]);
     over();
 }
 
