@@ -1,10 +1,12 @@
 //! How much may be read of a connection, with what waits in the whole process.
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{Far, Io, Turn};
+use crate::sys;
 
 /// What is read at a time of one that has failed, when nothing else is, bytes.
 const LAST_WORDS: usize = 4 * 1024;
@@ -18,7 +20,9 @@ impl Io {
         }
         let (sink, held) = self.sink();
         let most = turn.limits.buffer;
-        let granted = turn.memory.ration(room, held, most, || sink.takes());
+        let granted = turn
+            .memory
+            .ration(room, held, most, |certain| sink.takes(certain));
         self.granted(granted, room, turn)
     }
 
@@ -37,7 +41,9 @@ impl Io {
     /// The same of the far side: what comes from there waits for the client.
     pub(crate) fn far_ration(&mut self, room: usize, turn: &Turn<'_>) -> usize {
         let (held, most) = (self.waiting_output(), turn.limits.buffer);
-        let granted = turn.memory.ration(room, held, most, || self.takes());
+        let granted = turn
+            .memory
+            .ration(room, held, most, |certain| self.takes(certain));
         self.granted(granted, room, turn)
     }
 
@@ -68,8 +74,12 @@ impl Io {
         still && !pending.kept.is_empty() && !self.halted && pending.outbox.is_empty()
     }
 
-    /// Whether the socket takes output at once: some, not however much.
-    fn takes(&self) -> bool {
+    /// Whether the socket takes output at once: some, not however much. Certain is a little where nothing is in it that the
+    /// peer has not acknowledged (`SIOCOUTQ`).
+    fn takes(&self, certain: bool) -> bool {
+        if certain {
+            return sys::unacknowledged(self.socket.as_fd()).is_ok_and(|queued| queued == 0);
+        }
         let mut polled = [PollFd::new(&self.socket, PollFlags::OUT)];
         let now = Timespec::default();
         rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
