@@ -123,7 +123,9 @@ fn on_a_terminal_the_progress_line_is_rewritten() {
     assert!(read.is_ok() || read.unwrap_err().raw_os_error() == Some(libc::EIO));
     assert!(child.wait().unwrap().success());
     let shown = String::from_utf8(shown).unwrap();
-    assert_eq!(shown.matches('\n').count(), 1, "one line: {shown:?}");
+    // Beside it may stand that this host dropped packets, which is the host's doing.
+    let lines = shown.lines().filter(|line| line.contains(" of 3 up"));
+    assert_eq!(lines.count(), 1, "one line: {shown:?}");
     assert!(shown.ends_with('\n'), "{shown:?}");
     let writings = shown.split('\r').filter(|text| text.contains(" of 3 up"));
     assert!(writings.count() >= 1, "{shown:?}");

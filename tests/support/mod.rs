@@ -5,6 +5,7 @@ pub(crate) mod clients;
 pub(crate) mod connecting;
 pub(crate) mod embedded;
 pub(crate) mod loading;
+mod signals;
 mod skipped;
 mod watchdog;
 
@@ -25,6 +26,7 @@ pub(crate) const GUARD: Duration = Duration::from_secs(30);
 /// The binary under test.
 pub(crate) fn standfast() -> Command {
     watchdog::watch();
+    signals::unignore();
     let mut command = Command::new(env!("CARGO_BIN_EXE_standfast"));
     command.env_remove("RUST_LOG");
     command
