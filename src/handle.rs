@@ -23,6 +23,7 @@ use crate::memory::Memory;
 #[cfg(control)]
 use crate::stats::Counts;
 use crate::stats::{Stats, Summary};
+use crate::wanted::Wanted;
 
 /// Pieces that the patience for a worker's answer is waited in.
 const PIECES: u32 = 8;
@@ -116,22 +117,32 @@ impl Handle {
     /// Every open connection, in batches as the workers come to it: they go on serving meanwhile. Ends when all have
     /// been shown, or the server has ended.
     pub fn connections(&self) -> impl Iterator<Item = Vec<ConnectionInfo>> + use<> {
+        self.list().into_iter()
+    }
+
+    /// The same, for somebody who may not wait for the end of it.
+    pub(crate) fn list(&self) -> Receiver<Vec<ConnectionInfo>> {
         let (reply, batches) = mpsc::channel();
         for worker in &self.shared.workers {
             worker.post(Mail::List(reply.clone()));
         }
-        batches.into_iter()
+        batches
     }
 
     /// Ends connection `id` with reason `killed`. Answers whether there was one.
     #[must_use]
     pub fn kill(&self, id: u64) -> bool {
+        let found = self.kill_if(id, &Wanted::always());
+        found.into_iter().any(|found| found)
+    }
+
+    /// The same, for somebody who may give up before a worker comes to it.
+    pub(crate) fn kill_if(&self, id: u64, wanted: &Wanted) -> Receiver<bool> {
         let (reply, found) = mpsc::channel();
         for worker in &self.shared.workers {
-            worker.post(Mail::Kill(id, reply.clone()));
+            worker.post(Mail::Kill(id, wanted.clone(), reply.clone()));
         }
-        drop(reply);
-        found.into_iter().any(|found| found)
+        found
     }
 
     /// Whether every worker turns: each is asked, and answers within `patience`. What a watchdog wants to know.
@@ -296,8 +307,8 @@ pub(crate) enum Mail {
     Arrival(Newcomer),
     /// Show every connection, in batches; no more come once the sender is dropped.
     List(Sender<Vec<ConnectionInfo>>),
-    /// End the connection of this number; answers if it is here.
-    Kill(u64, Sender<bool>),
+    /// End the connection of this number, if that is still wanted; answers if it is here.
+    Kill(u64, Wanted, Sender<bool>),
     /// Say that you turn.
     Ping(Sender<()>),
     /// Send a copy of every connection to the process that takes over.

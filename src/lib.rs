@@ -71,8 +71,8 @@
 //! Whom a relay dials says `upstreams.rs`, what it tells first `proxy_header.rs`, who may speak in a hub `network.rs`.
 //!
 //! Around it: `config.rs` (every setting), `keepalive.rs` (the arithmetic of detection), `server.rs` (from settings to
-//! summary), `handle.rs` (the way in from other threads), `control/` (the way in from other processes), `inspect.rs`,
-//! `stats.rs`, `check.rs`, `address.rs`, `endpoint.rs`, `socket_file.rs`, `holder.rs`, `timer.rs`, `readiness.rs`, `error.rs`, and
+//! summary), `handle.rs` (the way in from other threads), `wanted.rs` (whether an order still stands), `control/` (the
+//! way in from other processes), `inspect.rs`, `stats.rs`, `check.rs`, `address.rs`, `endpoint.rs`, `socket_file.rs`, `holder.rs`, `timer.rs`, `readiness.rs`, `error.rs`, and
 //! `sys.rs`, the system calls no safe crate offers. Files import only from those that come before them in a connection's
 //! life or stand around it; `server.rs` is imported by nobody.
 //!
@@ -135,6 +135,7 @@ mod sys;
 mod timer;
 mod upstream;
 mod upstreams;
+mod wanted;
 mod worker;
 
 pub use address::Address;

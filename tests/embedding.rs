@@ -4,6 +4,8 @@
 mod beside;
 /// The other door: links that dial, are lost, and come back.
 mod client;
+/// Orders for a worker that hangs.
+mod orders;
 /// Services with output of their own.
 mod prompt;
 /// Takeovers of services that let nothing go, or fail at it.

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -26,6 +27,9 @@ use crate::sys;
 
 /// Bytes that may be under way in a takeover.
 const ROOM: usize = 4 * 1024 * 1024;
+
+/// How often it is looked whether who waits for a thread that hangs has given up.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// One end of the conversation.
 #[derive(Debug)]
@@ -67,6 +71,33 @@ impl Line {
         let mut polled = [PollFd::new(&self.socket, PollFlags::empty())];
         let at_once = Timespec::default();
         Ok(retry_on_intr(|| poll(&mut polled, Some(&at_once)))? > 0)
+    }
+
+    /// Answers, from any thread, whether the other end still waits: neither end has hung up.
+    pub(crate) fn waits(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let socket = Arc::downgrade(&self.socket);
+        move || {
+            let socket = socket.upgrade();
+            socket.is_some_and(|socket| Self { socket }.is_hung_up().is_ok_and(|it| !it))
+        }
+    }
+
+    /// The next of what threads of this process say to the other end, `None` at its end. It is waited for as long as the
+    /// other end waits.
+    ///
+    /// # Errors
+    /// The other end has hung up.
+    pub(crate) fn hear<T>(&self, threads: &Receiver<T>) -> io::Result<Option<T>> {
+        loop {
+            match threads.recv_timeout(GLANCE) {
+                Ok(said) => return Ok(Some(said)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) if self.is_hung_up()? => {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
     }
 
     /// Whether the other end is a process of this user.

@@ -33,6 +33,7 @@ use crate::handoff::give::{self, Paths};
 use crate::handoff::take;
 use crate::inspect::Takeover;
 use crate::socket_file::SocketFile;
+use crate::wanted::Wanted;
 pub use client::Client;
 use line::{Line, now};
 use question::{Answer, Hello, Question};
@@ -366,15 +367,21 @@ impl Desk {
         let answer = match question {
             Question::Status => Answer::Status(Box::new(handle.status())),
             Question::List => {
-                for batch in handle.connections() {
+                let workers = handle.list();
+                while let Some(batch) = line.hear(&workers)? {
                     for part in batch.chunks(BATCH) {
                         line.send(&Answer::Connections(part.to_vec()))?;
                     }
                 }
                 Answer::Done
             }
-            Question::Kill { id } if handle.kill(id) => Answer::Done,
-            Question::Kill { id } => Answer::Refused(format!("no connection {id}")),
+            Question::Kill { id } => {
+                let workers = handle.kill_if(id, &Wanted::as_long_as(line.waits()));
+                match line.hear(&workers)? {
+                    Some(_) => Answer::Done,
+                    None => Answer::Refused(format!("no connection {id}")),
+                }
+            }
             Question::Drain => {
                 log::info!(by = "control"; "draining");
                 handle.drain();
@@ -536,19 +543,25 @@ impl Desk {
             let ended = successor.has_ended();
             let ended = ended.map_err(|error| format!("cannot watch the successor: {error}"))?;
             let is_late = now() >= until;
+            let is_given_up = line.is_hung_up().unwrap_or(true);
             // Where there is none, somebody is just taking over: what comes of that will be known.
-            if let Some(_claim) = (ended || is_late).then(|| self.claim()).flatten() {
+            let is_over = ended || is_late || is_given_up;
+            if let Some(_claim) = is_over.then(|| self.claim()).flatten() {
                 if ended {
                     return Err(self.why_it_failed(pid));
                 }
                 successor.kill();
+                if is_given_up {
+                    log::warn!(pid; "not restarted: who asked for it has given up, the successor was ended");
+                    return Err("given up".to_owned());
+                }
                 return Err(format!(
                     "the successor (pid {pid}) did not take over within {} s, and was ended",
                     SUCCESSOR.as_secs()
                 ));
             }
             if now() >= sign {
-                // Whoever has given up by now has what was asked for all the same.
+                // Who has given up is noticed in the next round.
                 let _ = line.send(&Answer::Wait);
                 sign = now() + SIGN_OF_LIFE;
             }

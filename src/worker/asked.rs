@@ -8,6 +8,7 @@ use super::Worker;
 use crate::close::{CloseReason, Ending};
 use crate::connection::{Connection, Step};
 use crate::handle::{Mail, Newcomer, Order};
+use crate::wanted::Wanted;
 
 /// Connections shown in one turn: a table of all must not hold up those that are served.
 const LIST_BATCH: usize = 32;
@@ -19,7 +20,7 @@ impl Worker {
             match mail {
                 Mail::Arrival(newcomer) => self.adopt(newcomer),
                 Mail::List(reply) => self.listings.push((reply, 0)),
-                Mail::Kill(id, found) => self.kill(id, &found),
+                Mail::Kill(id, wanted, found) => self.kill(id, &wanted, &found),
                 // Who asked may have gone.
                 Mail::Ping(turning) => drop(turning.send(())),
                 #[cfg(control)]
@@ -72,7 +73,7 @@ impl Worker {
     }
 
     /// Ends a connection because an operator wants that.
-    fn kill(&mut self, id: u64, found: &Sender<bool>) {
+    fn kill(&mut self, id: u64, wanted: &Wanted, found: &Sender<bool>) {
         let key = self
             .connections
             .iter()
@@ -80,6 +81,10 @@ impl Worker {
         let Some(key) = key.map(|(key, _)| key) else {
             return;
         };
+        if !wanted.stands() {
+            log::debug!(id; "not killed: who asked has given up");
+            return;
+        }
         self.step(key, |_, _, _, _| {
             Step::Close(Ending::reset(CloseReason::Killed))
         });

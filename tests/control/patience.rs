@@ -1,8 +1,10 @@
 //! How long who asks waits, and what becomes of orders that were given up.
 
+use std::path::Path;
+
 use super::strangers::seqpacket;
 use super::{Home, text};
-use crate::support::{assert_echoes, until};
+use crate::support::{Server, assert_echoes, facts, until};
 
 #[test]
 fn an_order_that_was_given_up_is_not_carried_out_later() {
@@ -60,5 +62,29 @@ fn a_stopped_server_with_a_full_queue_is_not_waited_for_for_ever() {
     until("it answers again", || {
         home.json(&["status", &address])["draining"] == false
     });
+    assert!(server.drain().success());
+}
+
+#[test]
+fn a_restart_that_was_given_up_is_called_off() {
+    let home = Home::new();
+    let mut command = home.standfast(&["serve", "-l", "0"]);
+    command.env("STANDFAST_FAULT", "hang-init");
+    let mut server = Server::spawn(command, 1);
+    let mut client = server.connect();
+    assert_echoes(&mut client, b"hello");
+    let (code, line) = home.refusal(&["restart", "--timeout", "100ms"]);
+    assert_eq!(code, 1, "{line}");
+    let told = server.log_line("that it was called off", |line| {
+        line.contains("not restarted")
+    });
+    assert!(told.contains("who asked for it has given up"), "{told}");
+    let successor = format!("/proc/{}", facts(&told)["pid"]);
+    until("the successor has ended", || {
+        !Path::new(&successor).exists()
+    });
+    assert_eq!(home.json(&["status"])["pid"], server.pid());
+    assert_echoes(&mut client, b"nothing has happened");
+    drop(client);
     assert!(server.drain().success());
 }
