@@ -383,7 +383,7 @@ impl Connection {
             self.ring(service, turn);
         }
         if self.io.lent {
-            return self.expire_lent(turn);
+            return self.expire_lent(service, turn);
         }
         if self.io.linger().is_some_and(|until| until <= known) {
             return self.hang_up(service, turn, buffer);

@@ -169,6 +169,16 @@ pub trait Service: Send + Sync + 'static {
         let _ = (state, conn, what);
     }
 
+    /// The client of a socket that was [given away](Context::give_away) has been silent for as long as it may. Answers
+    /// whether whoever has the socket is made to end now, so that this service has it
+    /// [back](Context::take_back) soon, or [finishes](Context::finish): until then it stays with them, and what
+    /// was written before is delivered after that. Default `false`: both copies end at once, and what the client has not
+    /// got by then is lost if it sends something yet.
+    fn recall(&self, state: &mut Self::State, conn: &mut Context<'_>) -> bool {
+        let _ = (state, conn);
+        false
+    }
+
     /// The connection is over, for this reason; its state is dropped next. [`CloseReason::HandedOff`]: another process
     /// goes on with it. Nothing can be sent any more. Default: nothing.
     fn over(&self, state: &mut Self::State, conn: &mut Context<'_>, reason: CloseReason) {
@@ -394,6 +404,7 @@ impl Context<'_> {
         if self.io.lent {
             self.io.settle(&self.turn);
         }
+        self.io.recalled(false);
         self.io.finish();
     }
 
@@ -471,6 +482,7 @@ impl Context<'_> {
 
     /// As [`finish`](Self::finish), with reason `service` in any case: the client is done, and the service will not.
     pub fn cut_short(&mut self) {
+        self.io.recalled(false);
         self.io.finish_for(CloseReason::Service);
     }
 
@@ -490,7 +502,8 @@ impl Context<'_> {
     ///
     /// From here on the engine neither reads nor writes it, and tells of no input and no end. It goes on counting
     /// and keeping the deadlines by what the kernel knows (`TCP_INFO`, `SIOCOUTQ`; so not on a Unix socket), and ends
-    /// both copies at a deadline, a kill, or the end of a drain; until then a drain leaves it alone. When whoever got
+    /// both copies at a deadline ([`Service::recall`] comes before a silent client's), a kill, or the end of a drain;
+    /// until then a drain leaves it alone. When whoever got
     /// it is done, [`finish`](Self::finish) closes this process's copy alone: the client gets its FIN when there is no
     /// other one. What the service has not used of its input stays with it.
     ///

@@ -15,9 +15,11 @@ mod takeover;
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::support::{GUARD, Server, now, until};
+use crate::control::Home;
+use crate::support::{GUARD, Server, now, standfast, until};
 
 /// `serve exec FLAGS... -- PROGRAM...`, on a free port.
 fn exec(flags: &[&str], program: &[&str]) -> Server {
@@ -27,6 +29,19 @@ fn exec(flags: &[&str], program: &[&str]) -> Server {
 /// The same with `sh -c SCRIPT`.
 fn script(flags: &[&str], script: &str) -> Server {
     exec(flags, &["sh", "-c", script])
+}
+
+/// A server on a Unix socket, and where that is.
+fn local(home: &Home, flags: &[&str], what: &str) -> (Server, PathBuf) {
+    let path = home.join("exec.sock");
+    let at = format!("unix:{}", path.display());
+    let mut command = standfast();
+    command.args(["serve", "exec", "-l", &at]).args(flags);
+    command.args(["--", "sh", "-c", what]);
+    command.stdout(Stdio::piped());
+    let mut server = Server::launch(command);
+    let _ = server.stdout_line();
+    (server, path)
 }
 
 /// One line of what a process sends.

@@ -66,16 +66,20 @@ impl Connection {
     }
 
     /// A deadline of a socket that was given away may have come.
-    pub(super) fn expire_lent(&mut self, turn: &Turn<'_>) -> Step {
+    pub(super) fn expire_lent(&mut self, service: &AnyService, turn: &Turn<'_>) -> Step {
         let (io, known) = (&mut self.io, turn.known);
         if io.lost() <= known {
-            return Step::Close(io.last_word(CloseReason::PeerReset, turn));
+            let ending = io.last_word(CloseReason::PeerReset, turn);
+            io.overrule(ending);
         }
         if io.watch <= known {
             io.look_from_afar(turn);
         }
         if io.read_deadline(turn) <= known && io.is_silent(turn) {
             io.finish_for(CloseReason::ReadTimeout);
+            // What was written is not to be lost to what comes yet, which nobody would read.
+            let recalled = self.call(turn, |state, conn| service.recall(state, conn));
+            self.io.recalled(recalled == Some(true));
         }
         self.conclude_lent(turn)
     }
@@ -87,7 +91,7 @@ impl Connection {
         if let Some(verdict) = io.verdict() {
             return Step::Close(verdict);
         }
-        match io.finishing {
+        match io.finishing.filter(|_| !io.is_recalled()) {
             // Whoever had it has gone; if there is somebody else, they keep it.
             Some(reason @ (CloseReason::Service | CloseReason::PeerClosed)) => {
                 Step::Close(io.last_word(reason, turn))

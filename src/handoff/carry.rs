@@ -255,6 +255,8 @@ impl Io {
             .is_some_and(|pending| pending.beside.is_some());
         if beside || record.lent || record.alarm.is_some() {
             self.beside().alarm = record.alarm.map_or(Moment::NEVER, within);
+            // What was given away goes on with an end decided only while it is recalled.
+            self.beside().recalled = record.lent && self.finishing.is_some();
         }
         if let Some(errno) = record.failed {
             self.pending().failed = Some(errno);

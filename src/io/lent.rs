@@ -60,6 +60,24 @@ impl Io {
         self.of_beside(|beside| beside.lost)
     }
 
+    /// Whether the service is on its way to have the socket back that it gave away, to end the connection.
+    pub(crate) fn is_recalled(&self) -> bool {
+        let pending = self.pending.as_ref();
+        pending.is_some_and(|pending| {
+            pending
+                .beside
+                .as_ref()
+                .is_some_and(|beside| beside.recalled)
+        })
+    }
+
+    /// It is on its way to that, or it is not any more.
+    pub(crate) fn recalled(&mut self, recalled: bool) {
+        if self.is_recalled() != recalled {
+            self.beside().recalled = recalled;
+        }
+    }
+
     #[inline]
     fn of_beside(&self, what: impl FnOnce(&Beside) -> Moment) -> Moment {
         let pending = self.pending.as_ref();

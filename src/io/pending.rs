@@ -62,6 +62,8 @@ pub(crate) struct Beside {
     pub(crate) again: bool,
     /// The system has given up a socket that was given away: whoever has it is left alone with the error until then.
     pub(crate) lost: Moment,
+    /// The connection is to end, and the service ends whoever has the socket first.
+    pub(crate) recalled: bool,
 }
 
 impl Default for Beside {
@@ -72,6 +74,7 @@ impl Default for Beside {
             alarm: Moment::NEVER,
             again: false,
             lost: Moment::NEVER,
+            recalled: false,
         }
     }
 }

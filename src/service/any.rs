@@ -99,6 +99,10 @@ impl AnyService {
         self.0.ready(state, conn, what);
     }
 
+    pub(crate) fn recall(&self, state: &mut State, conn: &mut Context<'_>) -> bool {
+        self.0.recall(state, conn)
+    }
+
     pub(crate) fn over(&self, state: &mut State, conn: &mut Context<'_>, reason: CloseReason) {
         self.0.over(state, conn, reason);
     }
@@ -183,6 +187,7 @@ trait Erased: Send + Sync {
     fn output(&self, state: &mut State, conn: &mut Context<'_>);
     fn round(&self, worker: usize, stage: Stage);
     fn ready(&self, state: &mut State, conn: &mut Context<'_>, what: Ready);
+    fn recall(&self, state: &mut State, conn: &mut Context<'_>) -> bool;
     fn over(&self, state: &mut State, conn: &mut Context<'_>, reason: CloseReason);
     #[cfg(control)]
     fn export(&self, state: &State) -> Option<Exported>;
@@ -266,6 +271,10 @@ impl<S: Service> Erased for S {
 
     fn ready(&self, state: &mut State, conn: &mut Context<'_>, what: Ready) {
         Service::ready(self, own(state), conn, what);
+    }
+
+    fn recall(&self, state: &mut State, conn: &mut Context<'_>) -> bool {
+        Service::recall(self, own(state), conn)
     }
 
     fn over(&self, state: &mut State, conn: &mut Context<'_>, reason: CloseReason) {

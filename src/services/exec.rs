@@ -119,7 +119,7 @@ struct Running {
     group: Group,
     /// `None`: another process started it.
     child: Option<Owned>,
-    /// The last signal it was sent at its time limit.
+    /// The last signal it was sent, at its time limit or because its client is silent.
     sent: Option<Signal>,
     /// Its stderr is watched, too.
     logs: bool,
@@ -308,15 +308,19 @@ impl Exec {
         let Stage::Running(running) = &mut process.stage else {
             return;
         };
-        let signal = if running.sent.is_none() {
-            log::info!(id = process.id, pid = running.group.pid(); "a process ran into its time limit");
-            conn.set_alarm(Some(GRACE));
-            Signal::TERM
-        } else {
-            Signal::KILL
+        let signal = match running.sent {
+            None => {
+                log::info!(id = process.id, pid = running.group.pid(); "a process ran into its time limit");
+                Signal::TERM
+            }
+            Some(Signal::TERM) => Signal::KILL,
+            // Another user's, as a program that changes its own user is: it ends when it likes.
+            Some(_) => {
+                log::info!(id = process.id, pid = running.group.pid(); "a process cannot be ended");
+                return conn.finish();
+            }
         };
-        running.sent = Some(signal);
-        running.group.signal(signal);
+        running.end(signal, conn);
         if running.has_ended(conn).is_some() {
             // That was said before, and is not again.
             self.look(process, conn);
@@ -325,6 +329,13 @@ impl Exec {
 }
 
 impl Running {
+    /// Sends it and those it has started the first of the signals that end them, or the next.
+    fn end(&mut self, signal: Signal, conn: &mut Context<'_>) {
+        conn.set_alarm(Some(GRACE));
+        self.sent = Some(signal);
+        self.group.signal(signal);
+    }
+
     /// Whether it has ended, and how if that is known.
     fn has_ended(&mut self, conn: &Context<'_>) -> Option<Option<ExitStatus>> {
         match &mut self.child {
@@ -437,6 +448,19 @@ impl Service for Exec {
             }
             Ready::Alarm => self.remind(process, conn),
             Ready::Beside => self.look(process, conn),
+        }
+    }
+
+    fn recall(&self, process: &mut Process, conn: &mut Context<'_>) -> bool {
+        match &mut process.stage {
+            Stage::Running(running) => {
+                if running.sent.is_none() {
+                    running.end(Signal::TERM, conn);
+                }
+                true
+            }
+            Stage::Ended { .. } => true,
+            Stage::Starting(_) | Stage::Over => false,
         }
     }
 

@@ -3,24 +3,19 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::{children, exec, line, lives, script};
+use super::takeover::{serve, succeed};
+use super::{children, exec, line, lives, local, script};
 use crate::control::{Home, number};
-use crate::support::clients::{connect_with_window, unread, vanish};
-use crate::support::{Server, leave_descriptors, now, pass, read_to_fin, row, standfast, until};
+use crate::support::clients::{narrow, reset, unread, vanish};
+use crate::support::{Server, leave_descriptors, now, pass, read_to_fin, row, until};
 
 /// More than a client's window takes, and not more than the server's kernel does.
 const ANSWER: usize = 200_000;
 const ANSWER_TEXT: &str = "200000";
-
-/// A client whose window takes a little of the answer.
-fn narrow(server: &Server) -> TcpStream {
-    connect_with_window(server.address(), 32 * 1024)
-}
 
 /// Waits until the process behind `client`, the only one, has written its answer and ended.
 #[track_caller]
@@ -39,7 +34,7 @@ fn assert_nothing_left(server: &Server, client: &TcpStream) {
 #[test]
 fn input_after_a_program_s_end_takes_nothing_of_its_answer_along() {
     let mut server = exec(&[], &["head", "-c", ANSWER_TEXT, "/dev/zero"]);
-    let mut client = narrow(&server);
+    let mut client = narrow(server.address());
     until_over(&server, &client);
     client.write_all(b"after that").unwrap();
     let mut answer = vec![0; 1000];
@@ -58,22 +53,7 @@ fn input_after_a_program_s_end_takes_nothing_of_its_answer_along() {
 #[test]
 fn the_same_on_a_unix_socket() {
     let home = Home::new();
-    let path = home.join("exec.sock");
-    let at = format!("unix:{}", path.display());
-    let mut command = standfast();
-    command.args([
-        "serve",
-        "exec",
-        "-l",
-        &at,
-        "--",
-        "sh",
-        "-c",
-        "echo all; read x; echo of it",
-    ]);
-    command.stdout(Stdio::piped());
-    let mut server = Server::launch(command);
-    let _ = server.stdout_line();
+    let (mut server, path) = local(&home, &[], "echo all; read x; echo of it");
     let mut client = UnixStream::connect(&path).unwrap();
     client
         .write_all(b"one line\nand more that nobody reads")
@@ -105,7 +85,7 @@ fn who_does_not_read_the_answer_counts_among_the_connections() {
         "/dev/zero",
     ]);
     let port = server.address().port().to_string();
-    let mut three: Vec<TcpStream> = (0..3).map(|_| narrow(&server)).collect();
+    let mut three: Vec<TcpStream> = (0..3).map(|_| narrow(server.address())).collect();
     for client in &three {
         until_over(&server, client);
     }
@@ -128,7 +108,7 @@ fn who_never_reads_the_answer_is_reset_at_the_write_timeout() {
         &["--write-timeout", "1s"],
         &["head", "-c", ANSWER_TEXT, "/dev/zero"],
     );
-    let client = narrow(&server);
+    let client = narrow(server.address());
     let closed = server.closed();
     assert_eq!(closed.reason(), "write-stall", "{}", closed.line);
     assert_nothing_left(&server, &client);
@@ -137,7 +117,7 @@ fn who_never_reads_the_answer_is_reset_at_the_write_timeout() {
 #[test]
 fn who_vanishes_with_the_answer_undelivered_is_found_in_time() {
     let mut server = script(&["--dead-after", "6s"], "read x; head -c 200000 /dev/zero");
-    let mut client = narrow(&server);
+    let mut client = narrow(server.address());
     client.write_all(b"go\n").unwrap();
     until_over(&server, &client);
     let gone = vanish(&client);
@@ -150,7 +130,7 @@ fn who_vanishes_with_the_answer_undelivered_is_found_in_time() {
 #[test]
 fn a_drain_waits_until_the_answer_is_delivered() {
     let mut server = exec(&[], &["head", "-c", ANSWER_TEXT, "/dev/zero"]);
-    let mut client = narrow(&server);
+    let mut client = narrow(server.address());
     client.read_exact(&mut [0; 1000]).unwrap();
     until_over(&server, &client);
     server.signal(Signal::TERM);
@@ -166,7 +146,7 @@ fn a_drain_that_ends_before_says_that_something_was_cut() {
         &["--drain-timeout", "500ms"],
         &["head", "-c", ANSWER_TEXT, "/dev/zero"],
     );
-    let mut client = narrow(&server);
+    let mut client = narrow(server.address());
     client.read_exact(&mut [0; 1000]).unwrap();
     until_over(&server, &client);
     assert_eq!(server.drain().code(), Some(1));
@@ -238,7 +218,7 @@ fn who_is_left_without_the_socket_does_not_keep_the_client_waiting() {
 #[test]
 fn a_half_closed_client_gets_its_answer_whole() {
     let mut server = script(&[], "cat >/dev/null; head -c 200000 /dev/zero");
-    let mut client = narrow(&server);
+    let mut client = narrow(server.address());
     client.write_all(b"all there is").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     until_over(&server, &client);
@@ -250,4 +230,86 @@ fn a_half_closed_client_gets_its_answer_whole() {
         (closed.get("read"), closed.get("written")),
         ("12", ANSWER_TEXT)
     );
+}
+
+/// What the client of a program sends that was ended for its silence, between the bytes of the answer; and how that went.
+#[track_caller]
+fn assert_delivered_despite_input(client: &mut TcpStream) {
+    client.write_all(b"late").unwrap();
+    client.read_exact(&mut [0; 1000]).unwrap();
+    client.write_all(b"and later").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_fin(client).len(), ANSWER - 1000);
+}
+
+#[test]
+fn input_after_a_read_deadline_takes_nothing_of_the_answer_along() {
+    let mut server = script(&["-i", "1s"], "head -c 200000 /dev/zero; exec sleep 1000");
+    let mut client = narrow(server.address());
+    until_over(&server, &client);
+    assert_delivered_despite_input(&mut client);
+    let closed = server.closed();
+    assert_eq!(closed.reason(), "read-timeout", "{}", closed.line);
+    assert_eq!(closed.get("written"), ANSWER_TEXT);
+}
+
+#[test]
+fn what_a_program_says_when_it_is_asked_to_end_for_a_silent_client_arrives() {
+    let mut server = script(
+        &["-i", "1s"],
+        "trap 'echo asked; exit' TERM; echo up; while :; do sleep 0.05; done",
+    );
+    assert_eq!(read_to_fin(&mut server.connect()), b"up\nasked\n");
+    assert_eq!(server.closed().reason(), "read-timeout");
+}
+
+#[test]
+fn a_process_that_is_ended_for_a_silent_client_goes_along_in_a_takeover() {
+    let home = Home::new();
+    let script =
+        "trap 'echo $$ asked >&2' TERM; head -c 200000 /dev/zero; while :; do sleep 0.05; done";
+    let flags = ["-i", "1s"];
+    let mut server = serve(&home, &flags, script);
+    let mut client = narrow(server.address());
+    let asked = server.log_line("that it is to end", |line| line.contains(" asked\""));
+    let pid = asked.split_once("line=\"").unwrap().1;
+    let pid = pid.split(' ').next().unwrap();
+    let mut next = succeed(&home, &mut server, &flags, script);
+    until("it was ended", || !lives(pid));
+    assert_delivered_despite_input(&mut client);
+    let closed = next.closed();
+    assert_eq!(closed.reason(), "read-timeout", "{}", closed.line);
+    assert_eq!(closed.get("written"), ANSWER_TEXT);
+    drop(client);
+    assert!(next.drain().success());
+}
+
+#[test]
+fn who_has_the_socket_of_a_silent_client_s_program_loses_it_with_that() {
+    let mut server = script(
+        &["-i", "1s"],
+        "exec 3<&0; setsid sh -c 'echo $$; read x || exit' <&3 & exec sleep 1000 3<&- <&- >&-",
+    );
+    let mut client = server.connect();
+    let holder = line(&mut client);
+    server.log_line("whose it is", |line| {
+        line.contains(&format!("holder={holder}"))
+    });
+    assert_eq!(read_to_fin(&mut client), b"");
+    assert_eq!(server.closed().reason(), "read-timeout");
+    until("it ended", || !lives(&holder));
+}
+
+#[test]
+fn a_client_that_is_lost_while_its_program_is_ended_for_its_silence_is_no_other_end() {
+    let mut server = script(
+        &["-i", "1s"],
+        "trap 'echo asked >&2' TERM; while :; do sleep 0.05; done",
+    );
+    let client = server.connect();
+    server.log_line("that it is to end", |line| line.ends_with("line=asked"));
+    reset(client);
+    let closed = server.closed();
+    assert_eq!(closed.reason(), "read-timeout", "{}", closed.line);
+    until("the process was ended", || children(&server).is_empty());
 }

@@ -7,12 +7,10 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::{children, exec, line, lives, script};
+use super::{children, exec, line, lives, local, script};
 use crate::control::{Home, number, text};
 use crate::support::clients::{reset, until_acknowledged, vanish};
-use crate::support::{
-    Server, connect, now, read_to_fin, standfast, until, until_another_signal_counts,
-};
+use crate::support::{Server, connect, now, read_to_fin, until, until_another_signal_counts};
 
 /// A script that says its number and then does `what`.
 fn says_pid(what: &str) -> String {
@@ -365,19 +363,6 @@ fn a_reset_without_a_fin_takes_no_byte_away() {
         let expected = if program == "cat" { "11" } else { "0" };
         assert_eq!(read, expected, "{program}: {}", closed.line);
     }
-}
-
-/// A server on a Unix socket, and where that is.
-fn local(home: &Home, flags: &[&str], what: &str) -> (Server, std::path::PathBuf) {
-    let path = home.join("exec.sock");
-    let at = format!("unix:{}", path.display());
-    let mut command = standfast();
-    command.args(["serve", "exec", "-l", &at]).args(flags);
-    command.args(["--", "sh", "-c", what]);
-    command.stdout(std::process::Stdio::piped());
-    let mut server = Server::launch(command);
-    let _ = server.stdout_line();
-    (server, path)
 }
 
 #[test]

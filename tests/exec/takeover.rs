@@ -8,16 +8,16 @@ use rustix::process::Signal;
 
 use super::{children, line, lives};
 use crate::control::Home;
-use crate::support::clients::{connect_with_window, unread};
+use crate::support::clients::{narrow, unread};
 use crate::support::{Server, now, read_to_fin, until};
 
-fn serve(home: &Home, flags: &[&str], script: &str) -> Server {
+pub(super) fn serve(home: &Home, flags: &[&str], script: &str) -> Server {
     home.serve(&[&["exec", "-l", "0"], flags, &["--", "sh", "-c", script]].concat())
 }
 
 /// Has a new process with `flags` take over from `server`.
 #[track_caller]
-fn succeed(home: &Home, server: &mut Server, flags: &[&str], script: &str) -> Server {
+pub(super) fn succeed(home: &Home, server: &mut Server, flags: &[&str], script: &str) -> Server {
     let address = server.address().to_string();
     let command = || -> Command {
         let mut command = home.standfast(&["serve", "exec", "--replace", "-l", &address]);
@@ -140,7 +140,7 @@ fn an_answer_that_waits_for_its_client_goes_along() {
     let home = Home::new();
     let script = "head -c 200000 /dev/zero";
     let mut server = serve(&home, &[], script);
-    let mut client = connect_with_window(server.address(), 32 * 1024);
+    let mut client = narrow(server.address());
     client.read_exact(&mut [0; 1000]).unwrap();
     until("its process ended", || children(&server).is_empty());
     // The former server ends at once: nothing stays with it.
@@ -160,7 +160,7 @@ fn a_process_that_ends_in_the_new_server_s_hands_has_its_answer_delivered() {
     let home = Home::new();
     let script = "echo up; read x; head -c 200000 /dev/zero";
     let mut server = serve(&home, &[], script);
-    let mut client = connect_with_window(server.address(), 32 * 1024);
+    let mut client = narrow(server.address());
     assert_eq!(line(&mut client), "up");
     let mut server = succeed(&home, &mut server, &[], script);
     client.write_all(b"go\nand more that nobody reads").unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::control::number;
 use crate::hub::{Client, Hub};
-use crate::support::clients::{connect_with_window, until_acknowledged};
+use crate::support::clients::{narrow, until_acknowledged};
 use crate::support::{now, pass, read_to_fin};
 
 /// Line `number`, 100 bytes.
@@ -16,7 +16,7 @@ fn line(number: usize) -> String {
 
 /// A client of `hub` that reads nothing, and has little room.
 fn stuck(hub: &Hub) -> Client {
-    let client = Client::of(connect_with_window(hub.server.address(), 32 * 1024));
+    let client = Client::of(narrow(hub.server.address()));
     hub.until_in(&client);
     client
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::control::Home;
 use crate::hub::{Client, Hub};
-use crate::support::clients::connect_with_window;
+use crate::support::clients::narrow;
 use crate::support::{Server, pass};
 
 /// Has a new process with `args` take over from `server`, which ends as it should.
@@ -47,7 +47,7 @@ fn takeovers_in_a_row_under_a_running_source_lose_nothing() {
     let mut hub = Hub::start(&args);
     let clients: Vec<_> = (0..CLIENTS).map(|_| hub.join()).collect();
     // Not smaller: what waits for it could be read only at the pace of the probes.
-    let slow = Client::of(connect_with_window(hub.server.address(), 32 * 1024));
+    let slow = Client::of(narrow(hub.server.address()));
     hub.until_in(&slow);
     let source = hub.join();
     let over = AtomicBool::new(false);

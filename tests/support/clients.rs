@@ -23,6 +23,12 @@ pub(crate) fn connect_with_window(address: SocketAddr, bytes: usize) -> TcpStrea
     client
 }
 
+/// One whose window takes a little of a long answer.
+#[track_caller]
+pub(crate) fn narrow(address: SocketAddr) -> TcpStream {
+    connect_with_window(address, 32 * 1024)
+}
+
 /// Closes with a reset instead of a FIN.
 pub(crate) fn reset(client: TcpStream) {
     SockRef::from(&client)
