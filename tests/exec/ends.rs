@@ -35,7 +35,7 @@ fn no_zombie_is_left_of_many() {
     }
     assert_no_children(&server);
     // Nor a descriptor, but for those of what is just being closed.
-    let before = server.descriptors();
+    let before = server.descriptors_at_rest();
     for _ in 0..20 {
         read_to_fin(&mut server.connect());
         server.closed();

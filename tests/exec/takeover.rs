@@ -37,7 +37,7 @@ fn processes_live_on_with_their_clients_and_their_stderr() {
     let mut server = serve(&home, &["--workers", "2"], TALK);
     let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
     let pids: Vec<String> = clients.iter_mut().map(line).collect();
-    let descriptors = server.descriptors();
+    let descriptors = server.descriptors_at_rest();
     for round in 0..3 {
         let mut next = succeed(&home, &mut server, &["--workers", "2"], TALK);
         for (at, client) in clients.iter_mut().enumerate() {

@@ -24,7 +24,7 @@ fn a_thousand_clients_that_come_and_go_leave_nothing() {
     let mut relay = relay(&[upstream.address], &["-q"]);
     assert_echoes(&mut relay.connect(), b"the first");
     pass(Duration::from_millis(200));
-    let before = relay.descriptors();
+    let before = relay.descriptors_at_rest();
     for round in 0..10 {
         let mut clients: Vec<TcpStream> = (0..100).map(|_| relay.connect()).collect();
         for client in &mut clients {
@@ -76,7 +76,7 @@ fn clients_that_give_up_waiting_leave_nothing() {
     let relay = relay(&[port.address()], &["-q", "--upstream-wait", "1m"]);
     drop(relay.connect());
     pass(Duration::from_millis(200));
-    let before = relay.descriptors();
+    let before = relay.descriptors_at_rest();
     for _ in 0..10 {
         let clients: Vec<TcpStream> = (0..50).map(|_| relay.connect()).collect();
         pass(Duration::from_millis(50));

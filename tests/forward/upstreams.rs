@@ -194,7 +194,7 @@ fn an_upstream_that_does_not_answer_is_passed_over_after_the_connect_timeout() {
 fn a_client_that_leaves_while_it_waits_is_let_go() {
     let port = Port::new();
     let mut relay = relay(&[port.address()], &["--upstream-wait", "1m"]);
-    let before = relay.descriptors();
+    let before = relay.descriptors_at_rest();
     let client = relay.connect();
     pass(Duration::from_millis(200));
     reset(client);

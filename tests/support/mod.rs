@@ -667,6 +667,17 @@ impl Server {
         let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));
         open.unwrap().count()
     }
+
+    /// As [`descriptors`](Self::descriptors), once it stays the same: while a server starts, some come and go.
+    pub(crate) fn descriptors_at_rest(&self) -> usize {
+        let (mut open, mut same) = (self.descriptors(), 0);
+        until("its descriptors stay the same", || {
+            let before = std::mem::replace(&mut open, self.descriptors());
+            same = if before == open { same + 1 } else { 0 };
+            same == 40
+        });
+        open
+    }
 }
 
 /// What `restart`, run anew each time, answers; tried again as long as the machine was too busy.
