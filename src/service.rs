@@ -209,8 +209,8 @@ pub trait Service: Send + Sync + 'static {
     /// this one still serves: the next one, where what `ahead` says has gone already; and what has gone with it.
     /// `ahead` is 0 at first, and the service's own affair from then on. `None` (default): there is none, or none yet.
     ///
-    /// Asked for time and again, beside calls for connections, until a moment comes in which there is none; and in vain
-    /// if the takeover comes to nothing.
+    /// Asked for time and again, beside calls for connections, until a moment comes in which there is none, or ten seconds
+    /// after all else has gone; and in vain if the takeover comes to nothing.
     fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {
         let _ = ahead;
         None

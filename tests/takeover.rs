@@ -6,6 +6,8 @@ mod asked;
 mod bytes;
 /// The new process fails, is stopped, or should never have asked.
 mod faults;
+/// Freezes that come too late.
+mod late;
 /// Whose process it is: sessions, supervisors, containers.
 mod parents;
 /// What `print` writes, over generations.
@@ -13,7 +15,7 @@ mod print;
 /// Takeovers that once went wrong.
 mod regressions;
 /// Somebody between the two processes, who changes what they say.
-mod relay;
+pub(crate) mod relay;
 /// The server starts its own successor.
 mod restart;
 /// Much that waits, and more that comes.

@@ -496,7 +496,7 @@ impl Desk {
             places,
         };
         shared.set_partner(Some(pid));
-        match give::give(line, &self.handle, pid, paths) {
+        match give::give(line, &self.handle, pid, &paths) {
             Ok((takeover, baton)) => {
                 files().for_each(SocketFile::give);
                 self.close();

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Instant;
 
 use crate::handle::{Common, Formed};
-use crate::handoff::baton::{Baton, lost};
+use crate::handoff::baton::{Baton, Failure, lost};
 use crate::handoff::record::{LONGEST_COMMON, Message, PIECE};
 
 /// How far it has gone.
@@ -29,13 +29,14 @@ impl<'a> Ahead<'a> {
         }
     }
 
-    /// Sends what there is room for of the parts that may go ahead. Answers whether that was all, for now.
+    /// Sends what there is room for of the parts that may go ahead; only of the one that is under way, unless `more` are
+    /// to follow. Answers whether that was all, for now.
     ///
     /// # Errors
     /// In words, what a service made of it; or the new process is gone.
-    pub(crate) fn advance(&mut self, baton: &Baton) -> Result<bool, String> {
-        while let Some(part) = self.next_part()? {
-            if !baton.has_room() {
+    pub(crate) fn advance(&mut self, baton: &Baton, more: bool) -> Result<bool, String> {
+        while let Some(part) = self.next_part(more)? {
+            if !baton.has_room_ahead() {
                 return Ok(false);
             }
             let (schema, bytes) = &part.formed;
@@ -49,10 +50,11 @@ impl<'a> Ahead<'a> {
         Ok(true)
     }
 
-    /// The part that is being sent, or else the next one of a service that has one.
-    fn next_part(&mut self) -> Result<Option<&mut Part<'a>>, String> {
+    /// The part that is being sent, or else, if there are to be `more`, the next one of a service that has one.
+    fn next_part(&mut self, more: bool) -> Result<Option<&mut Part<'a>>, String> {
         let mut services = self.services.iter_mut();
-        while self.part.is_none()
+        while more
+            && self.part.is_none()
             && let Some((common, ahead)) = services.next()
         {
             if let Some((formed, then)) = (common.ahead)(*ahead)? {
@@ -70,23 +72,23 @@ impl<'a> Ahead<'a> {
     /// The freeze: sends the rest. Nobody changes that any more.
     ///
     /// # Errors
-    /// As [`advance`](Self::advance); or it is too large.
-    pub(crate) fn send_rest(&self, baton: &Baton, until: Instant) -> Result<(), String> {
+    /// As [`advance`](Self::advance); or it is too large, or takes too long.
+    pub(crate) fn send_rest(&self, baton: &Baton, until: Instant) -> Result<(), Failure> {
         for (common, ahead) in &self.services {
             let Some((schema, bytes)) = (common.rest)(*ahead)? else {
                 continue;
             };
             if bytes.len() > LONGEST_COMMON {
-                return Err(format!(
+                return Err(Failure::Over(format!(
                     "what the connections have in common is too large to change hands: {} bytes",
                     bytes.len()
-                ));
+                )));
             }
             let mut sent = None;
             while sent != Some(bytes.len()) {
                 let from = sent.unwrap_or(0);
-                let end = send_piece(baton, common, false, (schema, &bytes), from, Some(until));
-                sent = Some(end.map_err(|error| lost(&error))?);
+                let end = send_piece(baton, common, false, (schema, &bytes), from, Some(until))?;
+                sent = Some(end);
             }
         }
         Ok(())

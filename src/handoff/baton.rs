@@ -30,8 +30,39 @@ pub(crate) enum Event {
     Announced,
     /// It stands still, and everything is sent.
     Frozen(Sum),
-    /// It cannot go on.
-    Failed(String),
+    /// It cannot go on, or not in time.
+    Failed(Failure),
+}
+
+/// Why a freeze comes to nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// It takes too long, in words: another may not.
+    Late(String),
+    /// There can be no takeover, in words.
+    Over(String),
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self::Over(why)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => Self::Late(late()),
+            _ => Self::Over(lost(&error)),
+        }
+    }
+}
+
+impl Failure {
+    pub(crate) fn into_words(self) -> String {
+        let (Self::Late(why) | Self::Over(why)) = self;
+        why
+    }
 }
 
 /// What a worker has sent: how many connections, the sum of their numbers, and how many stay.
@@ -59,8 +90,8 @@ impl Sum {
 pub(crate) enum Outcome {
     /// The connections are the new process's.
     Committed,
-    /// The server goes on.
-    Resumed,
+    /// The server goes on, and another freeze may follow.
+    Thawed,
 }
 
 /// What all workers share during a takeover.
@@ -134,6 +165,11 @@ impl Baton {
         self.holding.load(Ordering::Acquire)
     }
 
+    /// Nothing is held up any more.
+    pub(crate) fn release(&self) {
+        self.holding.store(false, Ordering::Release);
+    }
+
     pub(crate) fn under_way(&self) -> u32 {
         let sent = self.sent.load(Ordering::Acquire);
         sent.wrapping_sub(self.taken.load(Ordering::Acquire))
@@ -142,6 +178,12 @@ impl Baton {
     /// Whether another message may be sent.
     pub(crate) fn has_room(&self) -> bool {
         self.under_way() < UNDER_WAY
+    }
+
+    /// Whether another one may be sent of what connections have in common. The workers have the rest of the room: of that
+    /// there may be no end.
+    pub(crate) fn has_room_ahead(&self) -> bool {
+        self.under_way() < UNDER_WAY / 2
     }
 
     /// The new process has taken in a message, which took it so long. Answers whether workers wait for that.

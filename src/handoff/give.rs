@@ -11,7 +11,7 @@ use crate::control::line::{Line, now, shared_clock};
 use crate::control::question::Hello;
 use crate::handle::{Handle, Mail};
 use crate::handoff::ahead::Ahead;
-use crate::handoff::baton::{Baton, Event, FITS, FREEZE, Outcome, Sum, late, lost};
+use crate::handoff::baton::{Baton, Event, FITS, FREEZE, Failure, Outcome, Sum, late, lost};
 use crate::handoff::record::{DESCRIPTORS, Message, PROTOCOL, SCHEMA};
 use crate::inspect::{Role, Takeover};
 use crate::socket_file::Place;
@@ -23,6 +23,15 @@ const STILL: Duration = Duration::from_secs(5);
 /// longer than it should; and what is too much for that.
 const PATIENCE: Duration = Duration::from_secs(1);
 const MUCH: Duration = Duration::from_millis(10);
+
+/// How long parts may go ahead of what connections have in common, once all else was sent: a service that makes more all
+/// the while, and as fast, would never let the freeze begin.
+const AHEAD: Duration = Duration::from_secs(10);
+
+/// How often a freeze may come too late, and how long everybody is served before the next one: clients that stood still
+/// for one are not to stand still for a tenth of the time.
+const FREEZES: u32 = 5;
+const BETWEEN: Duration = Duration::from_millis(500);
 
 /// How long the new process may take to say that it runs; the connections are its own by then.
 const RUNNING: Duration = Duration::from_secs(2);
@@ -100,7 +109,7 @@ pub(crate) fn give(
     line: Line,
     handle: &Handle,
     pid: u32,
-    paths: Paths<'_>,
+    paths: &Paths<'_>,
 ) -> Result<(Takeover, Arc<Baton>), String> {
     line.widen();
     let (events, told) = mpsc::channel();
@@ -121,9 +130,7 @@ pub(crate) fn give(
     }
     drop(events);
     let mut ahead = Ahead::of(handle.shared.common.get().map_or(&[], Vec::as_slice));
-    let given = announced
-        .and_then(|()| conversation.pre_copy(&mut ahead))
-        .and_then(|()| conversation.freeze(&ahead, paths));
+    let given = announced.and_then(|()| conversation.complete(&mut ahead, paths));
     match given {
         Ok((sum, frozen)) => {
             let takeover = Takeover {
@@ -159,39 +166,66 @@ impl Conversation<'_> {
     fn announced(&self) -> Result<(), String> {
         match self.told.recv_timeout(STILL) {
             Ok(Event::Announced) => Ok(()),
-            Ok(Event::Failed(why)) => Err(why),
+            Ok(Event::Failed(why)) => Err(why.into_words()),
             Ok(_) | Err(_) => Err("the listeners could not be sent".to_owned()),
         }
     }
 
+    /// Sends everything, freezes, and commits; a freeze that comes too late is followed by another.
+    fn complete(
+        &self,
+        ahead: &mut Ahead<'_>,
+        paths: &Paths<'_>,
+    ) -> Result<(Sum, Duration), String> {
+        let mut earliest = now();
+        let mut freezes = 0;
+        loop {
+            freezes += 1;
+            self.pre_copy(ahead, earliest)?;
+            let began = now();
+            let why = match self.freeze(ahead, paths) {
+                Ok(given) => return Ok(given),
+                Err(Failure::Late(why)) if freezes == FREEZES => {
+                    return Err(format!("in {freezes} freezes {why}"));
+                }
+                Err(Failure::Late(why)) => why,
+                Err(Failure::Over(why)) => return Err(why),
+            };
+            let frozen_ms = now().saturating_duration_since(began).as_millis();
+            log::info!(frozen_ms, reason = why.as_str(); "late in the freeze, serving until the next one");
+            self.thaw()?;
+            earliest = now() + BETWEEN;
+        }
+    }
+
     /// Waits until every worker has sent everything, however long that takes, and what has changed since is known to
-    /// fit into the freeze.
-    fn pre_copy(&self, ahead: &mut Ahead<'_>) -> Result<(), String> {
+    /// fit into the freeze, which is not to begin before `earliest`.
+    fn pre_copy(&self, ahead: &mut Ahead<'_>, earliest: Instant) -> Result<(), String> {
         let mut patience = now() + STILL;
         let mut progress = Progress::default();
-        let mut overdue = None;
+        let mut alone: Option<Instant> = None;
         loop {
-            while let Ok(event) = self.told.try_recv() {
-                if let Event::Failed(why) = event {
-                    return Err(self.last_words(why));
-                }
-            }
+            self.nobody_failed()?;
             let left = self.baton.left();
-            if ahead.advance(&self.baton)? {
-                if left.is_some_and(|left| self.is_time(left, &mut progress)) {
+            let behind = alone.map_or(Duration::ZERO, |since| {
+                now().saturating_duration_since(since)
+            });
+            if ahead.advance(&self.baton, behind < AHEAD)? {
+                if now() >= earliest && left.is_some_and(|left| self.is_time(left, &mut progress)) {
                     return Ok(());
                 }
-            } else if left.is_some() && now() > *overdue.get_or_insert_with(|| now() + PATIENCE) {
-                // They make more of it in common than can be copied.
-                self.baton.hold();
+            } else if left.is_some() {
+                alone.get_or_insert_with(now);
+                if behind > PATIENCE {
+                    // They make more of it in common than can be copied.
+                    self.baton.hold();
+                }
             }
             self.not_ending()?;
             match self.baton.line.take(now() + GLANCE) {
                 Ok((Message::Taken { work, micros }, _)) => {
                     patience = now() + STILL;
-                    if self.baton.taken(work, Duration::from_micros(micros)) {
-                        self.handle.shared.wake_all();
-                    }
+                    self.taken(work, micros);
                 }
                 Ok((message, _)) => return Err(out_of_turn(message)),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
@@ -218,6 +252,23 @@ impl Conversation<'_> {
         without_progress >= PATIENCE && left <= MUCH || without_progress >= STILL
     }
 
+    /// The new process has taken a message in.
+    fn taken(&self, work: u64, micros: u64) {
+        if self.baton.taken(work, Duration::from_micros(micros)) {
+            self.handle.shared.wake_all();
+        }
+    }
+
+    /// While they serve.
+    fn nobody_failed(&self) -> Result<(), String> {
+        while let Ok(event) = self.told.try_recv() {
+            if let Event::Failed(why) = event {
+                return Err(self.last_words(why.into_words()));
+            }
+        }
+        Ok(())
+    }
+
     /// What the new process said before it was lost, rather than `why` that was noticed here.
     fn last_words(&self, why: String) -> String {
         loop {
@@ -236,12 +287,14 @@ impl Conversation<'_> {
         Ok(())
     }
 
-    /// Stops the workers, has them send the rest, and commits; whatever goes wrong before that, they resume. Answers
-    /// what was given, and how long nobody served.
-    fn freeze(&self, ahead: &Ahead<'_>, paths: Paths<'_>) -> Result<(Sum, Duration), String> {
+    /// Stops the workers, has them send the rest, and commits; whatever goes wrong before that, they thaw. Answers what
+    /// was given, and how long nobody served.
+    fn freeze(&self, ahead: &Ahead<'_>, paths: &Paths<'_>) -> Result<(Sum, Duration), Failure> {
         let frozen_at = shared_clock();
         let until = now() + FREEZE;
-        let (outcomes, stopped): (Vec<Sender<Outcome>>, _) = self.stop(until);
+        let outcomes = self.tell_to_stop(until);
+        let mut serving = outcomes.len();
+        let stopped = self.stopped(&mut serving, until);
         let given = stopped.and_then(|sum| {
             ahead.send_rest(&self.baton, until)?;
             self.send_counts(until)?;
@@ -252,28 +305,36 @@ impl Conversation<'_> {
             Ok((sum, self.running()))
         });
         self.handle.shared.freezing.store(false, Ordering::Relaxed);
+        self.baton.release();
         for worker in outcomes {
-            // A worker that has failed has gone on already.
+            // A worker that has ended needs none.
             let _ = worker.send(match given {
                 Ok(_) => Outcome::Committed,
-                Err(_) => Outcome::Resumed,
+                Err(_) => Outcome::Thawed,
             });
+        }
+        if let Err(Failure::Late(_)) = given {
+            self.all_told(serving)?;
         }
         given
     }
 
-    /// Has every worker stand still and send what the new process does not know.
-    fn stop(&self, until: Instant) -> (Vec<Sender<Outcome>>, Result<Sum, String>) {
-        let mut outcomes = Vec::new();
+    /// Tells every worker to stand still and to send what the new process does not know.
+    fn tell_to_stop(&self, until: Instant) -> Vec<Sender<Outcome>> {
         self.handle.shared.freezing.store(true, Ordering::Relaxed);
-        for worker in &self.handle.shared.workers {
+        let workers = self.handle.shared.workers.iter();
+        let told = workers.map(|worker| {
             let (outcome, known) = mpsc::channel();
-            outcomes.push(outcome);
             worker.post(Mail::Freeze(until, known));
-        }
+            outcome
+        });
+        told.collect()
+    }
+
+    /// Waits until all of them have done so; `serving` have not said anything yet.
+    fn stopped(&self, serving: &mut usize, until: Instant) -> Result<Sum, Failure> {
         let mut sum = Sum::default();
-        let mut serving = outcomes.len();
-        while serving > 0 {
+        while *serving > 0 {
             // A worker that is late says so itself; this is for one that says nothing.
             let left = until.saturating_duration_since(now()) + GLANCE;
             match self.told.recv_timeout(left) {
@@ -281,30 +342,71 @@ impl Conversation<'_> {
                     sum.connections += part.connections;
                     sum.ids = sum.ids.wrapping_add(part.ids);
                     sum.staying += part.staying;
-                    serving -= 1;
+                    *serving -= 1;
                 }
-                Ok(Event::Failed(why)) => return (outcomes, Err(self.last_words(why))),
+                Ok(Event::Failed(Failure::Over(why))) => return Err(self.last_words(why).into()),
+                Ok(Event::Failed(late)) => {
+                    *serving -= 1;
+                    return Err(late);
+                }
                 Ok(Event::Announced) => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    let why = format!("the workers did not stop within {} ms", FREEZE.as_millis());
-                    return (outcomes, Err(why));
+                    let limit = FREEZE.as_millis();
+                    let why = format!("the workers did not stop within {limit} ms");
+                    return Err(Failure::Late(why));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    return (outcomes, Err("the running server has ended".to_owned()));
+                    return Err("the running server has ended".to_owned().into());
                 }
             }
         }
-        (outcomes, Ok(sum))
+        Ok(sum)
+    }
+
+    /// Waits until the last workers, still `serving`, have said what became of a freeze that is over.
+    fn all_told(&self, serving: usize) -> Result<(), String> {
+        for _ in 0..serving {
+            match self.told.recv_timeout(STILL) {
+                Ok(Event::Failed(Failure::Over(why))) => return Err(self.last_words(why)),
+                Ok(_) => {}
+                Err(_) => return Err("the running server's workers do not turn".to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the new process that the freeze came too late, and waits until it has heard that.
+    fn thaw(&self) -> Result<(), String> {
+        self.pass(&Message::Thaw, &[], now() + STILL)
+            .map_err(Failure::into_words)?;
+        let until = now() + STILL;
+        loop {
+            self.nobody_failed()?;
+            self.not_ending()?;
+            match self.baton.line.take(until.min(now() + GLANCE)) {
+                Ok((Message::Taken { work, micros }, _)) => self.taken(work, micros),
+                // It was ready, too late.
+                Ok((Message::Prepared, _)) => {}
+                Ok((Message::Thaw, _)) => return Ok(()),
+                Ok((message, _)) => return Err(out_of_turn(message)),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && now() < until => {}
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    let seconds = STILL.as_secs();
+                    return Err(format!("the new process took nothing in for {seconds} s"));
+                }
+                Err(error) => return Err(lost(&error)),
+            }
+        }
     }
 
     /// Sends what was counted: nobody counts any more.
-    fn send_counts(&self, until: Instant) -> Result<(), String> {
+    fn send_counts(&self, until: Instant) -> Result<(), Failure> {
         let shared = &self.handle.shared;
         let counts = Message::Counts {
             listeners: shared.counts(),
             counted_for: u64::try_from(shared.counted_for().as_micros()).unwrap_or(u64::MAX),
         };
-        self.pass(&counts, &[], until)
+        Ok(self.baton.pass(&counts, &[], Some(until))?)
     }
 
     fn commit(
@@ -312,8 +414,8 @@ impl Conversation<'_> {
         sum: &Sum,
         frozen_at: u64,
         until: Instant,
-        paths: Paths<'_>,
-    ) -> Result<(), String> {
+        paths: &Paths<'_>,
+    ) -> Result<(), Failure> {
         let last = Message::Final {
             connections: sum.connections,
             sum: sum.ids,
@@ -323,19 +425,19 @@ impl Conversation<'_> {
         loop {
             match self.baton.line.take(until) {
                 Ok((Message::Prepared, _)) => break,
-                Ok((Message::Taken { .. }, _)) => {}
-                Ok((message, _)) => return Err(out_of_turn(message)),
-                Err(error) => return Err(lost(&error)),
+                Ok((Message::Taken { work, micros }, _)) => self.taken(work, micros),
+                Ok((message, _)) => return Err(out_of_turn(message).into()),
+                Err(error) => return Err(error.into()),
             }
         }
         self.not_ending()?;
         if now() > until {
-            return Err(late());
+            return Err(Failure::Late(late()));
         }
         let commit = Message::Commit {
             frozen_at,
             staying: sum.staying,
-            places: paths.places,
+            places: paths.places.clone(),
         };
         // Once this is in the queue, no connection is touched here any more, unless the new process ends first.
         self.pass(&commit, &paths.descriptors, until)
@@ -387,10 +489,9 @@ impl Conversation<'_> {
         message: &Message,
         descriptors: &[BorrowedFd<'_>],
         until: Instant,
-    ) -> Result<(), String> {
+    ) -> Result<(), Failure> {
         let bytes = message.encode()?;
-        let passed = self.baton.line.pass(&bytes, descriptors, Some(until));
-        passed.map_err(|error| lost(&error))
+        Ok(self.baton.line.pass(&bytes, descriptors, Some(until))?)
     }
 }
 

@@ -8,7 +8,8 @@
 //! 1. hello: the new process says what it is; the old one compares, and refuses or begins.
 //! 2. pre-copy: while it serves, the old one sends every connection, descriptor, record and bytes, and whatever changes on
 //!    them; the new one registers them, and does not read.
-//! 3. freeze: the old one's workers stop between two events and send the little that has changed since.
+//! 3. freeze: the old one's workers stop between two events and send the little that has changed since. Where that takes
+//!    too long they thaw, and all goes on as in 2 until the next freeze.
 //! 4. commit, and the new process owns. 5. running.
 //!
 //! `give.rs` is the old process's side and `share.rs` each of its workers' part, joined by `baton.rs`; `take.rs` is the new one's side,

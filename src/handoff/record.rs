@@ -84,6 +84,9 @@ pub(crate) enum Message {
         listeners: Vec<Counts>,
         counted_for: u64,
     },
+    /// The freeze came too late, and the old process serves again: what came of the rest in common and of the counts is
+    /// forgotten, and comes anew. The new process answers the same.
+    Thaw,
 }
 
 /// A listener.
@@ -370,6 +373,7 @@ mod tests {
                 listeners: vec![Counts::default()],
                 counted_for: 70_000,
             },
+            Message::Thaw,
         ]
     }
 

@@ -12,7 +12,7 @@ use slab::Slab;
 use crate::connection::Connection;
 use crate::control::line::now;
 use crate::deadline::Moment;
-use crate::handoff::baton::{Baton, Event, Outcome, Sum, lost};
+use crate::handoff::baton::{Baton, Event, Failure, Outcome, Sum, lost};
 use crate::handoff::carry::MOST_BESIDE;
 use crate::handoff::pace::{self, Pace};
 use crate::handoff::record::{
@@ -36,6 +36,9 @@ const RECORD: usize = 64;
 
 /// So many changed connections are not worth a message before the freeze, unless they have much to send.
 const FEW: usize = 16;
+
+/// So many ended connections go in a message, and fewer wait for the freeze.
+const GONE: usize = 64;
 
 /// One worker's share in a takeover.
 #[derive(Debug)]
@@ -205,6 +208,10 @@ impl Giving {
         if self.send_connections(share, None)? {
             return Ok(true);
         }
+        if self.gone.len() >= GONE {
+            self.send_gone(None)?;
+            return Ok(true);
+        }
         if self.pass == 0 && !self.begin_pass(share) {
             return Ok(false);
         }
@@ -260,7 +267,7 @@ impl Giving {
 
     fn fail(&mut self, error: &io::Error) {
         self.failed = true;
-        self.tell(Event::Failed(lost(error)));
+        self.tell(Event::Failed(Failure::Over(lost(error))));
     }
 
     /// Sends one message of connections not sent before; answers whether there were any.
@@ -419,23 +426,32 @@ impl Giving {
         Ok(work)
     }
 
-    /// Freeze: everything that the new process does not know yet. Then stands still until the outcome is known.
+    /// Freeze: everything that the new process does not know yet. Then stands still until the outcome is known; `None`:
+    /// there is nobody any more who would tell.
     pub(crate) fn freeze(
         &mut self,
         share: &mut Share<'_>,
         until: Instant,
         outcome: &Receiver<Outcome>,
-    ) -> Outcome {
+    ) -> Option<Outcome> {
         let event = match self.send_rest(share, until) {
             Ok(()) => {
                 let open = share.connections.len() as u64;
                 self.sum.staying = open.saturating_sub(self.sum.connections);
                 Event::Frozen(self.sum)
             }
-            Err(error) => Event::Failed(lost(&error)),
+            Err(error) => Event::Failed(error.into()),
         };
         self.tell(event);
-        outcome.recv().unwrap_or(Outcome::Resumed)
+        outcome.recv().ok()
+    }
+
+    /// The freeze came too late: what has changed since is sent as before.
+    pub(crate) fn thaw(&mut self) {
+        self.holding = false;
+        self.rests = false;
+        self.before = None;
+        self.pass = 0;
     }
 
     fn send_rest(&mut self, share: &mut Share<'_>, until: Instant) -> io::Result<()> {
@@ -444,14 +460,31 @@ impl Giving {
         while !self.changed.is_empty() {
             self.send_changed(share, until)?;
         }
-        for gone in self.gone.chunks(1024) {
-            self.baton.pass(&Message::Gone(gone.to_vec()), &[], until)?;
+        while !self.gone.is_empty() {
+            self.send_gone(until)?;
         }
-        for &id in &self.gone {
-            self.sum.take_away(id);
-        }
-        self.gone.clear();
         Ok(())
+    }
+
+    /// Sends one message of connections that have ended.
+    fn send_gone(&mut self, until: Option<Instant>) -> io::Result<()> {
+        let from = self.gone.len().saturating_sub(GONE);
+        let gone = self.gone.split_off(from);
+        let message = Message::Gone(gone);
+        let passed = self.baton.pass(&message, &[], until);
+        let Message::Gone(gone) = message else {
+            return passed;
+        };
+        match passed {
+            Ok(()) => {
+                for id in gone {
+                    self.sum.take_away(id);
+                    self.bytes.remove(&id);
+                }
+            }
+            Err(_) => self.gone.extend(gone),
+        }
+        passed
     }
 }
 

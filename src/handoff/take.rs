@@ -134,7 +134,9 @@ impl Giver {
         let mut taking = Taking::new(workers, &self.listener_of);
         let mut bytes = Vec::new();
         let mut counts = (Vec::new(), Duration::ZERO);
-        let last_id = loop {
+        // The number of the last connection, once everything is here.
+        let mut prepared = None;
+        loop {
             let sockets = self.next(&mut bytes, handle)?;
             let began = now();
             let message = self.meaning(&bytes)?;
@@ -175,10 +177,46 @@ impl Giver {
                     last_id,
                 } => {
                     may_fail("freeze");
-                    match taking.is_all(connections, sum) {
-                        Ok(()) => break last_id,
-                        Err(why) => Err(why),
+                    let all = taking.is_all(connections, sum);
+                    all.and_then(|()| taking.import_rest())
+                        .map_err(|why| self.abort(&why))?;
+                    prepared = Some(last_id);
+                    self.say(&Message::Prepared)?;
+                    if fault("abort-commit") || fault("hang-commit") {
+                        // With the commit sent, and not read.
+                        self.line.until_spoken_to(now() + PATIENCE)?;
                     }
+                    may_fail("commit");
+                    continue;
+                }
+                Message::Thaw => {
+                    prepared = None;
+                    taking.forget_rest();
+                    self.say(&Message::Thaw)?;
+                    continue;
+                }
+                Message::Commit {
+                    frozen_at,
+                    staying,
+                    places,
+                } if let Some(last_id) = prepared => {
+                    let mut descriptors = sockets.into_iter();
+                    may_fail("owned");
+                    // From here on they are ours. A former process that hears nothing any more has ended.
+                    let _ = self.say(&Message::Owned);
+                    let (counts, counted_for) = counts;
+                    let shared = &handle.shared;
+                    shared.go_on_counting(counts, &self.listener_of, counted_for);
+                    return Ok(Taken {
+                        connections: taking.own(),
+                        line: self.line,
+                        pid: self.pid,
+                        control: descriptors.next(),
+                        paths: descriptors.zip(places).collect(),
+                        last_id,
+                        staying,
+                        frozen_at,
+                    });
                 }
                 _ => Err("the running server said something out of turn".to_owned()),
             };
@@ -186,41 +224,6 @@ impl Giver {
             let micros = now().saturating_duration_since(began).as_micros();
             let micros = u64::try_from(micros).unwrap_or(u64::MAX);
             self.say(&Message::Taken { work, micros })?;
-        };
-        self.say(&Message::Prepared)?;
-        if fault("abort-commit") || fault("hang-commit") {
-            // With the commit sent, and not read.
-            self.line.until_spoken_to(now() + PATIENCE)?;
-        }
-        may_fail("commit");
-        loop {
-            // Whatever else is said, the commit alone counts, or its absence.
-            let descriptors = self.next(&mut bytes, handle)?;
-            if let Message::Commit {
-                frozen_at,
-                staying,
-                places,
-            } = self.meaning(&bytes)?
-            {
-                let mut descriptors = descriptors.into_iter();
-                may_fail("owned");
-                // From here on they are ours. A former process that hears nothing any more has ended.
-                let _ = self.say(&Message::Owned);
-                let (counts, counted_for) = counts;
-                handle
-                    .shared
-                    .go_on_counting(counts, &self.listener_of, counted_for);
-                return Ok(Taken {
-                    connections: taking.own(),
-                    line: self.line,
-                    pid: self.pid,
-                    control: descriptors.next(),
-                    paths: descriptors.zip(places).collect(),
-                    last_id,
-                    staying,
-                    frozen_at,
-                });
-            }
         }
     }
 
@@ -321,6 +324,8 @@ struct Taking<'a> {
     first: HashSet<u64>,
     /// What has come of the common state that comes now.
     common: Vec<u8>,
+    /// What has come of it in the freeze, with the listeners it is for.
+    rest: Vec<(Vec<u16>, Exported)>,
 }
 
 impl<'a> Taking<'a> {
@@ -333,6 +338,7 @@ impl<'a> Taking<'a> {
             incomplete: HashSet::new(),
             first: HashSet::new(),
             common: Vec::new(),
+            rest: Vec::new(),
         }
     }
 
@@ -433,9 +439,26 @@ impl<'a> Taking<'a> {
             schema,
             bytes: std::mem::take(&mut self.common),
         };
-        let worker = self.workers.first().ok_or("no worker")?;
         let ours = ours.ok_or("common state of no listener")?;
-        worker.import_common(&ours, &exported, ahead)
+        if !ahead {
+            self.rest.push((ours, exported));
+            return Ok(());
+        }
+        let worker = self.workers.first().ok_or("no worker")?;
+        worker.import_common(&ours, &exported, true)
+    }
+
+    /// Gives the services the rest of what their connections have in common: all has come.
+    fn import_rest(&mut self) -> Result<(), String> {
+        let worker = self.workers.first().ok_or("no worker")?;
+        let mut rest = self.rest.iter();
+        rest.try_for_each(|(ours, exported)| worker.import_common(ours, exported, false))
+    }
+
+    /// It comes anew.
+    fn forget_rest(&mut self) {
+        self.common.clear();
+        self.rest.clear();
     }
 
     /// Whether everything has come.

@@ -42,13 +42,10 @@ impl Worker {
     /// It came to nothing: no connection is copied any more.
     pub(super) fn keep(&mut self) {
         if self.giving.take().is_some() {
+            self.release();
             for (key, connection) in &mut self.connections {
                 connection.io.copied = false;
                 connection.io.changed = false;
-                if std::mem::take(&mut connection.io.held) && !connection.io.leftover {
-                    connection.io.leftover = true;
-                    self.leftovers.push(key);
-                }
                 if connection.io.is_dialing() {
                     // It was held up meanwhile.
                     self.dials.push(key);
@@ -56,6 +53,16 @@ impl Worker {
                 if let Some(pending) = &mut connection.io.pending {
                     pending.beside_late = false;
                 }
+            }
+        }
+    }
+
+    /// Who was held up is served again.
+    fn release(&mut self) {
+        for (key, connection) in &mut self.connections {
+            if std::mem::take(&mut connection.io.held) && !connection.io.leftover {
+                connection.io.leftover = true;
+                self.leftovers.push(key);
             }
         }
     }
@@ -92,10 +99,15 @@ impl Worker {
             return;
         };
         let outcome = giving.freeze(&mut self.share(), until, outcome);
+        if outcome == Some(Outcome::Thawed) {
+            giving.thaw();
+            self.release();
+        }
         self.giving = Some(giving);
         match outcome {
-            Outcome::Resumed => self.keep(),
-            Outcome::Committed => self.let_go(),
+            Some(Outcome::Thawed) => {}
+            Some(Outcome::Committed) => self.let_go(),
+            None => self.keep(),
         }
         self.horizon.excuse(self.clock.now());
     }

@@ -143,6 +143,72 @@ fn a_service_that_panics_as_a_connection_is_to_leave_keeps_only_that_one() {
     new.join().unwrap().unwrap();
 }
 
+/// Echoes, and always has more to send ahead.
+struct Publishes;
+
+impl Service for Publishes {
+    type State = ();
+
+    fn open(&self, _: &mut Context<'_>) {}
+
+    fn input(&self, (): &mut (), conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+        conn.write(bytes);
+        bytes.len()
+    }
+
+    fn export(&self, (): &()) -> Option<Exported> {
+        Some(Exported::default())
+    }
+
+    fn import(&self, _: &Exported) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {
+        let part = Exported {
+            schema: 1,
+            bytes: vec![7; 100_000],
+        };
+        Some((part, ahead + 1))
+    }
+
+    fn import_ahead(&self, part: &Exported) -> Result<(), String> {
+        assert_eq!(part.bytes.len(), 100_000, "whole");
+        Ok(())
+    }
+
+    fn export_common(&self, ahead: u64) -> Option<Exported> {
+        assert!(ahead > 1, "some of it went ahead");
+        None
+    }
+}
+
+#[test]
+fn a_service_that_publishes_for_ever_does_not_put_the_freeze_off_for_ever() {
+    let config = |port: u16| Config {
+        listen: vec![Listen::new(
+            format!("127.0.0.1:{port}").parse().unwrap(),
+            Publishes,
+        )],
+        ..config(port)
+    };
+    let home = Home::new();
+    let control = home.join("c.sock");
+    let old = Server::bind(config(0)).unwrap();
+    let address = old.addresses()[0].tcp().unwrap();
+    let (_, old) = run(old, &control);
+    let mut client = connect(address);
+    assert_echoes(&mut client, b"hello");
+    let new = Server::take_over(config(address.port()), &control).unwrap();
+    let (handle, new) = run(new.unwrap(), &control);
+    until("the old one ends", || old.is_finished());
+    old.join().unwrap().unwrap();
+    assert_echoes(&mut client, b"and on");
+    drop(client);
+    handle.drain();
+    new.join().unwrap().unwrap();
+}
+
 #[test]
 fn who_stays_and_does_not_read_is_cut_when_the_time_to_drain_is_over() {
     let pair = Pair::start();

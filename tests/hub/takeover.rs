@@ -9,6 +9,7 @@ use crate::control::Home;
 use crate::hub::{Client, Hub};
 use crate::support::clients::narrow;
 use crate::support::{Server, pass};
+use crate::takeover::relay::{Relay, too_late};
 
 /// Has a new process with `args` take over from `server`, which ends as it should.
 #[track_caller]
@@ -164,6 +165,27 @@ fn a_takeover_that_comes_to_nothing_changes_nothing() {
     }
     hub.succeed(&[]);
     speaker.say("and on\n");
+    assert_eq!(listener.hear(), "and on\n");
+}
+
+#[test]
+fn what_a_late_freeze_has_sent_does_not_come_twice() {
+    let mut hub = Hub::start(&["--workers", "2", "--history", "9"]);
+    let (mut listener, speaker) = (hub.join(), hub.join());
+    for line in ["1\n", "2\n", "3\n"] {
+        speaker.say(line);
+        assert_eq!(listener.hear(), line);
+    }
+    let path = hub.home.join("relay.sock");
+    let relay = Relay::start(&path, &hub.home.socket_of(&hub.server), too_late(2));
+    hub.succeed(&["--history", "9", "--control", path.to_str().unwrap()]);
+    drop(relay);
+    let mut late = hub.join();
+    for line in ["1\n", "2\n", "3\n"] {
+        assert_eq!(late.hear(), line);
+    }
+    speaker.say("and on\n");
+    assert_eq!(late.hear(), "and on\n");
     assert_eq!(listener.hear(), "and on\n");
 }
 

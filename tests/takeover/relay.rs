@@ -4,8 +4,8 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -37,6 +37,10 @@ pub(crate) const KIND: usize = 16;
 /// The kind of the message with which the new process says that it is prepared.
 pub(crate) const PREPARED: u8 = 6;
 
+/// The kind of the message with which the old process says that it serves again for a moment, and the new one that it has
+/// heard so.
+pub(crate) const THAW: u8 = 14;
+
 /// The kind of the message with which either says that it gives up, which the other may not live to hear.
 pub(crate) const ABORT: u8 = 10;
 
@@ -65,6 +69,31 @@ impl Relay {
             }
         });
         Self { over }
+    }
+}
+
+/// Has the new process's word that it is prepared come so many times only once the old one serves again.
+pub(crate) fn too_late(times: usize) -> impl Fn(Side, usize, Vec<u8>) -> Passed + Send + Sync {
+    let late = AtomicUsize::new(times);
+    let held = Mutex::new(Vec::new());
+    move |side, _, message| {
+        let mut held = held.lock().unwrap();
+        let kind = (side, message.get(KIND).copied());
+        let less = |left: usize| left.checked_sub(1);
+        if kind == (Side::New, Some(PREPARED))
+            && late
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+                .is_ok()
+        {
+            held.push(message);
+            return Some(vec![]);
+        }
+        let mut messages = Vec::new();
+        if kind == (Side::New, Some(THAW)) {
+            messages.append(&mut held);
+        }
+        messages.push(message);
+        Some(messages)
     }
 }
 
