@@ -4,7 +4,7 @@
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use rustix::process::Signal;
 
@@ -163,32 +163,28 @@ fn with_a_stderr_that_takes_nothing_a_server_that_cannot_start_ends() {
     drop(stderr);
 }
 
-/// `standfast ARGS...` with a stdout that is closed.
-fn closed(args: &[&str]) -> Command {
-    shell(r#"exec "$@" >&-"#, args)
+/// `standfast ARGS...` ends at once, for its stdout, which `redirection` makes, takes nothing.
+#[track_caller]
+fn assert_refused(redirection: &str, args: &[&str]) {
+    const SAID: &str = "standfast: cannot write to stdout: Bad file descriptor (os error 9); \
+                        it is not open for writing: where nothing is wanted, >/dev/null";
+    let (code, _, stderr) = output(shell(&format!(r#"exec "$@" {redirection}"#), args));
+    assert_eq!((code, &*stderr), (1, SAID), "{redirection} {args:?}");
 }
 
 #[test]
-fn a_stdout_that_was_closed_at_the_start_is_a_closed_stdout() {
-    const SAID: &str = "standfast: cannot write to stdout: Bad file descriptor (os error 9)";
-    let (code, _, stderr) = output(closed(&["serve", "print", "-l", "0"]));
-    assert_eq!((code, &*stderr), (1, SAID));
-    let (code, _, stderr) = output(closed(&["check"]));
-    assert_eq!((code, &*stderr), (1, SAID));
-
+fn a_stdout_that_was_closed_at_the_start_or_is_not_for_writing_is_told_at_once() {
+    // It accepts, and says nothing.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let answering = std::thread::spawn(move || {
-        let (mut client, _) = listener.accept().unwrap();
-        client.write_all(b"for stdout\n").unwrap();
-    });
-    let (code, _, stderr) = output(closed(&["connect", &address, "--reconnect", "never"]));
-    answering.join().unwrap();
-    assert_eq!(code, 1, "{stderr}");
-    assert!(
-        stderr.ends_with("stdout: Bad file descriptor (os error 9)"),
-        "{stderr}"
-    );
+    for redirection in [">&-", "1</dev/null"] {
+        assert_refused(redirection, &["serve", "print", "-l", "0"]);
+        assert_refused(redirection, &["check"]);
+        assert_refused(redirection, &["connect", &address]);
+        assert_refused(redirection, &["load", &address, "-T", "1h"]);
+    }
+    let sent = shell(r#"exec "$@" >&- </dev/null"#, &["connect", "-z", &address]);
+    assert_eq!(output(sent).0, 0, "nothing is to be received");
 }
 
 #[test]

@@ -164,10 +164,11 @@ fn a_full_disk_is_a_failure_also_when_the_server_is_done_already() {
 }
 
 #[test]
-fn without_a_stdout_it_sends_all_the_same_to_a_server_that_says_nothing() {
+fn without_a_stdout_who_only_sends_does_that() {
     let peer = Peer::start();
     let to = peer.address().to_string();
-    let mut connecting = Connecting::spawn(shell(r#"exec "$@" >&-"#, &["connect", &to]));
+    let args = ["connect", "--send-only", &to];
+    let mut connecting = Connecting::spawn(shell(r#"exec "$@" >&-"#, &args));
     let mut server = peer.accept();
     connecting.types("hello\n");
     assert_gets(&mut server, b"hello\n");

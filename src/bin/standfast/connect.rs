@@ -27,7 +27,7 @@ use crate::connect::output::Output;
 use crate::connect::session::{PATIENCE, Session, Settings};
 use crate::signals::Meaning;
 use crate::units::shown_or;
-use crate::{logger, signals};
+use crate::{logger, signals, stdout};
 
 /// Runs until the end that stdin, the server or a signal brings. Exit codes as in `--help`.
 pub(crate) fn run(args: &ConnectArgs) -> Result<ExitCode, Failure> {
@@ -37,6 +37,10 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<ExitCode, Failure> {
     // What the library has to warn of.
     let log = logger::start(LogFormat::Text, 0, true)?;
     let (dial, mut settings) = meant(args)?;
+    let receives = !args.send_only && !args.leaves_at_once;
+    if receives {
+        stdout::check()?;
+    }
     let detection = Arc::new(OnceLock::new());
     let is_tcp = !matches!(dial.address, Address::Unix(_) | Address::Abstract(_));
     settings.detection = (args.verbose > 0).then(|| Arc::clone(&detection));
@@ -61,7 +65,7 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<ExitCode, Failure> {
             wake.wake();
         }
     })?;
-    if !args.send_only {
+    if receives {
         output.start(wake.clone())?;
     }
     if args.receive_only || args.leaves_at_once {

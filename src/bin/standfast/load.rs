@@ -64,6 +64,7 @@ const SECOND: u64 = 1_000_000_000;
 /// Runs a load to its end. Exit code 0 if it got an echo at all, and everything that was expected holds.
 pub(crate) fn run(args: &LoadArgs) -> Result<ExitCode, Failure> {
     let (plan, dial) = Plan::new(args, standfast::raise_descriptor_limit())?;
+    stdout::check()?;
     let target = dial.address.to_string();
     let expectations = expectations(args, &plan)?;
     let dropped = drops::dropped();

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 
 use crate::Failure;
@@ -18,12 +19,23 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// stdout, unbuffered, and without the standard library's tolerance of a closed one.
 ///
 /// # Errors
-/// `EBADF` if it was closed when this process was started; the runtime has put `/dev/null` there since.
+/// `EBADF` if it was closed when this process was started, where the runtime has put `/dev/null` since, or is only for
+/// reading.
 pub(crate) fn open() -> io::Result<File> {
-    if standfast::inherited::stdout_was_closed() {
+    let stdout = io::stdout();
+    let reads_only = fcntl_getfl(&stdout)? & OFlags::RWMODE == OFlags::RDONLY;
+    if reads_only || standfast::inherited::stdout_was_closed() {
         return Err(Errno::BADF.into());
     }
-    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
+    Ok(stdout.as_fd().try_clone_to_owned()?.into())
+}
+
+/// Refuses to begin what would have nowhere to go.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn check() -> Result<(), Failure> {
+    open().map(drop).map_err(|error| failed(&error))
 }
 
 /// Shows `text`. A reader that has had enough is no fault of anybody's.
@@ -66,7 +78,11 @@ pub(crate) fn watch(gone: impl FnOnce() + Send + 'static) -> io::Result<()> {
 
 /// Why stdout could not be written to, in one line.
 pub(crate) fn failed(error: &io::Error) -> Failure {
-    Failure::failed(format!("cannot write to stdout: {error}"))
+    let hint = match Errno::from_io_error(error) {
+        Some(Errno::BADF) => "; it is not open for writing: where nothing is wanted, >/dev/null",
+        _ => "",
+    };
+    Failure::failed(format!("cannot write to stdout: {error}{hint}"))
 }
 
 /// Writes all of it, also where somebody made the file non-blocking, as a terminal or a pipe shared with others may be.

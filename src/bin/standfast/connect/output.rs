@@ -186,7 +186,6 @@ impl Output {
             std::mem::swap(&mut state.waiting, &mut batch);
             state.writing = batch.len();
             drop(state);
-            // Who sends only may have closed it.
             let stdout = match opened {
                 Some(ref stdout) => stdout,
                 None => &*opened.insert(stdout::open()?),
