@@ -282,7 +282,12 @@ fn tcp(address: SocketAddr, manner: Manner<'_>) -> io::Result<OwnedFd> {
         socket
             .bind(&SocketAddr::new(source, 0).into())
             .map_err(|error| {
-                io::Error::new(error.kind(), format!("cannot come from {source}: {error}"))
+                let hint = match error.kind() {
+                    io::ErrorKind::AddrNotAvailable => "; it is none of this host's addresses",
+                    _ => "",
+                };
+                let said = format!("cannot come from {source}: {error}{hint}");
+                io::Error::new(error.kind(), said)
             })?;
     }
     begin(

@@ -79,9 +79,9 @@ impl Error {
                 io::ErrorKind::AddrInUse => {
                     Some("stop that one, or choose another address".to_owned())
                 }
-                io::ErrorKind::AddrNotAvailable => {
-                    Some(format!("{address} is no address of this host"))
-                }
+                io::ErrorKind::AddrNotAvailable => Some(format!(
+                    "{address} is no address of this host: `ip address` shows those, :PORT is all of them"
+                )),
                 io::ErrorKind::PermissionDenied => Some(
                     "ports below 1024 need root, CAP_NET_BIND_SERVICE, or a lower \
                      net.ipv4.ip_unprivileged_port_start"

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use crate::address::Address;
@@ -15,6 +16,8 @@ pub struct DialError {
     /// What came of each address; `None` in the second: no answer.
     tried: Vec<(Option<Endpoint>, Option<io::Error>)>,
     within: Option<Duration>,
+    /// No address of this host's can reach it.
+    no_way: bool,
 }
 
 /// Why an attempt to connect failed, in a word.
@@ -52,6 +55,7 @@ impl DialError {
             kind: DialErrorKind::Resolve,
             tried: vec![(None, Some(source))],
             within: None,
+            no_way: false,
         }
     }
 
@@ -62,7 +66,11 @@ impl DialError {
         silent: impl Iterator<Item = Endpoint>,
         within: Option<Duration>,
     ) -> Self {
-        let last = failed.last().map(|(_, error)| kind_of(error));
+        let last = failed.last();
+        let no_way = last.is_some_and(|(endpoint, error)| {
+            error.raw_os_error() == Some(libc::EADDRNOTAVAIL) && !has_way(endpoint)
+        });
+        let last = last.map(|(_, error)| kind_of(error));
         let failed = failed
             .into_iter()
             .map(|(endpoint, error)| (Some(endpoint), Some(error)));
@@ -76,6 +84,7 @@ impl DialError {
             kind: kind.unwrap_or(DialErrorKind::TimedOut),
             tried,
             within,
+            no_way,
         }
     }
 
@@ -87,6 +96,7 @@ impl DialError {
             kind: DialErrorKind::Interrupted,
             tried: Vec::new(),
             within: None,
+            no_way: false,
         }
     }
 
@@ -97,6 +107,7 @@ impl DialError {
             kind: DialErrorKind::Resolve,
             tried: vec![(None, None)],
             within,
+            no_way: false,
         }
     }
 
@@ -113,7 +124,12 @@ impl DialError {
             (DialErrorKind::Local, Some(libc::EMFILE)) => {
                 "; raise the descriptor limit (ulimit -n)"
             }
-            (DialErrorKind::Local, Some(libc::EADDRNOTAVAIL)) => "; no local port is left for it",
+            (DialErrorKind::Local, Some(libc::EADDRNOTAVAIL)) if self.no_way => {
+                "; this host has no address that could reach it"
+            }
+            (DialErrorKind::Local, Some(libc::EADDRNOTAVAIL)) => {
+                "; all local ports to it are in use: widen net.ipv4.ip_local_port_range"
+            }
             _ => "",
         }
     }
@@ -148,6 +164,23 @@ impl fmt::Display for DialError {
 
 impl std::error::Error for DialError {}
 
+/// Whether this host has an address to reach `endpoint` from: what the system chooses for datagrams, whose ports are
+/// others. Nothing is sent.
+fn has_way(endpoint: &Endpoint) -> bool {
+    let Endpoint::Tcp(address) = endpoint else {
+        return true;
+    };
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let tried = UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(address));
+    tried.map_or_else(
+        |error| error.raw_os_error() != Some(libc::EADDRNOTAVAIL),
+        |()| true,
+    )
+}
+
 fn kind_of(error: &io::Error) -> DialErrorKind {
     match error.raw_os_error() {
         Some(libc::ECONNREFUSED | libc::ENOENT) => DialErrorKind::Refused,
@@ -167,5 +200,24 @@ fn kind_of(error: &io::Error) -> DialErrorKind {
         ) => DialErrorKind::Local,
         None if error.kind() == io::ErrorKind::AddrNotAvailable => DialErrorKind::Local,
         _ => DialErrorKind::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_a_port_left_is_told_what_to_do() {
+        let endpoint = Endpoint::Tcp((Ipv4Addr::LOCALHOST, 9).into());
+        let address = "127.0.0.1:9".parse().unwrap();
+        let error = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
+        let error = DialError::connect(&address, vec![(endpoint, error)], std::iter::empty(), None);
+        assert_eq!(error.kind(), DialErrorKind::Local);
+        let said = error.to_string();
+        assert!(
+            said.ends_with("widen net.ipv4.ip_local_port_range"),
+            "{said}"
+        );
     }
 }

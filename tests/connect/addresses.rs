@@ -264,3 +264,33 @@ fn an_address_that_does_not_answer_does_not_hold_up_the_next() {
         assert_eq!(connecting.said("cannot"), 0, "{:?}", connecting.lines);
     }
 }
+
+#[test]
+fn a_host_without_ipv6_has_no_address_to_reach_one_from() {
+    let script =
+        r#"ip link set lo up && echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6 && exec "$@""#;
+    let within = |what: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", script, "sh"]).args(what);
+        command
+    };
+    let possible = within(&["true"]).output();
+    if !possible.is_ok_and(|output| output.status.success()) {
+        return cannot_run(
+            "a_host_without_ipv6_has_no_address_to_reach_one_from",
+            "root, for namespaces, and ip(8)",
+        );
+    }
+    let program = standfast().get_program().to_str().unwrap().to_owned();
+    let (code, _, stderr) = output(within(&[
+        &program,
+        "connect",
+        "--reconnect",
+        "never",
+        "[::1]:9",
+    ]));
+    assert_eq!(code, 1, "{stderr}");
+    let said = "cannot connect to [::1]:9: Cannot assign requested address (os error 99); \
+                this host has no address that could reach it";
+    assert!(stderr.ends_with(said), "{stderr}");
+}

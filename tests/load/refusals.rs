@@ -196,6 +196,6 @@ fn an_unresolvable_name_is_a_failure_in_one_line() {
 #[test]
 fn a_source_address_of_somebody_else_is_a_failure_in_one_line() {
     let args = ["--connect-timeout", "300ms", "-s", "192.0.2.1"];
-    let why = "cannot come from 192.0.2.1";
+    let why = "cannot come from 192.0.2.1: Cannot assign requested address (os error 99); it is none of this host's addresses";
     assert_fails("127.0.0.1:1", &args, why);
 }
