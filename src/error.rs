@@ -29,8 +29,6 @@ pub enum Error {
         source: io::Error,
         /// Who holds it, where the system tells.
         holder: Option<String>,
-        /// A server of this program does.
-        is_server: bool,
     },
     /// A descriptor that is no listening TCP socket, or none.
     Inherit {
@@ -68,14 +66,8 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Bind {
-                address,
-                source,
-                is_server,
-                ..
+                address, source, ..
             } => match source.kind() {
-                io::ErrorKind::AddrInUse if *is_server => Some(
-                    "stop that one, choose another, or take over from it with --replace".to_owned(),
-                ),
                 io::ErrorKind::AddrInUse => {
                     Some("stop that one, or choose another address".to_owned())
                 }

@@ -10,17 +10,8 @@ use std::ops::ControlFlow;
 use rustix::fs::{Dir, Mode, OFlags};
 use rustix::io::Errno;
 
-/// Who holds a port.
-#[derive(Debug)]
-pub(crate) struct Holder {
-    /// In words.
-    pub(crate) who: String,
-    /// It is a process of the same name as this one.
-    pub(crate) is_server: bool,
-}
-
-/// The process that listens on `address` or on one that includes it. `None` where the system does not tell.
-pub(crate) fn of(address: SocketAddr) -> Option<Holder> {
+/// The process that listens on `address` or on one that includes it, in words. `None` where the system does not tell.
+pub(crate) fn of(address: SocketAddr) -> Option<String> {
     let (inode, uid) = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|table| fs::read_to_string(table).ok())
@@ -34,20 +25,16 @@ pub(crate) fn of(address: SocketAddr) -> Option<Holder> {
         ControlFlow::Continue(())
     });
     looked.ok()?;
-    let (who, is_server) = match holder {
-        Some(pid) if pid == std::process::id() => (
-            "this process itself: the same address twice".to_owned(),
-            false,
-        ),
-        Some(pid) => {
-            let name = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm"));
-            let (theirs, ours) = (name(&pid.to_string()).unwrap_or_default(), name("self"));
-            let is_server = ours.is_ok_and(|ours| ours == theirs);
-            (format!("pid {pid} ({})", theirs.trim_end()), is_server)
+    Some(match holder {
+        Some(pid) if pid == std::process::id() => {
+            "this process itself: the same address twice".to_owned()
         }
-        None => (format!("a process of uid {uid}"), false),
-    };
-    Some(Holder { who, is_server })
+        Some(pid) => {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            format!("pid {pid} ({})", name.trim_end())
+        }
+        None => format!("a process of uid {uid}"),
+    })
 }
 
 /// What proc(5) tells of who has some sockets.
@@ -225,6 +212,6 @@ mod tests {
     fn this_process_is_named() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let holder = of(listener.local_addr().unwrap()).unwrap();
-        assert!(holder.who.contains("this process itself"), "{holder:?}");
+        assert!(holder.contains("this process itself"), "{holder}");
     }
 }

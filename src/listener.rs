@@ -24,7 +24,7 @@ use crate::inspect::ListenerInfo;
 use crate::memory::Memory;
 use crate::reap::Limits;
 use crate::service::AnyService;
-use crate::socket_file::{self, SocketFile};
+use crate::socket_file::SocketFile;
 use crate::sockopt::{self, SocketOptions};
 
 /// A [`Listen`] as meant: what all connections of its listeners share.
@@ -308,7 +308,6 @@ fn bind_unix(
     let (socket, file) = open().map_err(|source| Error::Bind {
         address: endpoint.clone(),
         holder: None,
-        is_server: socket_file::is_held(&source),
         source,
     })?;
     Ok(Listener {
@@ -353,8 +352,7 @@ fn bind_tcp(
         let holder = in_use.then(|| holder::of(address)).flatten();
         Error::Bind {
             address: address.into(),
-            is_server: holder.as_ref().is_some_and(|holder| holder.is_server),
-            holder: holder.map(|holder| holder.who),
+            holder,
             source,
         }
     };

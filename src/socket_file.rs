@@ -158,14 +158,6 @@ impl Drop for SocketFile {
 
 const LOCK: &str = ".lock";
 
-/// What is said where a living server has the lock.
-const HELD: &str = "another server runs there";
-
-/// Whether `error` says that a server of this program has the path.
-pub(crate) fn is_held(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|why| why.to_string() == HELD)
-}
-
 fn taken() -> io::Error {
     io::Error::new(ErrorKind::AddrInUse, "another program listens there")
 }
@@ -234,7 +226,10 @@ fn lock(path: &Path) -> io::Result<File> {
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
-                return Err(io::Error::new(ErrorKind::AddrInUse, HELD));
+                return Err(io::Error::new(
+                    ErrorKind::AddrInUse,
+                    "another server runs there",
+                ));
             }
             Err(error) => return Err(error.into()),
         }

@@ -8,6 +8,8 @@ mod bytes;
 mod faults;
 /// Freezes that come too late.
 mod late;
+/// The new process ends as soon as everything is its own.
+mod lost;
 /// Whose process it is: sessions, supervisors, containers.
 mod parents;
 /// What `print` writes, over generations.
@@ -108,6 +110,41 @@ impl Drop for Netcat {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+#[test]
+fn replace_is_hinted_at_where_it_would_help_and_only_there() {
+    let home = Home::new();
+    let mut server = home.serve(&[]);
+    let other = home.standfast(&["serve", "-l", "127.0.0.2:0", "-l", "127.0.0.3:0"]);
+    let other = Server::spawn(other, 2);
+    let (address, beside) = (server.address().to_string(), other.address().to_string());
+    let is_hinted = |args: &[&str]| {
+        let (code, line) = home.refusal(&[&["serve", "-q"], args].concat());
+        assert_eq!(code, 1, "{line}");
+        assert!(
+            line.contains("stop that one, or choose another address"),
+            "{line}"
+        );
+        line.contains(", or take over from it with --replace")
+    };
+    assert!(is_hinted(&["-l", &address]));
+    // It has more than is asked for.
+    assert!(!is_hinted(&["-l", &beside]));
+    let elsewhere = home.join("elsewhere.sock");
+    assert!(!is_hinted(&["-l", &address, "--control", text(&elsewhere)]));
+    assert!(!is_hinted(&["-l", &address, "--control", "off"]));
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    assert!(!is_hinted(&[
+        "-l",
+        &holder.local_addr().unwrap().to_string()
+    ]));
+    // Its path is cleaned away.
+    let path = home.socket_of(&server);
+    std::fs::remove_file(path).unwrap();
+    assert!(!is_hinted(&["-l", &address]));
+    assert!(!is_hinted(&["-l", &address, "--replace"]));
+    assert!(server.drain().success());
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod client;
 pub(crate) mod line;
+mod orders;
 pub mod path;
 pub(crate) mod question;
 mod successor;
@@ -18,6 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
@@ -36,6 +38,7 @@ use crate::socket_file::SocketFile;
 use crate::wanted::Wanted;
 pub use client::Client;
 use line::{Line, now};
+use orders::Orders;
 use question::{Answer, Hello, Question};
 pub(crate) use successor::Start;
 pub use successor::Successor;
@@ -93,9 +96,7 @@ pub(crate) struct Desk {
     objection: Option<Objection>,
     /// Those who are being answered, the longest there first.
     clients: Mutex<VecDeque<Arc<OwnedFd>>>,
-    /// Orders whose givers have not heard yet that they were taken.
-    orders: Mutex<usize>,
-    answered: Condvar,
+    orders: Orders,
     /// What is under way.
     turn: Mutex<Turn>,
     turned: Condvar,
@@ -103,6 +104,8 @@ pub(crate) struct Desk {
     refusal: Mutex<Option<String>>,
     /// Held until this server has ended: the process that took over hears of that by it.
     given: Mutex<Option<Arc<Baton>>>,
+    /// That process had ended before it could serve.
+    in_vain: AtomicBool,
 }
 
 /// What is done by one at a time.
@@ -146,12 +149,12 @@ impl Control {
             farewell,
             objection,
             clients: Mutex::default(),
-            orders: Mutex::new(0),
-            answered: Condvar::new(),
+            orders: Orders::default(),
             turn: Mutex::default(),
             turned: Condvar::new(),
             refusal: Mutex::default(),
             given: Mutex::default(),
+            in_vain: AtomicBool::new(false),
         });
         let answering = Arc::clone(&desk);
         thread::Builder::new()
@@ -174,11 +177,17 @@ impl Control {
     pub fn path(&self) -> &Path {
         self.desk.file.path()
     }
+
+    /// Whether this server was given to a process that ended before it could serve: nobody serves any more.
+    #[must_use]
+    pub fn was_given_in_vain(&self) -> bool {
+        self.desk.in_vain.load(Ordering::Acquire)
+    }
 }
 
 impl Drop for Control {
     fn drop(&mut self) {
-        self.desk.until_answered();
+        self.desk.orders.until_none(LAST_WORDS);
         self.desk.file.withdraw();
         self.desk.close();
         lock(&self.desk.given).take();
@@ -312,31 +321,6 @@ impl Desk {
         }
     }
 
-    /// Notes an order, until what this answers is dropped.
-    fn ordered(&self) -> impl Drop {
-        struct Ordered<'a>(&'a Desk);
-
-        impl Drop for Ordered<'_> {
-            fn drop(&mut self) {
-                *lock(&self.0.orders) -= 1;
-                self.0.answered.notify_all();
-            }
-        }
-
-        *lock(&self.orders) += 1;
-        Ordered(self)
-    }
-
-    /// Waits until whoever gave an order has heard that it was taken.
-    fn until_answered(&self) {
-        let orders = lock(&self.orders);
-        let unanswered = |orders: &mut usize| *orders > 0;
-        let waited = self
-            .answered
-            .wait_timeout_while(orders, LAST_WORDS, unanswered);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
-    }
-
     fn answer(&self, line: Line, client: &Arc<OwnedFd>) -> io::Result<()> {
         if !line.is_of_this_user()? {
             log::warn!("control client of another user refused");
@@ -360,7 +344,7 @@ impl Desk {
             return Ok(());
         }
         let handle = &self.handle;
-        let _ordered = question.is_order().then(|| self.ordered());
+        let _ordered = question.is_order().then(|| self.orders.note());
         if handle.shared.was_given() {
             return self.send_on(&line);
         }
@@ -508,7 +492,10 @@ impl Desk {
                     frozen_ms = takeover.frozen_ms();
                     "handed over"
                 );
-                if let Some(farewell) = &self.farewell {
+                if baton.line.is_hung_up().unwrap_or(false) {
+                    log::error!(pid; "the process that took over has ended at once: nobody serves any more");
+                    self.in_vain.store(true, Ordering::Release);
+                } else if let Some(farewell) = &self.farewell {
                     // Whatever becomes of it, the server may end.
                     let _ = catch_unwind(AssertUnwindSafe(|| farewell(&takeover)));
                 }

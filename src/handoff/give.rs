@@ -477,7 +477,11 @@ impl Conversation<'_> {
                 Ok((Message::Running { frozen }, _)) => return Duration::from_micros(frozen),
                 Ok(_) => {}
                 Err(error) => {
-                    log::error!(error:%; "the new process took the connections over and does not say that it runs");
+                    if error.kind() == io::ErrorKind::TimedOut {
+                        log::error!(
+                            "the new process took the connections over and does not say that it runs"
+                        );
+                    }
                     return now().saturating_duration_since(start);
                 }
             }

@@ -255,7 +255,9 @@ impl Server {
         &mut self,
         (mut taken, path, afterwards): (Taken, PathBuf, Sender<Taken>),
     ) {
+        take::may_fail("running");
         let takeover = taken.running();
+        take::may_fail("serving");
         log::info!(
             pid = takeover.pid,
             connections = takeover.connections,

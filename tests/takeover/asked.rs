@@ -109,6 +109,38 @@ fn an_order_whose_fate_is_unknown_is_not_given_again() {
     over();
 }
 
+#[test]
+fn restart_says_who_serves_where_that_is_none_that_took_over() {
+    let home = Home::new();
+    let server = home.serve(&[]);
+    let afresh = home.json(&["status"]);
+    let pid = server.pid();
+    drop(server);
+    let status = format!(r#"{{"status":{afresh}}}"#);
+    let heir = pid + 1;
+    let took = format!(
+        r#"{{"restarted":{{"role":"gave","pid":{heir},"connections":1,"staying":0,"frozen":0.001}}}}"#
+    );
+    let answers = [
+        vec![leaked(status.clone())],
+        vec![leaked(took)],
+        vec![leaked(status)],
+    ];
+    let answers: Vec<&[&str]> = answers.into_iter().map(|one| &*one.leak()).collect();
+    let over = pretend(&home, answers.leak());
+    let (code, line) = home.refusal(&["restart", "--control", text(&home.join("c.sock"))]);
+    assert_eq!(code, 1, "{line}");
+    let truth = format!(
+        "pid {heir} took over and has ended, all connections with it; pid {pid}, started afresh, serves now"
+    );
+    assert!(line.contains(&truth), "{line}");
+    over();
+}
+
+fn leaked(text: String) -> &'static str {
+    text.leak()
+}
+
 /// As by a server that ends with askers in its queue.
 #[test]
 fn an_order_that_was_not_read_is_given_again() {

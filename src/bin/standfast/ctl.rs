@@ -45,12 +45,10 @@ pub(crate) fn run(order: Order, target: &TargetArgs) -> Result<ExitCode, Failure
         Order::Drain => done(target, client.drain().map_err(failed)?, "draining"),
         Order::Stop => done(target, client.stop().map_err(failed)?, "stopping"),
         Order::Restart => {
-            let version = || client.status().map(|status| status.version);
-            let former = version().map_err(failed)?;
+            let former = client.status().map_err(failed)?.version;
             let takeover = client.restart();
             let takeover = takeover.map_err(|error| not_restarted(&client, &error))?;
-            // It has done what was asked, whatever becomes of it now.
-            let now = version().unwrap_or_else(|_| "unknown".to_owned());
+            let now = heir(&client, &takeover)?.version;
             if target.json {
                 let mut answer = json!(takeover);
                 answer["version"] = now.into();
@@ -145,6 +143,24 @@ fn not_restarted(client: &Client, error: &io::Error) -> Failure {
         return Failure::failed(format!("not restarted, the server goes on: {error}"));
     }
     unanswered(client, error)
+}
+
+/// Who serves after a takeover: the process that has taken over, or one that has from it.
+fn heir(client: &Client, takeover: &Takeover) -> Result<Status, Failure> {
+    let (pid, path) = (takeover.pid, client.path().display());
+    Err(Failure::failed(match client.status() {
+        Ok(status) if status.pid == pid || status.takeover.is_some() => return Ok(status),
+        Ok(status) => format!(
+            "pid {pid} took over and has ended, all connections with it; pid {}, started afresh, serves now",
+            status.pid
+        ),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            format!("pid {pid} took over and does not answer at {path}: {error}")
+        }
+        Err(error) => format!(
+            "pid {pid} took over and has ended, all connections with it: nobody serves at {path} ({error})"
+        ),
+    }))
 }
 
 /// What came of a takeover, in words.

@@ -127,6 +127,15 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// With one more thing that can be done about it.
+    #[cfg(control)]
+    fn or(self, what: &str) -> Self {
+        let line = format!("{}, or {what}", self.line);
+        Self { line, ..self }
+    }
+}
+
 impl From<standfast::Error> for Failure {
     fn from(error: standfast::Error) -> Self {
         let mut line = error.to_string();

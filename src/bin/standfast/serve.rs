@@ -3,6 +3,8 @@
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
+#[cfg(control)]
+use standfast::control::Control;
 use standfast::{Config, Effective, Endpoint, Listen, Server, WhenFull};
 
 use crate::Failure;
@@ -79,6 +81,10 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let summary = server.run()?;
     // With the control socket goes what a successor takes for this one's end: it prints from then on.
     stdout::until_greeted();
+    #[cfg(control)]
+    let in_vain = control.as_ref().is_some_and(Control::was_given_in_vain);
+    #[cfg(not(control))]
+    let in_vain = false;
     // Whoever is being answered hears the end of it, and the path is free when the log says that this one ended.
     #[cfg(control)]
     drop(control);
@@ -88,7 +94,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     }
     logger::summary(&summary);
     drop(log);
-    let drained = summary.cut == 0 && summary.finished;
+    let drained = summary.cut == 0 && summary.finished && !in_vain;
     Ok(if drained {
         ExitCode::SUCCESS
     } else {

@@ -8,9 +8,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::thread;
+use std::time::Duration;
 
 use standfast::control::{self, Client, Control, Successor};
-use standfast::{Config, Effective, Server};
+use standfast::{Config, Effective, Error, ListenerInfo, Server};
 
 use crate::Failure;
 use crate::args::{ControlPath, ServeArgs};
@@ -39,7 +40,7 @@ pub(crate) fn start(
                 "cannot take over: the server that started this one for that has ended",
             ));
         }
-        None => Server::bind(config)?,
+        None => Server::bind(config).map_err(|error| not_bound(error, args, effective))?,
     };
     let told = supervisor.clone();
     server.on_handed_over(move |takeover| told.handed_over(takeover.pid));
@@ -57,6 +58,32 @@ pub(crate) fn start(
     server.successor(successor_of(&path));
     let control = open_control(&mut server, &path, asked)?;
     Ok((server, control))
+}
+
+/// How long it is waited for a server that has the address, to hear whether it can be taken over from.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why there is no server; with the hint at `--replace` where that would find one which can be taken over from.
+fn not_bound(error: Error, args: &ServeArgs, effective: &Effective) -> Failure {
+    let Error::Bind { source, .. } = &error else {
+        return Failure::from(error);
+    };
+    if args.replace || source.kind() != io::ErrorKind::AddrInUse {
+        return Failure::from(error);
+    }
+    let running = path_to_replace(args, effective).ok();
+    let running = running.and_then(|path| Client::at(path).within(PATIENCE).status().ok());
+    // All that it listens on has to be asked for; with process 1 everything in there would end.
+    let can_be_replaced = running.is_some_and(|running| {
+        let mut theirs = running.listeners.iter();
+        let ours = |theirs: &ListenerInfo| effective.addresses.contains(&theirs.address);
+        !running.draining && running.pid != 1 && theirs.all(ours)
+    });
+    if can_be_replaced {
+        Failure::from(error).or("take over from it with --replace")
+    } else {
+        Failure::from(error)
+    }
 }
 
 /// The control socket of the server that is to be taken over from.
