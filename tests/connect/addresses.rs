@@ -84,8 +84,7 @@ fn the_server_sees_the_source_that_was_asked_for() {
     let args = ["-s", "127.0.0.2", "-v"];
     let mut connecting = Connecting::start(peer.address(), &args);
     for _ in 0..2 {
-        let accepted = peer.accept();
-        let from = accepted.peer_addr().unwrap();
+        let from = peer.dismiss();
         assert_eq!(from.ip(), IpAddr::V4(source));
         let said = connecting.connects(peer.address());
         assert!(said.contains(&from.to_string()), "{said}, from {from}");

@@ -113,6 +113,46 @@ fn the_only_connection_there_will_be_is_kept_for_what_stdin_gives_later() {
 }
 
 #[test]
+fn a_server_that_half_closes_at_once_is_left_to_a_stdin_that_takes_its_time() {
+    let peer = Peer::start();
+    let mut connecting = Connecting::start(peer.address(), &[]);
+    let mut server = accept_half_closing(&peer);
+    connecting.says(&format!(
+        "half-closed by {}: waiting for stdin",
+        peer.address()
+    ));
+    pass(Duration::from_millis(500));
+    connecting.types("at last\n");
+    assert_gets(&mut server, b"at last\n");
+    connecting.ends_stdin();
+    assert_eq!(read_to_fin(&mut server), b"");
+    drop(server);
+    assert_eq!(connecting.ends(), 0, "{:?}", connecting.lines);
+    assert_eq!(connecting.said("connected to "), 1);
+}
+
+#[test]
+fn the_line_that_meets_the_end_of_a_server_that_lingered_goes_to_the_next() {
+    let peer = Peer::start();
+    let mut connecting = Connecting::start(peer.address(), &[]);
+    let mut server = accept_half_closing(&peer);
+    // Nobody can know that it forgets them.
+    for line in ["one\n", "two\n"] {
+        connecting.types(line);
+        assert_gets(&mut server, line.as_bytes());
+        connecting.until_idle();
+    }
+    connecting.says("half-closed by ");
+    drop(server);
+    // No pause of a stdin that goes on.
+    pass(Duration::from_millis(20));
+    connecting.types("three\n");
+    let mut server = peer.accept();
+    assert_gets(&mut server, b"three\n");
+    assert_eq!(connecting.said("reads on"), 1, "{:?}", connecting.lines);
+}
+
+#[test]
 fn the_line_that_meets_a_server_which_has_gone_goes_to_the_next() {
     let peer = Peer::start();
     let connecting = Connecting::start(peer.address(), &[]);

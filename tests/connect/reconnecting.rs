@@ -75,7 +75,7 @@ fn a_server_that_closes_at_once_for_ever_is_tried_ever_more_rarely() {
         let accepted = peer.accept();
         assert!(now() >= not_before, "retry {retry} came early");
         let closed = now();
-        drop(accepted);
+        Peer::say_goodbye(accepted);
         connecting.connects(peer.address());
         connecting.says(&format!("lost {}: peer-closed", peer.address()));
         let said = connecting.says("reconnecting in ");
@@ -117,7 +117,7 @@ fn a_connection_that_was_stable_makes_the_backoff_begin_anew() {
     let peer = Peer::start();
     let mut connecting = Connecting::start(peer.address(), &["--stable-after", "3s"]);
     for retry in 1..=3 {
-        drop(peer.accept());
+        peer.dismiss();
         assert_eq!(attempt(&connecting.says("reconnecting in ")), retry);
     }
     for retry in [1, 2] {
@@ -154,7 +154,7 @@ fn retries_are_counted_over_connections_that_did_not_last() {
     let peer = Peer::start();
     let mut connecting = Connecting::start(peer.address(), &["--max-retries", "2"]);
     for _ in 0..3 {
-        drop(peer.accept());
+        peer.dismiss();
     }
     assert_eq!(connecting.ends(), 3, "{:?}", connecting.lines);
     assert_eq!(connecting.said("connected to "), 3);
@@ -180,6 +180,8 @@ fn on_loss_it_comes_back_once_it_was_connected_however_long_that_takes() {
     let mut server = Server::spawn(serve(&home, &port), 1);
     let mut connecting = Connecting::start(to, &["--reconnect", "on-loss"]);
     connecting.connects(to);
+    connecting.types("hello\n");
+    connecting.prints(b"hello\n");
     server.signal(Signal::KILL);
     server.wait();
     connecting.says("lost ");

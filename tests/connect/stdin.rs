@@ -66,7 +66,7 @@ fn a_loss_after_the_end_of_stdin_is_a_failure() {
 fn while_stdin_is_open_the_servers_fin_is_no_end() {
     let peer = Peer::start();
     let mut connecting = Connecting::start(peer.address(), &[]);
-    drop(peer.accept());
+    peer.dismiss();
     connecting.says(&format!("lost {}: peer-closed", peer.address()));
     connecting.types("to the next one\n");
     let mut server = peer.accept();

@@ -278,6 +278,21 @@ impl Peer {
         stream.set_write_timeout(Some(GUARD)).unwrap();
         stream
     }
+
+    /// Accepts the next connection and closes it with a word, so that it is no receiver that waits for its input. Answers
+    /// where it came from.
+    #[track_caller]
+    pub(crate) fn dismiss(&self) -> SocketAddr {
+        let accepted = self.accept();
+        let from = accepted.peer_addr().unwrap();
+        Self::say_goodbye(accepted);
+        from
+    }
+
+    /// Closes a connection with a word.
+    pub(crate) fn say_goodbye(mut accepted: TcpStream) {
+        accepted.write_all(b"goodbye\n").unwrap();
+    }
 }
 
 /// The next bytes from the program are these.

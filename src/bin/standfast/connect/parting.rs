@@ -3,7 +3,9 @@
 //!
 //! A FIN does not tell (RFC 9293, 3.6): `close` and `shutdown` send the same. What is sent after it does: a socket that
 //! reads on acknowledges it, one that is gone answers with a reset. So the first bytes after a FIN are a question, and
-//! kept until it is answered; and where stdin has nothing to ask with, it is taken for a goodbye.
+//! kept until it is answered; and where stdin has nothing to ask with, it is taken for a goodbye. One that only lingers,
+//! as web servers do, acknowledges and forgets, and nobody can tell; so it is asked anew after each pause of stdin, and
+//! what meets its end goes to the next connection.
 
 use std::time::Duration;
 
@@ -16,6 +18,9 @@ pub(crate) const QUIET: Duration = Duration::from_secs(2);
 /// Most bytes that are kept to be sent again, should the server be gone.
 pub(crate) const QUESTION: usize = 1024;
 
+/// Nothing was sent for so long: a server that reads on is asked anew whether it still does.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// How soon to look for an answer, at first and at most: acknowledgements make no event.
 pub(crate) const LOOK_FIRST: Duration = Duration::from_millis(1);
 const LOOK_MOST: Duration = Duration::from_millis(100);
@@ -23,12 +28,18 @@ const LOOK_MOST: Duration = Duration::from_millis(100);
 /// A connection whose server has sent its FIN.
 #[derive(Debug)]
 pub(crate) struct Parting {
-    /// Bytes it had acknowledged by then.
+    /// Bytes it had acknowledged by then, or when it was last asked.
     acknowledged: u64,
     /// It came soon after the connection was made.
     was_young: bool,
-    /// It has acknowledged more since.
+    /// That was the first one there was, and neither side had said anything.
+    was_untouched: bool,
+    /// That stdin is waited for was told.
+    was_told: bool,
+    /// It has acknowledged more since the FIN.
     reads_on: bool,
+    /// And since it was last asked: bytes may be sent that are not kept.
+    takes: bool,
     /// How many bytes were sent since as a question; they wait still.
     asked: usize,
     pause: Duration,
@@ -43,6 +54,8 @@ pub(crate) struct Scene {
     pub(crate) quiet: Duration,
     /// The last byte that stdin gave was the end of a line, and it gave one.
     pub(crate) at_line_end: bool,
+    /// How long nothing of it was sent.
+    pub(crate) idle: Duration,
     /// Some of what it gave waits to be sent.
     pub(crate) waits: bool,
     /// It holds some that were not read yet.
@@ -62,25 +75,37 @@ pub(crate) enum Meaning {
     Goodbye,
     /// Not known, and what waits is to ask with.
     Ask,
+    /// A server that only receives says nothing from the first: stdin has all the time it needs for its first byte.
+    /// Told once.
+    Patience,
     /// Not known: to be looked at again after so long, or when something happens.
     Unknown(Option<Duration>),
 }
 
 impl Parting {
-    /// The FIN has come on a connection of that `age`, on which so many bytes had been acknowledged.
-    pub(crate) fn new(age: Duration, acknowledged: u64) -> Self {
+    /// The FIN has come on a connection of that `age`, on which so many bytes had been acknowledged; nothing but that had
+    /// come of it if it `was_untouched`.
+    pub(crate) fn new(age: Duration, acknowledged: u64, was_untouched: bool) -> Self {
         Self {
             acknowledged,
             was_young: age < QUIET,
+            was_untouched,
+            was_told: false,
             reads_on: false,
+            takes: false,
             asked: 0,
             pause: LOOK_FIRST,
         }
     }
 
-    /// Whether bytes may be sent that are not kept.
+    /// Whether it was seen to read after its FIN.
     pub(crate) fn reads_on(&self) -> bool {
         self.reads_on
+    }
+
+    /// Whether bytes may be sent that are not kept.
+    pub(crate) fn takes(&self) -> bool {
+        self.takes
     }
 
     /// How many bytes that wait were sent as a question.
@@ -88,16 +113,24 @@ impl Parting {
         self.asked
     }
 
-    /// So many were sent as a question.
-    pub(crate) fn ask(&mut self, count: usize) {
+    /// So many were sent as a question, behind `sent` others.
+    pub(crate) fn ask(&mut self, count: usize, sent: u64) {
         self.asked = count;
+        self.acknowledged = sent;
         self.pause = LOOK_FIRST;
     }
 
     /// What the FIN meant, as far as is known.
     pub(crate) fn meaning(&mut self, scene: &Scene) -> Meaning {
-        if self.reads_on || scene.acknowledged > self.acknowledged {
+        let was_idle = scene.queued == 0 && scene.idle >= PAUSE;
+        if self.reads_on && self.asked == 0 && was_idle {
+            // It has everything, and may have gone since.
+            self.takes = false;
+            self.acknowledged = scene.acknowledged;
+        }
+        if self.takes || scene.acknowledged > self.acknowledged {
             self.reads_on = true;
+            self.takes = true;
             return Meaning::HalfClose;
         }
         if scene.queued > 0 {
@@ -107,6 +140,7 @@ impl Parting {
         }
         match scene.stdin {
             _ if scene.waits && self.asked == 0 => Meaning::Ask,
+            _ if self.reads_on => Meaning::Unknown(None),
             Stdin::Silent => Meaning::Goodbye,
             Stdin::Unsent | Stdin::Sent => Meaning::Unknown(None),
             Stdin::Open if scene.waits || scene.gives => Meaning::Unknown(None),
@@ -115,7 +149,13 @@ impl Parting {
             Stdin::Open if scene.is_last => Meaning::Unknown(None),
             Stdin::Open if scene.at_line_end && !self.was_young => Meaning::Goodbye,
             Stdin::Open => match QUIET.checked_sub(scene.quiet) {
-                None | Some(Duration::ZERO) => Meaning::Goodbye,
+                None | Some(Duration::ZERO) if !(self.was_young && self.was_untouched) => {
+                    Meaning::Goodbye
+                }
+                None | Some(Duration::ZERO) if std::mem::replace(&mut self.was_told, true) => {
+                    Meaning::Unknown(None)
+                }
+                None | Some(Duration::ZERO) => Meaning::Patience,
                 left => Meaning::Unknown(left),
             },
         }
@@ -140,6 +180,7 @@ mod tests {
         is_terminal: false,
         quiet: OLD,
         at_line_end: true,
+        idle: OLD,
         waits: false,
         gives: false,
         acknowledged: 10,
@@ -148,7 +189,7 @@ mod tests {
     };
 
     fn meaning(age: Duration, scene: Scene) -> Meaning {
-        Parting::new(age, 10).meaning(&scene)
+        Parting::new(age, 10, false).meaning(&scene)
     }
 
     #[test]
@@ -194,7 +235,7 @@ mod tests {
 
     #[test]
     fn what_is_under_way_decides_and_is_looked_at_ever_more_rarely() {
-        let mut parting = Parting::new(OLD, 10);
+        let mut parting = Parting::new(OLD, 10, false);
         let asked = Scene {
             waits: true,
             queued: 5,
@@ -210,8 +251,22 @@ mod tests {
             ..asked
         };
         assert_eq!(parting.meaning(&answered), Meaning::HalfClose);
-        // Once it is known, a pause of stdin changes nothing.
-        assert_eq!(parting.meaning(&IDLE), Meaning::HalfClose);
+        assert!(parting.takes());
+        // Once it is known, a pause of stdin is no goodbye.
+        let done = Scene {
+            acknowledged: 15,
+            ..IDLE
+        };
+        let between = Scene {
+            idle: Duration::ZERO,
+            ..done
+        };
+        assert_eq!(parting.meaning(&between), Meaning::HalfClose);
+        assert_eq!(parting.meaning(&done), Meaning::Unknown(None));
+        // But it is asked anew.
+        assert!(parting.reads_on() && !parting.takes());
+        let waits = true;
+        assert_eq!(parting.meaning(&Scene { waits, ..done }), Meaning::Ask);
     }
 
     #[test]
@@ -225,6 +280,21 @@ mod tests {
             };
             assert_eq!(meaning(OLD, scene), Meaning::Ask);
         }
+    }
+
+    #[test]
+    fn who_half_closes_the_first_connection_at_once_is_left_to_a_stdin_that_takes_its_time() {
+        let quiet_from_the_first = Scene {
+            at_line_end: false,
+            acknowledged: 0,
+            ..IDLE
+        };
+        let mut parting = Parting::new(YOUNG, 0, true);
+        assert_eq!(parting.meaning(&quiet_from_the_first), Meaning::Patience);
+        let waits_on = Meaning::Unknown(None);
+        assert_eq!(parting.meaning(&quiet_from_the_first), waits_on);
+        let mut old = Parting::new(OLD, 0, true);
+        assert_eq!(old.meaning(&quiet_from_the_first), Meaning::Goodbye);
     }
 
     #[test]
@@ -252,8 +322,8 @@ mod tests {
 
     #[test]
     fn a_question_is_kept_until_it_is_answered() {
-        let mut parting = Parting::new(OLD, 10);
-        parting.ask(5);
+        let mut parting = Parting::new(OLD, 10, false);
+        parting.ask(5, 10);
         assert_eq!(parting.asked(), 5);
         assert!(!parting.reads_on());
         assert_eq!(parting.answered(), 5);

@@ -120,7 +120,7 @@ impl Session {
     /// Sends what waits, as far as the kernel takes it: first a heartbeat that is due, or the rest of one.
     fn flush(&mut self, link: &mut Link<'_>) {
         let Some(up) = &mut self.up else { return };
-        if up.is_full || up.half_closed || up.leaving || !up.may_send() {
+        if up.is_full || up.half_closed || up.leaving || up.is_doubtful() {
             return;
         }
         let now = link.now();
@@ -136,7 +136,7 @@ impl Session {
             }
         }
         let mut moved = false;
-        while !up.is_full && !state.outgoing.front().is_empty() {
+        while !up.is_full && up.may_send() && !state.outgoing.front().is_empty() {
             let front = state.outgoing.front();
             let count = link.send(front);
             up.is_full = count < front.len();
@@ -231,6 +231,7 @@ impl Session {
             is_terminal: self.settings.is_terminal,
             quiet: now.saturating_duration_since(self.given_at.unwrap_or(now)),
             at_line_end: state.given > 0 && !state.outgoing.has_begun(),
+            idle: now.saturating_duration_since(up.moved.unwrap_or(now)),
             waits: !state.outgoing.front().is_empty(),
             gives: !self.settings.is_terminal && unread() > 0,
             acknowledged: up.sent.saturating_sub(queued),
@@ -239,12 +240,19 @@ impl Session {
         };
         let was_known = parting.reads_on();
         match parting.meaning(&scene) {
-            Meaning::HalfClose if was_known => {}
             Meaning::HalfClose => {
                 state.outgoing.advance(parting.answered());
                 drop(state);
                 self.input.has_moved();
-                say(&format!("half-closed by {}, which reads on", link.server()));
+                if !was_known {
+                    say(&format!("half-closed by {}, which reads on", link.server()));
+                }
+            }
+            Meaning::Patience => {
+                say(&format!(
+                    "half-closed by {}: waiting for stdin",
+                    link.server()
+                ));
             }
             Meaning::Goodbye => up.go(link),
             Meaning::Ask => {
@@ -448,7 +456,13 @@ impl Caller for Session {
     fn half_closed(&mut self, link: &mut Link<'_>) -> bool {
         if let Some(up) = &mut self.up {
             let acknowledged = up.sent.saturating_sub(link.unacknowledged());
-            up.parting = Some(Parting::new(link.age(), acknowledged));
+            // That it has gone, keepalive finds out: not on a Unix socket. A heartbeat is for those who cannot wait for that.
+            let was_untouched = self.last.is_none()
+                && up.heartbeat.is_none()
+                && up.sent == 0
+                && up.received == 0
+                && link.server().tcp().is_some();
+            up.parting = Some(Parting::new(link.age(), acknowledged, was_untouched));
         }
         true
     }

@@ -41,8 +41,8 @@ impl Up {
     pub(crate) fn in_doubt(&self, queued: u64) -> u64 {
         let goodbye = u64::from(self.leaving || self.half_closed);
         let kept = self.parting.as_ref().map_or(0, Parting::asked);
-        let sent = self.sent - kept as u64;
-        queued.saturating_sub(goodbye).min(sent)
+        let (kept, sent) = (kept as u64, self.sent - kept as u64);
+        queued.saturating_sub(goodbye + kept).min(sent)
     }
 
     /// These bytes of stdin were sent.
@@ -74,14 +74,21 @@ impl Up {
         let question = &waiting[..waiting.len().min(QUESTION)];
         let count = link.send(question);
         if let Some(parting) = &mut self.parting {
-            parting.ask(count);
+            parting.ask(count, self.sent);
         }
         self.has_sent(&question[..count], link.now());
         count > 0
     }
 
+    /// Whether it is not known to take anything.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.parting
+            .as_ref()
+            .is_some_and(|parting| !parting.reads_on())
+    }
+
     /// Whether bytes may be sent that are not kept for the next connection.
     pub(crate) fn may_send(&self) -> bool {
-        self.parting.as_ref().is_none_or(Parting::reads_on)
+        self.parting.as_ref().is_none_or(Parting::takes)
     }
 }
