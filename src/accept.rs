@@ -17,11 +17,12 @@ use crate::config::WhenFull;
 use crate::deadline::Moment;
 use crate::endpoint::{Endpoint, Peer};
 use crate::handle::Shared;
+use crate::herd::{self, Accepted, Rotation};
 use crate::io::Io;
 use crate::listener::{Configure, Listener, Settings};
 use crate::socket_file::SocketFile;
+use crate::sockopt::{self, Refused};
 use crate::stats::Stats;
-#[cfg(all(target_os = "linux", not(standfast_portable)))]
 use crate::sys;
 
 /// How many connections are accepted in a turn before those that are open get theirs.
@@ -59,6 +60,8 @@ struct Door {
     settings: Arc<Settings>,
     stats: Arc<Stats>,
     configure: Configure,
+    /// What it has for the connections of a herd.
+    rotation: Rotation,
     /// Others may listen with it, too.
     #[cfg(control)]
     inherited: bool,
@@ -70,6 +73,51 @@ impl Door {
     /// The backlog is where connections wait while there is no room.
     fn holds_back(&self) -> bool {
         self.settings.when_full == WhenFull::Wait && self.settings.admission.is_full()
+    }
+
+    /// Gives an accepted socket its options, those of connection number `id`: one of many or not.
+    fn configure(
+        &mut self,
+        socket: &OwnedFd,
+        id: u64,
+        is_one_of_many: bool,
+    ) -> Result<(), Refused> {
+        let options = &self.settings.options;
+        let own = if is_one_of_many {
+            options.in_herd(id)
+        } else {
+            *options
+        };
+        match self.configure {
+            Configure::None => self.vary(socket, id, is_one_of_many),
+            #[cfg(control)]
+            Configure::Queued => own.replace(socket),
+            Configure::Each => own.apply(socket),
+        }
+    }
+
+    /// Sees to it that connections of a herd inherit not all the same keepalive.
+    fn vary(&mut self, accepted: &OwnedFd, id: u64, is_one_of_many: bool) -> Result<(), Refused> {
+        let options = &self.settings.options;
+        if self.address.tcp().is_none() || !sockopt::INHERITED || options.idle().is_none() {
+            return Ok(());
+        }
+        let varied = if is_one_of_many {
+            let listener = self.socket.as_fd();
+            let queued = || sys::queued(listener).map_or(0, |queued| queued as usize);
+            let Accepted { change, alike } = self.rotation.accepted(queued);
+            let varied = change.map_or(Ok(()), |nth| options.vary(&listener, Some(nth)));
+            if alike {
+                varied.and_then(|()| options.vary(accepted, Some(id)))
+            } else {
+                varied
+            }
+        } else if self.rotation.is_over() {
+            options.vary(&self.socket, None)
+        } else {
+            Ok(())
+        };
+        varied.map_err(Refused::named("keepalive"))
     }
 
     fn deregister(&self, registry: &Registry) {
@@ -109,6 +157,7 @@ impl Acceptor {
             settings: listener.settings,
             stats,
             configure: listener.configure,
+            rotation: Rotation::default(),
             #[cfg(control)]
             inherited: listener.inherited_as.is_some(),
             // What came before the registration may have made its edge already.
@@ -209,7 +258,7 @@ impl Acceptor {
         now: Moment,
         shared: &Shared,
     ) -> Option<Io> {
-        let door = &self.doors[at];
+        let door = &mut self.doors[at];
         let id = shared.next_id();
         door.stats.accepted.add(1);
         if let Err(limit) = door.settings.admission.admit(peer.ip()) {
@@ -229,13 +278,7 @@ impl Acceptor {
             self.say(now, "connection limit reached, closing what comes");
             return None;
         }
-        let configured = match door.configure {
-            Configure::None => Ok(()),
-            #[cfg(control)]
-            Configure::Queued => door.settings.options.replace(&socket),
-            Configure::Each => door.settings.options.apply(&socket),
-        };
-        if let Err(refused) = configured {
+        if let Err(refused) = door.configure(&socket, id, herd::is_herd(shared.open())) {
             // Gone already, or a system without the option: detection lacks, the connection lives.
             log::debug!(id, option = refused.option.as_str(), error:% = refused.source; "option refused");
         }

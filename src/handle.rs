@@ -95,11 +95,7 @@ impl Handle {
             counted_for: shared.counted_for(),
             draining: shared.ordered() != Order::Run,
             workers: shared.workers.len(),
-            open: shared
-                .workers
-                .iter()
-                .map(|worker| worker.open.load(Ordering::Relaxed))
-                .sum(),
+            open: shared.open(),
             accepted: sum.accepted,
             read: sum.read,
             written: sum.written,
@@ -579,6 +575,14 @@ impl Shared {
         for worker in &self.workers {
             worker.wake();
         }
+    }
+
+    /// Connections that are open, or on their way to a worker.
+    pub(crate) fn open(&self) -> usize {
+        let workers = self.workers.iter();
+        workers
+            .map(|worker| worker.open.load(Ordering::Relaxed))
+            .sum()
     }
 
     /// The worker with the fewest connections; the asking one, unless another has fewer.

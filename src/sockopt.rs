@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use mio::Interest;
 #[cfg(any(target_os = "linux", target_os = "android"))]
-use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle};
+use rustix::net::sockopt::{set_tcp_keepcnt, set_tcp_keepidle};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::error::Error;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use crate::herd;
+use crate::herd::Due;
 #[cfg(control)]
 use crate::keepalive::RTO_MAX_DEFAULT;
 use crate::keepalive::{Detection, Keepalive};
@@ -128,36 +131,50 @@ impl SocketOptions {
         Ok(())
     }
 
-    /// Gives a socket that has these options the keepalive of connection number `nth` among many. `anew`: its idle time
-    /// begins now, for only a timer that was stopped starts anew (`tcp_set_keepalive` in the kernel's
-    /// `net/ipv4/tcp_timer.c`).
+    /// Those of connection number `nth` among many.
+    pub(crate) fn in_herd(mut self, nth: u64) -> Self {
+        self.detection.keepalive = self.keepalive().map(|all| all.spread(nth));
+        self
+    }
+
+    /// How long a connection is silent before it is probed.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        let idle = self.keepalive()?.idle?;
+        Some(Duration::from_secs(idle.get().into()))
+    }
+
+    /// Gives a socket that has these options the keepalive of connection number `nth` among many, or of none. Whoever
+    /// inherits it meanwhile has not more retries and the longer idle time.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    pub(crate) fn spread(&self, socket: &impl AsFd, nth: u64, anew: bool) -> io::Result<()> {
+    pub(crate) fn vary(&self, socket: &impl AsFd, nth: Option<u64>) -> io::Result<()> {
         let Some(all) = self.keepalive() else {
             return Ok(());
         };
-        let own = all.spread(nth);
-        if own == all {
-            return Ok(());
-        }
-        if anew {
-            set_socket_keepalive(socket, false)?;
-        }
-        if let Some(idle) = own.idle {
-            set_tcp_keepidle(socket, Duration::from_secs(idle.get().into()))?;
-        }
-        if let Some(retries) = own.retries.filter(|_| own.retries != all.retries) {
+        let own = nth.map_or(all, |nth| all.spread(nth));
+        if let (Some(idle), Some(retries), Some(most)) = (own.idle, all.retries, own.retries) {
             set_tcp_keepcnt(socket, retries.get())?;
-        }
-        if anew {
-            set_socket_keepalive(socket, true)?;
+            set_tcp_keepidle(socket, Duration::from_secs(idle.get().into()))?;
+            if most > retries {
+                set_tcp_keepcnt(socket, most.get())?;
+            }
         }
         Ok(())
     }
 
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    pub(crate) fn spread(&self, _: &impl AsFd, _: u64, _: bool) -> io::Result<()> {
+    pub(crate) fn vary(&self, _: &impl AsFd, _: Option<u64>) -> io::Result<()> {
         Ok(())
+    }
+
+    /// Does what is due for a connection of a herd: a shorter idle time than it was silent for has it probed at once.
+    pub(crate) fn disperse(&self, socket: &impl AsFd, due: Due) -> io::Result<()> {
+        match due {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Due::Probe(_) => Ok(set_tcp_keepidle(socket, herd::AT_ONCE)?),
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            Due::Probe(_) => Ok(()),
+            Due::Settle(member) => self.vary(socket, Some(member.id)),
+        }
     }
 
     /// Sets all of them on a socket that has another process's: what is off is switched off, what is left to the system
@@ -202,7 +219,7 @@ pub(crate) struct Refused {
 }
 
 impl Refused {
-    fn named(option: &'static str) -> impl Fn(io::Error) -> Self {
+    pub(crate) fn named(option: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self {
             option: option.to_owned(),
             source,

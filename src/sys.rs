@@ -175,7 +175,9 @@ mod imp {
         retransmits: u8,
         probes: u8,
         _bytes: [u8; 4],
-        _timeouts: [u32; 9],
+        _timeouts: [u32; 4],
+        unacked: u32,
+        _lost: [u32; 4],
         _last_data_sent: u32,
         _last_ack_sent: u32,
         last_data_recv: u32,
@@ -194,6 +196,7 @@ mod imp {
     }
 
     const _: () = {
+        assert!(std::mem::offset_of!(Info, unacked) == 24);
         assert!(std::mem::offset_of!(Info, last_data_recv) == 52);
         assert!(std::mem::offset_of!(Info, rtt) == 68);
         assert!(std::mem::offset_of!(Info, bytes_acked) == 120);
@@ -210,7 +213,7 @@ mod imp {
     const CLOSING: u8 = 11;
 
     /// Reads `TCP_INFO` (tcp(7)).
-    pub(crate) fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+    fn info(fd: BorrowedFd<'_>) -> io::Result<Info> {
         let mut info = std::mem::MaybeUninit::<Info>::zeroed();
         let mut length = libc::socklen_t::try_from(size_of::<Info>()).unwrap_or(0);
         // SAFETY: `info` is writable for `length` bytes and both outlive the call; `fd` is borrowed, so open.
@@ -227,7 +230,17 @@ mod imp {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the struct is plain integers, zeroed before the kernel filled in as much as it knows.
-        let info = unsafe { info.assume_init() };
+        Ok(unsafe { info.assume_init() })
+    }
+
+    /// How many connections wait in a listener's queue (`tcpi_unacked`; `tcp_get_info` in the kernel's net/ipv4/tcp.c).
+    pub(crate) fn queued(listener: BorrowedFd<'_>) -> io::Result<u32> {
+        Ok(info(listener)?.unacked)
+    }
+
+    /// What the kernel knows of a connection's peer, and its account of the connection.
+    pub(crate) fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+        let info = info(fd)?;
         Ok(TcpInfo {
             silence: Duration::from_millis(info.last_ack_recv.min(info.last_data_recv).into()),
             probes: info.probes,
@@ -458,6 +471,10 @@ mod imp {
     use super::{BorrowedFd, Duration, TcpInfo, io};
 
     pub(crate) fn tcp_info(_: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn queued(_: BorrowedFd<'_>) -> io::Result<u32> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

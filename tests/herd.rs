@@ -1,6 +1,7 @@
 //! The keepalive probes of many connections, which must not leave at once.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::control::Home;
@@ -54,7 +55,7 @@ fn assert_spread(end: End, address: SocketAddr, idle: u64) {
         let spread = &probes[..COUNT - 500];
         let range = *spread.last().unwrap() - spread[0];
         let dense = spread
-            .windows(COUNT / 4)
+            .windows(COUNT / 3)
             .filter(|some| some[some.len() - 1] - some[0] < Duration::from_secs(1));
         assert!(
             *probes.last().unwrap() <= idle + Duration::from_millis(20),
@@ -105,4 +106,31 @@ fn many_connections_that_were_taken_over_are_probed_at_times_of_their_own() {
     });
     assert_spread(End::Ours, next.address(), 160);
     load.goes_on_with(COUNT);
+}
+
+#[test]
+fn many_connections_that_came_while_the_server_stood_still_are_probed_at_times_of_their_own() {
+    let server = Server::start(&["echo", "-q", "--keepalive", "80:10:3"]);
+    server.suspend();
+    // They wait in the listener's queue, all with what it had then.
+    let clients = (0..COUNT).map(|_| TcpStream::connect(server.address()).unwrap());
+    let _clients: Vec<TcpStream> = clients.collect();
+    server.resume();
+    assert_spread(End::Ours, server.address(), 80);
+}
+
+#[test]
+fn many_connections_of_a_short_idle_time_are_probed_all_over_it() {
+    let server = Server::start(&["echo", "-q", "--keepalive", "6:1:3"]);
+    let count = COUNT.to_string();
+    let args = ["-c", &count, "--idle", "-T", "5m", "--keepalive", "off"];
+    let mut load = Loading::start(server.address(), &args);
+    load.goes_on_with(COUNT);
+    until("the probes are spread", || {
+        let probes = probes(End::Ours, server.address());
+        // The kernel rounds these times to a quarter of a second.
+        let times = probes.iter().map(|probe| probe.as_millis() / 256);
+        let times: BTreeSet<u128> = times.collect();
+        probes.len() == COUNT && times.len() > 12
+    });
 }

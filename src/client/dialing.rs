@@ -54,8 +54,14 @@ impl<C: Caller> Client<C> {
         else {
             return;
         };
+        let has_herd = herd::is_herd(engine.live);
+        let options = if has_herd {
+            engine.options.in_herd(*id as u64)
+        } else {
+            engine.options
+        };
         let manner = Manner {
-            options: &engine.options,
+            options: &options,
             source: engine.dial.source(*id),
             registry: engine.poll.registry(),
             token: Token(key),
@@ -74,8 +80,8 @@ impl<C: Caller> Client<C> {
                 io.read_on = true;
                 log::debug!(id = *id, server:%; "connected");
                 engine.deadlines.remove(slot(key));
-                if herd::is_herd(engine.live) && server.tcp().is_some() {
-                    engine.herd.add(key, *id as u64, engine.now);
+                if has_herd && server.tcp().is_some() {
+                    engine.herd.add(key, *id as u64, options.idle(), engine.now);
                 }
                 engine.entries[key].state = State::Up(Up::new(io, server));
                 self.call(key, |caller, link| caller.connected(link));

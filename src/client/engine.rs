@@ -13,7 +13,7 @@ use crate::client::link::{Link, LinkId, Up};
 use crate::deadline::{Clock, Deadlines, Moment, slot};
 use crate::dial::{Attempt, Dial};
 use crate::error::Error;
-use crate::herd::Herd;
+use crate::herd::{Due, Herd};
 use crate::horizon::{Horizon, Pause, Wait};
 use crate::io::Turn;
 use crate::keepalive::RTO_MAX_DEFAULT;
@@ -290,20 +290,22 @@ impl Engine {
         Ok(pause.filter(|pause| !pause.at_most))
     }
 
-    /// Gives those of many connections whose turn has come a keepalive of their own.
+    /// Those of many connections that are probed ahead of time.
     pub(crate) fn disperse(&mut self) {
-        for member in self.herd.due(self.now) {
+        if self.herd.next() > self.now {
+            return;
+        }
+        for due in self.herd.due(self.now) {
+            let (Due::Probe(member) | Due::Settle(member)) = due;
             if let Some(Entry {
                 link: Some(id),
                 state: State::Up(up),
             }) = self.entries.get(member.key)
                 && *id as u64 == member.id
+                && let Err(error) = self.options.disperse(&up.io.socket, due)
             {
-                let anew = member.is_fresh(self.now);
-                if let Err(error) = self.options.spread(&up.io.socket, member.id, anew) {
-                    // The system has ended it already.
-                    log::debug!(id, error:%; "option refused");
-                }
+                // The system has ended it already.
+                log::debug!(id, error:%; "option refused");
             }
         }
     }

@@ -50,6 +50,18 @@ fn the_other_end_of_a_unix_socket_is_known() {
 
 #[test]
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
+fn connections_that_wait_for_a_listener_are_counted() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    assert_eq!(queued(listener.as_fd()).unwrap(), 0);
+    let address = listener.local_addr().unwrap();
+    let _waiting = [(); 3].map(|()| TcpStream::connect(address).unwrap());
+    assert_eq!(queued(listener.as_fd()).unwrap(), 3);
+    listener.accept().unwrap();
+    assert_eq!(queued(listener.as_fd()).unwrap(), 2);
+}
+
+#[test]
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
 fn unacknowledged_bytes_are_counted() {
     let (mut near, _far) = pair();
     assert_eq!(unacknowledged(near.as_fd()).unwrap(), 0);

@@ -122,8 +122,15 @@ impl Worker {
                 Some(Ok(addresses)) => attempt.insert(Attempt::new(addresses, *until)),
             },
         };
+        let id = connection.io.id;
+        let options = origin.settings.options;
+        let options = if has_herd {
+            options.in_herd(id)
+        } else {
+            options
+        };
         let manner = Manner {
-            options: &origin.settings.options,
+            options: &options,
             source: None,
             registry: self.poll.registry(),
             token: Token(BESIDE | key),
@@ -133,7 +140,7 @@ impl Worker {
             Progress::Connected(server, socket) => {
                 let readable = *readable;
                 if has_herd && server.tcp().is_some() {
-                    self.herd.add(BESIDE | key, connection.io.id, now);
+                    self.herd.add(BESIDE | key, id, options.idle(), now);
                 }
                 let turn = origin.turn(now);
                 connection.connected((&server, socket), readable, &origin.terms, &turn);

@@ -13,7 +13,7 @@ use crate::close::{CloseReason, Ending};
 use crate::connection::{Connection, Step};
 use crate::deadline::slot;
 use crate::handle::Newcomer;
-use crate::herd;
+use crate::herd::{self, Due};
 use crate::io::Io;
 
 impl Worker {
@@ -106,13 +106,16 @@ impl Worker {
 
     /// Whether its connections are some of many.
     pub(super) fn has_herd(&self) -> bool {
-        let workers = &self.shared.workers;
-        herd::is_herd(workers[self.index].open.load(Ordering::Relaxed) * workers.len())
+        herd::is_herd(self.shared.open())
     }
 
-    /// Gives those of many connections whose turn has come a keepalive of their own.
+    /// Those of many connections that are probed ahead of time.
     pub(super) fn disperse(&mut self) {
-        for member in self.herd.due(self.now) {
+        if self.herd.next() > self.now {
+            return;
+        }
+        for due in self.herd.due(self.now) {
+            let (Due::Probe(member) | Due::Settle(member)) = due;
             let Some(connection) = self.connections.get_mut(member.key & !BESIDE) else {
                 continue;
             };
@@ -122,13 +125,11 @@ impl Worker {
             } else {
                 connection.io.far_up().map(|up| &up.io)
             };
-            if let Some(io) = io.filter(|io| io.id == member.id) {
-                let anew = member.is_fresh(self.now);
-                let spread = origin.settings.options.spread(&io.socket, io.id, anew);
-                if let Err(error) = spread {
-                    // A Unix socket, or the system has ended it already.
-                    log::debug!(id = io.id, error:%; "option refused");
-                }
+            if let Some(io) = io.filter(|io| io.id == member.id)
+                && let Err(error) = origin.settings.options.disperse(&io.socket, due)
+            {
+                // The system has ended it already.
+                log::debug!(id = io.id, error:%; "option refused");
             }
         }
     }
@@ -144,7 +145,8 @@ impl Worker {
         let entry = self.connections.vacant_entry();
         let key = entry.key();
         if has_herd && state.is_none() && origin.address.tcp().is_some() {
-            self.herd.add(key, io.id, self.now);
+            let options = origin.settings.options.in_herd(io.id);
+            self.herd.add(key, io.id, options.idle(), self.now);
         }
         let registry = self.poll.registry();
         let mut registered = io.register(registry, Token(key));

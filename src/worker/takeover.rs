@@ -290,11 +290,14 @@ impl Worker {
                 _ => None,
             };
             for socket in near.into_iter().chain(far) {
-                let options = &origin.settings.options;
+                let options = origin.settings.options;
+                let options = if has_herd {
+                    options.in_herd(io.id)
+                } else {
+                    options
+                };
                 if let Err(refused) = options.replace(&socket) {
                     log::debug!(id = io.id, option = refused.option.as_str(), error:% = refused.source; "option refused");
-                } else if has_herd && let Err(error) = options.spread(&socket, io.id, false) {
-                    log::debug!(id = io.id, error:%; "option refused");
                 }
             }
         }
