@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::control::{Home, number};
+use crate::control::{Home, number, text};
 use crate::support::{
     Orphan, Server, assert_echoes, connect, facts, output, read_to_fin, restarted, shell,
     standfast, until, until_another_signal_counts,
@@ -185,6 +185,23 @@ fn a_stdout_that_was_closed_at_the_start_or_is_not_for_writing_is_told_at_once()
     }
     let sent = shell(r#"exec "$@" >&- </dev/null"#, &["connect", "-z", &address]);
     assert_eq!(output(sent).0, 0, "nothing is to be received");
+}
+
+#[test]
+fn an_order_that_was_carried_out_is_no_failure_where_that_cannot_be_shown() {
+    let home = Home::new();
+    let mut server = home.serve(&["-l", "0"]);
+    let socket = home.socket_of(&server);
+    let closed = |order| shell(r#"exec "$@" >&-"#, &[order, "--control", text(&socket)]);
+    assert_eq!(
+        output(closed("status")).0,
+        1,
+        "what is asked for is not had"
+    );
+    let (code, _, stderr) = output(closed("drain"));
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("cannot write to stdout"), "{stderr}");
+    assert_eq!(server.wait().code(), Some(0));
 }
 
 #[test]

@@ -13,13 +13,14 @@ use standfast::{Address, ConnectionInfo, Role, Status, Takeover};
 
 use crate::Failure;
 use crate::args::{Order, TargetArgs};
-use crate::stdout;
 use crate::units::Bytes;
+use crate::{logger, stdout};
 
 /// Asks the server that `target` names.
 pub(crate) fn run(order: Order, target: &TargetArgs) -> Result<ExitCode, Failure> {
     let client = find(target)?.within(target.timeout);
     let failed = |error: io::Error| unanswered(&client, &error);
+    let is_done = !matches!(order, Order::Status | Order::List);
     let text = match order {
         Order::Status => {
             let status = client.status().map_err(failed)?;
@@ -60,7 +61,11 @@ pub(crate) fn run(order: Order, target: &TargetArgs) -> Result<ExitCode, Failure
             }
         }
     };
-    stdout::show(&text)?;
+    match stdout::show(&text) {
+        // What was ordered is done, whoever can be told of it.
+        Err(failure) if is_done => logger::say(&failure.to_string()),
+        shown => shown?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 
