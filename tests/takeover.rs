@@ -20,6 +20,8 @@ mod regressions;
 pub(crate) mod relay;
 /// The server starts its own successor.
 mod restart;
+/// Real supervisors.
+mod supervisors;
 /// Much that waits, and more that comes.
 mod waiting;
 

@@ -158,6 +158,35 @@ fn a_successor_outlives_the_session_that_the_former_process_led() {
 }
 
 #[test]
+fn print_is_not_restarted_where_its_terminal_hangs_up_with_it() {
+    let home = Home::new();
+    let said = home.join("said");
+    let serve = format!(
+        "exec {} serve print -l 0 2>{}",
+        env!("CARGO_BIN_EXE_standfast"),
+        home.join("log").display()
+    );
+    let mut command = Command::new("script");
+    command
+        .args(["-q", "-f", "-c", &serve])
+        .arg(&said)
+        .env("XDG_RUNTIME_DIR", &home.path)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null());
+    let mut script = command.spawn().unwrap();
+    let said = || fs::read_to_string(&said).unwrap_or_default();
+    until("it listens", || said().contains("listening on "));
+    let (code, line) = home.refusal(&["restart"]);
+    assert!(
+        code == 1 && line.contains("which hangs up with it"),
+        "{line}"
+    );
+    home.answer(&["stop"]);
+    until("script ends", || script.try_wait().unwrap().is_some());
+}
+
+#[test]
 fn a_program_is_looked_up_anew_as_it_was_typed() {
     // By a bare name in PATH, and by a path relative to a folder that is a link.
     for start in [

@@ -3,7 +3,10 @@
 
 use std::env;
 use std::fs;
+use std::io;
 use std::process;
+
+use rustix::fs::{FileType, fstat};
 
 use crate::supervisor;
 
@@ -18,7 +21,10 @@ const ENDS_WITH_ITS_CHILD: [&str; 6] = [
 ];
 
 /// Supervisors that start a program anew when it ends, whoever listens in its place.
-const STARTS_ANOTHER: [&str; 4] = ["runsv", "supervise", "s6-supervise", "supervisord"];
+const STARTS_ANOTHER: [&str; 4] = ["runsv", "supervise", "s6-supervise", SUPERVISORD];
+
+/// Unlike the others it reads what the program prints by itself, until that ends.
+const SUPERVISORD: &str = "supervisord";
 
 /// Why process `pid` may not take over from this one, if it may not.
 pub(crate) fn objection(pid: u32) -> Option<String> {
@@ -57,6 +63,28 @@ pub(crate) fn would_start_another() -> Option<String> {
             "{}, which started this process, would start another one beside its successor, in vain and for ever: with \
              --replace in its command each takes over from the one before",
             parent.name
+        )
+    })
+}
+
+/// Why nobody would read what a successor prints, if nobody would: its stdout is this process's, and ends with it.
+pub(crate) fn would_close_stdout() -> Option<String> {
+    let stdout = io::stdout();
+    // The terminal hangs up on all who have it when the leader of its session ends (`disassociate_ctty` in the kernel's
+    // drivers/tty/tty_jobctrl.c).
+    if rustix::termios::tcgetsid(&stdout) == Ok(rustix::process::getpid()) {
+        return Some(
+            "this process leads the session of the terminal that is its stdout, which hangs up with it: start it below a \
+             shell, or send stdout elsewhere"
+                .to_owned(),
+        );
+    }
+    let is_pipe = fstat(&stdout).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_fifo());
+    let parent = Process::read(&Process::read("self")?.parent.to_string())?;
+    (is_pipe && parent.name == SUPERVISORD).then(|| {
+        format!(
+            "{SUPERVISORD} closes the pipe that is this process's stdout when it ends: start it by a shell that sends \
+             stdout elsewhere"
         )
     })
 }

@@ -14,7 +14,7 @@ use standfast::control::{self, Client, Control, Successor};
 use standfast::{Config, Effective, Error, ListenerInfo, Server};
 
 use crate::Failure;
-use crate::args::{ControlPath, ServeArgs};
+use crate::args::{ControlPath, ServeArgs, ServiceName};
 use crate::supervisor::Supervisor;
 use crate::{parent, successor};
 
@@ -47,13 +47,13 @@ pub(crate) fn start(
     let Some((path, asked)) = control_path(args, &server) else {
         return Ok((server, None));
     };
-    let replaces = args.replace;
+    let (replaces, prints) = (args.replace, args.service.service == ServiceName::Print);
     server.objection(move |pid| {
-        parent::objection(pid).or_else(|| {
-            // Of a process that asks by itself its starter knows.
-            let is_restart = pid == process::id();
-            (is_restart && !replaces).then(parent::would_start_another)?
-        })
+        // Of a process that asks by itself its starter knows, and its stdout is its own.
+        let is_restart = pid == process::id();
+        parent::objection(pid)
+            .or_else(|| (is_restart && !replaces).then(parent::would_start_another)?)
+            .or_else(|| (is_restart && prints).then(parent::would_close_stdout)?)
     });
     server.successor(successor_of(&path));
     let control = open_control(&mut server, &path, asked)?;
