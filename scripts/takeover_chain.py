@@ -67,9 +67,9 @@ class Generation(Server):
                 self.wanted.wait()
         self.spoke.set()  # it says nothing any more
 
-    def listening(self):
+    def listening(self, bound):
         """Waits until it serves; the address, as text, and the seconds it took."""
-        self.spoke.wait(max(0, self.started + BOUND - time.monotonic()))
+        self.spoke.wait(max(0, self.started + bound - time.monotonic()))
         if not self.listened:
             with suppress(subprocess.TimeoutExpired):  # it closes its stdout a moment before it is gone
                 self.process.wait(1)
@@ -159,7 +159,8 @@ class Takeover:
 class Chain:
     """The server of the moment, and what the former ones left behind. `options` are flags of every generation."""
 
-    def __init__(self, binary, directory, service, *options):
+    def __init__(self, binary, directory, service, *options, bound=BOUND):
+        self.bound = bound  # seconds that a takeover may take
         self.binary, self.service, self.options = binary, service, options
         self.control = os.path.join(directory, "control.sock")
         self.address, self.current = "127.0.0.1:0", None
@@ -174,7 +175,7 @@ class Chain:
             if self.current:
                 generation.logged("took over")
                 self.current.wanted.set()
-            address, seconds = generation.listening()
+            address, seconds = generation.listening(self.bound)
             if self.current and address != self.address:
                 raise Failure(f"the new process listens on {address}, not on {self.address}")
         except BaseException as failure:  # nobody has it yet who could end it
