@@ -3,7 +3,7 @@
 use std::collections::TryReserveError;
 use std::ops::Deref;
 
-use crate::memory::{Held, Memory, WaitingKind, capacity_for};
+use crate::memory::{Held, Memory, WaitingKind};
 
 /// Input that a service left.
 #[derive(Debug, Default)]
@@ -25,10 +25,11 @@ impl Inbox {
     ) -> Result<(), TryReserveError> {
         let needed = self.bytes.len() + bytes.len();
         if needed > self.bytes.capacity() {
-            let more = capacity_for(needed, most) - self.bytes.len();
-            memory.get(|| self.bytes.try_reserve_exact(more))?;
-            self.held.count_in(memory, WaitingKind::Input);
-            self.held.set(self.bytes.capacity());
+            let (held, len) = ((&mut self.held, WaitingKind::Input), self.bytes.len());
+            memory.reserve(held, (len, needed, most), |more| {
+                self.bytes.try_reserve_exact(more)?;
+                Ok(self.bytes.capacity())
+            })?;
         }
         self.bytes.extend_from_slice(bytes);
         Ok(())

@@ -94,8 +94,6 @@ pub(crate) struct Io {
     pub(crate) shifted: bool,
     /// Not read for want of memory in the process.
     pub(crate) short: bool,
-    /// On the worker's list of connections that are read once there is memory.
-    pub(crate) queued: bool,
     /// On the worker's list of connections whose service waits.
     pub(crate) waiting: bool,
     /// Output is being delivered, then FIN: for this reason.
@@ -134,7 +132,6 @@ impl Io {
             closing: false,
             leftover: false,
             short: false,
-            queued: false,
             waiting: false,
             #[cfg(control)]
             copied: false,

@@ -247,6 +247,25 @@ impl Memory {
         })
     }
 
+    /// Makes room in a buffer of `len` bytes for `needed`, and for more as long as that stays within `most`: `reserve` is
+    /// told how many more, and answers the capacity, which `held` counts from then on as `kind`.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub(crate) fn reserve(
+        &self,
+        (held, kind): (&mut Held, WaitingKind),
+        (len, needed, most): (usize, usize, usize),
+        mut reserve: impl FnMut(usize) -> Result<usize, TryReserveError>,
+    ) -> Result<(), TryReserveError> {
+        let more = capacity_for(needed, most) - len;
+        let mut capacity = 0;
+        self.get(|| reserve(more).map(|has| capacity = has))?;
+        held.count_in(self, kind);
+        held.set(capacity);
+        Ok(())
+    }
+
     /// The system has no memory: gives up what is kept for that.
     pub(crate) fn fall_short(&self) {
         let mut kept = self.kept();
@@ -390,7 +409,7 @@ impl Drop for Held {
 
 /// The capacity for `needed` bytes, in steps of four, as long as that stays within `most`. What a buffer has grown out of the
 /// allocator may have to keep: with steps of two that is as much again, with these a third.
-pub(crate) fn capacity_for(needed: usize, most: usize) -> usize {
+fn capacity_for(needed: usize, most: usize) -> usize {
     const LEAST: usize = 1024;
     let mut step = LEAST;
     while step < needed {

@@ -2,7 +2,7 @@
 
 use std::collections::{TryReserveError, VecDeque};
 
-use crate::memory::{Held, Memory, WaitingKind, capacity_for};
+use crate::memory::{Held, Memory, WaitingKind};
 
 /// A queue of bytes: appended behind, written from the front. Empty, it owns no memory.
 #[derive(Debug, Default)]
@@ -37,10 +37,11 @@ impl Outbox {
     ) -> Result<(), TryReserveError> {
         let needed = self.len() + bytes.len();
         if needed > self.bytes.capacity() {
-            let more = capacity_for(needed, most) - self.len();
-            memory.get(|| self.bytes.try_reserve_exact(more))?;
-            self.held.count_in(memory, WaitingKind::Output);
-            self.held.set(self.bytes.capacity());
+            let (held, len) = ((&mut self.held, WaitingKind::Output), self.bytes.len());
+            memory.reserve(held, (len, needed, most), |more| {
+                self.bytes.try_reserve_exact(more)?;
+                Ok(self.bytes.capacity())
+            })?;
         }
         self.bytes.extend(bytes);
         Ok(())

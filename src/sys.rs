@@ -325,6 +325,32 @@ mod imp {
         Ok(u64::try_from(bytes).unwrap_or(0))
     }
 
+    /// Reads `SO_MEMINFO` (`sk_get_meminfo` of the kernel's net/core/sock.c): how far the send buffer is from full, in
+    /// bytes as the kernel reckons them, its own beside ours.
+    pub(crate) fn send_room(fd: BorrowedFd<'_>) -> io::Result<u32> {
+        /// Places in what comes back (`SK_MEMINFO_*` of `include/uapi/linux/sock_diag.h`).
+        const WMEM_ALLOC: usize = 2;
+        const SNDBUF: usize = 3;
+        const WMEM_QUEUED: usize = 5;
+        let mut info = [0_u32; 9];
+        let mut length = libc::socklen_t::try_from(size_of_val(&info)).unwrap_or(0);
+        // SAFETY: `info` is writable for `length` bytes and both outlive the call; `fd` is borrowed, so open.
+        let answer = unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                info.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        if answer == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        // TCP counts in the one, Unix sockets in the other.
+        Ok(info[SNDBUF].saturating_sub(info[WMEM_ALLOC].max(info[WMEM_QUEUED])))
+    }
+
     /// `struct tcp_zerocopy_receive` of `include/uapi/linux/tcp.h`, as far as it matters here.
     #[repr(C)]
     struct Receive {
@@ -479,6 +505,10 @@ mod imp {
     }
 
     pub(crate) fn unacknowledged(_: BorrowedFd<'_>) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn send_room(_: BorrowedFd<'_>) -> io::Result<u32> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

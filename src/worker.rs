@@ -443,8 +443,7 @@ impl Worker {
             io.leftover = true;
             self.leftovers.push(key);
         }
-        if io.short && !io.queued {
-            io.queued = true;
+        if io.short {
             self.short.push(key);
         }
         if io.is_halted() && !io.waiting {
@@ -539,9 +538,6 @@ impl Worker {
     fn count_out(&mut self, key: usize, connection: &Connection, reason: CloseReason) {
         self.deadlines.remove(slot(key));
         let io = &connection.io;
-        if io.queued {
-            self.short.remove(key);
-        }
         let origin = &self.origins[usize::from(io.listener)];
         origin.stats.closed(reason);
         origin.settings.admission.release(io.peer.ip());

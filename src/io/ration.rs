@@ -11,6 +11,9 @@ use crate::sys;
 /// What is read at a time of one that has failed, when nothing else is, bytes.
 const LAST_WORDS: usize = 4 * 1024;
 
+/// What is certain to take as much as is read near the end: four times that, for what the kernel adds to each segment.
+const AMPLE: u32 = 4 * 4 * 1024;
+
 impl Io {
     /// How many of `room` bytes may be read of the client, with what the process holds.
     #[inline]
@@ -75,10 +78,13 @@ impl Io {
     }
 
     /// Whether the socket takes output at once: some, not however much. Certain is a little where nothing is in it that the
-    /// peer has not acknowledged (`SIOCOUTQ`).
+    /// peer has not acknowledged (`SIOCOUTQ`), or where much more fits: an acknowledgement makes no event, so who sent its
+    /// second message before that would wait for somebody else's memory.
     fn takes(&self, certain: bool) -> bool {
         if certain {
-            return sys::unacknowledged(self.socket.as_fd()).is_ok_and(|queued| queued == 0);
+            let fd = self.socket.as_fd();
+            return sys::unacknowledged(fd).is_ok_and(|queued| queued == 0)
+                || sys::send_room(fd).is_ok_and(|room| room >= AMPLE);
         }
         let mut polled = [PollFd::new(&self.socket, PollFlags::OUT)];
         let now = Timespec::default();
@@ -98,5 +104,28 @@ impl Io {
         self.pending.as_ref().map_or(0, |pending| {
             pending.outbox.capacity() + pending.kept.capacity()
         })
+    }
+}
+
+#[cfg(all(test, target_os = "linux", not(standfast_portable)))]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::Peer;
+    use crate::deadline::Moment;
+
+    #[test]
+    fn a_second_message_is_certain_to_pass_before_the_first_is_acknowledged() {
+        let (mut near, _far) = UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        let socket = near.try_clone().unwrap().into();
+        let io = Io::new(socket, 1, Peer::Unix(None), 0, Moment::at_start());
+        near.write_all(b"not read yet").unwrap();
+        assert!(sys::unacknowledged(near.as_fd()).unwrap() > 0);
+        assert!(io.takes(true));
+        while near.write(&[7; 4096]).is_ok() {}
+        assert!(!io.takes(true), "it is full");
     }
 }

@@ -79,6 +79,25 @@ fn unacknowledged_bytes_are_counted() {
 
 #[test]
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
+fn what_is_sent_and_not_read_leaves_less_room() {
+    let (tcp, _far) = pair();
+    let (unix, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut sockets: [(_, Box<dyn Write>); 2] = [
+        (tcp.as_fd(), Box::new(&tcp)),
+        (unix.as_fd(), Box::new(&unix)),
+    ];
+    tcp.set_nonblocking(true).unwrap();
+    unix.set_nonblocking(true).unwrap();
+    for (fd, socket) in &mut sockets {
+        let empty = send_room(*fd).unwrap();
+        while socket.write(&[7; 65536]).is_ok() {}
+        let full = send_room(*fd).unwrap();
+        assert!(full < empty / 2, "{full} of {empty}");
+    }
+}
+
+#[test]
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
 fn tcp_info_tells_how_long_the_peer_was_silent() {
     let (mut near, far) = pair();
     near.write_all(b"x").unwrap();

@@ -20,6 +20,9 @@ pub(super) const AGAIN: Duration = Duration::from_millis(100);
 pub(super) struct Short {
     memory: Memory,
     keys: VecDeque<usize>,
+    /// The keys that are on it. One stays there when its connection goes: whoever has the key next is looked at for
+    /// nothing, and nobody has to search for it.
+    listed: Vec<bool>,
     /// So many of them are tried in the walk that is under way: each once.
     left: usize,
     /// The next walk begins once less than that is held,
@@ -35,6 +38,7 @@ impl Short {
         Self {
             memory,
             keys: VecDeque::new(),
+            listed: Vec::new(),
             left: 0,
             below: 0,
             recovered: 0,
@@ -42,20 +46,18 @@ impl Short {
         }
     }
 
-    /// What was held when it was put there was too much.
+    /// Puts the connection with that key there, once: what is held now was too much.
     pub(super) fn push(&mut self, key: usize) {
+        if self.listed.len() <= key {
+            self.listed.resize(key + 1, false);
+        }
+        if std::mem::replace(&mut self.listed[key], true) {
+            return;
+        }
         if self.keys.is_empty() {
             self.below = self.memory.room_to_wait_for();
         }
         self.keys.push_back(key);
-    }
-
-    /// The connection with that key has gone.
-    pub(super) fn remove(&mut self, key: usize) {
-        if let Some(at) = self.keys.iter().position(|&other| other == key) {
-            self.keys.remove(at);
-            self.left -= usize::from(at < self.left);
-        }
     }
 
     /// When it is looked who could make room.
@@ -104,7 +106,9 @@ impl Short {
             return None;
         }
         self.left -= 1;
-        self.keys.pop_front()
+        let key = self.keys.pop_front()?;
+        self.listed[key] = false;
+        Some(key)
     }
 }
 
@@ -160,10 +164,7 @@ impl Worker {
             }
             #[cfg(control)]
             self.freeze_in_time();
-            self.step(key, |connection, service, turn, buffer| {
-                connection.io.queued = false;
-                connection.advance(service, turn, buffer)
-            });
+            self.step(key, Connection::advance);
         }
     }
 }
