@@ -509,7 +509,7 @@ impl Connection {
 mod tests {
     use super::*;
 
-    /// With its entry in the queue of deadlines (20 bytes) an idle connection is to stay below 160.
+    /// With its entry in the queue of deadlines (16 bytes) an idle connection is to stay below 160.
     #[test]
     #[cfg(target_pointer_width = "64")]
     fn an_idle_connection_is_small() {
