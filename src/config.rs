@@ -5,11 +5,11 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::admission;
 use crate::error::Error;
-use crate::keepalive::Keepalive;
+use crate::listen::admission;
+use crate::liveness::keepalive::Keepalive;
+use crate::liveness::reap::SLOWEST_READER;
 use crate::memory::{self, Memory};
-use crate::reap::SLOWEST_READER;
 use crate::service::AnyService;
 
 /// A server: what it listens on, and what belongs to the process.
@@ -162,8 +162,8 @@ pub enum WhenFull {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::services::forward::upstreams::Upstreams;
     use crate::services::{Echo, Forward, Hub, HubOptions, Print};
-    use crate::upstreams::Upstreams;
 
     #[test]
     fn a_listener_begins_with_the_deadlines_that_suit_its_service() {

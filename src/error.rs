@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io;
 
-use crate::endpoint::Endpoint;
-use crate::keepalive::DetectionError;
+use crate::address::endpoint::Endpoint;
+use crate::liveness::keepalive::DetectionError;
 
 /// Why a server could not be started. The system's word is the [`source`](std::error::Error::source).
 #[derive(Debug)]

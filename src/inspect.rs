@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::endpoint::{Endpoint, Peer};
+use crate::address::endpoint::{Endpoint, Peer};
 
 /// A connection, as the table shows it.
 #[derive(Clone, Debug, PartialEq)]

@@ -88,81 +88,59 @@
 //! `cli`, Linux) is the control socket and the takeover: [`Server::control`](crate::Server) and what stands beside it.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
-mod accept;
 mod address;
-mod admission;
-mod backoff;
-mod check;
-#[cfg(all(target_os = "linux", not(standfast_portable)))]
-pub mod children;
 mod client;
-mod close;
 mod config;
 mod connection;
 #[cfg(control)]
 pub mod control;
-mod deadline;
 mod dial;
-mod endpoint;
 mod error;
 mod handle;
 #[cfg(control)]
 mod handoff;
-mod herd;
-mod holder;
-mod horizon;
-mod inbox;
-pub mod inherited;
 mod inspect;
 mod io;
-mod keepalive;
-mod listener;
+mod listen;
+mod liveness;
 mod memory;
-mod network;
-mod origin;
-mod outbox;
-mod proxy_header;
-mod readiness;
-mod reap;
-mod resolve;
+mod os;
 mod server;
 mod service;
 pub mod services;
-mod socket_file;
-mod sockopt;
-mod stats;
-mod sys;
-mod timer;
-mod upstream;
-mod upstreams;
-mod wanted;
+mod time;
+#[cfg(control)]
+mod wire;
 mod worker;
 
 pub use address::Address;
-pub use admission::{descriptors_for_connections, raise_descriptor_limit};
-pub use backoff::Backoff;
-pub use check::Effective;
+pub use address::endpoint::{Endpoint, Peer};
 pub use client::{Caller, Client, End, Link, LinkId, Links, Next, Wake};
-pub use close::CloseReason;
 pub use config::{Config, Listen, WhenFull};
+pub use dial::backoff::Backoff;
+pub use dial::resolve::Family;
+pub use dial::upstream::Upstream;
 pub use dial::{Dial, DialError, DialErrorKind};
-pub use endpoint::{Endpoint, Peer};
 pub use error::Error;
 pub use handle::Handle;
 pub use inspect::{
     ConnectionInfo, DeadlineKind, ListenerInfo, MemoryInfo, NextDeadline, Role, Status, Takeover,
     UpstreamInfo,
 };
-pub use keepalive::{DEAD_AFTER_LEAST, DetectionError, Keepalive};
+pub use io::stats::Summary;
+pub use listen::admission::{descriptors_for_connections, raise_descriptor_limit};
+pub use listen::effective::Effective;
+pub use liveness::close::CloseReason;
+pub use liveness::keepalive::{DEAD_AFTER_LEAST, DetectionError, Keepalive};
 pub use memory::{Held, KernelMemory, Memory, MemorySource, WaitingKind};
-pub use network::Network;
-pub use proxy_header::ProxyHeader;
-pub use resolve::Family;
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+pub use os::children;
+pub use os::inherited;
 pub use server::Server;
 pub use service::{AnyService, Context, Exported, Patience, Ready, Service, Stage};
-pub use stats::Summary;
-pub use upstream::Upstream;
-pub use upstreams::{Balance, Fails, Upstreams};
+pub use services::forward::proxy_header::ProxyHeader;
+pub use services::forward::upstreams::{Balance, Fails, Upstreams};
+pub use services::hub::network::Network;
 
 /// The README's examples compile and run, too.
 #[cfg(doctest)]

@@ -3,13 +3,13 @@
 use mio::Token;
 
 use super::{Caller, Client};
+use crate::address::endpoint::Peer;
 use crate::client::engine::{Entry, State};
 use crate::client::link::Up;
-use crate::deadline::slot;
 use crate::dial::{Attempt, Dial, DialError, Manner, Progress};
-use crate::endpoint::Peer;
-use crate::herd;
 use crate::io::Io;
+use crate::liveness::herd;
+use crate::time::deadline::slot;
 
 impl<C: Caller> Client<C> {
     /// Begins an attempt as soon as the name is resolved.

@@ -8,23 +8,23 @@ use mio::{Events, Poll, Token, Waker};
 use rustix::net::RecvFlags;
 use slab::Slab;
 
-use crate::backoff::Retries;
 use crate::client::link::{Link, LinkId, Up};
-use crate::deadline::{Clock, Deadlines, Moment, slot};
+use crate::client::timer::Timer;
+use crate::dial::backoff::Retries;
+use crate::dial::resolve::{Family, Resolver};
 use crate::dial::{Attempt, Dial};
 use crate::error::Error;
-use crate::herd::{Due, Herd};
-use crate::horizon::{Horizon, Pause, Wait};
 use crate::io::Turn;
-use crate::keepalive::RTO_MAX_DEFAULT;
+use crate::io::readiness;
+use crate::io::stats::Stats;
+use crate::liveness::herd::{Due, Herd};
+use crate::liveness::keepalive::RTO_MAX_DEFAULT;
+use crate::liveness::reap::{Limits, SLOWEST_READER};
+use crate::liveness::sockopt::SocketOptions;
 use crate::memory::Memory;
-use crate::readiness;
-use crate::reap::{Limits, SLOWEST_READER};
-use crate::resolve::{Family, Resolver};
-use crate::sockopt::SocketOptions;
-use crate::stats::Stats;
-use crate::sys;
-use crate::timer::Timer;
+use crate::os::sys;
+use crate::time::deadline::{Clock, Deadlines, Moment, slot};
+use crate::time::horizon::{Horizon, Pause, Wait};
 
 /// Events taken in one turn.
 pub(crate) const EVENTS: usize = 1024;

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
+use crate::address::endpoint::Endpoint;
 use crate::client::engine::Engine;
-use crate::close::{CloseReason, Ending, Errno, How};
-use crate::deadline::{Clock, Deadlines, slot};
 use crate::dial::DialError;
-use crate::endpoint::Endpoint;
 use crate::io::{Io, Turn};
-use crate::sys;
+use crate::liveness::close::{CloseReason, Ending, Errno, How};
+use crate::os::sys;
+use crate::time::deadline::{Clock, Deadlines, slot};
 
 /// Which link: 0, 1, 2, in the order in which they were opened. The number of one that is gone is used anew.
 pub type LinkId = usize;
@@ -148,7 +148,7 @@ impl Up {
     /// Closes the socket as `ending` says.
     pub(crate) fn shut(self, ending: &Ending) {
         if ending.how == How::Reset
-            && let Err(error) = crate::close::reset(self.io.socket)
+            && let Err(error) = crate::liveness::close::reset(self.io.socket)
         {
             log::debug!(error:%; "cannot reset a connection");
         }

@@ -11,14 +11,14 @@ use mio::Interest;
 use mio::event::Event;
 
 use super::{Connection, READ_BUDGET, Step};
-use crate::close::{CloseReason, Ending, How, Note};
+use crate::address::endpoint::{Endpoint, Peer};
 use crate::dial::DialError;
-use crate::endpoint::{Endpoint, Peer};
 use crate::io::{Far, Io, Terms, Turn, Up};
-use crate::keepalive::RTO_MAX_DEFAULT;
+use crate::liveness::close::{CloseReason, Ending, How, Note};
+use crate::liveness::keepalive::RTO_MAX_DEFAULT;
+use crate::liveness::sockopt::INTEREST;
+use crate::os::sys;
 use crate::service::AnyService;
-use crate::sockopt::INTEREST;
-use crate::sys;
 
 impl Connection {
     /// Notes what an event of the far side says. Answers whether that is still being dialled.
@@ -255,11 +255,11 @@ impl Connection {
         #[cfg(control)]
         if self.io.shared {
             let how = if lost { How::Reset } else { How::Fin };
-            crate::close::end_shared(&far.socket, &Ending { how, ..*ending });
+            crate::liveness::close::end_shared(&far.socket, &Ending { how, ..*ending });
             return Ok(());
         }
         if lost {
-            return crate::close::reset(far.socket);
+            return crate::liveness::close::reset(far.socket);
         }
         if ending.reason != CloseReason::PeerClosed {
             // The kernel goes on delivering what it holds, with its usual patience.

@@ -4,12 +4,12 @@ use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{Connection, Step};
-use crate::close::{CloseReason, Ending};
-use crate::deadline::Moment;
 use crate::io::Turn;
-use crate::keepalive::RTO_MAX_DEFAULT;
+use crate::liveness::close::{CloseReason, Ending};
+use crate::liveness::keepalive::RTO_MAX_DEFAULT;
+use crate::os::sys;
 use crate::service::{AnyService, Context, Ready};
-use crate::sys;
+use crate::time::deadline::Moment;
 
 impl Connection {
     /// A descriptor that the service watches may be read.

@@ -4,10 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::control::line::{Line, now};
 use crate::control::path;
-use crate::control::question::{Answer, Hello, Question};
 use crate::inspect::{ConnectionInfo, Status, Takeover};
+use crate::wire::line::{Line, now};
+use crate::wire::question::{Answer, Hello, Question};
 
 /// How long a client waits for a sign of life if nobody says otherwise.
 const PATIENCE: Duration = Duration::from_secs(30);

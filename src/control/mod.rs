@@ -5,10 +5,8 @@
 //! meanwhile waits in its queue.
 
 mod client;
-pub(crate) mod line;
 mod orders;
 pub mod path;
-pub(crate) mod question;
 mod successor;
 
 use std::collections::VecDeque;
@@ -30,16 +28,16 @@ use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, SocketType, accept_with, listen};
 
 use crate::handle::Handle;
-use crate::handoff::baton::Baton;
+use crate::handle::wanted::Wanted;
 use crate::handoff::give::{self, Paths};
 use crate::handoff::take;
 use crate::inspect::Takeover;
-use crate::socket_file::SocketFile;
-use crate::wanted::Wanted;
+use crate::os::socket_file::SocketFile;
+use crate::wire::baton::Baton;
+use crate::wire::line::{Line, now};
+use crate::wire::question::{Answer, Hello, Question};
 pub use client::Client;
-use line::{Line, now};
 use orders::Orders;
-use question::{Answer, Hello, Question};
 pub(crate) use successor::Start;
 pub use successor::Successor;
 

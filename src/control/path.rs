@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 
-use crate::endpoint::Endpoint;
-use crate::socket_file;
+use crate::address::endpoint::Endpoint;
+use crate::os::socket_file;
 
 /// The folder of this user's control sockets: `standfast` in `XDG_RUNTIME_DIR`, else in `/run/user/UID`, else
 /// `/tmp/standfast-UID`. It need not exist yet.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::endpoint::Endpoint;
+use crate::address::endpoint::Endpoint;
 
 /// Why an attempt to connect failed: one line, with what the system said of each address.
 #[derive(Debug)]

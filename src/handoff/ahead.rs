@@ -5,8 +5,8 @@ use std::io;
 use std::time::Instant;
 
 use crate::handle::{Common, Formed};
-use crate::handoff::baton::{Baton, Failure, lost};
-use crate::handoff::record::{LONGEST_COMMON, Message, PIECE};
+use crate::wire::baton::{Baton, Failure, lost};
+use crate::wire::record::{LONGEST_COMMON, Message, PIECE};
 
 /// How far it has gone.
 pub(crate) struct Ahead<'a> {

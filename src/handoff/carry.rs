@@ -5,14 +5,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::close::CloseReason;
 use crate::connection::Connection;
-use crate::deadline::Moment;
-use crate::handoff::record::{Arrival, Piece, Record, Update};
 use crate::io::{Far, Io, Pending, Terms, Up};
+use crate::liveness::close::CloseReason;
+use crate::liveness::reap::Progress;
 use crate::memory::Memory;
-use crate::reap::Progress;
 use crate::service::{AnyService, Exported};
+use crate::time::deadline::Moment;
+use crate::wire::record::{Arrival, Piece, Record, Update};
 
 /// The longest state of a service that travels.
 const LONGEST_STATE: usize = 64 * 1024;

@@ -7,14 +7,14 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use crate::control::line::{Line, now, shared_clock};
-use crate::control::question::Hello;
 use crate::handle::{Handle, Mail};
 use crate::handoff::ahead::Ahead;
-use crate::handoff::baton::{Baton, Event, FITS, FREEZE, Failure, Outcome, Sum, late, lost};
-use crate::handoff::record::{DESCRIPTORS, Message, PROTOCOL, SCHEMA};
 use crate::inspect::{Role, Takeover};
-use crate::socket_file::Place;
+use crate::os::socket_file::Place;
+use crate::wire::baton::{Baton, Event, FITS, FREEZE, Failure, Outcome, Sum, late, lost};
+use crate::wire::line::{Line, now, shared_clock};
+use crate::wire::question::Hello;
+use crate::wire::record::{DESCRIPTORS, Message, PROTOCOL, SCHEMA};
 
 /// How long the new process may take nothing in.
 const STILL: Duration = Duration::from_secs(5);

@@ -15,14 +15,11 @@
 //! `give.rs` is the old process's side and `share.rs` each of its workers' part, joined by `baton.rs`; `take.rs` is the new one's side,
 //! `ahead.rs` what connections have in common, `record.rs` the form of what passes between them, `carry.rs` a connection into that form and out of it.
 //!
-//! [`Commit`]: record::Message::Commit
-//! [`Owned`]: record::Message::Owned
+//! [`Commit`]: crate::wire::record::Message::Commit
+//! [`Owned`]: crate::wire::record::Message::Owned
 
 mod ahead;
-pub(crate) mod baton;
 mod carry;
 pub(crate) mod give;
-mod pace;
-pub(crate) mod record;
 pub(crate) mod share;
 pub(crate) mod take;

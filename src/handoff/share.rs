@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::connection::Connection;
-use crate::control::line::now;
-use crate::deadline::Moment;
-use crate::handoff::baton::{Baton, Event, Failure, Outcome, Sum, lost};
 use crate::handoff::carry::MOST_BESIDE;
-use crate::handoff::pace::{self, Pace};
-use crate::handoff::record::{
+use crate::io::Io;
+use crate::listen::origin::Origin;
+use crate::service::AnyService;
+use crate::time::deadline::Moment;
+use crate::wire::baton::{Baton, Event, Failure, Outcome, Sum, lost};
+use crate::wire::line::now;
+use crate::wire::pace::{self, Pace};
+use crate::wire::record::{
     Arrival, DESCRIPTORS, ListenerRecord, Message, PIECE, Piece, Record, Update,
 };
-use crate::io::Io;
-use crate::origin::Origin;
-use crate::service::AnyService;
 
 /// Connections sent in a message, and so in a turn, while the server serves: live clients wait behind them.
 const BATCH: usize = 64;

@@ -5,17 +5,17 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use crate::control::line::{Line, decode, now, shared_clock};
-use crate::control::question::Hello;
-use crate::endpoint::Endpoint;
+use crate::address::endpoint::Endpoint;
 use crate::handle::Handle;
-use crate::handoff::record::{
+use crate::inspect::{Role, Takeover};
+use crate::os::socket_file::Place;
+use crate::service::Exported;
+use crate::wire::line::{Line, decode, now, shared_clock};
+use crate::wire::question::Hello;
+use crate::wire::record::{
     Arrival, LONGEST_AHEAD, LONGEST_COMMON, ListenerRecord, Message, PROTOCOL, Record, SCHEMA,
     Update,
 };
-use crate::inspect::{Role, Takeover};
-use crate::service::Exported;
-use crate::socket_file::Place;
 use crate::worker::Worker;
 
 /// How long the old process may leave us without a word.

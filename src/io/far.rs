@@ -5,14 +5,14 @@ use std::sync::Arc;
 use socket2::SockRef;
 
 use super::{Io, Turn};
-use crate::deadline::Moment;
+use crate::address::endpoint::{Endpoint, Peer};
 use crate::dial::Attempt;
-use crate::endpoint::{Endpoint, Peer};
+use crate::dial::upstream::Upstream;
+use crate::io::stats::Stats;
+use crate::liveness::reap::Limits;
 use crate::memory::Memory;
-use crate::reap::Limits;
-use crate::stats::Stats;
-use crate::sys;
-use crate::upstream::Upstream;
+use crate::os::sys;
+use crate::time::deadline::Moment;
 
 /// What holds for the far sides of a listener's connections: as for the connections, but they may be silent.
 #[derive(Debug)]

@@ -16,11 +16,11 @@ use rustix::net::RecvFlags;
 use socket2::SockRef;
 
 use super::{Beside, Io, Turn};
-use crate::close::{CloseReason, Ending, How};
-use crate::deadline::Moment;
-use crate::keepalive::RTO_MAX_DEFAULT;
-use crate::reap::{self, Limits, Seen, Verdict};
-use crate::sys::{self, TcpInfo, TcpState};
+use crate::liveness::close::{CloseReason, Ending, How};
+use crate::liveness::keepalive::RTO_MAX_DEFAULT;
+use crate::liveness::reap::{self, Limits, Seen, Verdict};
+use crate::os::sys::{self, TcpInfo, TcpState};
+use crate::time::deadline::Moment;
 
 /// How long whoever has the socket is left alone with the error that ended it, which only one of us can be told.
 const LOST: Duration = Duration::from_secs(1);

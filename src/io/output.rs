@@ -8,10 +8,10 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
 
 use super::{Io, Turn};
-use crate::close::Ending;
-use crate::deadline::Moment;
-use crate::reap;
-use crate::sys;
+use crate::liveness::close::Ending;
+use crate::liveness::reap;
+use crate::os::sys;
+use crate::time::deadline::Moment;
 
 /// How long a client that has acknowledged everything, our FIN included, is given to send its own.
 const LINGER: Duration = Duration::from_secs(1);

@@ -3,12 +3,12 @@
 use std::os::fd::OwnedFd;
 
 use super::Far;
-use crate::close::{Ending, Note};
-use crate::deadline::Moment;
-use crate::inbox::Inbox;
-use crate::outbox::Outbox;
-use crate::reap::Progress;
-use crate::sys::TcpInfo;
+use crate::io::inbox::Inbox;
+use crate::io::outbox::Outbox;
+use crate::liveness::close::{Ending, Note};
+use crate::liveness::reap::Progress;
+use crate::os::sys::TcpInfo;
+use crate::time::deadline::Moment;
 
 /// What an idle connection does not have.
 #[derive(Debug, Default)]

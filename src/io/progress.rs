@@ -5,10 +5,10 @@ use std::os::fd::AsFd;
 use socket2::SockRef;
 
 use super::{Io, Turn};
-use crate::close::CloseReason;
-use crate::deadline::Moment;
-use crate::reap::{self, Limits, Seen, Verdict};
-use crate::sys;
+use crate::liveness::close::CloseReason;
+use crate::liveness::reap::{self, Limits, Seen, Verdict};
+use crate::os::sys;
+use crate::time::deadline::Moment;
 
 /// How the other side of a relay stands.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{Far, Io, Turn};
-use crate::sys;
+use crate::os::sys;
 
 /// What is read at a time of one that has failed, when nothing else is, bytes.
 const LAST_WORDS: usize = 4 * 1024;
@@ -114,7 +114,7 @@ mod tests {
 
     use super::*;
     use crate::Peer;
-    use crate::deadline::Moment;
+    use crate::time::deadline::Moment;
 
     #[test]
     fn a_second_message_is_certain_to_pass_before_the_first_is_acknowledged() {

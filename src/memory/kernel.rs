@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::deadline::Moment;
+use crate::time::deadline::Moment;
 
 /// How often it is looked whether the kernel runs short.
 const EVERY: Duration = Duration::from_secs(10);

@@ -11,20 +11,20 @@ use std::thread;
 
 use super::Server;
 use crate::address::Address;
-use crate::admission::Limit;
+use crate::address::endpoint::Endpoint;
 use crate::config::{Config, Listen};
-use crate::control::question::Hello;
 use crate::control::{Client, Control, Desk, Farewell, Objection, Start, Successor};
-use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::handle::{Common, Shared};
-use crate::handoff::record::ListenerRecord;
 use crate::handoff::take::{self, Giver, Taken};
 use crate::inspect::{ListenerInfo, Takeover};
-use crate::listener::{self, Listener, Settings};
+use crate::listen::admission::Limit;
+use crate::listen::listener::{self, Listener, Settings};
 use crate::memory::Memory;
+use crate::os::socket_file::{Place, SocketFile};
 use crate::service::{AnyService, Exported};
-use crate::socket_file::{Place, SocketFile};
+use crate::wire::question::Hello;
+use crate::wire::record::ListenerRecord;
 
 /// What a server knows of takeovers: the one it comes from, and what the next one needs.
 #[derive(Default)]

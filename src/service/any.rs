@@ -8,10 +8,10 @@ use std::time::Duration;
 #[cfg(control)]
 use super::Exported;
 use super::{Context, Patience, Ready, Service, Stage};
-use crate::close::CloseReason;
 use crate::dial::DialError;
 use crate::handle::Handle;
 use crate::inspect::UpstreamInfo;
+use crate::liveness::close::CloseReason;
 
 /// A [`Service`] of whatever kind, shared by the workers.
 #[derive(Clone)]

@@ -4,8 +4,8 @@ mod discard;
 mod echo;
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 mod exec;
-mod forward;
-mod hub;
+pub(crate) mod forward;
+pub(crate) mod hub;
 mod print;
 
 pub use discard::Discard;

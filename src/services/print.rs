@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::endpoint::Peer;
+use crate::address::endpoint::Peer;
 use crate::handle::Handle;
 use crate::memory::{Held, WaitingKind};
 use crate::service::{Context, Exported, Patience, Service};

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 
 use super::Worker;
-use crate::close::{CloseReason, Ending};
 use crate::connection::{Connection, Step};
+use crate::handle::wanted::Wanted;
 use crate::handle::{Mail, Newcomer, Order};
-use crate::wanted::Wanted;
+use crate::liveness::close::{CloseReason, Ending};
 
 /// Connections shown in one turn: a table of all must not hold up those that are served.
 const LIST_BATCH: usize = 32;

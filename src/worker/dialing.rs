@@ -8,11 +8,11 @@ use mio::{Token, Waker};
 
 use super::{BESIDE, Worker};
 use crate::connection::Step;
-use crate::deadline::Moment;
+use crate::dial::resolve::{Found, Resolver};
+use crate::dial::upstream::Upstream;
 use crate::dial::{Attempt, DialError, Manner, Progress};
 use crate::io::{Dialing, Far};
-use crate::resolve::{Found, Resolver};
-use crate::upstream::Upstream;
+use crate::time::deadline::Moment;
 
 /// A resolver for each upstream there is.
 #[derive(Debug)]

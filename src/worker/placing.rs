@@ -9,12 +9,12 @@ use std::sync::atomic::Ordering;
 use mio::Token;
 
 use super::{BESIDE, Worker};
-use crate::close::{CloseReason, Ending};
 use crate::connection::{Connection, Step};
-use crate::deadline::slot;
 use crate::handle::Newcomer;
-use crate::herd::{self, Due};
 use crate::io::Io;
+use crate::liveness::close::{CloseReason, Ending};
+use crate::liveness::herd::{self, Due};
+use crate::time::deadline::slot;
 
 impl Worker {
     /// Accepts, and hands over what another worker is to serve from the beginning.

@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::Worker;
 use crate::connection::Connection;
-use crate::deadline::Moment;
 use crate::service::Stage;
+use crate::time::deadline::Moment;
 
 /// Connections asked in one turn: events must not wait for a whole round.
 const BATCH: usize = 512;

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Worker;
-use crate::close::{CloseReason, Ending, Note};
 use crate::connection::{Connection, Step};
-use crate::deadline::Moment;
+use crate::liveness::close::{CloseReason, Ending, Note};
 use crate::memory::Memory;
+use crate::time::deadline::Moment;
 
 /// Connections tried in a turn: events must not wait for all of them.
 const BATCH: usize = 256;

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use mio::Token;
 
 use super::{BESIDE, Worker};
-use crate::close::CloseReason;
 use crate::connection::Connection;
-use crate::deadline::slot;
-use crate::handoff::baton::{Baton, Event, Outcome};
-use crate::handoff::record::{Arrival, Update};
 use crate::handoff::share::{Giving, Share};
 use crate::io::Far;
+use crate::liveness::close::CloseReason;
 use crate::service::{AnyService, Exported};
+use crate::time::deadline::slot;
+use crate::wire::baton::{Baton, Event, Outcome};
+use crate::wire::record::{Arrival, Update};
 
 /// Taken over connections that get their options at a time, and the rest before the next: nothing depends on them soon,
 /// and live clients wait for the same processors.

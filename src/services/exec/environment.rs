@@ -7,7 +7,7 @@ use std::process::Command;
 
 use socket2::SockRef;
 
-use crate::endpoint::Peer;
+use crate::address::endpoint::Peer;
 
 /// What this process was told by whoever started it, and no program of a connection's is to believe: of another
 /// connection, or of a supervisor that is not its own.

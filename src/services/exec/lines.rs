@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::deadline::Moment;
+use crate::time::deadline::Moment;
 
 /// The longest line; what is longer goes in pieces.
 const LONGEST: usize = 1024;

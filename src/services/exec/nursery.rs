@@ -19,14 +19,14 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use crate::children::{self, Owned};
-use crate::deadline::Moment;
-use crate::endpoint::Peer;
+use crate::address::endpoint::Peer;
 use crate::handle::Handle;
-use crate::holder;
+use crate::os::children::{self, Owned};
+use crate::os::holder;
 use crate::services::exec::lines::{Lines, Spent};
 use crate::services::exec::program::Program;
 use crate::services::exec::{STDERR_REST, Stderr, environment, say};
+use crate::time::deadline::Moment;
 
 /// How long a process may take to end after SIGTERM.
 pub(super) const GRACE: Duration = Duration::from_secs(2);

@@ -8,9 +8,9 @@ use std::process::Stdio;
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
-use crate::children;
+use crate::os::children;
+use crate::os::sys;
 use crate::services::exec::Stderr;
-use crate::sys;
 
 /// Where execvp(3) looks without PATH (`confstr(_CS_PATH)`).
 const PATH: &str = "/bin:/usr/bin";

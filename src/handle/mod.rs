@@ -1,0 +1,598 @@
+//! The way into a running server from other threads.
+
+pub(crate) mod wanted;
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+#[cfg(control)]
+use std::time::Instant;
+
+use mio::Waker;
+
+use crate::handle::wanted::Wanted;
+use crate::inspect::{ConnectionInfo, ListenerInfo, Status, Takeover, UpstreamInfo};
+use crate::io::Io;
+#[cfg(control)]
+use crate::io::stats::Counts;
+use crate::io::stats::{Stats, Summary};
+use crate::liveness::close::CloseReason;
+use crate::memory::Memory;
+use crate::time::deadline::{Clock, Moment, NearestMoment};
+#[cfg(control)]
+use crate::wire::baton::{Baton, Event, Outcome};
+
+/// Pieces that the patience for a worker's answer is waited in.
+const PIECES: u32 = 8;
+
+/// A running server, from outside: cheap to clone, usable from every thread.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// Stops accepting, serves what has come, delivers what waits, and ends the server within its drain timeout.
+    pub fn drain(&self) {
+        self.shared.order(Order::Drain);
+    }
+
+    /// Ends the server at once; what is open is cut.
+    pub fn stop(&self) {
+        self.shared.order(Order::Stop);
+    }
+
+    /// Lets connections go on whose service [waits](crate::Context::wait).
+    pub fn resume(&self) {
+        self.shared.resumed.fetch_add(1, Ordering::Release);
+        self.shared.wake_all();
+    }
+
+    /// Has [`Service::output`](crate::Service::output) called for every connection of the server, once, within that
+    /// time: one call for all prompts that were made before it. From within a service's call this makes no system
+    /// call for the worker it is made on.
+    ///
+    /// For a service that has output for many connections at once: each may say so, and they are called in one go.
+    pub fn prompt(&self, within: Duration) {
+        let moment = self.shared.clock.now().after(within);
+        for worker in &self.shared.workers {
+            worker.prompt(moment);
+        }
+    }
+
+    /// How many threads serve: the numbers below it are those that [`Service::round`](crate::Service::round) is
+    /// called with.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.shared.workers.len()
+    }
+
+    /// The server, its listeners and its counters.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let shared = &self.shared;
+        let mut sum = Summary::default();
+        let listeners = shared.listeners.iter().enumerate();
+        let listeners: Vec<_> = listeners
+            .map(|(at, listener)| {
+                let counted = shared.counted(at);
+                sum.merge(&counted);
+                ListenerInfo {
+                    accepted: counted.accepted,
+                    ..listener.clone()
+                }
+            })
+            .collect();
+        let reasons = CloseReason::ALL.into_iter();
+        let closed = reasons.map(|reason| (reason.as_str().to_owned(), sum.closed(reason)));
+        Status {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime: shared.uptime(),
+            counted_for: shared.counted_for(),
+            draining: shared.ordered() != Order::Run,
+            workers: shared.workers.len(),
+            open: shared.open(),
+            accepted: sum.accepted,
+            read: sum.read,
+            written: sum.written,
+            closed: closed.filter(|&(_, count)| count > 0).collect(),
+            memory: shared.memory.info(),
+            upstreams: shared
+                .upstreams
+                .get()
+                .map_or_else(Vec::new, |upstreams| upstreams()),
+            listeners,
+            takeover: shared.gave.get().or_else(|| shared.took.get()).cloned(),
+        }
+    }
+
+    /// Every open connection, in batches as the workers come to it: they go on serving meanwhile. Ends when all have
+    /// been shown, or the server has ended.
+    pub fn connections(&self) -> impl Iterator<Item = Vec<ConnectionInfo>> + use<> {
+        self.list().into_iter()
+    }
+
+    /// The same, for somebody who may not wait for the end of it.
+    pub(crate) fn list(&self) -> Receiver<Vec<ConnectionInfo>> {
+        let (reply, batches) = mpsc::channel();
+        for worker in &self.shared.workers {
+            worker.post(Mail::List(reply.clone()));
+        }
+        batches
+    }
+
+    /// Ends connection `id` with reason `killed`. Answers whether there was one.
+    #[must_use]
+    pub fn kill(&self, id: u64) -> bool {
+        let found = self.kill_if(id, &Wanted::always());
+        found.into_iter().any(|found| found)
+    }
+
+    /// The same, for somebody who may give up before a worker comes to it.
+    pub(crate) fn kill_if(&self, id: u64, wanted: &Wanted) -> Receiver<bool> {
+        let (reply, found) = mpsc::channel();
+        for worker in &self.shared.workers {
+            worker.post(Mail::Kill(id, wanted.clone(), reply.clone()));
+        }
+        found
+    }
+
+    /// Whether every worker turns: each is asked, and answers within `patience`. What a watchdog wants to know.
+    #[must_use]
+    pub fn is_turning(&self, patience: Duration) -> bool {
+        let (reply, turning) = mpsc::channel();
+        for worker in &self.shared.workers {
+            worker.post(Mail::Ping(reply.clone()));
+        }
+        drop(reply);
+        // In pieces: if the whole process stands still that costs one, and the workers have the rest to answer in.
+        let mut left = PIECES;
+        while left > 0 {
+            match turning.recv_timeout(patience / PIECES) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Timeout) => left -= 1,
+                // All have answered, or have ended: in a drain one may be done before the others.
+                Err(RecvTimeoutError::Disconnected) => return true,
+            }
+        }
+        false
+    }
+
+    /// The bound for all bytes that wait, and what is held of it. Whoever keeps bytes of clients beside the server counts
+    /// them there.
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        self.shared.memory.clone()
+    }
+
+    /// Waits until this server is the only one: a process it was taken over from may have something to write yet.
+    /// Returns at once if it was not taken over.
+    pub fn wait_until_alone(&self) {
+        self.shared.wait_until_alone(|| false);
+    }
+
+    /// Whether the server was told to end, at once or not.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.shared.ordered() != Order::Run
+    }
+
+    /// Whether another process has taken over from this server.
+    pub(crate) fn was_taken_over(&self) -> bool {
+        #[cfg(control)]
+        return self.shared.was_given();
+        #[cfg(not(control))]
+        false
+    }
+
+    /// The time on the server's clock.
+    pub(crate) fn now(&self) -> Moment {
+        self.shared.clock.now()
+    }
+
+    /// The process that has copies of this one's sockets, or of which this one's are copies: at the other end of a
+    /// takeover.
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    pub(crate) fn partner(&self) -> Option<u32> {
+        let pid = self.shared.partner.load(Ordering::Acquire);
+        (pid != 0).then_some(pid)
+    }
+
+    /// Whether the server was told to end at once.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.shared.ordered() == Order::Stop
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle")
+            .field("ordered", &self.shared.ordered())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a server was last told to do; never goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Order {
+    Run,
+    Drain,
+    Stop,
+}
+
+/// What the workers of a server have in common. Nothing here is touched by a read or a write.
+pub(crate) struct Shared {
+    order: AtomicU8,
+    /// Raised by each `resume`.
+    pub(crate) resumed: AtomicU64,
+    /// The last connection's number.
+    last_id: AtomicU64,
+    /// The listeners are closed: no worker gets a connection any more.
+    pub(crate) closed: AtomicBool,
+    /// Accepting is paused for want of room: whoever closes a connection wakes the accepting worker.
+    pub(crate) accept_waits: AtomicBool,
+    /// Held while a connection gets its descriptor: the one that the control socket keeps for itself is none.
+    pub(crate) descriptors: Mutex<()>,
+    /// The workers are to stop between two events.
+    #[cfg(control)]
+    pub(crate) freezing: AtomicBool,
+    /// Another process has the listeners.
+    #[cfg(control)]
+    was_given: AtomicBool,
+    /// The takeover this server came from, and the one it ended in.
+    pub(crate) took: OnceLock<Takeover>,
+    pub(crate) gave: OnceLock<Takeover>,
+    /// The process at the other end of a takeover; 0 if there is none.
+    partner: AtomicU32,
+    /// It was told to end, or is just about to be.
+    ends: AtomicBool,
+    /// Called when the server is told to end.
+    pub(crate) ending: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// What all connections of each service have in common, for a process that takes over.
+    #[cfg(control)]
+    pub(crate) common: OnceLock<Vec<Common>>,
+    /// What the services connect clients to.
+    pub(crate) upstreams: OnceLock<Box<dyn Fn() -> Vec<UpstreamInfo> + Send + Sync>>,
+    /// What former processes counted, by listener, and for how long.
+    #[cfg(control)]
+    before: OnceLock<(Vec<Counts>, Duration)>,
+    /// No process that was taken over from lives any more.
+    alone: Mutex<bool>,
+    /// That has changed, or what the server was told to do.
+    alone_or_told: Condvar,
+    pub(crate) workers: Vec<Mailbox>,
+    /// What every listener is; its counters are elsewhere.
+    listeners: Vec<ListenerInfo>,
+    /// Each worker's counters, by listener.
+    stats: Vec<Vec<Arc<Stats>>>,
+    clock: Clock,
+    started: Moment,
+    pub(crate) memory: Memory,
+    /// Until when the process stood still last, as far as a worker has noticed.
+    pub(crate) stood_still: Mutex<Moment>,
+}
+
+/// What all connections of a service have in common. An error says in words what went wrong.
+#[cfg(control)]
+pub(crate) struct Common {
+    /// The listeners with that service.
+    pub(crate) listeners: Vec<u16>,
+    /// The next part that may go ahead of the rest, and how far that is then; given how far it was.
+    pub(crate) ahead: Ask<(Formed, u64)>,
+    /// The rest. Called while no worker serves.
+    pub(crate) rest: Ask<Formed>,
+}
+
+/// Asks a service for what there is of that, given how far it has gone ahead.
+#[cfg(control)]
+type Ask<T> = Box<dyn Fn(u64) -> Result<Option<T>, String> + Send + Sync>;
+
+/// Bytes, behind the number of the form they are in.
+#[cfg(control)]
+pub(crate) type Formed = (u16, Vec<u8>);
+
+/// What a worker finds in its mailbox.
+#[derive(Debug)]
+pub(crate) enum Mail {
+    /// A connection for it.
+    Arrival(Newcomer),
+    /// Show every connection, in batches; no more come once the sender is dropped.
+    List(Sender<Vec<ConnectionInfo>>),
+    /// End the connection of this number, if that is still wanted; answers if it is here.
+    Kill(u64, Wanted, Sender<bool>),
+    /// Say that you turn.
+    Ping(Sender<()>),
+    /// Send a copy of every connection to the process that takes over.
+    #[cfg(control)]
+    Give(Arc<Baton>, Sender<Event>),
+    /// The takeover failed: the copies do not count.
+    #[cfg(control)]
+    Keep,
+    /// Stand still, send the rest until then, and learn what came of it.
+    #[cfg(control)]
+    Freeze(Instant, Receiver<Outcome>),
+}
+
+/// A connection on its way to a worker.
+#[derive(Debug)]
+pub(crate) struct Newcomer {
+    pub(crate) io: Io,
+    /// What its service remembers of it, once it is connected; `None`: it was only accepted.
+    pub(crate) state: Option<Box<dyn Any + Send>>,
+}
+
+/// The way to one worker.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    pub(crate) waker: Arc<Waker>,
+    mail: Sender<Mail>,
+    /// Connections it has, those on their way to it included.
+    pub(crate) open: AtomicUsize,
+    /// When services have output for its connections.
+    pub(crate) prompted: NearestMoment,
+    /// Who looks into it.
+    thread: OnceLock<ThreadId>,
+}
+
+impl Mailbox {
+    pub(crate) fn new(waker: Waker) -> (Self, Receiver<Mail>) {
+        let (mail, receiver) = mpsc::channel();
+        (
+            Self {
+                waker: Arc::new(waker),
+                mail,
+                open: AtomicUsize::new(0),
+                prompted: NearestMoment::never(),
+                thread: OnceLock::new(),
+            },
+            receiver,
+        )
+    }
+
+    /// Gives the worker a connection; it looks when it is woken. Gives it back if the worker is gone.
+    #[expect(
+        clippy::result_large_err,
+        reason = "whoever sent it goes on with it as it is"
+    )]
+    pub(crate) fn send(&self, newcomer: Newcomer) -> Result<(), Newcomer> {
+        self.mail
+            .send(Mail::Arrival(newcomer))
+            .map_err(|unsent| match unsent.0 {
+                Mail::Arrival(newcomer) => newcomer,
+                _ => unreachable!("what could not be sent is what was to be sent"),
+            })
+    }
+
+    /// Asks the worker for something. One that has ended does not answer.
+    pub(crate) fn post(&self, mail: Mail) {
+        if self.mail.send(mail).is_ok() {
+            self.wake();
+        }
+    }
+
+    /// The worker's thread is this one.
+    pub(crate) fn settle(&self) {
+        // Once, when it begins to run.
+        let _ = self.thread.set(thread::current().id());
+    }
+
+    /// Services have output for the worker's connections, at `moment` at the latest. It looks at that before it
+    /// waits, so only others need to wake it.
+    fn prompt(&self, moment: Moment) {
+        let is_nearer = self.prompted.bring_near(moment);
+        if is_nearer && self.thread.get() != Some(&thread::current().id()) {
+            self.wake();
+        }
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            // An eventfd whose counter is full is awake already.
+            if error.kind() != io::ErrorKind::WouldBlock {
+                log::error!(error:% = error; "cannot wake a worker");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("order", &self.ordered())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(
+        workers: Vec<Mailbox>,
+        listeners: Vec<ListenerInfo>,
+        stats: Vec<Vec<Arc<Stats>>>,
+        clock: Clock,
+        memory: Memory,
+    ) -> Self {
+        Self {
+            memory,
+            listeners,
+            stats,
+            clock,
+            started: clock.now(),
+            stood_still: Mutex::new(Moment::at_start()),
+            order: AtomicU8::new(Order::Run as u8),
+            resumed: AtomicU64::new(0),
+            last_id: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            accept_waits: AtomicBool::new(false),
+            descriptors: Mutex::default(),
+            took: OnceLock::new(),
+            gave: OnceLock::new(),
+            partner: AtomicU32::new(0),
+            ends: AtomicBool::new(false),
+            ending: OnceLock::new(),
+            #[cfg(control)]
+            common: OnceLock::new(),
+            upstreams: OnceLock::new(),
+            #[cfg(control)]
+            before: OnceLock::new(),
+            alone: Mutex::new(false),
+            alone_or_told: Condvar::new(),
+            #[cfg(control)]
+            freezing: AtomicBool::new(false),
+            #[cfg(control)]
+            was_given: AtomicBool::new(false),
+            workers,
+        }
+    }
+
+    pub(crate) fn ordered(&self) -> Order {
+        match self.order.load(Ordering::Acquire) {
+            0 => Order::Run,
+            1 => Order::Drain,
+            _ => Order::Stop,
+        }
+    }
+
+    fn order(&self, order: Order) {
+        // Said first: an idle server ends as soon as it has the order.
+        if !self.ends.swap(true, Ordering::AcqRel)
+            && let Some(ending) = self.ending.get()
+        {
+            ending();
+        }
+        self.order.fetch_max(order as u8, Ordering::AcqRel);
+        // Whoever waits has looked at the order before this, and waits by now, or will look after it.
+        drop(self.alone.lock());
+        self.alone_or_told.notify_all();
+        self.wake_all();
+    }
+
+    /// No process that was taken over from lives any more.
+    pub(crate) fn become_alone(&self) {
+        *self.alone.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.alone_or_told.notify_all();
+    }
+
+    /// Waits for that, unless something is more `urgent`; that is looked at anew when the server is told something.
+    pub(crate) fn wait_until_alone(&self, urgent: impl Fn() -> bool) {
+        let alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = |alone: &mut bool| !*alone && !urgent();
+        let waited = self.alone_or_told.wait_while(alone, waiting);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn next_id(&self) -> u64 {
+        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    #[cfg(control)]
+    pub(crate) fn last_id(&self) -> u64 {
+        self.last_id.load(Ordering::Relaxed)
+    }
+
+    /// Numbers go on behind `id`.
+    #[cfg(control)]
+    pub(crate) fn continue_from(&self, id: u64) {
+        self.last_id.store(id, Ordering::Relaxed);
+    }
+
+    fn uptime(&self) -> Duration {
+        self.clock.now().since(self.started)
+    }
+
+    /// For how long the counters have counted, in this process and those before it.
+    pub(crate) fn counted_for(&self) -> Duration {
+        #[cfg(control)]
+        let before = self.before.get().map_or(Duration::ZERO, |before| before.1);
+        #[cfg(not(control))]
+        let before = Duration::ZERO;
+        before + self.uptime()
+    }
+
+    /// What this process and those before it counted for a listener.
+    fn counted(&self, listener: usize) -> Summary {
+        let mut sum = Summary::default();
+        for stats in self.stats.iter().filter_map(|worker| worker.get(listener)) {
+            sum.add(stats);
+        }
+        #[cfg(control)]
+        if let Some(before) = self.before.get().and_then(|before| before.0.get(listener)) {
+            sum.go_on(before);
+        }
+        sum
+    }
+
+    /// The same of every listener, for the next process.
+    #[cfg(control)]
+    pub(crate) fn counts(&self) -> Vec<Counts> {
+        let listeners = 0..self.listeners.len();
+        listeners.map(|at| self.counted(at).counts()).collect()
+    }
+
+    /// Counting goes on where a former process ended: `counts` are those of its listeners, which are here the `ours`th.
+    #[cfg(control)]
+    pub(crate) fn go_on_counting(&self, counts: Vec<Counts>, ours: &[u16], counted_for: Duration) {
+        let mut before = vec![Counts::default(); self.listeners.len()];
+        for (counts, &at) in counts.into_iter().zip(ours) {
+            if let Some(before) = before.get_mut(usize::from(at)) {
+                *before = counts;
+            }
+        }
+        // Once, at the takeover this process begins with.
+        let _ = self.before.set((before, counted_for));
+    }
+
+    /// Another process has the listeners.
+    #[cfg(control)]
+    pub(crate) fn given(&self) {
+        self.was_given.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether another process has the listeners.
+    #[cfg(control)]
+    pub(crate) fn was_given(&self) -> bool {
+        self.was_given.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_partner(&self, pid: Option<u32>) {
+        self.partner.store(pid.unwrap_or(0), Ordering::Release);
+    }
+
+    /// Notes whether accepting waits for a connection to close.
+    pub(crate) fn accept_waits(&self, waits: bool) {
+        // Against a worker that counts a connection out and then looks here: one of the two sees the other.
+        if self.accept_waits.load(Ordering::Relaxed) != waits {
+            self.accept_waits.store(waits, Ordering::SeqCst);
+        }
+    }
+
+    pub(crate) fn wake_all(&self) {
+        for worker in &self.workers {
+            worker.wake();
+        }
+    }
+
+    /// Connections that are open, or on their way to a worker.
+    pub(crate) fn open(&self) -> usize {
+        let workers = self.workers.iter();
+        workers
+            .map(|worker| worker.open.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// The worker with the fewest connections; the asking one, unless another has fewer.
+    pub(crate) fn least_loaded(&self, asking: usize) -> usize {
+        let open = |at: usize| self.workers[at].open.load(Ordering::Relaxed);
+        (0..self.workers.len()).fold(
+            asking,
+            |best, at| if open(at) < open(best) { at } else { best },
+        )
+    }
+}

@@ -1,0 +1,543 @@
+//! A connection's socket: what was read and written, what waits, and what the kernel says of the peer.
+//!
+//! The half of a connection that a service call works on ([`Context`](crate::Context)); the half that calls the
+//! service is in `connection.rs`.
+
+mod far;
+pub(crate) mod inbox;
+mod lent;
+pub(crate) mod outbox;
+mod output;
+mod pending;
+mod progress;
+mod ration;
+pub(crate) mod readiness;
+pub(crate) mod stats;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use socket2::SockRef;
+
+use crate::address::endpoint::Peer;
+use crate::io::stats::Stats;
+use crate::liveness::close::{CloseReason, Ending, How, Note};
+use crate::liveness::reap::{self, Limits};
+use crate::liveness::sockopt::INTEREST;
+use crate::memory::Memory;
+use crate::os::sys;
+use crate::time::deadline::Moment;
+use crate::time::horizon::Pause;
+
+pub(crate) use far::{Dialing, Far, Terms, Up};
+pub(crate) use lent::WATCHED;
+pub(crate) use pending::{Beside, Pending};
+
+/// What holds for a listener's connections in one turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn<'a> {
+    pub(crate) now: Moment,
+    /// Deadlines up to then may be judged: everything that happened before is known.
+    pub(crate) known: Moment,
+    pub(crate) limits: &'a Limits,
+    pub(crate) stats: &'a Stats,
+    pub(crate) memory: &'a Memory,
+}
+
+/// A connection without its service: the socket, its counters, and what waits.
+#[derive(Debug)]
+pub(crate) struct Io {
+    pub(crate) socket: OwnedFd,
+    /// Which of the server's listeners it came through.
+    pub(crate) listener: u16,
+    /// An edge said there is something to read, and no read has said otherwise: edges come once.
+    pub(crate) readable: bool,
+    /// Behind what is readable there is more than bytes (FIN, error, urgent mark): a short read is not the end.
+    pub(crate) read_on: bool,
+    /// The event said there is an error to ask for. Never asked otherwise: `SO_ERROR` would tell, and eat, the soft
+    /// error of a living connection.
+    pub(crate) error: bool,
+    /// The client's FIN was read.
+    pub(crate) peer_fin: bool,
+    /// Our FIN is to follow the output.
+    pub(crate) fin_wanted: bool,
+    /// Our FIN was sent.
+    pub(crate) fin_sent: bool,
+    /// The service has more output, which comes before the end.
+    pub(crate) owes: bool,
+    /// The service was told that no more input comes.
+    pub(crate) ended: bool,
+    /// The service waits: it gets no input until it is resumed.
+    pub(crate) halted: bool,
+    /// What it is registered for.
+    pub(crate) registered: Interest,
+    /// The socket was given away: it is neither read nor written here.
+    pub(crate) lent: bool,
+    /// To be closed at the end of the turn.
+    pub(crate) closing: bool,
+    /// On the worker's list of connections with something left to do in the next turn.
+    pub(crate) leftover: bool,
+    /// The process that is taking over has a copy of it.
+    #[cfg(control)]
+    pub(crate) copied: bool,
+    /// A copy of the descriptor was given away, and may live as long as whoever has it: closing ours ends nothing.
+    #[cfg(control)]
+    pub(crate) shared: bool,
+    /// Changed since it was copied.
+    #[cfg(control)]
+    pub(crate) changed: bool,
+    /// Not read for a moment: more bytes would wait than can be copied.
+    #[cfg(control)]
+    pub(crate) held: bool,
+    /// `last_in` was made later, for time in which nothing was read.
+    pub(crate) shifted: bool,
+    /// Not read for want of memory in the process.
+    pub(crate) short: bool,
+    /// On the worker's list of connections whose service waits.
+    pub(crate) waiting: bool,
+    /// Output is being delivered, then FIN: for this reason.
+    pub(crate) finishing: Option<CloseReason>,
+    /// Meanwhile what comes is still for the service: it hears its client out.
+    pub(crate) hears_out: bool,
+    pub(crate) id: u64,
+    pub(crate) peer: Peer,
+    pub(crate) opened: Moment,
+    /// When the last byte came, later by the time we did not read: what the read deadline counts from.
+    pub(crate) last_in: Moment,
+    /// When to look next whether output is acknowledged. Armed by a write.
+    pub(crate) watch: Moment,
+    pub(crate) read: u64,
+    /// Bytes the kernel took.
+    pub(crate) written: u64,
+    pub(crate) pending: Option<Box<Pending>>,
+}
+
+impl Io {
+    pub(crate) fn new(socket: OwnedFd, id: u64, peer: Peer, listener: u16, opened: Moment) -> Self {
+        Self {
+            socket,
+            listener,
+            readable: false,
+            read_on: false,
+            error: false,
+            peer_fin: false,
+            fin_wanted: false,
+            fin_sent: false,
+            owes: false,
+            ended: false,
+            halted: false,
+            registered: INTEREST,
+            lent: false,
+            closing: false,
+            leftover: false,
+            short: false,
+            waiting: false,
+            #[cfg(control)]
+            copied: false,
+            #[cfg(control)]
+            shared: false,
+            #[cfg(control)]
+            changed: false,
+            #[cfg(control)]
+            held: false,
+            shifted: false,
+            finishing: None,
+            hears_out: false,
+            id,
+            peer,
+            opened,
+            last_in: opened,
+            watch: Moment::NEVER,
+            read: 0,
+            written: 0,
+            pending: None,
+        }
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Has its events told under `token`, from now on.
+    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let interest = self.interest();
+        self.registered = interest;
+        registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, interest)?;
+        self.register_beside(registry, token)
+    }
+
+    /// Has no events told any more: while a copy of the socket lives elsewhere, closing it would not end that.
+    pub(crate) fn deregister(&self, registry: &Registry) {
+        if let Some(Far::Up(up)) = self.far() {
+            up.io.deregister(registry);
+        }
+        self.deregister_beside(registry);
+        if let Err(error) = registry.deregister(&mut SourceFd(&self.socket.as_raw_fd())) {
+            log::debug!(id = self.id, error:%; "cannot deregister a connection");
+        }
+    }
+
+    /// Notes what an event says; the outcome of a read is what counts.
+    pub(crate) fn note(&mut self, event: &Event) {
+        self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        self.read_on |= event.is_read_closed() || event.is_error() || event.is_priority();
+        self.error |= event.is_error();
+    }
+
+    /// One read: how many bytes came. Whether there may be more says `readable`; the end that it shows stands in
+    /// `peer_fin`, or is the verdict.
+    #[inline]
+    pub(crate) fn take_in(&mut self, buffer: &mut [u8], turn: &Turn<'_>) -> usize {
+        match rustix::net::recv(self.socket.as_fd(), &mut *buffer, RecvFlags::empty()) {
+            Ok((0, _)) => {
+                // Behind a reset that a write was told of there is an end, too. Had a FIN come before that, it would have
+                // been EPIPE (tcp_reset in the kernel's net/ipv4/tcp_input.c).
+                self.peer_fin |= self.failed() != Some(libc::ECONNRESET);
+                self.readable = false;
+                self.input_over();
+            }
+            Ok((count, _)) => {
+                self.last_in = turn.now;
+                self.shifted = false;
+                self.read += count as u64;
+                turn.stats.read.add(count as u64);
+                if count < buffer.len() && !self.read_on {
+                    self.readable = false;
+                }
+                return count;
+            }
+            Err(Errno::AGAIN) => {
+                self.readable = false;
+                self.read_on = false;
+                if self.error || self.has_failed() {
+                    self.input_over();
+                }
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => {
+                self.readable = false;
+                self.error = false;
+                self.fail(error.raw_os_error());
+            }
+        }
+        0
+    }
+
+    pub(crate) fn pending(&mut self) -> &mut Pending {
+        self.pending.get_or_insert_default()
+    }
+
+    pub(crate) fn is_halted(&self) -> bool {
+        self.halted
+    }
+
+    /// A takeover could not follow if more were read.
+    #[inline]
+    pub(crate) fn is_held(&self) -> bool {
+        #[cfg(control)]
+        return self.held;
+        #[cfg(not(control))]
+        false
+    }
+
+    /// Bytes in the outbox.
+    pub(crate) fn waiting_output(&self) -> usize {
+        self.pending
+            .as_ref()
+            .map_or(0, |pending| pending.outbox.len())
+    }
+
+    pub(crate) fn failed(&self) -> Option<i32> {
+        self.pending.as_ref().and_then(|pending| pending.failed)
+    }
+
+    /// The connection has failed, or an event said so.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.error || self.has_failed()
+    }
+
+    /// Nothing more can be sent.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.pending
+            .as_ref()
+            .is_some_and(|pending| pending.failed.is_some() || pending.verdict.is_some())
+    }
+
+    /// How many bytes may be read now: bounded by what may have to be kept of them, or of the answer to them.
+    #[inline]
+    pub(crate) fn input_room(&self, turn: &Turn<'_>) -> usize {
+        if self.discards_input() {
+            return usize::MAX;
+        }
+        let Some(pending) = &self.pending else {
+            return turn.limits.buffer;
+        };
+        if self.halted || self.is_held() {
+            return 0;
+        }
+        // What comes of the input waits for the far side, if there is one.
+        let waiting = match pending.far.as_deref() {
+            None => pending.outbox.len(),
+            Some(Far::Up(up)) => up.io.waiting_output(),
+            Some(_) => return 0,
+        };
+        let buffer = turn.limits.buffer;
+        buffer.saturating_sub(pending.kept.len().max(waiting))
+    }
+
+    /// The service waits.
+    pub(crate) fn halt(&mut self, now: Moment) {
+        self.halted = true;
+        self.pause(now);
+    }
+
+    pub(crate) fn pause(&mut self, now: Moment) {
+        self.pending().paused.get_or_insert(now);
+    }
+
+    /// Without room nothing is read, whether something has come or not; and what holds nothing is given back.
+    pub(crate) fn tidy(&mut self, turn: &Turn<'_>) {
+        if self.input_room(turn) == 0 {
+            self.pause(turn.now);
+        }
+        if self
+            .pending
+            .as_ref()
+            .is_some_and(|pending| pending.is_vacant())
+        {
+            self.pending = None;
+        }
+    }
+
+    /// What was read in a turn that took long may have come at its end.
+    pub(crate) fn blur(&mut self, turn: Pause) {
+        if self.last_in == turn.from {
+            self.last_in = turn.to;
+        }
+        if let Some(up) = self.far_up() {
+            up.io.blur(turn);
+        }
+    }
+
+    /// Reading goes on: the read deadline stood still meanwhile.
+    pub(crate) fn unpause(&mut self, now: Moment) {
+        if let Some(pending) = &mut self.pending
+            && let Some(paused) = pending.paused.take()
+        {
+            self.last_in = self.last_in.after(now.since(paused));
+            self.shifted = true;
+        }
+    }
+
+    /// Whether the client sent something that the service has not used.
+    pub(crate) fn holds_input(&self) -> bool {
+        let kept = self
+            .pending
+            .as_ref()
+            .is_some_and(|pending| !pending.kept.is_empty());
+        kept || rustix::io::ioctl_fionread(self.socket.as_fd()).is_ok_and(|unread| unread > 0)
+    }
+
+    /// Nothing more can be read: FIN, or an error behind the bytes.
+    pub(crate) fn input_over(&mut self) {
+        if let Some(errno) = self.failed() {
+            self.fail(errno);
+        } else if std::mem::take(&mut self.error)
+            && let Ok(Some(error)) = SockRef::from(&self.socket).take_error()
+        {
+            self.fail(error.raw_os_error().unwrap_or(libc::EIO));
+        }
+    }
+
+    /// The system gave the connection up.
+    pub(crate) fn fail(&mut self, errno: i32) {
+        let fd = self.socket.as_fd();
+        let queued = self.waiting_output() > 0 || sys::unacknowledged(fd).unwrap_or(0) > 0;
+        let mut reason = reap::reason_of(errno, queued);
+        let info = sys::tcp_info(fd).ok();
+        if reason == CloseReason::PeerReset && self.peer_fin && self.far_has_all() {
+            // It had ended, and all it said has arrived: what it did not hear any more is no loss of its own.
+            reason = CloseReason::PeerClosed;
+            self.pending().note = Some(Note::Late("peer-reset"));
+        }
+        self.overrule(Ending {
+            reason,
+            how: How::Release,
+            errno: Some(errno),
+            info,
+        });
+    }
+
+    /// Ends the connection at once. A reason that was there first stays, unless that was to end well.
+    pub(crate) fn overrule(&mut self, ending: Ending) {
+        let reason = match self.finishing {
+            None | Some(CloseReason::PeerClosed | CloseReason::Service | CloseReason::Drain) => {
+                ending.reason
+            }
+            Some(first) => first,
+        };
+        let pending = self.pending();
+        pending.outbox.clear();
+        pending.verdict.get_or_insert(Ending { reason, ..ending });
+    }
+
+    /// What waits for it, or for its service, could not be kept.
+    pub(crate) fn out_of_memory(&mut self) {
+        self.overrule(Ending {
+            errno: Some(libc::ENOMEM),
+            ..Ending::reset(CloseReason::IoError)
+        });
+    }
+
+    /// The service is done: output, then FIN.
+    pub(crate) fn finish(&mut self) {
+        self.owes = false;
+        self.finish_for(if self.peer_fin {
+            CloseReason::PeerClosed
+        } else {
+            CloseReason::Service
+        });
+    }
+
+    pub(crate) fn finish_for(&mut self, reason: CloseReason) {
+        self.finishing.get_or_insert(reason);
+        if let Some(pending) = &mut self.pending {
+            pending.quota = None;
+        }
+    }
+
+    pub(crate) fn verdict(&self) -> Option<Ending> {
+        self.pending.as_ref().and_then(|pending| pending.verdict)
+    }
+
+    /// How it ends, as far as is decided.
+    pub(crate) fn ending(&self) -> Ending {
+        let silent = self.pending.as_ref().and_then(|pending| pending.silent);
+        self.verdict().unwrap_or_else(|| Ending {
+            info: silent,
+            ..Ending::fin(self.finishing.unwrap_or(CloseReason::PeerClosed))
+        })
+    }
+
+    /// The service left some input for want of room, and sees it again once output has left.
+    pub(crate) fn offers_later(&self) -> bool {
+        let waits = |pending: &Pending| {
+            let ends = pending.verdict.is_some() || pending.failed.is_some();
+            pending.offer && !pending.outbox.is_empty() && !ends
+        };
+        !self.discards_input() && self.pending.as_deref().is_some_and(waits)
+    }
+
+    pub(crate) fn input_is_over(&self) -> bool {
+        self.peer_fin || self.discards_input() || self.verdict().is_some()
+    }
+
+    /// Nobody wants what comes any more.
+    #[inline]
+    pub(crate) fn discards_input(&self) -> bool {
+        self.ended || (self.finishing.is_some() && !self.hears_out)
+    }
+
+    pub(crate) fn half_closed(&self) -> bool {
+        self.peer_fin || self.fin_sent
+    }
+
+    pub(crate) fn linger(&self) -> Option<Moment> {
+        self.pending.as_ref().and_then(|pending| pending.linger)
+    }
+
+    /// Whether its far side is not read, for want of room here: whether that is silent cannot be known.
+    pub(crate) fn holds_back_far(&self, turn: &Turn<'_>) -> bool {
+        let pending = self.pending.as_ref();
+        pending.is_some_and(|pending| {
+            pending.outbox.len() >= turn.limits.buffer
+                && matches!(pending.far.as_deref(), Some(Far::Up(_)))
+        })
+    }
+
+    /// When the client's silence ends the connection.
+    #[inline]
+    pub(crate) fn read_deadline(&self, turn: &Turn<'_>) -> Moment {
+        let reads = !self.peer_fin
+            && !self.holds_back_far(turn)
+            && self.finishing.is_none()
+            && self
+                .pending
+                .as_ref()
+                .is_none_or(|pending| pending.paused.is_none());
+        if reads {
+            self.last_in.after_if(turn.limits.read_timeout)
+        } else {
+            Moment::NEVER
+        }
+    }
+
+    /// The earliest of its deadlines.
+    #[inline]
+    pub(crate) fn due(&self, turn: &Turn<'_>) -> Moment {
+        if let Some(until) = self.linger() {
+            return until;
+        }
+        let due = self.watch.min(self.read_deadline(turn));
+        if self.pending.is_none() {
+            return due;
+        }
+        let due = due.min(self.alarm()).min(self.lost());
+        due.min(self.far_due())
+    }
+
+    /// What it waits for: write readiness while output waits, or would for want of memory; and while acknowledgement of our FIN is awaited, for
+    /// that changes the socket's state.
+    #[inline]
+    fn interest(&self) -> Interest {
+        if self.lent {
+            LENT
+        } else if self.fin_sent || self.short || self.waiting_output() > 0 {
+            INTEREST | Interest::WRITABLE
+        } else {
+            INTEREST
+        }
+    }
+
+    /// Registers it for write readiness too, if it waits for that; and leaves it so.
+    #[inline]
+    pub(crate) fn watch_writes(&mut self, registry: &Registry, token: Token) {
+        if !self.registered.is_writable() {
+            // Nothing stands beside it that could fail.
+            let _ = self.reregister(registry, token);
+        }
+    }
+
+    /// Registers it anew if what it waits for has changed, and what stands beside it.
+    ///
+    /// # Errors
+    /// A descriptor beside it that cannot be registered.
+    #[inline]
+    pub(crate) fn reregister(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        if self.pending.is_some() {
+            self.register_beside(registry, token)?;
+        }
+        let interest = self.interest();
+        if interest == self.registered {
+            return Ok(());
+        }
+        self.registered = interest;
+        let source = &mut SourceFd(&self.socket.as_raw_fd());
+        if let Err(error) = registry.reregister(source, token, interest) {
+            log::debug!(id = self.id, error:%; "cannot change interest");
+        }
+        Ok(())
+    }
+}
+
+/// What a socket is registered for that was given away: an error comes with whatever one asks for, and urgent data
+/// comes seldom. Its bytes are told to whoever reads them.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const LENT: Interest = Interest::PRIORITY;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const LENT: Interest = Interest::READABLE;

@@ -1,0 +1,417 @@
+//! Accepting: a batch until there is no more, paused while there is no room or no descriptor.
+//!
+//! `worker.rs` owns the [`Acceptor`] (worker 0 alone has one), `worker/placing.rs` places what it answers.
+
+use std::io::{self, ErrorKind};
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+
+use crate::address::endpoint::{Endpoint, Peer};
+use crate::config::WhenFull;
+use crate::handle::Shared;
+use crate::io::Io;
+use crate::io::stats::Stats;
+use crate::listen::listener::{Configure, Listener, Settings};
+use crate::liveness::close::{CloseReason, Ending, Errno, Note, Obituary};
+use crate::liveness::herd::{self, Accepted, Rotation};
+use crate::liveness::sockopt::{self, Refused};
+use crate::os::socket_file::SocketFile;
+use crate::os::sys;
+use crate::time::deadline::Moment;
+
+/// How many connections are accepted in a turn before those that are open get theirs.
+const BATCH: usize = 256;
+
+/// How long accepting pauses when the system has no descriptor or memory for it, unless a connection closes.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// How long the log is spared the next word about a lack that comes and goes.
+const SAID: Duration = Duration::from_secs(60);
+
+/// The listeners, and whether they are accepted from.
+#[derive(Debug)]
+pub(crate) struct Acceptor {
+    doors: Vec<Door>,
+    /// Accepting is paused for a lack of the system's until then.
+    paused: Option<Moment>,
+    /// A lack of the system's has been said in the log, and not yet that it is over.
+    said_pause: bool,
+    /// When the log may be told again of a pause, and of a limit.
+    pause_quiet_until: Moment,
+    limit_quiet_until: Moment,
+    /// Another process was given copies of the listeners, and may have them yet.
+    #[cfg(control)]
+    lent: bool,
+}
+
+/// One listener.
+#[derive(Debug)]
+struct Door {
+    socket: OwnedFd,
+    address: Endpoint,
+    /// The path of a Unix socket, as long as the door is open.
+    file: Option<Arc<SocketFile>>,
+    settings: Arc<Settings>,
+    stats: Arc<Stats>,
+    configure: Configure,
+    /// What it has for the connections of a herd.
+    rotation: Rotation,
+    /// Others may listen with it, too.
+    #[cfg(control)]
+    inherited: bool,
+    /// An edge said that connections wait, and no accept has said otherwise.
+    ready: bool,
+}
+
+impl Door {
+    /// The backlog is where connections wait while there is no room.
+    fn holds_back(&self) -> bool {
+        self.settings.when_full == WhenFull::Wait && self.settings.admission.is_full()
+    }
+
+    /// Gives an accepted socket its options, those of connection number `id`: one of many or not.
+    fn configure(
+        &mut self,
+        socket: &OwnedFd,
+        id: u64,
+        is_one_of_many: bool,
+    ) -> Result<(), Refused> {
+        let options = &self.settings.options;
+        let own = if is_one_of_many {
+            options.in_herd(id)
+        } else {
+            *options
+        };
+        match self.configure {
+            Configure::None => self.vary(socket, id, is_one_of_many),
+            #[cfg(control)]
+            Configure::Queued => own.replace(socket),
+            Configure::Each => own.apply(socket),
+        }
+    }
+
+    /// Sees to it that connections of a herd inherit not all the same keepalive.
+    fn vary(&mut self, accepted: &OwnedFd, id: u64, is_one_of_many: bool) -> Result<(), Refused> {
+        let options = &self.settings.options;
+        if self.address.tcp().is_none() || !sockopt::INHERITED || options.idle().is_none() {
+            return Ok(());
+        }
+        let varied = if is_one_of_many {
+            let listener = self.socket.as_fd();
+            let queued = || sys::queued(listener).map_or(0, |queued| queued as usize);
+            let Accepted { change, alike } = self.rotation.accepted(queued);
+            let varied = change.map_or(Ok(()), |nth| options.vary(&listener, Some(nth)));
+            if alike {
+                varied.and_then(|()| options.vary(accepted, Some(id)))
+            } else {
+                varied
+            }
+        } else if self.rotation.is_over() {
+            options.vary(&self.socket, None)
+        } else {
+            Ok(())
+        };
+        varied.map_err(Refused::named("keepalive"))
+    }
+
+    fn deregister(&self, registry: &Registry) {
+        let source = &mut SourceFd(&self.socket.as_raw_fd());
+        if let Err(error) = registry.deregister(source) {
+            log::debug!(error:%; "cannot deregister a listener");
+        }
+    }
+}
+
+impl Acceptor {
+    pub(crate) fn new() -> Self {
+        Self {
+            doors: Vec::new(),
+            paused: None,
+            said_pause: false,
+            pause_quiet_until: Moment::at_start(),
+            limit_quiet_until: Moment::at_start(),
+            #[cfg(control)]
+            lent: false,
+        }
+    }
+
+    pub(crate) fn add(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        listener: Listener,
+        stats: Arc<Stats>,
+    ) -> io::Result<()> {
+        let source = &mut SourceFd(&listener.socket.as_raw_fd());
+        registry.register(source, token, Interest::READABLE)?;
+        self.doors.push(Door {
+            socket: listener.socket,
+            address: listener.address,
+            file: listener.file,
+            settings: listener.settings,
+            stats,
+            configure: listener.configure,
+            rotation: Rotation::default(),
+            #[cfg(control)]
+            inherited: listener.inherited_as.is_some(),
+            // What came before the registration may have made its edge already.
+            ready: true,
+        });
+        Ok(())
+    }
+
+    pub(crate) fn ready(&mut self, door: usize) {
+        self.doors[door].ready = true;
+    }
+
+    /// A connection has closed somewhere: there may be room.
+    pub(crate) fn retry(&mut self) {
+        self.paused = None;
+    }
+
+    /// Whether connections wait in the backlog for others to close.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.doors
+            .iter()
+            .any(|door| door.ready && door.holds_back())
+    }
+
+    /// When to go on: at once, at the end of a pause, or when an event says so.
+    pub(crate) fn next(&self) -> Moment {
+        match self.paused {
+            Some(until) => until,
+            None if self
+                .doors
+                .iter()
+                .any(|door| door.ready && !door.holds_back()) =>
+            {
+                Moment::at_start()
+            }
+            None => Moment::NEVER,
+        }
+    }
+
+    /// Accepts a batch from each listener that has some waiting, and gives each admitted connection to `place`.
+    pub(crate) fn accept(&mut self, now: Moment, shared: &Shared, mut place: impl FnMut(Io)) {
+        if self.paused.is_some_and(|until| now < until) {
+            return;
+        }
+        self.paused = None;
+        let mut holds_back = false;
+        for at in 0..self.doors.len() {
+            for _ in 0..BATCH {
+                if !self.doors[at].ready {
+                    break;
+                }
+                if self.doors[at].holds_back() {
+                    self.say(now, "connection limit reached, clients wait in the backlog");
+                    holds_back = true;
+                    break;
+                }
+                let accepted = {
+                    let _alone = shared.descriptors.lock();
+                    accept(self.doors[at].socket.as_fd())
+                };
+                match accepted {
+                    Ok((socket, peer)) => {
+                        if let Some(io) = self.admit(at, socket, peer, now, shared) {
+                            place(io);
+                        }
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        self.doors[at].ready = false;
+                        #[cfg(control)]
+                        if self.doors[at].configure == Configure::Queued {
+                            // What comes from here on inherits the listener's.
+                            self.doors[at].configure = Configure::None;
+                        }
+                        self.resumed();
+                    }
+                    Err(error) if is_of_the_connection(&error) => {
+                        let listener = &self.doors[at].address;
+                        log::debug!(listener:%, error:%; "accept failed");
+                    }
+                    // A lack of descriptors or memory; or the listener itself is broken.
+                    Err(error) => {
+                        self.pause(now, &self.doors[at].address.clone(), &error);
+                        shared.accept_waits(true);
+                        return;
+                    }
+                }
+            }
+        }
+        shared.accept_waits(holds_back);
+    }
+
+    /// Counts the connection in, or closes it with reason `limit`.
+    fn admit(
+        &mut self,
+        at: usize,
+        socket: OwnedFd,
+        peer: Peer,
+        now: Moment,
+        shared: &Shared,
+    ) -> Option<Io> {
+        let door = &mut self.doors[at];
+        let id = shared.next_id();
+        door.stats.accepted.add(1);
+        if let Err(limit) = door.settings.admission.admit(peer.ip()) {
+            door.stats.closed(CloseReason::Limit);
+            let obituary = Obituary {
+                id,
+                peer,
+                listener: &door.address,
+                upstream: None,
+                ending: &Ending::fin(CloseReason::Limit),
+                note: Some(Note::Limit(limit)),
+                age: Duration::ZERO,
+                read: 0,
+                written: 0,
+            };
+            obituary.log();
+            self.say(now, "connection limit reached, closing what comes");
+            return None;
+        }
+        if let Err(refused) = door.configure(&socket, id, herd::is_herd(shared.open())) {
+            // Gone already, or a system without the option: detection lacks, the connection lives.
+            log::debug!(id, option = refused.option.as_str(), error:% = refused.source; "option refused");
+        }
+        let listener = u16::try_from(at).unwrap_or(u16::MAX);
+        Some(Io::new(socket, id, peer, listener, now))
+    }
+
+    fn pause(&mut self, now: Moment, listener: &Endpoint, error: &io::Error) {
+        self.paused = Some(now.after(PAUSE));
+        if !self.said_pause && now >= self.pause_quiet_until {
+            self.said_pause = true;
+            self.pause_quiet_until = now.after(SAID);
+            let errno = error.raw_os_error().map(|errno| Errno(errno).to_string());
+            log::warn!(listener:%, errno = errno.as_deref(); "accepting paused, clients wait in the backlog");
+        }
+    }
+
+    fn resumed(&mut self) {
+        if std::mem::take(&mut self.said_pause) {
+            log::info!("accepting resumed");
+        }
+    }
+
+    fn say(&mut self, now: Moment, what: &'static str) {
+        if now >= self.limit_quiet_until {
+            self.limit_quiet_until = now.after(SAID);
+            log::warn!("{what}");
+        }
+    }
+
+    /// The listeners, to be lent to another process.
+    #[cfg(control)]
+    pub(crate) fn lend(&mut self) -> Vec<BorrowedFd<'_>> {
+        self.lent = true;
+        self.doors.iter().map(|door| door.socket.as_fd()).collect()
+    }
+
+    /// Gives the listeners that were taken over this process's options.
+    #[cfg(control)]
+    pub(crate) fn configure(&self) {
+        let taken = self.doors.iter();
+        for door in taken.filter(|door| door.configure == Configure::Queued) {
+            if let Err(refused) = door.settings.options.replace(&door.socket) {
+                log::debug!(option = refused.option.as_str(), error:% = refused.source; "option refused");
+            }
+        }
+    }
+
+    /// Another process has the listeners: they are let go of here, and nothing is done to them.
+    #[cfg(control)]
+    pub(crate) fn let_go(self, registry: &Registry) {
+        for door in &self.doors {
+            door.deregister(registry);
+            if let Some(file) = &door.file {
+                file.give();
+            }
+        }
+    }
+
+    /// Lets nobody in any more. What has been accepted by the system is taken first: closing would reset it.
+    pub(crate) fn close(
+        mut self,
+        registry: &Registry,
+        now: Moment,
+        shared: &Shared,
+        mut place: impl FnMut(Io),
+    ) {
+        self.paused = None;
+        for door in &mut self.doors {
+            door.ready = true;
+            door.deregister(registry);
+            if let Some(file) = &door.file {
+                file.withdraw();
+            }
+        }
+        // A batch a turn is for the sake of others; here a bound is enough.
+        for _ in 0..BATCH {
+            if self.next() != Moment::at_start() {
+                break;
+            }
+            self.accept(now, shared, &mut place);
+        }
+        #[cfg(control)]
+        for door in &self.doors {
+            if self.lent && !door.inherited {
+                // A process that failed to take over and hangs would go on listening with its copy.
+                let _ = rustix::net::shutdown(&door.socket, rustix::net::Shutdown::Both);
+            }
+        }
+    }
+}
+
+/// Accepts one connection: non-blocking, and no child of this process gets it.
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Peer)> {
+    use rustix::net::{SocketFlags, acceptfrom_with};
+
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (socket, from) = acceptfrom_with(listener, flags)?;
+    let from = from.and_then(|from| SocketAddr::try_from(from).ok());
+    let peer = from.map_or_else(
+        || {
+            let process = sys::peer(socket.as_fd()).ok();
+            Peer::Unix(process.and_then(|(_, process)| process))
+        },
+        Peer::from,
+    );
+    Ok((socket, peer))
+}
+
+#[cfg(not(all(target_os = "linux", not(standfast_portable))))]
+fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Peer)> {
+    let (socket, from) = socket2::SockRef::from(&listener).accept()?;
+    socket.set_nonblocking(true)?;
+    let peer = from.as_socket().map_or(Peer::Unix(None), Peer::from);
+    Ok((socket.into(), peer))
+}
+
+/// Whether an error of accept(2) is that of the connection that was to be accepted: the next one may do.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::EPROTO
+                | libc::EPERM
+                | libc::ENOPROTOOPT
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::EOPNOTSUPP
+        )
+    )
+}

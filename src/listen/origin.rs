@@ -1,0 +1,87 @@
+//! The listener a connection came through, as a worker knows it.
+
+use std::sync::Arc;
+
+use crate::address::endpoint::Endpoint;
+use crate::inspect::{ConnectionInfo, DeadlineKind, NextDeadline};
+use crate::io::stats::Stats;
+use crate::io::{Far, Io, Terms, Turn};
+use crate::listen::listener::Settings;
+use crate::liveness::close::CloseReason;
+use crate::os::sys;
+use crate::time::deadline::Moment;
+
+/// The listener a connection came through, as a worker knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) address: Endpoint,
+    pub(crate) settings: Arc<Settings>,
+    /// This worker's counters.
+    pub(crate) stats: Arc<Stats>,
+    /// What holds for the far sides of its connections.
+    pub(crate) terms: Arc<Terms>,
+}
+
+impl Origin {
+    /// What holds for its connections now; nobody is judged by time.
+    #[inline]
+    pub(crate) fn turn(&self, now: Moment) -> Turn<'_> {
+        Turn {
+            now,
+            known: Moment::at_start(),
+            limits: &self.settings.limits,
+            stats: &self.stats,
+            memory: &self.terms.memory,
+        }
+    }
+
+    /// One of its connections, for the table.
+    pub(crate) fn show(&self, io: &Io, now: Moment) -> ConnectionInfo {
+        let fd = io.descriptor();
+        let (read, written, last_in) = io.counted(now);
+        let until = |kind, at: Moment| {
+            (at != Moment::NEVER).then(|| NextDeadline {
+                kind,
+                due_in: at.since(now),
+            })
+        };
+        let (far_waiting, far_held, far_stalls) = match io.far() {
+            Some(Far::Up(up)) => (
+                up.io.waiting_output(),
+                up.io.held(),
+                up.io.stalls(&up.terms.limits),
+            ),
+            _ => (0, 0, None),
+        };
+        let stalls = [io.stalls(&self.settings.limits), far_stalls];
+        let stalls = stalls.into_iter().flatten().min_by_key(|(at, _)| *at);
+        let stalls = stalls.and_then(|(at, reason)| match reason {
+            CloseReason::HalfCloseTimeout => until(DeadlineKind::HalfClose, at),
+            _ => until(DeadlineKind::Output, at),
+        });
+        let deadlines = [
+            until(DeadlineKind::Linger, io.linger().unwrap_or(Moment::NEVER)),
+            stalls,
+            until(DeadlineKind::Read, io.read_deadline(&self.turn(now))),
+        ];
+        ConnectionInfo {
+            id: io.id,
+            peer: io.peer,
+            listener: self.address.clone(),
+            service: self.settings.service.name().to_owned(),
+            age: now.since(io.opened),
+            idle: now.since(last_in),
+            read,
+            written,
+            waiting: io.waiting_output() + far_waiting,
+            held: io.held() + far_held,
+            unacknowledged: sys::unacknowledged(fd).ok(),
+            round_trip: sys::tcp_info(fd).ok().map(|info| info.round_trip),
+            next_deadline: deadlines
+                .into_iter()
+                .flatten()
+                .min_by_key(|deadline| deadline.due_in),
+            upstream: io.upstream(),
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Options of sockets: keepalive and its kin, set on the accepted socket or, on Linux, on the listener.
+
+use std::io;
+use std::num::NonZeroU32;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use mio::Interest;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use rustix::net::sockopt::{set_tcp_keepcnt, set_tcp_keepidle};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::error::Error;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use crate::liveness::herd;
+use crate::liveness::herd::Due;
+#[cfg(control)]
+use crate::liveness::keepalive::RTO_MAX_DEFAULT;
+use crate::liveness::keepalive::{Detection, Keepalive};
+use crate::os::sys;
+
+/// The options a connection gets.
+///
+/// On Linux all of them are inherited from the listener, as they stood when the handshake was made; elsewhere they
+/// are not, and keepalive on a listener makes the system reap the listener itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SocketOptions {
+    pub(crate) detection: Detection,
+    pub(crate) user_timeout: Option<Duration>,
+    /// The system's own keepalive.
+    pub(crate) system: Keepalive,
+}
+
+/// A socket to try options on.
+pub(crate) fn probe() -> Result<Socket, Error> {
+    Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))
+        .or_else(|_| Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)))
+        .map_err(|source| Error::Start {
+            what: "make a socket",
+            source,
+        })
+}
+
+/// What every connection is registered for. Urgent data makes its own edge on Linux: `recv` stops at the mark, with
+/// bytes behind it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) const INTEREST: Interest = Interest::READABLE.add(Interest::PRIORITY);
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) const INTEREST: Interest = Interest::READABLE;
+
+/// Whether accepted sockets have the options of their listener.
+pub(crate) const INHERITED: bool = cfg!(all(target_os = "linux", not(standfast_portable)));
+
+impl SocketOptions {
+    /// Checks what is asked, tries it on a socket, and says what the system lacks.
+    pub(crate) fn resolve(
+        keepalive: Option<Keepalive>,
+        dead_after: Option<Duration>,
+        user_timeout: Option<Duration>,
+    ) -> Result<Self, Error> {
+        let probe = probe()?;
+        let system = system_keepalive(&probe);
+        let detection = Detection::resolve(keepalive, dead_after, user_timeout, system)?;
+        if detection.keepalive.and_then(|keepalive| keepalive.retries) == Some(NonZeroU32::MIN) {
+            log::warn!("with one keepalive retry a single lost packet ends a living connection");
+        }
+        let options = Self {
+            detection,
+            user_timeout,
+            system,
+        };
+        options.apply(&probe).map_err(|refused| Error::Option {
+            option: refused.option,
+            source: refused.source,
+        })?;
+        if detection.dead_after.is_some() && !sys::KERNEL_TELLS {
+            log::warn!(
+                "this system does not tell what a peer has acknowledged: a vanished peer is found while idle, \
+                 and with output waiting by the write timeout only"
+            );
+        } else if options.lacks_rto_max(&probe) {
+            log::warn!(
+                "this kernel lacks TCP_RTO_MAX_MS (Linux 6.15): a peer that vanishes with output waiting may be \
+                 found later than dead-after says"
+            );
+        }
+        Ok(options)
+    }
+
+    /// Keepalive, with the system's values where those are kept.
+    pub(crate) fn keepalive(&self) -> Option<Keepalive> {
+        let asked = self.detection.keepalive;
+        asked.map(|keepalive| keepalive.or(self.system))
+    }
+
+    /// The bound of our own judgement over silence: none where the system does not tell what it rests on.
+    pub(crate) fn bound(&self) -> Option<Duration> {
+        self.detection.dead_after.filter(|_| sys::KERNEL_TELLS)
+    }
+
+    /// Sets all of them; says which one the system refused.
+    pub(crate) fn apply(&self, socket: &impl AsFd) -> Result<(), Refused> {
+        let socket_ref = SockRef::from(socket);
+        if let Some(keepalive) = self.detection.keepalive {
+            socket_ref.set_tcp_keepalive(&parameters(keepalive)).map_err(|source| Refused {
+                option: format!("keepalive {keepalive} (the kernel takes 1 to 32767 s, and 1 to 127 retries)"),
+                source,
+            })?;
+        }
+        if let Some(wait) = self.user_timeout {
+            set_user_timeout(&socket_ref, wait).map_err(|source| Refused {
+                option: format!("user timeout {} ms", wait.as_millis()),
+                source,
+            })?;
+        }
+        // Small answers leave at once, and urgent data stays where it stands in the stream (RFC 6093).
+        socket_ref
+            .set_tcp_nodelay(true)
+            .map_err(Refused::named("TCP_NODELAY"))?;
+        socket_ref
+            .set_out_of_band_inline(true)
+            .map_err(Refused::named("SO_OOBINLINE"))?;
+        if let Some(longest) = self.detection.rto_max() {
+            match sys::set_rto_max(socket.as_fd(), longest) {
+                Err(error) if !lacks(&error) => {
+                    return Err(Refused::named("TCP_RTO_MAX_MS")(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Those of connection number `nth` among many.
+    pub(crate) fn in_herd(mut self, nth: u64) -> Self {
+        self.detection.keepalive = self.keepalive().map(|all| all.spread(nth));
+        self
+    }
+
+    /// How long a connection is silent before it is probed.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        let idle = self.keepalive()?.idle?;
+        Some(Duration::from_secs(idle.get().into()))
+    }
+
+    /// Gives a socket that has these options the keepalive of connection number `nth` among many, or of none. Whoever
+    /// inherits it meanwhile has not more retries and the longer idle time.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(crate) fn vary(&self, socket: &impl AsFd, nth: Option<u64>) -> io::Result<()> {
+        let Some(all) = self.keepalive() else {
+            return Ok(());
+        };
+        let own = nth.map_or(all, |nth| all.spread(nth));
+        if let (Some(idle), Some(retries), Some(most)) = (own.idle, all.retries, own.retries) {
+            set_tcp_keepcnt(socket, retries.get())?;
+            set_tcp_keepidle(socket, Duration::from_secs(idle.get().into()))?;
+            if most > retries {
+                set_tcp_keepcnt(socket, most.get())?;
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    pub(crate) fn vary(&self, _: &impl AsFd, _: Option<u64>) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Does what is due for a connection of a herd: a shorter idle time than it was silent for has it probed at once.
+    pub(crate) fn disperse(&self, socket: &impl AsFd, due: Due) -> io::Result<()> {
+        match due {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Due::Probe(_) => Ok(set_tcp_keepidle(socket, herd::AT_ONCE)?),
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            Due::Probe(_) => Ok(()),
+            Due::Settle(member) => self.vary(socket, Some(member.id)),
+        }
+    }
+
+    /// Sets all of them on a socket that has another process's: what is off is switched off, what is left to the system
+    /// is set back to that.
+    #[cfg(control)]
+    pub(crate) fn replace(&self, socket: &impl AsFd) -> Result<(), Refused> {
+        let socket_ref = SockRef::from(socket);
+        match self.detection.keepalive {
+            None => socket_ref.set_keepalive(false),
+            Some(keepalive) => socket_ref.set_tcp_keepalive(&parameters(keepalive.or(self.system))),
+        }
+        .map_err(Refused::named("keepalive"))?;
+        if self.user_timeout.is_none() {
+            socket_ref
+                .set_tcp_user_timeout(None)
+                .map_err(Refused::named("TCP_USER_TIMEOUT"))?;
+        }
+        if self.detection.rto_max().is_none() {
+            match sys::set_rto_max(socket.as_fd(), RTO_MAX_DEFAULT) {
+                Err(error) if !lacks(&error) => {
+                    return Err(Refused::named("TCP_RTO_MAX_MS")(error));
+                }
+                _ => {}
+            }
+        }
+        self.apply(socket)
+    }
+
+    /// Whether the system lacks `TCP_RTO_MAX_MS`, which makes a vanished peer with output waiting found in time.
+    pub(crate) fn lacks_rto_max(&self, socket: &impl AsFd) -> bool {
+        self.detection.rto_max().is_some_and(|longest| {
+            sys::set_rto_max(socket.as_fd(), longest).is_err_and(|error| lacks(&error))
+        })
+    }
+}
+
+/// An option the system refused.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) option: String,
+    pub(crate) source: io::Error,
+}
+
+impl Refused {
+    pub(crate) fn named(option: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self {
+            option: option.to_owned(),
+            source,
+        }
+    }
+}
+
+fn lacks(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(libc::ENOPROTOOPT)
+}
+
+/// What the system itself uses (`net.ipv4.tcp_keepalive_*`), as a fresh socket shows it.
+pub(crate) fn system_keepalive(socket: &impl AsFd) -> Keepalive {
+    let socket = SockRef::from(socket);
+    let seconds = |time: io::Result<Duration>| {
+        time.ok()
+            .and_then(|time| u32::try_from(time.as_secs()).ok())
+            .unwrap_or(0)
+    };
+    Keepalive::new(
+        seconds(socket.tcp_keepalive_time()),
+        seconds(socket.tcp_keepalive_interval()),
+        socket.tcp_keepalive_retries().unwrap_or(0),
+    )
+}
+
+fn parameters(keepalive: Keepalive) -> TcpKeepalive {
+    let seconds = |value: NonZeroU32| Duration::from_secs(value.get().into());
+    let mut parameters = TcpKeepalive::new();
+    if let Some(idle) = keepalive.idle {
+        parameters = parameters.with_time(seconds(idle));
+    }
+    if let Some(interval) = keepalive.interval {
+        parameters = parameters.with_interval(seconds(interval));
+    }
+    if let Some(retries) = keepalive.retries {
+        parameters = parameters.with_retries(retries.get());
+    }
+    parameters
+}
+
+#[cfg(target_os = "linux")]
+fn set_user_timeout(socket: &SockRef<'_>, wait: Duration) -> io::Result<()> {
+    socket.set_tcp_user_timeout(Some(wait))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_user_timeout(_: &SockRef<'_>, _: Duration) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn options_differ_from_before_and_are_read_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let system = system_keepalive(&listener);
+        let options = SocketOptions {
+            detection: Detection::resolve(Some(Keepalive::new(33, 0, 5)), None, None, system)
+                .unwrap(),
+            user_timeout: None,
+            system,
+        };
+        options.apply(&listener).unwrap();
+        let socket = SockRef::from(&listener);
+        assert!(socket.keepalive().unwrap());
+        let now = system_keepalive(&listener);
+        assert_eq!(now, Keepalive::new(33, system.interval.unwrap().get(), 5));
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.out_of_band_inline().unwrap());
+    }
+
+    #[test]
+    fn values_the_kernel_refuses_are_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let keepalive = Keepalive::new(99_999, 10, 3);
+        let options = SocketOptions {
+            detection: Detection::resolve(Some(keepalive), None, None, keepalive).unwrap(),
+            user_timeout: None,
+            system: keepalive,
+        };
+        let refused = options.apply(&listener).unwrap_err();
+        assert!(refused.option.contains("99999:10:3"), "{}", refused.option);
+    }
+}

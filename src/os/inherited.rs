@@ -1,0 +1,110 @@
+//! What a process has from whoever started it: descriptors, told from those it opened itself, and what was left set that
+//! would make it deaf or blind.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use crate::os::sys;
+
+/// Numbers that are looked at where the system has no list of them.
+const FEW: RawFd = 1024;
+
+/// Descriptors that this process was started with, and that nobody has claimed yet.
+static UNCLAIMED: OnceLock<Mutex<BTreeSet<RawFd>>> = OnceLock::new();
+
+/// Settles what this process was started with: no signal is blocked any more, an ignored SIGCHLD no longer keeps ends of
+/// child processes from being known, and the descriptors that are open are those that `fd:N` and `systemd` may mean.
+///
+/// For a program's start, before it has threads and children of its own. Without it the first server that listens on
+/// such an address looks which descriptors lack close-on-exec, which is the mark of an inherited one.
+///
+/// # Errors
+/// What the system says, which has no reason to.
+pub fn settle() -> io::Result<()> {
+    look();
+    sys::unblock_signals()?;
+    sys::expect_children()
+}
+
+/// Whether stdout was closed when this process was started (`>&-`), where the system tells. The runtime has put
+/// `/dev/null` in its place, so that no other file takes its number: what is written there is lost without an error.
+#[cfg(feature = "cli")]
+#[must_use]
+pub fn stdout_was_closed() -> bool {
+    sys::stdout_was_closed()
+}
+
+/// Remembers which descriptors were inherited, before anybody sets close-on-exec on them.
+pub(crate) fn look() {
+    unclaimed();
+}
+
+/// Takes an inherited descriptor over; each once.
+///
+/// # Errors
+/// `NotFound` for a number that this process was not started with, or that was claimed before.
+pub(crate) fn claim(fd: RawFd) -> io::Result<OwnedFd> {
+    let mut unclaimed = unclaimed().lock().unwrap_or_else(PoisonError::into_inner);
+    claim_of(&mut unclaimed, fd)
+}
+
+fn claim_of(unclaimed: &mut BTreeSet<RawFd>, fd: RawFd) -> io::Result<OwnedFd> {
+    if !unclaimed.remove(&fd) {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "this process inherited no descriptor of that number",
+        ));
+    }
+    sys::adopt(fd)
+}
+
+fn unclaimed() -> &'static Mutex<BTreeSet<RawFd>> {
+    UNCLAIMED.get_or_init(|| Mutex::new(inherited()))
+}
+
+/// What is open without close-on-exec. The standard library sets that on all it opens, and exec(2) leaves nothing open
+/// that has it: without, it was inherited.
+fn inherited() -> BTreeSet<RawFd> {
+    let entries = fs::read_dir("/proc/self/fd");
+    let listed = entries.map(|entries| {
+        let names = entries.flatten().map(|entry| entry.file_name());
+        names
+            .filter_map(|name| name.to_str()?.parse().ok())
+            .collect()
+    });
+    let open: Vec<RawFd> = listed.unwrap_or_else(|_| (0..FEW).collect());
+    open.into_iter()
+        .filter(|&fd| sys::outlasts_exec(fd))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::fd::{AsRawFd, IntoRawFd};
+
+    use rustix::io::{FdFlags, fcntl_setfd};
+
+    use super::*;
+
+    #[test]
+    fn only_what_was_inherited_can_be_claimed_and_only_once() {
+        let ours = TcpListener::bind("127.0.0.1:0").unwrap();
+        let theirs = TcpListener::bind("127.0.0.1:0").unwrap();
+        // As a descriptor is that came through an exec.
+        fcntl_setfd(&theirs, FdFlags::empty()).unwrap();
+        let theirs = theirs.into_raw_fd();
+        let mut unclaimed = inherited();
+        let refused = claim_of(&mut unclaimed, ours.as_raw_fd()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::NotFound);
+        let claimed = claim_of(&mut unclaimed, theirs).unwrap();
+        assert!(!sys::outlasts_exec(claimed.as_raw_fd()));
+        assert!(TcpListener::from(claimed).local_addr().is_ok());
+        let twice = claim_of(&mut unclaimed, theirs).unwrap_err();
+        assert_eq!(twice.kind(), io::ErrorKind::NotFound);
+        assert!(ours.local_addr().is_ok());
+    }
+}

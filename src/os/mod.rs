@@ -1,0 +1,8 @@
+//! What the system offers and no safe crate does, sockets' files, and who else is there.
+
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+pub mod children;
+pub(crate) mod holder;
+pub mod inherited;
+pub(crate) mod socket_file;
+pub(crate) mod sys;

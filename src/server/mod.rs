@@ -1,0 +1,412 @@
+//! A server from its settings to its end: binds, starts the workers, waits for them, and sums up.
+
+#[cfg(control)]
+mod takeover;
+
+use std::fmt;
+use std::io;
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use mio::{Poll, Waker};
+
+use crate::address::endpoint::Endpoint;
+use crate::config::Config;
+use crate::error::Error;
+use crate::handle::{Handle, Mailbox, Shared};
+use crate::inspect::ListenerInfo;
+use crate::io::Terms;
+use crate::io::stats::{Stats, Summary};
+use crate::listen::accept::Acceptor;
+use crate::listen::admission::Limit;
+use crate::listen::listener::{self, Listener, Settings};
+use crate::listen::origin::Origin;
+use crate::liveness::reap::Limits;
+use crate::memory::Memory;
+use crate::service::AnyService;
+use crate::time::deadline::{Clock, Moment};
+use crate::worker::{Ended, WAKER, Worker, listener_token};
+
+/// A TCP server: listening from [`bind`](Server::bind) on, serving in [`run`](Server::run).
+///
+/// ```
+/// use standfast::{Config, Listen, Server, services::Echo};
+/// use std::io::{Read, Write};
+///
+/// let server = Server::bind(Config {
+///     listen: vec![Listen::new("127.0.0.1:0".parse().unwrap(), Echo)],
+///     ..Config::default()
+/// })?;
+/// let address = server.addresses()[0].tcp().unwrap();
+/// let handle = server.handle();
+/// let serving = std::thread::spawn(|| server.run());
+///
+/// let mut client = std::net::TcpStream::connect(address).unwrap();
+/// client.write_all(b"hello").unwrap();
+/// client.read_exact(&mut [0; 5]).unwrap();
+/// drop(client);
+///
+/// handle.drain();
+/// assert_eq!(serving.join().unwrap()?.accepted, 1);
+/// # Ok::<(), standfast::Error>(())
+/// ```
+pub struct Server {
+    handle: Handle,
+    workers: Vec<Worker>,
+    services: Vec<AnyService>,
+    addresses: Vec<Endpoint>,
+    stats: Vec<Vec<Arc<Stats>>>,
+    clock: Clock,
+    drain_timeout: Option<Duration>,
+    /// Called once it serves.
+    running: Option<Box<dyn FnOnce() + Send>>,
+    /// Called once it is the only one.
+    alone: Option<Box<dyn FnOnce() + Send>>,
+    settled: Option<Box<dyn FnOnce() + Send>>,
+    #[cfg(control)]
+    takeover: takeover::Part,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Opens all listeners. Clients can connect when this returns; they are served once [`run`](Self::run) runs.
+    ///
+    /// # Errors
+    /// Settings that contradict each other, an address that cannot be listened on, or no descriptors for the event
+    /// loops; nothing stays open then.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a server is made of its settings, once"
+    )]
+    pub fn bind(config: Config) -> Result<Self, Error> {
+        let max_conns = Self::max_conns(&config);
+        let total = Arc::new(Limit::new(max_conns));
+        let memory = Memory::new(config.memory_limit()?);
+        let mut listeners = Vec::new();
+        let mut services = Vec::new();
+        for listen in &config.listen {
+            let settings = Arc::new(Settings::new(listen, &total, &memory)?);
+            listeners.extend(listener::open(listen, &settings)?);
+            services.push(listen.service.clone());
+        }
+        if listeners.is_empty() {
+            return Err(Error::Config("nothing to listen on".to_owned()));
+        }
+        let workers = Self::workers(&config);
+        Self::start(listeners, services, workers, config.drain_timeout, &memory).map_err(|source| {
+            Error::Start {
+                what: "make an event loop",
+                source,
+            }
+        })
+    }
+
+    fn start(
+        listeners: Vec<Listener>,
+        services: Vec<AnyService>,
+        workers: NonZeroUsize,
+        drain_timeout: Option<Duration>,
+        memory: &Memory,
+    ) -> io::Result<Self> {
+        let clock = Clock::start();
+        let mut polls = Vec::new();
+        let mut mailboxes = Vec::new();
+        for _ in 0..workers.get() {
+            let poll = Poll::new()?;
+            let (mailbox, mail) = Mailbox::new(Waker::new(poll.registry(), WAKER)?);
+            polls.push((poll, mail));
+            mailboxes.push(mailbox);
+        }
+        let stats: Vec<Vec<Arc<Stats>>> = mailboxes
+            .iter()
+            .map(|_| listeners.iter().map(|_| Arc::default()).collect())
+            .collect();
+        let named = listeners
+            .iter()
+            .map(|listener| ListenerInfo {
+                address: listener.address.clone(),
+                inherited_as: listener.inherited_as.clone(),
+                service: listener.settings.service.name().to_owned(),
+                accepted: 0,
+            })
+            .collect();
+        // Kept from the beginning; a system that has none now says so when more is needed.
+        memory.recover();
+        for mailbox in &mailboxes {
+            memory.wakes(Arc::clone(&mailbox.waker));
+        }
+        let shared = Shared::new(mailboxes, named, stats.clone(), clock, memory.clone());
+        let shared = Arc::new(shared);
+        show_upstreams(&shared, &services);
+        #[cfg(control)]
+        takeover::export_common(&shared, &listeners);
+        let addresses = listeners.iter().map(|listener| listener.address.clone());
+        let addresses = addresses.collect();
+        #[cfg(control)]
+        let takeover = takeover::Part::of(&listeners);
+        let mut workers: Vec<_> = polls
+            .into_iter()
+            .enumerate()
+            .map(|(index, (poll, mail))| {
+                let origins = listeners
+                    .iter()
+                    .zip(&stats[index])
+                    .map(|(listener, stats)| Origin {
+                        address: listener.address.clone(),
+                        settings: Arc::clone(&listener.settings),
+                        stats: Arc::clone(stats),
+                        terms: Arc::new(Terms {
+                            limits: Limits {
+                                read_timeout: None,
+                                ..listener.settings.limits
+                            },
+                            stats: Stats::default(),
+                            memory: memory.clone(),
+                        }),
+                    })
+                    .collect();
+                Worker::new(
+                    index,
+                    poll,
+                    clock,
+                    origins,
+                    mail,
+                    Arc::clone(&shared),
+                    drain_timeout,
+                )
+            })
+            .collect();
+        let mut acceptor = Acceptor::new();
+        for (at, listener) in listeners.into_iter().enumerate() {
+            let stats = Arc::clone(&stats[0][at]);
+            acceptor.add(
+                workers[0].poll().registry(),
+                listener_token(at),
+                listener,
+                stats,
+            )?;
+        }
+        workers[0].accept_with(acceptor);
+        Ok(Self {
+            handle: Handle { shared },
+            workers,
+            services,
+            addresses,
+            stats,
+            clock,
+            drain_timeout,
+            running: None,
+            alone: None,
+            settled: None,
+            #[cfg(control)]
+            takeover,
+        })
+    }
+
+    fn max_conns(config: &Config) -> usize {
+        let allowed = config.connections_allowed();
+        let asked = config.max_conns.map(usize::from);
+        if let Some(asked) = asked.filter(|&asked| asked > allowed) {
+            log::warn!(asked, allowed; "connection limit capped by the descriptor limit");
+        }
+        asked.map_or(allowed, |asked| asked.min(allowed))
+    }
+
+    fn workers(config: &Config) -> NonZeroUsize {
+        let workers = config
+            .workers
+            .or_else(|| thread::available_parallelism().ok());
+        workers.unwrap_or(NonZeroUsize::MIN)
+    }
+
+    /// Where it listens, with real ports, in the order of the settings.
+    #[must_use]
+    pub fn addresses(&self) -> &[Endpoint] {
+        &self.addresses
+    }
+
+    /// The way in from other threads.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// What to do once this server serves: after a takeover, that is when the former one does not any more.
+    pub fn on_running(&mut self, what: impl FnOnce() + Send + 'static) {
+        self.running = Some(Box::new(what));
+    }
+
+    /// What to do once this server is the only one, just before [`Handle::wait_until_alone`] returns: a former one has
+    /// ended and writes nothing any more.
+    pub fn on_alone(&mut self, what: impl FnOnce() + Send + 'static) {
+        self.alone = Some(Box::new(what));
+    }
+
+    /// What to do once this server runs and, if it has taken over, whoever watches over the former one knows of it.
+    pub fn on_settled(&mut self, what: impl FnOnce() + Send + 'static) {
+        self.settled = Some(Box::new(what));
+    }
+
+    /// What to do once this server is told to end, by whomever.
+    pub fn on_ending(&mut self, what: impl Fn() + Send + Sync + 'static) {
+        // Once: a second wish is not heard.
+        let _ = self.handle.shared.ending.set(Box::new(what));
+    }
+
+    /// Serves until told to end by a [`Handle`], and answers what happened. After
+    /// [`take_over`](Self::take_over) it takes the connections over first. When another process has taken over from it,
+    /// it ends after those that it has taken over from itself.
+    ///
+    /// # Errors
+    /// A thread that could not be started, or an event queue that failed. A takeover that came to nothing; the
+    /// former server goes on then, as if nothing had happened.
+    pub fn run(mut self) -> Result<Summary, Error> {
+        for service in &self.services {
+            service.start(&self.handle);
+        }
+        // Before anything is taken over: what fails here fails in time.
+        let (ways, threads) = self.threads()?;
+        #[cfg(control)]
+        let taken = self.take()?;
+        for (way, worker) in ways.into_iter().zip(std::mem::take(&mut self.workers)) {
+            // A thread waits for it, and for nothing else.
+            let _ = way.send(worker);
+        }
+        let mut failed = None;
+        #[cfg(control)]
+        let alone = taken.is_none();
+        #[cfg(not(control))]
+        let alone = true;
+        #[cfg(control)]
+        if let Some(taken) = taken {
+            self.succeed(taken);
+        }
+        if let Some(running) = self.running.take() {
+            running();
+        }
+        // Still here unless another thread waits for the former server.
+        if let Some(settled) = self.settled.take() {
+            settled();
+        }
+        if alone {
+            become_alone(self.alone.take(), &self.handle);
+        }
+        let mut summary = Summary::default();
+        let mut drained_from = Moment::NEVER;
+        for thread in threads {
+            match thread.join() {
+                Ok(Ok(None)) => {}
+                Ok(Ok(Some(ended))) => {
+                    summary.cut += ended.cut;
+                    drained_from = drained_from.min(ended.drained_from);
+                }
+                Ok(Err(source)) => {
+                    self.handle.stop();
+                    failed = Some(Error::Start {
+                        what: "poll for events",
+                        source,
+                    });
+                }
+                Err(_) => {
+                    self.handle.stop();
+                    let source = io::Error::other("panicked");
+                    failed = Some(Error::Start {
+                        what: "run a worker",
+                        source,
+                    });
+                }
+            }
+        }
+        // What another process goes on with may not be lost here: it waits for this one to have finished.
+        #[cfg(control)]
+        let given = self.handle.shared.was_given();
+        #[cfg(not(control))]
+        let given = false;
+        // One drain, one timeout: what the connections have used of it the services do not get again.
+        summary.finished = true;
+        for service in &self.services {
+            let used = self.clock.now().since(drained_from);
+            let patience = self.drain_timeout.filter(|_| !given);
+            let patience = patience.unwrap_or(Duration::MAX);
+            summary.finished &= service.stop(patience.saturating_sub(used));
+        }
+        #[cfg(control)]
+        if given {
+            // Who took over takes this one's end for the end of all before it.
+            let handle = &self.handle;
+            handle.shared.wait_until_alone(|| handle.is_stopping());
+        }
+        for stats in self.stats.iter().flatten() {
+            summary.add(stats);
+        }
+        #[cfg(control)]
+        {
+            summary.takeover = self.gave();
+        }
+        failed.map_or(Ok(summary), Err)
+    }
+
+    /// A thread for each worker, and the way to it.
+    fn threads(&self) -> Result<(Vec<Sender<Worker>>, Vec<WorkerThread>), Error> {
+        let mut ways = Vec::new();
+        let mut threads = Vec::new();
+        for index in 0..self.workers.len() {
+            let (way, worker) = mpsc::channel::<Worker>();
+            let name = format!("worker-{index}");
+            let thread = thread::Builder::new().name(name).spawn(move || {
+                let worker = worker.recv().ok();
+                worker.map(Worker::run).transpose()
+            });
+            threads.push(thread.map_err(|source| Error::Start {
+                what: "start a thread",
+                source,
+            })?);
+            ways.push(way);
+        }
+        Ok((ways, threads))
+    }
+}
+
+/// Has `shared` answer what the services connect clients to, of each once.
+fn show_upstreams(shared: &Shared, services: &[AnyService]) {
+    let services = services.iter().enumerate();
+    let each = services.clone().filter(|(at, service)| {
+        let mut before = services.clone().take(*at);
+        !before.any(|(_, one)| one.is_same(service))
+    });
+    // A service may have a handle: it is only lent, or neither would ever be dropped.
+    let lent: Vec<_> = each.map(|(_, service)| service.lent()).collect();
+    let upstreams = move || {
+        let services = lent.iter().filter_map(|lent| lent());
+        let upstreams = services.map(|service| {
+            let told = catch_unwind(AssertUnwindSafe(|| service.upstreams()));
+            told.unwrap_or_default()
+        });
+        upstreams.flatten().collect()
+    };
+    // Once, at the start.
+    let _ = shared.upstreams.set(Box::new(upstreams));
+}
+
+/// A thread that runs a worker, once it gets one.
+type WorkerThread = JoinHandle<io::Result<Option<Ended>>>;
+
+/// No former server lives any more.
+fn become_alone(what: Option<Box<dyn FnOnce() + Send>>, handle: &Handle) {
+    if let Some(what) = what {
+        what();
+    }
+    handle.shared.set_partner(None);
+    handle.shared.become_alone();
+}

@@ -1,0 +1,586 @@
+//! What a listener does with its connections: bytes in, bytes out. The trait an embedder writes.
+
+mod any;
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use crate::address::endpoint::Peer;
+use crate::dial::DialError;
+use crate::dial::upstream::Upstream;
+use crate::handle::Handle;
+use crate::inspect::UpstreamInfo;
+use crate::io::{Far, Io, Turn};
+use crate::liveness::close::{CloseReason, Ending, Note};
+pub use crate::service::any::AnyService;
+pub(crate) use crate::service::any::State;
+use crate::time::deadline::Moment;
+
+/// What a listener does with its connections.
+///
+/// One value serves all connections of a listener, from several threads; what belongs to one connection is its
+/// [`State`](Service::State). The calls for one connection come one after another. They must not block: a worker's
+/// other connections wait meanwhile. A call that panics ends its own connection, with reason `service`.
+///
+/// ```
+/// use standfast::{Context, Service};
+///
+/// /// Answers each line with its number.
+/// struct Count;
+///
+/// impl Service for Count {
+///     type State = u64;
+///
+///     fn open(&self, _conn: &mut Context<'_>) -> u64 {
+///         0
+///     }
+///
+///     fn input(&self, lines: &mut u64, conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+///         let mut taken = 0;
+///         for line in bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+///             *lines += 1;
+///             conn.write(format!("{lines}\n").as_bytes());
+///             taken += line.len();
+///         }
+///         taken // what is left comes again, with more behind it
+///     }
+/// }
+/// ```
+pub trait Service: Send + Sync + 'static {
+    /// What is remembered of one connection; `()` if nothing is. A zero-sized state costs no memory.
+    type State: Send + 'static;
+
+    /// What this service is called in tables. Default: the name of its type.
+    fn name(&self) -> &str {
+        let path = std::any::type_name::<Self>();
+        path.rsplit("::").next().unwrap_or(path)
+    }
+
+    /// How long its clients may take, where the settings say nothing else: what [`Listen::new`](crate::Listen::new)
+    /// begins with. Default: that of a service whose clients speak.
+    fn patience(&self) -> Patience {
+        Patience::default()
+    }
+
+    /// The server starts; `server` may be kept, to wake waiting connections or to drain. Default: nothing.
+    fn start(&self, server: &Handle) {
+        let _ = server;
+    }
+
+    /// A connection was accepted. What is written here greets the client.
+    fn open(&self, conn: &mut Context<'_>) -> Self::State;
+
+    /// The client sent `bytes`. Answers how many of them were used.
+    ///
+    /// The rest is kept and comes again with more behind it, up to [`Context::buffer`] bytes in all: with that many
+    /// the service must use some, or [`wait`](Context::wait), or the connection ends with reason `service`.
+    fn input(&self, state: &mut Self::State, conn: &mut Context<'_>, bytes: &[u8]) -> usize;
+
+    /// No more input will come: the client sent its FIN, or the connection is ending for another reason. `rest` is
+    /// what [`input`](Service::input) left.
+    ///
+    /// Called once, or again after a [`wait`](Context::wait). The default [`finish`](Context::finish)es; a service
+    /// that has more to send to a half-closed client calls that later, within the half-close timeout.
+    fn end(&self, state: &mut Self::State, conn: &mut Context<'_>, rest: &[u8]) {
+        let _ = (state, rest);
+        conn.finish();
+    }
+
+    /// What [`Context::dial`] asked for has come to its end: the connection has a [far side](Context::far), or it could
+    /// not be had. Default: in that case the connection ends, with reason `upstream-failed`.
+    fn dialed(
+        &self,
+        state: &mut Self::State,
+        conn: &mut Context<'_>,
+        outcome: Result<(), &DialError>,
+    ) {
+        let _ = state;
+        if let Err(error) = outcome {
+            conn.upstream_failed(error);
+        }
+    }
+
+    /// The far side sent `bytes`. Default: the client gets them.
+    fn far_input(&self, state: &mut Self::State, conn: &mut Context<'_>, bytes: &[u8]) {
+        let _ = state;
+        conn.write(bytes);
+    }
+
+    /// The far side sent its FIN: nothing more comes from there. Default: the client gets one, too.
+    ///
+    /// A far side that is lost ends the connection: once the client has what came before, with reason `upstream-failed`.
+    fn far_end(&self, state: &mut Self::State, conn: &mut Context<'_>) {
+        let _ = state;
+        conn.half_close();
+    }
+
+    /// Whether its connections are [dialled](Context::dial) on as soon as they are [open](Service::open). Then all are
+    /// opened and dialled by the worker that accepts, so that who is dialled for has them in the order in which clients
+    /// came; another worker gets a connection once it is connected. Default `false`: whoever serves it opens it.
+    fn dials(&self) -> bool {
+        false
+    }
+
+    /// What it connects clients to, and whether that can be reached: for the status. Default: nothing.
+    fn upstreams(&self) -> Vec<UpstreamInfo> {
+        Vec::new()
+    }
+
+    /// Whether what a client sends after our FIN, at its read deadline or in a drain, and before its own, is input as
+    /// any other. Default `false`: it is thrown away, for nobody could answer it.
+    fn hears_out(&self) -> bool {
+        false
+    }
+
+    /// Whether its connections go on in a drain until they end by themselves or the drain timeout cuts them off. Default
+    /// `false`: what has come is served, and that was it.
+    fn outlasts_drain(&self) -> bool {
+        false
+    }
+
+    /// How many descriptors one of its connections takes, at most. Default 1.
+    fn descriptors(&self) -> usize {
+        1
+    }
+
+    /// There is room for output: the connection was [prompted](Handle::prompt), or all output that had waited has been
+    /// written. Not called while the connection is ending, unless its service wants to
+    /// [finish later](Context::finish_later). Default: nothing.
+    ///
+    /// A service with output of its own writes some here, and makes sure that it is called again: by leaving some of it
+    /// waiting, or by another prompt.
+    fn output(&self, state: &mut Self::State, conn: &mut Context<'_>) {
+        let _ = (state, conn);
+    }
+
+    /// A round of [prompted](Handle::prompt) calls of [`output`](Service::output) on a worker: it begins, or is over,
+    /// or there are none any more. Default: nothing.
+    fn round(&self, worker: usize, stage: Stage) {
+        let _ = (worker, stage);
+    }
+
+    /// Something came that the service had asked to be told of: [`Context::watch`], [`Context::set_alarm`], or
+    /// [`Handle::resume`] after a [`wait`](Context::wait). Default: nothing.
+    fn ready(&self, state: &mut Self::State, conn: &mut Context<'_>, what: Ready) {
+        let _ = (state, conn, what);
+    }
+
+    /// The client of a socket that was [given away](Context::give_away) has been silent for as long as it may. Answers
+    /// whether whoever has the socket is made to end now, so that this service has it
+    /// [back](Context::take_back) soon, or [finishes](Context::finish): until then it stays with them, and what
+    /// was written before is delivered after that. Default `false`: both copies end at once, and what the client has not
+    /// got by then is lost if it sends something yet.
+    fn recall(&self, state: &mut Self::State, conn: &mut Context<'_>) -> bool {
+        let _ = (state, conn);
+        false
+    }
+
+    /// The connection is over, for this reason; its state is dropped next. [`CloseReason::HandedOff`]: another process
+    /// goes on with it. Nothing can be sent any more. Default: nothing.
+    fn over(&self, state: &mut Self::State, conn: &mut Context<'_>, reason: CloseReason) {
+        let _ = (state, conn, reason);
+    }
+
+    /// The state of a connection, to go on in a process that takes over. `None` (default): it cannot leave, and the
+    /// connection stays with this process, which drains it.
+    ///
+    /// Asked for again whenever the connection has changed before the takeover is complete, and in vain if that comes to
+    /// nothing. A connection that [waits](Context::wait) arrives as one that does not.
+    fn export(&self, state: &Self::State) -> Option<Exported> {
+        let _ = state;
+        None
+    }
+
+    /// A connection's state as another process exported it. What this answers may be dropped again: newer state
+    /// replaces it, or the takeover comes to nothing. So it does nothing but make the state.
+    ///
+    /// # Errors
+    /// In words, what is wrong with it (default: that this service takes none); then nothing is taken over.
+    fn import(&self, exported: &Exported) -> Result<Self::State, String> {
+        let _ = exported;
+        Err(format!("{} takes over no connections", self.name()))
+    }
+
+    /// A part of what all connections have in common that changes no more, to go to a process that takes over while
+    /// this one still serves: the next one, where what `ahead` says has gone already; and what has gone with it.
+    /// `ahead` is 0 at first, and the service's own affair from then on. `None` (default): there is none, or none yet.
+    ///
+    /// Asked for time and again, beside calls for connections, until a moment comes in which there is none, or ten seconds
+    /// after all else has gone; and in vain if the takeover comes to nothing.
+    fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {
+        let _ = ahead;
+        None
+    }
+
+    /// What all connections have in common, but for what has gone [`ahead`](Self::export_ahead), to go on in a process
+    /// that takes over. Called once no call for any of them is under way, and none follows unless the takeover comes to
+    /// nothing. Everybody waits meanwhile, so it should be little. `None` (default): nothing.
+    fn export_common(&self, ahead: u64) -> Option<Exported> {
+        let _ = ahead;
+        None
+    }
+
+    /// A part that went [`ahead`](Self::export_ahead), in the order in which they were exported.
+    ///
+    /// # Errors
+    /// In words, what is wrong with it (default: that this service takes none); then nothing is taken over.
+    fn import_ahead(&self, exported: &Exported) -> Result<(), String> {
+        let _ = exported;
+        Err(format!("{} has no common state", self.name()))
+    }
+
+    /// What all connections have in common, as another process exported it; what went ahead and the states of
+    /// connections came before.
+    ///
+    /// # Errors
+    /// In words, what is wrong with it (default: that this service has nothing in common); then nothing is taken over.
+    fn import_common(&self, exported: &Exported) -> Result<(), String> {
+        let _ = exported;
+        Err(format!("{} has no common state", self.name()))
+    }
+
+    /// All connections have ended. Brings to an end what the service still does, in at most `patience`, and answers
+    /// whether all was done. Default: nothing, all was.
+    fn stop(&self, patience: Duration) -> bool {
+        let _ = patience;
+        true
+    }
+}
+
+/// How long a service's clients may take, unless the settings say otherwise. `None`: for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a service says all of it, or leaves the rest to the default"
+)]
+pub struct Patience {
+    /// The read deadline. Default 10 min. Who is silent is not gone: those that are, are found within
+    /// [`dead_after`](crate::Listen::dead_after) in any case.
+    pub read: Option<Duration>,
+    /// The half-close timeout. Default 60 s.
+    pub half_close: Option<Duration>,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            read: Some(Duration::from_secs(600)),
+            half_close: Some(Duration::from_secs(60)),
+        }
+    }
+}
+
+impl Patience {
+    /// A client may be silent for as long as it likes.
+    pub(crate) fn with_silence() -> Self {
+        Self {
+            read: None,
+            ..Self::default()
+        }
+    }
+
+    /// And an answer may take long.
+    pub(crate) fn with_work() -> Self {
+        Self {
+            read: None,
+            half_close: Some(Duration::from_secs(600)),
+        }
+    }
+}
+
+/// How far a worker has come with a round of [`Service::output`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "a service that misses one of them is wrong"
+)]
+pub enum Stage {
+    /// What is prompted for from here on is another round.
+    Begins,
+    /// It goes on, after a turn of the worker's other work.
+    GoesOn,
+    /// It was called for every connection of the worker.
+    Over {
+        /// The time since it began.
+        took: Duration,
+    },
+    /// The worker ends: it has no connection, and gets none.
+    Gone,
+}
+
+/// A connection's state on its way to another process: opaque bytes, and the number of their form, which is the
+/// service's own affair.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exported {
+    /// The form of `bytes`.
+    pub schema: u16,
+    /// The state: of a connection at most 64 KiB, or it stays; what they have in common at most 64 MiB, a part that goes
+    /// ahead at most 2 GiB.
+    pub bytes: Vec<u8>,
+}
+
+/// What a service is told of by [`Service::ready`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ready {
+    /// A watched descriptor may be read. Which one, and whether there is really something, a read shows.
+    Beside,
+    /// The alarm was due.
+    Alarm,
+    /// A waiting connection was resumed.
+    Resumed,
+}
+
+/// A connection, as the service sees it during a call.
+#[derive(Debug)]
+pub struct Context<'a> {
+    pub(crate) io: &'a mut Io,
+    pub(crate) turn: Turn<'a>,
+}
+
+impl Context<'_> {
+    /// Sends `bytes`: straight to the socket, and what that does not take waits, in order, within this process.
+    ///
+    /// All of it is kept, so a service that makes more output than it gets input looks at [`room`](Self::room): the
+    /// engine asks it for nothing more while there is none. Once the connection has failed, bytes are dropped.
+    #[inline]
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.io.write(bytes, &self.turn);
+    }
+
+    /// Sends what the socket takes of `bytes` at once, and answers how much that is; nothing while output waits. What it
+    /// does not take is the service's to keep.
+    #[inline]
+    #[must_use]
+    pub fn send(&mut self, bytes: &[u8]) -> usize {
+        if self.io.waiting_output() > 0 {
+            return 0;
+        }
+        self.io.send(bytes, &self.turn)
+    }
+
+    /// As [`send`](Self::send), of several pieces, one after another, in one go.
+    #[must_use]
+    pub fn send_vectored(&mut self, pieces: &[IoSlice<'_>]) -> usize {
+        if self.io.waiting_output() > 0 {
+            return 0;
+        }
+        self.io.send_vectored(pieces, &self.turn)
+    }
+
+    /// How many bytes of output wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.io.waiting_output()
+    }
+
+    /// Whether nothing can be sent any more: what is written is dropped.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.io.fin_sent || self.io.has_failed()
+    }
+
+    /// How many more bytes may wait before the high-water mark is reached, which is below [`buffer`](Self::buffer) when
+    /// memory is short.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let mark = self.turn.memory.mark(self.buffer());
+        mark.saturating_sub(self.io.waiting_output())
+    }
+
+    /// The high-water mark of this connection's waiting output, and of the input kept for its service.
+    #[must_use]
+    pub fn buffer(&self) -> usize {
+        self.turn.limits.buffer
+    }
+
+    /// Ends the connection once all output is delivered. The reason is that the client has sent its FIN, or else
+    /// `service`.
+    pub fn finish(&mut self) {
+        if self.io.lent {
+            self.io.settle(&self.turn);
+        }
+        self.io.recalled(false);
+        self.io.finish();
+    }
+
+    /// There is more output than is to wait here: the end comes once [`finish`](Self::finish) is called. Until then
+    /// [`Service::output`] is called whenever what waits has been written, be the connection ending or not.
+    pub fn finish_later(&mut self) {
+        self.io.owes = true;
+    }
+
+    /// Sends FIN behind the output; what comes is still read.
+    pub fn half_close(&mut self) {
+        self.io.fin_wanted = true;
+    }
+
+    /// Begins to connect the far side of this connection to `upstream`, in `after`. The client is not read until
+    /// [`Service::dialed`] has told what came of it. A far side that there is already is closed.
+    ///
+    /// It gets the socket options and the deadlines of the listener, and no read deadline: bytes from there renew that of
+    /// the client. From then on [`Service::input`] is offered what there is room for on the far side.
+    pub fn dial(&mut self, upstream: &Upstream, after: Duration) {
+        self.io.pending().far = Some(Box::new(Far::Wanted {
+            upstream: upstream.clone(),
+            at: self.turn.now.after(after),
+        }));
+        #[cfg(control)]
+        if self.io.copied {
+            self.io.pending().beside_late = true;
+        }
+    }
+
+    /// The far side, once it is connected. Its [`peer`](Self::peer) is the server there.
+    #[inline]
+    pub fn far(&mut self) -> Option<Context<'_>> {
+        let (io, turn) = self.io.far_up()?.split(&self.turn);
+        Some(Context { io, turn })
+    }
+
+    /// Ends the connection with reason `upstream-failed`: what waits for the client is delivered, then it is reset.
+    pub fn upstream_failed(&mut self, error: &DialError) {
+        log::info!(id = self.io.id, error:%; "upstream failed");
+        self.io.fail_at_last(Ending {
+            errno: error.errno(),
+            ..Ending::reset(CloseReason::UpstreamFailed)
+        });
+    }
+
+    /// The address of this host's that it has.
+    ///
+    /// # Errors
+    /// What getsockname(2) says; a Unix socket has no such address.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        let address = SockRef::from(&self.io.socket).local_addr()?;
+        address
+            .as_socket()
+            .ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
+    /// Ends the connection at once, by a reset: nothing more is delivered.
+    pub fn abort(&mut self) {
+        self.io.overrule(Ending::reset(CloseReason::Service));
+    }
+
+    /// Whether the client has said that it sends no more: its FIN was read.
+    #[must_use]
+    pub fn has_peer_finished(&self) -> bool {
+        self.io.peer_fin
+    }
+
+    /// The time, as of this turn of the event loop: since some moment in the past, the same one for all connections of
+    /// a server.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.turn.now.since(Moment::at_start())
+    }
+
+    /// As [`finish`](Self::finish), with reason `service` in any case: the client is done, and the service will not.
+    pub fn cut_short(&mut self) {
+        self.io.recalled(false);
+        self.io.finish_for(CloseReason::Service);
+    }
+
+    /// How long ago it was accepted, be it by another process that this one has taken over from.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.turn.now.since(self.io.opened)
+    }
+
+    /// Reads no more from this client until [`Handle::resume`] is called, from whatever thread. The read deadline
+    /// stands still meanwhile.
+    pub fn wait(&mut self) {
+        self.io.halt(self.turn.now);
+    }
+
+    /// Gives the socket away, to another process as a rule: answers a copy of it, which blocks, as programs expect.
+    ///
+    /// From here on the engine neither reads nor writes it, and tells of no input and no end. It goes on counting
+    /// and keeping the deadlines by what the kernel knows (`TCP_INFO`, `SIOCOUTQ`; so not on a Unix socket), and ends
+    /// both copies at a deadline ([`Service::recall`] comes before a silent client's), a kill, or the end of a drain;
+    /// until then a drain leaves it alone. When whoever got
+    /// it is done, [`finish`](Self::finish) closes this process's copy alone: the client gets its FIN when there is no
+    /// other one. What the service has not used of its input stays with it.
+    ///
+    /// # Errors
+    /// `WouldBlock` while output waits; else what the system says, for want of descriptors as a rule. Nothing has
+    /// happened then.
+    pub fn give_away(&mut self) -> io::Result<OwnedFd> {
+        self.io.give_away(&self.turn)
+    }
+
+    /// Takes a socket back that was given away: the engine reads and writes it again. Nobody else may have it any more:
+    /// `O_NONBLOCK`, and what is read, are the same for all copies. One that the system has given up stays as it is,
+    /// and ends.
+    ///
+    /// # Errors
+    /// What the system says; nothing has happened then.
+    pub fn take_back(&mut self) -> io::Result<()> {
+        self.io.take_back(&self.turn)
+    }
+
+    /// Takes over what the kernel has counted of a socket that was given away, and whether the client has finished.
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    pub(crate) fn settle(&mut self) {
+        self.io.settle(&self.turn);
+    }
+
+    /// What the socket is called in proc(5).
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    pub(crate) fn inode(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(self.io.descriptor())?.st_ino)
+    }
+
+    /// How many bytes the client has sent that nobody has read, the service's own rest not counted.
+    #[must_use]
+    pub fn unread(&self) -> u64 {
+        self.io.unread()
+    }
+
+    /// Has [`Service::ready`] called whenever `beside` may be read, as an edge: once, until a read of it would block.
+    /// It is kept for as long as the connection lives, and goes along in a takeover.
+    pub fn watch(&mut self, beside: OwnedFd) {
+        self.io.watch_beside(beside);
+    }
+
+    /// What is [watched](Self::watch), in that order; after a takeover, too.
+    #[must_use]
+    pub fn watched(&self) -> &[OwnedFd] {
+        self.io.watched()
+    }
+
+    /// Has [`Service::ready`] called with [`Ready::Beside`] again in the next turn, after the other connections: for a
+    /// service that reads only some of what a watched descriptor has at a time.
+    pub fn again(&mut self) {
+        self.io.beside().again = true;
+    }
+
+    /// Has [`Service::ready`] called in that time, once, instead of any time set before; `None`: not at all. What is
+    /// left of it goes along in a takeover.
+    pub fn set_alarm(&mut self, after: Option<Duration>) {
+        self.io.beside().alarm = self.turn.now.after_if(after);
+    }
+
+    /// Ends a connection unserved, with reason `limit`: there is no room for it. `limit`: by which limit, for the log.
+    pub fn turn_away(&mut self, limit: &'static str) {
+        self.io.pending().note = Some(Note::Limit(limit));
+        self.io.finish_for(CloseReason::Limit);
+    }
+
+    /// The number of this connection, unique within the server and over its restarts.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.io.id
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        self.io.peer
+    }
+}

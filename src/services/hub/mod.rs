@@ -1,0 +1,560 @@
+//! A line from one client goes to all others: what `ncat --broker` does, for thousands of them.
+//!
+//! Lines are gathered for a moment and stand in memory once (`feed.rs`, `block.rs`); each client has its place among
+//! them, and gets what lies before it in one write. Who is too slow for that loses whole lines, or the connection, and
+//! delays nobody. Who speaks faster than the workers can pass on is slowed.
+
+mod block;
+mod feed;
+mod journey;
+pub(crate) mod network;
+mod options;
+
+use std::fmt;
+use std::io::IoSlice;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::address::endpoint::Peer;
+use crate::handle::Handle;
+use crate::service::{Context, Exported, Patience, Service, Stage};
+use crate::services::hub::block::LONGEST;
+use crate::services::hub::feed::{Cursor, Due, Feed};
+use crate::services::hub::journey::Reader;
+pub use crate::services::hub::options::{HubOptions, Slow};
+
+/// The longest line, unless something else is asked for.
+const LINE: usize = 64 * 1024;
+
+/// How many times longer than asked for lines are gathered at most.
+const LONGER: u32 = 10;
+
+/// Pieces of the feed that go to a client in one write, at most.
+const PIECES: usize = 16;
+
+/// How often it is said that lines are lost.
+const REMINDER: Duration = Duration::from_secs(60);
+
+/// The form of what travels to another process.
+const SCHEMA: u16 = 2;
+
+/// A line from one client goes to all others, across all workers, in one order.
+///
+/// A client's FIN ends its connection once it has got what was published before. An unfinished line is published with a
+/// line end then; one of a client that is lost otherwise is not. With a drain what was published is delivered, too.
+///
+/// ```
+/// use standfast::Listen;
+/// use standfast::services::{Hub, HubOptions};
+///
+/// let hub = Hub::new(HubOptions { history: 10, ..HubOptions::default() });
+/// let listen = Listen {
+///     read_timeout: None, // who only listens is silent
+///     ..Listen::new("127.0.0.1:0".parse().unwrap(), hub)
+/// };
+/// ```
+pub struct Hub {
+    options: HubOptions,
+    max_line: usize,
+    /// What is published in one piece, bytes, unless a line is longer.
+    piece: usize,
+    /// How far ahead of the workers' rounds a sender may get, bytes.
+    ahead: u64,
+    feed: Feed,
+    server: OnceLock<Handle>,
+    rounds: OnceLock<Box<[Round]>>,
+    /// A sender waits for the rounds.
+    waited_for: AtomicBool,
+    /// Lines that clients lost, each counted for each client.
+    lost: AtomicU64,
+    /// When that was last said, in microseconds of [`Context::now`].
+    said: AtomicU64,
+}
+
+/// How far the clients of a worker have been served.
+#[derive(Debug, Default)]
+struct Round {
+    /// Up to there in the round that is under way.
+    begun: AtomicU64,
+    /// Up to there each of them, as far as its socket took it.
+    over: AtomicU64,
+    /// How long the last round took, in microseconds.
+    took: AtomicU64,
+}
+
+/// What a hub remembers of a client.
+#[derive(Debug)]
+pub struct HubClient {
+    place: Place,
+    /// It leaves once it has got what lies before that; `u64::MAX`: before wherever the feed ends.
+    until: Option<u64>,
+    /// Lines it has lost.
+    lost: u64,
+    /// How much of the input that is left was found to have no line end.
+    searched: usize,
+    /// Whether it is a source, once that was asked.
+    speaks: Option<bool>,
+    /// It sent a line that was too long.
+    cut: bool,
+}
+
+#[derive(Debug)]
+enum Place {
+    Here(Cursor),
+    /// In the feed of a former process: position, and number of the line.
+    Former(u64, u64),
+    /// It has got all that it gets.
+    Over,
+}
+
+impl Hub {
+    /// A hub that nobody listens to yet.
+    #[must_use]
+    pub fn new(options: HubOptions) -> Self {
+        let reach = options.buffer.max(1);
+        let longest = (reach / 2).clamp(1, LONGEST);
+        let max_line = options.max_line.unwrap_or_else(|| LINE.min(reach / 4));
+        Self {
+            max_line: max_line.clamp(1, longest),
+            piece: (reach / 4).max(1),
+            ahead: (reach / 2) as u64,
+            feed: Feed::new(reach),
+            options,
+            server: OnceLock::new(),
+            rounds: OnceLock::new(),
+            waited_for: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
+            said: AtomicU64::new(0),
+        }
+    }
+
+    /// Whose lines a client does not get.
+    fn own(&self, conn: &Context<'_>) -> Option<u64> {
+        (!self.options.echo_self).then(|| conn.id())
+    }
+
+    fn is_source(&self, peer: Peer) -> bool {
+        let sources = &self.options.sources;
+        let listed = |ip| sources.iter().any(|network| network.contains(ip));
+        sources.is_empty() || peer.ip().is_some_and(listed)
+    }
+
+    /// Publishes `bytes` of a client: whole lines, or with `raw` a piece. Answers whether it did: not if there is
+    /// something behind the position `limit` already.
+    fn publish(&self, sender: u64, bytes: &[u8], limit: u64) -> bool {
+        let at_once = self.options.flush.is_zero();
+        let due = if self.options.raw {
+            let piece = std::iter::once(bytes);
+            self.feed.publish(sender, piece, at_once, limit)
+        } else {
+            let lines = bytes.split_inclusive(|&byte| byte == b'\n');
+            self.feed.publish(sender, lines, at_once, limit)
+        };
+        if let Some(server) = self.server.get() {
+            match due {
+                Due::Known | Due::Full => {}
+                Due::Soon => server.prompt(self.gathering_time()),
+                Due::Now => server.prompt(Duration::ZERO),
+            }
+        }
+        due != Due::Full
+    }
+
+    /// How long what is published now may wait for more. Workers that serve without a rest leave nothing of the
+    /// processor to the clients, and fewer and larger writes are less work for both.
+    fn gathering_time(&self) -> Duration {
+        let flush = self.options.flush;
+        let rounds = self.rounds.get().map_or(&[][..], |rounds| rounds);
+        let took = rounds
+            .iter()
+            .map(|round| round.took.load(Ordering::Relaxed));
+        let longest = Duration::from_micros(took.max().unwrap_or(0));
+        flush.max(longest.min(flush * LONGER))
+    }
+
+    /// How much of `bytes` is published next: whole lines, as far as they are not too long. `searched` bytes are known
+    /// to have no line end.
+    fn portion(&self, bytes: &[u8], searched: usize) -> Portion {
+        if self.options.raw {
+            return Portion::Whole(bytes.len().min(self.piece));
+        }
+        let mut whole = 0;
+        let mut from = searched;
+        while whole < self.piece {
+            let new = bytes.get(from..).unwrap_or_default();
+            let end = new.iter().position(|&byte| byte == b'\n');
+            let end = end.map_or(bytes.len(), |at| from + at);
+            if end - whole >= self.max_line {
+                if whole == 0 {
+                    return Portion::TooLong;
+                }
+                break;
+            }
+            // Not more than a piece, unless one line alone is.
+            if end == bytes.len() || whole > 0 && end >= self.piece {
+                break;
+            }
+            whole = end + 1;
+            from = whole;
+        }
+        if whole > 0 {
+            Portion::Whole(whole)
+        } else {
+            Portion::Unfinished
+        }
+    }
+
+    /// Up to where senders may get: so far ahead of what every client was offered. With one portion more nobody whose
+    /// socket takes everything is beyond reach.
+    fn limit(&self) -> u64 {
+        let rounds = self.rounds.get().map_or(&[][..], |rounds| rounds);
+        let over = rounds
+            .iter()
+            .map(|round| round.over.load(Ordering::Acquire));
+        over.min()
+            .map_or(u64::MAX, |over| over.saturating_add(self.ahead))
+    }
+
+    /// Publishes `bytes` of the client, or has it wait if the workers cannot follow. Answers whether it did publish.
+    fn publish_or_wait(&self, conn: &mut Context<'_>, bytes: &[u8]) -> bool {
+        let ending = self.server.get().is_none_or(Handle::is_ending);
+        let limit = if ending { u64::MAX } else { self.limit() };
+        if self.publish(conn.id(), bytes, limit) {
+            return true;
+        }
+        // Said before the prompt: the end of the round that follows looks for it.
+        self.waited_for.store(true, Ordering::SeqCst);
+        if let Some(server) = self.server.get() {
+            server.prompt(Duration::ZERO);
+        }
+        conn.wait();
+        false
+    }
+
+    /// Writes what the client has not got, as far as the socket takes that: never a part of a line, for the rest of
+    /// such a one waits.
+    fn deliver(&self, client: &mut HubClient, conn: &mut Context<'_>) {
+        let own = self.own(conn);
+        let until = client.until.unwrap_or(u64::MAX);
+        let Some(cursor) = self.catch_up(client, conn, own) else {
+            return;
+        };
+        // What comes meanwhile has a round of its own: no client keeps the others waiting.
+        let end = self.feed.end().min(until);
+        while conn.waiting() == 0 && !conn.has_failed() && cursor.position() < end {
+            let mut pieces = [IoSlice::new(&[]); PIECES];
+            let (mut count, mut offered) = (0, 0);
+            for (place, stretch) in pieces.iter_mut().zip(cursor.stretches(own, end)) {
+                *place = IoSlice::new(stretch);
+                count += 1;
+                offered += stretch.len();
+            }
+            let sent = conn.send_vectored(&pieces[..count]);
+            let rest = cursor.advance(sent, own);
+            if sent < offered
+                && let Some(rest) = rest
+            {
+                let line_end = cursor.block.line_end(rest.start);
+                conn.write(&cursor.block.bytes[rest.start..line_end]);
+                cursor.at = line_end;
+            }
+        }
+    }
+
+    /// Ends the connection once the client has got what it is to get. That stays in the feed until then: a copy for each
+    /// of many that leave at once would be more than all that was said.
+    fn leave(&self, client: &mut HubClient, conn: &mut Context<'_>) {
+        let end = self.feed.end();
+        let until = client.until.map_or(end, |until| until.min(end));
+        client.until = Some(until);
+        self.deliver(client, conn);
+        let behind = matches!(&client.place, Place::Here(cursor) if cursor.position() < until);
+        if behind && !conn.has_failed() {
+            return conn.finish_later();
+        }
+        client.place = Place::Over;
+        if client.lost > 0 {
+            log::info!(id = conn.id(), peer:% = conn.peer(), lost = client.lost; "a slow client has lost lines");
+        }
+        conn.finish();
+    }
+
+    /// The client's place, which is further on if it was too far behind. `None`: it gets nothing more.
+    fn catch_up<'a>(
+        &self,
+        client: &'a mut HubClient,
+        conn: &mut Context<'_>,
+        own: Option<u64>,
+    ) -> Option<&'a mut Cursor> {
+        let mut lost = 0;
+        if let Place::Former(position, line) = client.place {
+            let cursor;
+            (cursor, lost) = self.feed.reader_at(position, line);
+            client.place = Place::Here(cursor);
+        }
+        let Place::Here(cursor) = &mut client.place else {
+            return None;
+        };
+        if cursor.position() < self.feed.oldest() {
+            lost += cursor.jump(self.feed.oldest_reader(), own);
+        }
+        if lost > 0 {
+            if self.options.slow == Slow::Disconnect {
+                log::info!(id = conn.id(), peer:% = conn.peer(), buffer = self.options.buffer; "disconnected: further behind than the buffer");
+                client.place = Place::Over;
+                conn.abort();
+                return None;
+            }
+            client.lost += lost;
+            self.note_lost(lost, conn.now());
+        }
+        match &mut client.place {
+            Place::Here(cursor) => Some(cursor),
+            _ => None,
+        }
+    }
+
+    /// Counts lost lines, and says so now and then.
+    fn note_lost(&self, lost: u64, now: Duration) {
+        let all = self.lost.fetch_add(lost, Ordering::Relaxed) + lost;
+        let (now, said) = (micros(now), self.said.load(Ordering::Relaxed));
+        let due = said == 0 || now.saturating_sub(said) >= micros(REMINDER);
+        let swap = || {
+            let swapped =
+                self.said
+                    .compare_exchange(said, now, Ordering::Relaxed, Ordering::Relaxed);
+            swapped.is_ok()
+        };
+        if due && swap() {
+            log::warn!(lost = all; "slow clients lose lines");
+        }
+    }
+}
+
+/// What is to be done with input.
+enum Portion {
+    /// So many bytes are published.
+    Whole(usize),
+    /// The line is not complete yet.
+    Unfinished,
+    TooLong,
+}
+
+impl Service for Hub {
+    type State = HubClient;
+
+    fn name(&self) -> &'static str {
+        "hub"
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::with_silence()
+    }
+
+    fn start(&self, server: &Handle) {
+        let _ = self.server.set(server.clone());
+        self.feed.count_in(server.memory());
+        let rounds = (0..server.workers()).map(|_| Round::default());
+        let _ = self.rounds.set(rounds.collect());
+    }
+
+    fn open(&self, conn: &mut Context<'_>) -> HubClient {
+        let mut client = HubClient {
+            place: Place::Here(self.feed.reader(self.options.history)),
+            until: None,
+            lost: 0,
+            searched: 0,
+            speaks: None,
+            cut: false,
+        };
+        self.deliver(&mut client, conn);
+        client
+    }
+
+    fn input(&self, client: &mut HubClient, conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+        let speaks = client
+            .speaks
+            .get_or_insert_with(|| self.is_source(conn.peer()));
+        if !*speaks || client.cut {
+            return bytes.len();
+        }
+        let mut used = 0;
+        while let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
+            match self.portion(rest, client.searched) {
+                Portion::Whole(count) => {
+                    if !self.publish_or_wait(conn, &rest[..count]) {
+                        return used;
+                    }
+                    client.searched = 0;
+                    used += count;
+                }
+                Portion::Unfinished => {
+                    client.searched = rest.len();
+                    return used;
+                }
+                Portion::TooLong => {
+                    log::warn!(id = conn.id(), peer:% = conn.peer(), max_line = self.max_line; "disconnected: a line is too long");
+                    client.cut = true;
+                    conn.finish();
+                    return bytes.len();
+                }
+            }
+        }
+        used
+    }
+
+    fn end(&self, client: &mut HubClient, conn: &mut Context<'_>, rest: &[u8]) {
+        if client.speaks.unwrap_or(false) && !client.cut {
+            let whole = rest.iter().rposition(|&byte| byte == b'\n');
+            let (lines, unfinished) = rest.split_at(whole.map_or(0, |last| last + 1));
+            let short = lines
+                .split_inclusive(|&byte| byte == b'\n')
+                .all(|line| line.len() <= self.max_line);
+            if short && !lines.is_empty() {
+                self.publish(conn.id(), lines, u64::MAX);
+            }
+            // What a client that is lost wanted to say nobody knows.
+            if short && !unfinished.is_empty() && conn.has_peer_finished() {
+                self.publish(conn.id(), &[unfinished, b"\n"].concat(), u64::MAX);
+            }
+        }
+        self.feed.seal();
+        client.until.get_or_insert_with(|| self.feed.end());
+        self.leave(client, conn);
+    }
+
+    fn output(&self, client: &mut HubClient, conn: &mut Context<'_>) {
+        match client.until {
+            Some(_) => self.leave(client, conn),
+            None => self.deliver(client, conn),
+        }
+    }
+
+    fn round(&self, worker: usize, stage: Stage) {
+        let rounds = self.rounds.get();
+        let Some(round) = rounds.and_then(|rounds| rounds.get(worker)) else {
+            return;
+        };
+        match stage {
+            // A client that is asked late in a round gets what came meanwhile, too.
+            Stage::GoesOn => return self.feed.seal(),
+            Stage::Begins => {
+                self.feed.seal();
+                round.begun.store(self.feed.end(), Ordering::Relaxed);
+                return;
+            }
+            Stage::Over { took } => {
+                round.took.store(micros(took), Ordering::Relaxed);
+                let begun = round.begun.load(Ordering::Relaxed);
+                round.over.store(begun, Ordering::SeqCst);
+            }
+            Stage::Gone => round.over.store(u64::MAX, Ordering::SeqCst),
+        }
+        if self.waited_for.load(Ordering::SeqCst)
+            && self.feed.end() <= self.limit()
+            && self.waited_for.swap(false, Ordering::SeqCst)
+            && let Some(server) = self.server.get()
+        {
+            server.resume();
+        }
+    }
+
+    fn export(&self, client: &HubClient) -> Option<Exported> {
+        let (position, line) = match &client.place {
+            Place::Here(cursor) => (cursor.position(), cursor.line()),
+            Place::Former(position, line) => (*position, *line),
+            Place::Over => (0, 0),
+        };
+        let reader = Reader {
+            position,
+            line,
+            lost: client.lost,
+            cut: client.cut,
+            leaving: client.until.is_some(),
+            over: matches!(client.place, Place::Over),
+        };
+        Some(Exported {
+            schema: SCHEMA,
+            bytes: reader.pack(),
+        })
+    }
+
+    fn import(&self, exported: &Exported) -> Result<HubClient, String> {
+        known(exported)?;
+        let reader = Reader::unpack(&exported.bytes)?;
+        Ok(HubClient {
+            place: if reader.over {
+                Place::Over
+            } else {
+                Place::Former(reader.position, reader.line)
+            },
+            until: reader.leaving.then_some(u64::MAX),
+            lost: reader.lost,
+            searched: 0,
+            speaks: None,
+            cut: reader.cut,
+        })
+    }
+
+    fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {
+        let (bytes, ahead) = journey::pack_ahead(&self.feed, ahead)?;
+        let schema = SCHEMA;
+        Some((Exported { schema, bytes }, ahead))
+    }
+
+    fn import_ahead(&self, exported: &Exported) -> Result<(), String> {
+        known(exported)?;
+        journey::unpack_ahead(&exported.bytes, &self.feed)
+    }
+
+    fn export_common(&self, ahead: u64) -> Option<Exported> {
+        Some(Exported {
+            schema: SCHEMA,
+            bytes: journey::pack(&self.feed, ahead, self.lost.load(Ordering::Relaxed)),
+        })
+    }
+
+    fn import_common(&self, exported: &Exported) -> Result<(), String> {
+        known(exported)?;
+        let lost = journey::unpack(&exported.bytes, &self.feed)?;
+        self.lost.store(lost, Ordering::Relaxed);
+        if let Some(server) = self.server.get() {
+            // Who is behind gets the rest as soon as the workers run.
+            server.prompt(Duration::ZERO);
+        }
+        Ok(())
+    }
+
+    fn stop(&self, _: Duration) -> bool {
+        let lost = self.lost.load(Ordering::Relaxed);
+        let goes_on = self.server.get().is_some_and(Handle::was_taken_over);
+        if lost > 0 && !goes_on {
+            log::info!(lost; "slow clients have lost lines in all");
+        }
+        true
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Whether this process can read what another one exported.
+fn known(exported: &Exported) -> Result<(), String> {
+    if exported.schema == SCHEMA {
+        return Ok(());
+    }
+    Err(format!(
+        "a hub of form {}, this one reads {SCHEMA}",
+        exported.schema
+    ))
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,562 @@
+//! The event loop: one turn after another, over connections that belong to this worker alone.
+
+mod asked;
+mod dialing;
+mod placing;
+mod prompt;
+mod short;
+#[cfg(control)]
+mod takeover;
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use mio::{Events, Poll, Token};
+use slab::Slab;
+
+use crate::connection::{Connection, Step};
+use crate::handle::{Mail, Shared};
+#[cfg(control)]
+use crate::handoff::share::Giving;
+use crate::inspect::ConnectionInfo;
+use crate::io::readiness;
+use crate::io::{Turn, WATCHED};
+use crate::listen::accept::Acceptor;
+use crate::listen::origin::Origin;
+use crate::liveness::close::{CloseReason, Ending, How, Obituary};
+use crate::liveness::herd::Herd;
+use crate::memory::Pressure;
+use crate::service::{AnyService, Stage};
+use crate::time::deadline::{Clock, Deadlines, Moment, slot};
+use crate::time::horizon::{Horizon, Pause, Wait};
+use crate::worker::dialing::Resolvers;
+use crate::worker::prompt::Round;
+use crate::worker::short::Short;
+
+/// Events taken in one turn.
+const EVENTS: usize = 1024;
+
+/// Descriptors of a connection that events may come from: its own, its far side's, and what stands beside them.
+const DESCRIPTORS: usize = 4;
+
+/// What one read may bring; one such buffer a worker.
+const READ_BUFFER: usize = 256 * 1024;
+
+/// The token of a worker's waker. Connections have their slab key, listeners count down from below.
+pub(crate) const WAKER: Token = Token(usize::MAX);
+
+/// In the token of a connection's far side, beside the connection's key.
+const BESIDE: usize = 1 << (usize::BITS - 2);
+
+/// The token of listener `at`.
+pub(crate) fn listener_token(at: usize) -> Token {
+    Token(WAKER.0 - 1 - at)
+}
+
+/// What a worker reads into.
+#[derive(Debug)]
+struct ReadBuffer {
+    bytes: Box<[u8]>,
+    from: usize,
+}
+
+impl ReadBuffer {
+    /// Begins with a page: the kernel copies half again as fast to there (scripts/bench-forward).
+    fn new() -> Self {
+        const PAGE: usize = 4096;
+        let bytes = vec![0; READ_BUFFER + PAGE].into_boxed_slice();
+        let from = bytes.as_ptr().align_offset(PAGE).min(PAGE);
+        Self { bytes, from }
+    }
+
+    #[inline]
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.from..self.from + READ_BUFFER]
+    }
+}
+
+/// One thread's share of the server.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    index: usize,
+    poll: Poll,
+    clock: Clock,
+    now: Moment,
+    /// What deadlines are judged by.
+    horizon: Horizon,
+    connections: Slab<Connection>,
+    deadlines: Deadlines,
+    /// Connections that stopped at their read budget: they get no second event.
+    leftovers: Vec<usize>,
+    /// Connections whose far side is to be dialled, or may be further on.
+    dials: Vec<usize>,
+    /// Connections that wait for the name of their far side.
+    resolving: Vec<usize>,
+    resolvers: Resolvers,
+    /// Workers that were sent connections, and not woken yet.
+    receivers: Vec<usize>,
+    /// Connections to close at the end of the turn: their keys are not used anew before.
+    closing: Vec<(usize, Ending)>,
+    /// Connections whose deadline has come in this turn.
+    due: Vec<u32>,
+    /// Connections that are read once there is memory.
+    short: Short,
+    /// Worker 0 looks after the kernel's memory.
+    pressure: Pressure,
+    /// Connections whose service waits.
+    halted: Vec<usize>,
+    /// The last `resume` seen.
+    resumed: u64,
+    origins: Vec<Origin>,
+    /// Worker 0's listeners, until the drain.
+    acceptor: Option<Acceptor>,
+    mail: Receiver<Mail>,
+    /// Tables being shown, a batch a turn: who wants it, and how far it has come.
+    listings: Vec<(Sender<Vec<ConnectionInfo>>, usize)>,
+    round: Round,
+    shared: Arc<Shared>,
+    /// Connections whose keepalive is to differ from that of the others.
+    herd: Herd,
+    /// A takeover is under way, and this is our share in it.
+    #[cfg(control)]
+    giving: Option<Giving>,
+    /// Taken over connections below this key have their former listener's options yet.
+    #[cfg(control)]
+    unconfigured: usize,
+    /// When the next of them get this process's.
+    #[cfg(control)]
+    configure_next: Moment,
+    buffer: ReadBuffer,
+    drain_timeout: Option<Duration>,
+    /// Draining, until then.
+    draining: Option<Moment>,
+    drained_from: Moment,
+    cut: u64,
+}
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    /// Connections that were cut off.
+    pub(crate) cut: u64,
+    /// When the drain began.
+    pub(crate) drained_from: Moment,
+}
+
+impl Drop for Worker {
+    /// However the accepting worker ends, nobody waits for more from it.
+    fn drop(&mut self) {
+        if self.index == 0 {
+            self.shared.closed.store(true, Ordering::Release);
+            self.shared.wake_all();
+        }
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(
+        index: usize,
+        poll: Poll,
+        clock: Clock,
+        origins: Vec<Origin>,
+        mail: Receiver<Mail>,
+        shared: Arc<Shared>,
+        drain_timeout: Option<Duration>,
+    ) -> Self {
+        Self {
+            index,
+            poll,
+            clock,
+            now: clock.now(),
+            horizon: Horizon::new(clock.now()),
+            connections: Slab::new(),
+            deadlines: Deadlines::default(),
+            leftovers: Vec::new(),
+            dials: Vec::new(),
+            resolving: Vec::new(),
+            resolvers: Resolvers::new(Arc::clone(&shared.workers[index].waker)),
+            receivers: Vec::new(),
+            closing: Vec::new(),
+            due: Vec::new(),
+            short: Short::new(shared.memory.clone()),
+            pressure: Pressure::new(),
+            halted: Vec::new(),
+            resumed: 0,
+            origins,
+            acceptor: None,
+            mail,
+            listings: Vec::new(),
+            round: Round::default(),
+            shared,
+            herd: Herd::default(),
+            #[cfg(control)]
+            giving: None,
+            #[cfg(control)]
+            unconfigured: 0,
+            #[cfg(control)]
+            configure_next: Moment::at_start(),
+            buffer: ReadBuffer::new(),
+            drain_timeout,
+            draining: None,
+            drained_from: Moment::NEVER,
+            cut: 0,
+        }
+    }
+
+    pub(crate) fn poll(&self) -> &Poll {
+        &self.poll
+    }
+
+    pub(crate) fn accept_with(&mut self, acceptor: Acceptor) {
+        self.acceptor = Some(acceptor);
+    }
+
+    /// Runs until the server ends.
+    ///
+    /// # Errors
+    /// What the event queue itself said; a connection's errors never come here.
+    pub(crate) fn run(mut self) -> io::Result<Ended> {
+        let mut events = Events::with_capacity(EVENTS);
+        self.shared.workers[self.index].settle();
+        self.horizon.excuse(self.clock.now());
+        while !self.is_done() {
+            self.turn(&mut events)?;
+        }
+        self.tell(Stage::Gone);
+        Ok(Ended {
+            cut: self.cut,
+            drained_from: self.drained_from,
+        })
+    }
+
+    /// One turn. I/O before deadlines: a byte that came in this turn saves the connection.
+    fn turn(&mut self, events: &mut Events) -> io::Result<()> {
+        self.wait(events)?;
+        self.dispatch(events);
+        self.accept();
+        self.serve_leftovers();
+        self.serve_short();
+        if self.index == 0 {
+            self.pressure.look(self.now);
+        }
+        self.dial();
+        self.prompt();
+        self.list();
+        self.disperse();
+        #[cfg(control)]
+        self.hand_over();
+        self.expire();
+        self.obey();
+        self.close();
+        Ok(())
+    }
+
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let mut until = self.deadlines.next();
+        if let Some(acceptor) = &self.acceptor {
+            until = until.min(acceptor.next());
+        }
+        if let Some(end) = self.draining {
+            until = until.min(end);
+        }
+        #[cfg(control)]
+        if self.unconfigured > 0 {
+            until = until.min(self.configure_next);
+        }
+        #[cfg(control)]
+        let pressing = self.giving.as_ref().is_some_and(Giving::is_pressing);
+        #[cfg(not(control))]
+        let pressing = false;
+        until = until.min(self.shared.workers[self.index].prompted.get());
+        until = until.min(self.herd.next());
+        let began = self.clock.now();
+        if let Some(turn) = self.horizon.long_turn(began) {
+            for (_, connection) in &mut self.connections {
+                connection.io.blur(turn);
+            }
+        }
+        until = until.min(self.short.patience());
+        if self.short.is_desperate() {
+            until = until.min(began.after(short::AGAIN));
+        }
+        let busy =
+            !self.leftovers.is_empty() || !self.listings.is_empty() || !self.dials.is_empty();
+        let round = self.round.is_under_way() && !self.is_holding();
+        if pressing || busy || round || self.short.is_pressing() {
+            until = began;
+        }
+        let told = readiness::wait(&mut self.poll, events, began, until)?;
+        self.now = self.clock.now();
+        let pause = self.horizon.waited(Wait {
+            began,
+            until,
+            ended: self.now,
+            told,
+            most: EVENTS,
+            descriptors: self.connections.len() * DESCRIPTORS + self.origins.len() + 1,
+        });
+        if let Some(pause) = pause {
+            self.stood_still(pause);
+        }
+        Ok(())
+    }
+
+    /// Says once for all workers that the process stood still.
+    fn stood_still(&self, pause: Pause) {
+        let seen = self.shared.stood_still.lock();
+        let mut seen = seen.unwrap_or_else(PoisonError::into_inner);
+        if *seen <= pause.from {
+            pause.log();
+        }
+        *seen = pause.to.max(*seen);
+    }
+
+    fn dispatch(&mut self, events: &Events) {
+        let first_listener = listener_token(self.origins.len()).0;
+        for event in events {
+            #[cfg(control)]
+            self.freeze_in_time();
+            match event.token() {
+                WAKER => self.woken(),
+                Token(token) if token > first_listener => {
+                    if let Some(acceptor) = &mut self.acceptor {
+                        acceptor.ready(WAKER.0 - 1 - token);
+                    }
+                }
+                Token(token) if token & WATCHED != 0 => self.watched(token & !WATCHED),
+                Token(token) if token & BESIDE != 0 => {
+                    let key = token & !BESIDE;
+                    let mut dialing = false;
+                    self.step(key, |connection, service, turn, buffer| {
+                        dialing = connection.note_far(event);
+                        connection.advance(service, turn, buffer)
+                    });
+                    if dialing {
+                        self.dials.push(key);
+                    }
+                }
+                Token(key) => {
+                    log::trace!(key, event:? = event; "ready");
+                    self.step(key, |connection, service, turn, buffer| {
+                        connection.io.note(event);
+                        connection.advance(service, turn, buffer)
+                    });
+                }
+            }
+        }
+    }
+
+    /// A descriptor that a connection's service watches may be read.
+    fn watched(&mut self, key: usize) {
+        log::trace!(key; "ready beside");
+        self.step(key, Connection::beside);
+    }
+
+    fn serve_leftovers(&mut self) {
+        // Those that are not done stand on the list anew.
+        let mut leftovers = std::mem::take(&mut self.leftovers);
+        for key in leftovers.drain(..) {
+            #[cfg(control)]
+            self.freeze_in_time();
+            self.step(key, |connection, service, turn, buffer| {
+                connection.io.leftover = false;
+                connection.advance(service, turn, buffer)
+            });
+        }
+        if self.leftovers.is_empty() {
+            self.leftovers = leftovers;
+        }
+    }
+
+    fn expire(&mut self) {
+        // Each once a turn: none that is due again at once can hold up the others.
+        let mut due_now = std::mem::take(&mut self.due);
+        let known = self.horizon.known();
+        while let Some(key) = self.deadlines.pop_due(known) {
+            due_now.push(key);
+        }
+        for key in due_now.drain(..) {
+            let key = key as usize;
+            let Some(connection) = self.connections.get(key) else {
+                continue;
+            };
+            let origin = &self.origins[usize::from(connection.io.listener)];
+            let turn = origin.turn(self.now);
+            let due = connection.io.due(&turn);
+            if due > known {
+                // Renewed since.
+                self.deadlines.set(slot(key), due);
+            } else {
+                self.step(key, |connection, service, turn, buffer| {
+                    connection.expire(service, &Turn { known, ..*turn }, buffer)
+                });
+            }
+        }
+        self.due = due_now;
+    }
+
+    /// Does `what` with a connection, and what follows: closing, leftovers, interest, deadline.
+    #[inline]
+    fn step(
+        &mut self,
+        key: usize,
+        what: impl FnOnce(&mut Connection, &AnyService, &Turn<'_>, &mut [u8]) -> Step,
+    ) {
+        // An event may name a connection that ended earlier in this turn.
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if connection.io.closing {
+            return;
+        }
+        let origin = &self.origins[usize::from(connection.io.listener)];
+        let turn = origin.turn(self.now);
+        let step = what(
+            connection,
+            &origin.settings.service,
+            &turn,
+            self.buffer.bytes(),
+        );
+        let io = &mut connection.io;
+        match step {
+            Step::Close(ending) => {
+                io.closing = true;
+                self.closing.push((key, ending));
+                return;
+            }
+            Step::Again if !io.leftover => {
+                io.leftover = true;
+                self.leftovers.push(key);
+            }
+            Step::Again | Step::Rest => {}
+        }
+        #[cfg(control)]
+        if io.copied
+            && let Some(giving) = &mut self.giving
+            && giving.changed(key, io)
+            && !io.leftover
+        {
+            io.leftover = true;
+            self.leftovers.push(key);
+        }
+        if io.short {
+            self.short.push(key);
+        }
+        if io.is_halted() && !io.waiting {
+            io.waiting = true;
+            self.halted.push(key);
+        }
+        if let Err(error) = io.reregister(self.poll.registry(), Token(key)) {
+            // Out of memory for it (epoll_ctl(2): ENOMEM, ENOSPC).
+            io.closing = true;
+            let errno = error.raw_os_error();
+            let ending = Ending::reset(CloseReason::IoError);
+            self.closing.push((key, Ending { errno, ..ending }));
+            return;
+        }
+        if let Some(up) = io.far_up() {
+            up.io
+                .watch_writes(self.poll.registry(), Token(BESIDE | key));
+        } else if io.wants_to_dial(self.now) {
+            self.dials.push(key);
+        }
+        let due = io.due(&turn);
+        if due < self.deadlines.get(slot(key)) {
+            self.deadlines.set(slot(key), due);
+        }
+    }
+
+    /// Closes what ended in this turn: the socket, the log line, the counters.
+    fn close(&mut self) {
+        if self.closing.is_empty() {
+            return;
+        }
+        for (key, ending) in std::mem::take(&mut self.closing) {
+            let Some(mut connection) = self.connections.try_remove(key) else {
+                continue;
+            };
+            let origin = &self.origins[usize::from(connection.io.listener)];
+            let turn = origin.turn(self.now);
+            if connection.io.lent {
+                connection.io.settle(&turn);
+            }
+            connection.over(&origin.settings.service, &turn, ending.reason);
+            let io = &connection.io;
+            #[cfg(control)]
+            let shared = io.shared;
+            #[cfg(not(control))]
+            let shared = false;
+            // A close alone would end nothing while a copy lives elsewhere; it is enough where another process is to
+            // keep what was given to it.
+            if shared || io.lent {
+                io.deregister(self.poll.registry());
+                if !io.lent || ending.how != How::Release {
+                    crate::liveness::close::end_shared(&io.socket, &ending);
+                }
+            } else if io.pending.is_some() {
+                io.deregister_beside(self.poll.registry());
+            }
+            #[cfg(control)]
+            if io.copied
+                && let Some(giving) = &mut self.giving
+            {
+                giving.ended(io.id);
+            }
+            self.count_out(key, &connection, ending.reason);
+            let io = &connection.io;
+            let origin = &self.origins[usize::from(io.listener)];
+            let obituary = Obituary {
+                id: io.id,
+                peer: io.peer,
+                listener: &origin.address,
+                upstream: io.upstream(),
+                ending: &ending,
+                note: io.pending.as_ref().and_then(|pending| pending.note),
+                age: self.now.since(io.opened),
+                read: io.read,
+                written: io.written,
+            };
+            obituary.log();
+            // The service's state goes along, and its destructor may panic as anything else.
+            let closed = catch_unwind(AssertUnwindSafe(|| connection.close(&ending)));
+            if let Ok(Err(error)) = closed {
+                log::debug!(error:% = error; "cannot reset a connection");
+            }
+        }
+        if let Some(acceptor) = &mut self.acceptor {
+            acceptor.retry();
+        } else if self.shared.accept_waits.swap(false, Ordering::SeqCst) {
+            self.shared.workers[0].wake();
+        }
+    }
+
+    /// A connection has left this worker.
+    fn count_out(&mut self, key: usize, connection: &Connection, reason: CloseReason) {
+        self.deadlines.remove(slot(key));
+        let io = &connection.io;
+        let origin = &self.origins[usize::from(io.listener)];
+        origin.stats.closed(reason);
+        origin.settings.admission.release(io.peer.ip());
+        let open = &self.shared.workers[self.index].open;
+        open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether what makes changes is held up, for a takeover that could not copy them as fast.
+    fn is_holding(&self) -> bool {
+        #[cfg(control)]
+        return self.giving.as_ref().is_some_and(Giving::is_holding);
+        #[cfg(not(control))]
+        false
+    }
+
+    fn is_done(&self) -> bool {
+        self.draining.is_some()
+            && self.connections.is_empty()
+            && self.shared.closed.load(Ordering::Acquire)
+            && self.shared.workers[self.index].open.load(Ordering::Relaxed) == 0
+    }
+}
