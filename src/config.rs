@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::error::Error;
-use crate::listen::admission;
 use crate::liveness::keepalive::Keepalive;
 use crate::liveness::reap::SLOWEST_READER;
 use crate::memory::{self, Memory};
+use crate::os::descriptors::descriptors_for_connections;
 use crate::service::AnyService;
 
 /// A server: what it listens on, and what belongs to the process.
@@ -63,7 +63,7 @@ impl Config {
 
     /// How many connections the descriptor limit allows.
     pub(crate) fn connections_allowed(&self) -> usize {
-        (admission::descriptors_for_connections() / self.descriptors_each().max(1)).max(1)
+        (descriptors_for_connections() / self.descriptors_each().max(1)).max(1)
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 
 use crate::address::endpoint::Endpoint;
 use crate::liveness::keepalive::DetectionError;
+use crate::liveness::sockopt::{Refused, Unfit};
 
 /// Why a server could not be started. The system's word is the [`source`](std::error::Error::source).
 #[derive(Debug)]
@@ -141,5 +142,18 @@ impl std::error::Error for Error {
 impl From<DetectionError> for Error {
     fn from(error: DetectionError) -> Self {
         Self::Detection(error)
+    }
+}
+
+impl From<Unfit> for Error {
+    fn from(unfit: Unfit) -> Self {
+        match unfit {
+            Unfit::Detection(error) => error.into(),
+            Unfit::Untried(source) => Self::Start {
+                what: "make a socket",
+                source,
+            },
+            Unfit::Refused(Refused { option, source }) => Self::Option { option, source },
+        }
     }
 }

@@ -128,13 +128,13 @@ pub use inspect::{
     UpstreamInfo,
 };
 pub use io::stats::Summary;
-pub use listen::admission::{descriptors_for_connections, raise_descriptor_limit};
 pub use listen::effective::Effective;
 pub use liveness::close::CloseReason;
 pub use liveness::keepalive::{DEAD_AFTER_LEAST, DetectionError, Keepalive};
 pub use memory::{Held, KernelMemory, Memory, MemorySource, WaitingKind};
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 pub use os::children;
+pub use os::descriptors::{descriptors_for_connections, raise_descriptor_limit};
 pub use os::inherited;
 pub use server::Server;
 pub use service::{AnyService, Context, Exported, Patience, Ready, Service, Stage};

@@ -5,8 +5,6 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 /// The limits of one [`Listen`](crate::Listen), and how many connections count against them. Touched only when a
 /// connection comes or goes.
 #[derive(Debug)]
@@ -112,39 +110,6 @@ impl Admission {
             }
         }
     }
-}
-
-/// Descriptors kept free of connections: standard streams, event loops, listeners, logs, name look-ups.
-const RESERVE: usize = 64;
-
-/// How many connections the descriptor limit allows.
-#[must_use]
-pub fn descriptors_for_connections() -> usize {
-    let limit = getrlimit(Resource::Nofile)
-        .current
-        .and_then(|limit| usize::try_from(limit).ok());
-    limit.unwrap_or(usize::MAX).saturating_sub(RESERVE).max(1)
-}
-
-/// Raises the soft limit on descriptors to the hard one, and answers what it is now (`None`: unlimited).
-///
-/// For a program's start: the soft limit is low for the sake of programs that use select(2).
-#[expect(clippy::must_use_candidate, reason = "raising it is the point")]
-pub fn raise_descriptor_limit() -> Option<u64> {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum
-        && setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: maximum,
-                maximum,
-            },
-        )
-        .is_ok()
-    {
-        return maximum;
-    }
-    current
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::listen::admission::Limit;
 use crate::listen::listener::{self, Settings};
 use crate::liveness::keepalive::Keepalive;
-use crate::liveness::sockopt;
+use crate::liveness::sockopt::{self, Unfit};
 use crate::memory::{self, KernelMemory, Memory, MemorySource};
 
 /// What the settings of a [`Listen`] come to.
@@ -62,7 +62,7 @@ impl Listen {
             .map_or(allowed, |asked| allowed.min(asked.get()));
         let memory = Memory::new(config.memory_limit()?);
         let settings = Settings::new(self, &Arc::new(Limit::new(max_conns)), &memory)?;
-        let probe = sockopt::probe()?;
+        let probe = sockopt::probe().map_err(Unfit::Untried)?;
         let (mut addresses, mut absent) = (Vec::new(), Vec::new());
         for address in &self.addresses {
             let resolved = address.resolve().map_err(|source| Error::Resolve {

@@ -10,13 +10,12 @@ use mio::Interest;
 use rustix::net::sockopt::{set_tcp_keepcnt, set_tcp_keepidle};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::error::Error;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::liveness::herd;
 use crate::liveness::herd::Due;
 #[cfg(control)]
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
-use crate::liveness::keepalive::{Detection, Keepalive};
+use crate::liveness::keepalive::{Detection, DetectionError, Keepalive};
 use crate::os::sys;
 
 /// The options a connection gets.
@@ -32,13 +31,9 @@ pub(crate) struct SocketOptions {
 }
 
 /// A socket to try options on.
-pub(crate) fn probe() -> Result<Socket, Error> {
+pub(crate) fn probe() -> io::Result<Socket> {
     Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))
         .or_else(|_| Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)))
-        .map_err(|source| Error::Start {
-            what: "make a socket",
-            source,
-        })
 }
 
 /// What every connection is registered for. Urgent data makes its own edge on Linux: `recv` stops at the mark, with
@@ -57,10 +52,11 @@ impl SocketOptions {
         keepalive: Option<Keepalive>,
         dead_after: Option<Duration>,
         user_timeout: Option<Duration>,
-    ) -> Result<Self, Error> {
-        let probe = probe()?;
+    ) -> Result<Self, Unfit> {
+        let probe = probe().map_err(Unfit::Untried)?;
         let system = system_keepalive(&probe);
-        let detection = Detection::resolve(keepalive, dead_after, user_timeout, system)?;
+        let detection = Detection::resolve(keepalive, dead_after, user_timeout, system)
+            .map_err(Unfit::Detection)?;
         if detection.keepalive.and_then(|keepalive| keepalive.retries) == Some(NonZeroU32::MIN) {
             log::warn!("with one keepalive retry a single lost packet ends a living connection");
         }
@@ -69,10 +65,7 @@ impl SocketOptions {
             user_timeout,
             system,
         };
-        options.apply(&probe).map_err(|refused| Error::Option {
-            option: refused.option,
-            source: refused.source,
-        })?;
+        options.apply(&probe).map_err(Unfit::Refused)?;
         if detection.dead_after.is_some() && !sys::KERNEL_TELLS {
             log::warn!(
                 "this system does not tell what a peer has acknowledged: a vanished peer is found while idle, \
@@ -209,6 +202,16 @@ impl SocketOptions {
             sys::set_rto_max(socket.as_fd(), longest).is_err_and(|error| lacks(&error))
         })
     }
+}
+
+/// Why options that are asked for cannot be had.
+#[derive(Debug)]
+pub(crate) enum Unfit {
+    /// They contradict each other.
+    Detection(DetectionError),
+    /// There is no socket to try them on.
+    Untried(io::Error),
+    Refused(Refused),
 }
 
 /// An option the system refused.

@@ -2,6 +2,7 @@
 
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 pub mod children;
+pub(crate) mod descriptors;
 pub(crate) mod holder;
 pub mod inherited;
 pub(crate) mod socket_file;

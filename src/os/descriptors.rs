@@ -1,0 +1,36 @@
+//! How many descriptors a process may have, and how many of them are left for connections.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Descriptors kept free of connections: standard streams, event loops, listeners, logs, name look-ups.
+const RESERVE: usize = 64;
+
+/// How many connections the descriptor limit allows.
+#[must_use]
+pub fn descriptors_for_connections() -> usize {
+    let limit = getrlimit(Resource::Nofile)
+        .current
+        .and_then(|limit| usize::try_from(limit).ok());
+    limit.unwrap_or(usize::MAX).saturating_sub(RESERVE).max(1)
+}
+
+/// Raises the soft limit on descriptors to the hard one, and answers what it is now (`None`: unlimited).
+///
+/// For a program's start: the soft limit is low for the sake of programs that use select(2).
+#[expect(clippy::must_use_candidate, reason = "raising it is the point")]
+pub fn raise_descriptor_limit() -> Option<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: maximum,
+                maximum,
+            },
+        )
+        .is_ok()
+    {
+        return maximum;
+    }
+    current
+}
