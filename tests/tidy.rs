@@ -34,64 +34,158 @@ fn module(path: &Path) -> String {
     name.strip_suffix("::mod").unwrap_or(&name).to_owned()
 }
 
-/// The library's modules import one another without a cycle, and nobody but `lib` imports `server`.
+/// The layers of the library, folders and single files: each imports only from those before it.
+const LAYERS: [&str; 20] = [
+    "os",
+    "time",
+    "address",
+    "liveness",
+    "error",
+    "inspect",
+    "memory",
+    "dial",
+    "io",
+    "wire",
+    "client",
+    "handle",
+    "service",
+    "config",
+    "connection",
+    "services",
+    "listen",
+    "handoff",
+    "worker",
+    "control",
+    // And `server`, which nobody but `lib` imports.
+];
+
+/// What `code` of `module` names of this crate, each as a path from the crate's root: `crate::`, `super::` and `self::`
+/// alike, of a list in braces each.
+fn named(module: &str, code: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    let is_name = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    for root in ["crate::", "super::", "self::"] {
+        for (at, _) in code.match_indices(root) {
+            if code[..at].ends_with(|c| is_name(c) || c == '$') {
+                continue;
+            }
+            let rest = &code[at..];
+            let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
+            let (path, after) = rest.split_at(end);
+            match after.strip_prefix('{').filter(|_| path.ends_with("::")) {
+                None => paths.push(path.to_owned()),
+                Some(list) => {
+                    let list = list.split_once('}').unwrap().0;
+                    let items = list.split(',').map(|item| item.trim().replace('{', ""));
+                    paths.extend(items.map(|item| format!("{path}{item}")));
+                }
+            }
+        }
+    }
+    let absolute = |path: &String| {
+        let mut home: Vec<&str> = module.split("::").collect();
+        let mut parts: Vec<&str> = path.split("::").collect();
+        match parts.remove(0) {
+            "crate" => home.clear(),
+            "super" => {
+                home.pop();
+                while parts.first() == Some(&"super") {
+                    parts.remove(0);
+                    home.pop();
+                }
+            }
+            _ => {}
+        }
+        [home, parts].concat().join("::")
+    };
+    paths.iter().map(absolute).collect()
+}
+
+/// Without what is for tests alone, and without comments; what stands in a module within the file says `super` of that.
+fn code(text: &str) -> String {
+    let text = text.split("\nmod tests {").next().unwrap();
+    let mut within: Option<String> = None;
+    let mut code = String::new();
+    for line in text.lines() {
+        let start = line.trim_start();
+        if start.starts_with("//") {
+            continue;
+        }
+        let indent = &line[..line.len() - start.len()];
+        if start.contains("mod ") && start.ends_with('{') && within.is_none() {
+            within = Some(format!("{indent}}}"));
+        }
+        match &within {
+            Some(end) if line == end => within = None,
+            Some(_) => {
+                code += &line.replace("super::", "self::");
+                code.push('\n');
+                continue;
+            }
+            None => {}
+        }
+        code += line;
+        code.push('\n');
+    }
+    code
+}
+
 #[test]
-fn imports_have_no_cycle() {
+fn a_folder_imports_only_from_those_above_it() {
+    let rank = |name: &str| LAYERS.iter().position(|layer| *layer == name);
+    for (path, text) in sources("src") {
+        let module = module(&path);
+        let own = module.split("::").next().unwrap();
+        if path.starts_with("src/bin") || own == "lib" {
+            continue;
+        }
+        for used in named(&module, &code(&text)) {
+            let used_from = used.split("::").next().unwrap();
+            if used_from == own {
+                continue;
+            }
+            let found = rank(used_from);
+            assert!(found.is_some(), "{module} names {used}, which is no layer");
+            // `server` is the last one.
+            let own = rank(own).unwrap_or(LAYERS.len());
+            assert!(found.unwrap() < own, "{module} imports {used} from below");
+        }
+    }
+}
+
+/// A name of another file of one's own folder: beside a type and its parts (`mod.rs` and its files) no file imports one
+/// that imports it.
+#[test]
+fn within_a_folder_no_two_files_import_one_another() {
     let files: HashMap<String, String> = sources("src")
         .into_iter()
         .filter(|(path, _)| !path.starts_with("src/bin"))
-        .map(|(path, text)| (module(&path), text))
+        .map(|(path, text)| (module(&path), code(&text)))
         .collect();
-    let mut imports: HashMap<&str, HashSet<&str>> = HashMap::new();
-    for (module, text) in &files {
-        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
-        let mut used = HashSet::new();
-        for line in code
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("//"))
-        {
-            for (at, found) in line.match_indices("crate::") {
-                let path = &line[at + found.len()..];
-                let end = path.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':');
-                let path = &path[..end.unwrap_or(path.len())];
-                // The file that has what is imported: the longest that is one.
-                let named = files
-                    .keys()
-                    .filter(|file| path == file.as_str() || path.starts_with(&format!("{file}::")));
-                used.extend(named.max_by_key(|file| file.len()).map(String::as_str));
-            }
-        }
-        // A part of a file is part of it.
-        let whole = files
-            .keys()
-            .find(|whole| module.starts_with(&format!("{whole}::")));
-        let whole = whole.filter(|whole| !files[whole.as_str()].contains("pub(crate) mod "));
-        imports
-            .entry(whole.unwrap_or(module))
-            .or_default()
-            .extend(used);
-    }
+    let imports: HashMap<&str, HashSet<&str>> = files
+        .iter()
+        .map(|(module, text)| {
+            // The file that has what is named: the longest path that is one.
+            let file = |path: String| {
+                let of = |file: &&String| path == **file || path.starts_with(&format!("{file}::"));
+                files.keys().filter(of).max_by_key(|file| file.len())
+            };
+            let used = named(module, text).into_iter().filter_map(file);
+            (module.as_str(), used.map(String::as_str).collect())
+        })
+        .collect();
+    let is_part = |part: &str, whole: &str| part.starts_with(&format!("{whole}::"));
     let mut done: HashSet<&str> = HashSet::new();
-    let mut left: Vec<&str> = imports
-        .keys()
-        .copied()
-        .filter(|name| *name != "lib")
-        .collect();
+    let mut left: Vec<&str> = imports.keys().copied().filter(|m| *m != "lib").collect();
     while !left.is_empty() {
-        let (ready, waiting): (Vec<_>, Vec<_>) = left.iter().copied().partition(|module| {
-            imports[*module]
-                .iter()
-                .all(|used| used == module || done.contains(used) || !imports.contains_key(used))
-        });
+        let is_ready = |module: &&str| {
+            let mut used = imports[*module].iter();
+            used.all(|used| used == module || done.contains(used) || is_part(module, used))
+        };
+        let (ready, waiting): (Vec<_>, Vec<_>) = left.iter().copied().partition(is_ready);
         assert!(!ready.is_empty(), "these import one another: {waiting:?}");
         done.extend(ready);
         left = waiting;
-    }
-    for (module, used) in &imports {
-        assert!(
-            *module == "lib" || !used.contains("server"),
-            "{module} imports server"
-        );
     }
 }
 
@@ -118,7 +212,7 @@ fn every_file_says_first_what_it_is_and_is_not_too_long() {
 #[test]
 fn unsafe_stands_in_one_file() {
     for (path, text) in sources("src") {
-        let allowed = path.ends_with("sys.rs");
+        let allowed = path.ends_with("os/sys/mod.rs");
         let code = text
             .lines()
             .filter(|line| !line.trim_start().starts_with("//"));

@@ -4,8 +4,7 @@ use mio::Token;
 
 use super::{Caller, Client};
 use crate::address::endpoint::Peer;
-use crate::client::engine::{Entry, State};
-use crate::client::link::Up;
+use crate::client::engine::{Entry, State, Up};
 use crate::dial::{Attempt, Dial, DialError, Manner, Progress};
 use crate::io::Io;
 use crate::liveness::herd;

@@ -8,15 +8,16 @@ use mio::{Events, Poll, Token, Waker};
 use rustix::net::RecvFlags;
 use slab::Slab;
 
-use crate::client::link::{Link, LinkId, Up};
+use crate::address::endpoint::Endpoint;
 use crate::client::timer::Timer;
 use crate::dial::backoff::Retries;
 use crate::dial::resolve::{Family, Resolver};
 use crate::dial::{Attempt, Dial};
 use crate::error::Error;
-use crate::io::Turn;
 use crate::io::readiness;
 use crate::io::stats::Stats;
+use crate::io::{Io, Turn};
+use crate::liveness::close::{self, CloseReason, Ending, Errno, How};
 use crate::liveness::herd::{Due, Herd};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
 use crate::liveness::reap::{Limits, SLOWEST_READER};
@@ -25,6 +26,9 @@ use crate::memory::Memory;
 use crate::os::sys;
 use crate::time::deadline::{Clock, Deadlines, Moment, slot};
 use crate::time::horizon::{Horizon, Pause, Wait};
+
+/// Which link: 0, 1, 2, in the order in which they were opened. The number of one that is gone is used anew.
+pub type LinkId = usize;
 
 /// Events taken in one turn.
 pub(crate) const EVENTS: usize = 1024;
@@ -192,32 +196,6 @@ impl Engine {
         })
     }
 
-    /// The link that `key` is the connection of.
-    #[inline]
-    pub(crate) fn link(&mut self, key: usize) -> Option<Link<'_>> {
-        match self.entries.get_mut(key) {
-            Some(Entry {
-                link: Some(id),
-                state: State::Up(up),
-            }) => Some(Link {
-                id: *id,
-                key,
-                up,
-                turn: Turn {
-                    now: self.now,
-                    known: self.horizon.known(),
-                    limits: &self.limits,
-                    stats: &self.stats,
-                    memory: &self.memory,
-                },
-                clock: &self.clock,
-                deadlines: &mut self.deadlines,
-                later: &mut self.later,
-            }),
-            _ => None,
-        }
-    }
-
     /// A new link, which begins to connect in the next turn.
     pub(crate) fn open(&mut self) -> LinkId {
         let id = self.unused.pop().unwrap_or(self.links.len());
@@ -349,5 +327,101 @@ impl Engine {
                 }
             }
         }
+    }
+}
+
+/// A connected socket, and how its link stands.
+#[derive(Debug)]
+pub(crate) struct Up {
+    pub(crate) io: Io,
+    pub(crate) server: Endpoint,
+    /// A send took less than it was given.
+    pub(crate) short: bool,
+    /// How many read timeouts the server has been silent for.
+    pub(crate) silences: u32,
+    /// The server's FIN was told to the owner, who goes on to send.
+    pub(crate) goes_on: bool,
+}
+
+impl Up {
+    pub(crate) fn new(io: Io, server: Endpoint) -> Self {
+        Self {
+            io,
+            server,
+            short: false,
+            silences: 0,
+            goes_on: false,
+        }
+    }
+
+    /// The owner wants no more of it.
+    #[inline]
+    pub(crate) fn is_aborted(&self) -> bool {
+        let verdict = self.io.verdict();
+        verdict.is_some_and(|verdict| verdict.reason == CloseReason::Service)
+    }
+
+    /// Closes the socket as `ending` says.
+    pub(crate) fn shut(self, ending: &Ending) {
+        if ending.how == How::Reset
+            && let Err(error) = close::reset(self.io.socket)
+        {
+            log::debug!(error:%; "cannot reset a connection");
+        }
+    }
+
+    /// How it ended, told now.
+    pub(crate) fn end(&self, ending: &Ending, turn: &Turn<'_>) -> End {
+        let fd = self.io.descriptor();
+        let heard = turn.now.since(self.io.last_in);
+        let silence = ending
+            .info
+            .or_else(|| sys::tcp_info(fd).ok())
+            .map_or(heard, |info| info.silence);
+        let noticed = match (ending.reason, turn.limits.read_timeout) {
+            (CloseReason::ReadTimeout, Some(wait)) => wait.saturating_mul(self.silences),
+            _ => silence,
+        };
+        End {
+            reason: ending.reason,
+            error: ending.errno.map(io::Error::from_raw_os_error),
+            noticed,
+            age: turn.now.since(self.io.opened),
+            read: self.io.read,
+            written: self.io.written,
+            unacknowledged: sys::unacknowledged(fd).unwrap_or(0),
+            server: self.server.clone(),
+        }
+    }
+}
+
+/// How a connected link ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct End {
+    /// Why. `service`: it was left.
+    pub reason: CloseReason,
+    /// What the system said, if that was the reason.
+    pub error: Option<io::Error>,
+    /// How long the server had been silent when that was known.
+    pub noticed: Duration,
+    /// How long it was connected.
+    pub age: Duration,
+    /// Bytes that came.
+    pub read: u64,
+    /// Bytes that the kernel took.
+    pub written: u64,
+    /// Bytes of those that were not known to have arrived, our FIN included.
+    pub unacknowledged: u64,
+    /// Whom it was connected to.
+    pub server: Endpoint,
+}
+
+impl End {
+    /// The name of the error, as in the log: `ETIMEDOUT`.
+    #[must_use]
+    pub fn errno(&self) -> Option<String> {
+        let number = self.error.as_ref()?.raw_os_error()?;
+        Some(Errno(number).to_string())
     }
 }

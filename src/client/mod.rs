@@ -25,8 +25,8 @@ use crate::liveness::close::{CloseReason, Ending};
 use crate::liveness::keepalive::Keepalive;
 use crate::time::deadline::{Moment, slot};
 
-pub use engine::Wake;
-pub use link::{Caller, End, Link, LinkId, Links, Next};
+pub use engine::{End, LinkId, Wake};
+pub use link::{Caller, Link, Links, Next};
 
 /// What one read may bring.
 const READ_BUFFER: usize = 64 * 1024;
