@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::address::endpoint::Endpoint;
-use crate::handle::Handle;
 use crate::inspect::{Role, Takeover};
+use crate::io::stats::Counts;
 use crate::os::socket_file::Place;
 use crate::service::Exported;
 use crate::wire::line::{Line, decode, now, shared_clock};
@@ -16,7 +16,6 @@ use crate::wire::record::{
     Arrival, LONGEST_AHEAD, LONGEST_COMMON, ListenerRecord, Message, PROTOCOL, Record, SCHEMA,
     Update,
 };
-use crate::worker::Worker;
 
 /// How long the old process may leave us without a word.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,6 +25,39 @@ const TOLD: Duration = Duration::from_secs(12);
 
 /// How often it is looked whether this process was told to end.
 const GLANCE: Duration = Duration::from_millis(100);
+
+/// Where connections are taken in: an event loop of this process, which serves none of them before the commit.
+pub(crate) trait Taker {
+    /// Takes a connection in, with its descriptor and those beside it. Answers its key.
+    fn import(
+        &mut self,
+        arrival: &Arrival,
+        socket: OwnedFd,
+        beside: Vec<OwnedFd>,
+    ) -> Result<usize, String>;
+
+    /// A connection taken in before, as it is now. Answers whether more of its bytes are to come.
+    fn update(&mut self, key: usize, update: &Update) -> Result<bool, String>;
+
+    /// A connection taken in has ended before the commit.
+    fn forget(&mut self, key: usize);
+
+    /// What the connections of these listeners have in common, or a part of that which goes ahead: each of their
+    /// services gets it once.
+    fn import_common(
+        &self,
+        listeners: &[u16],
+        exported: &Exported,
+        ahead: bool,
+    ) -> Result<(), String>;
+
+    /// The time by which what is taken in next is told.
+    fn look_at_the_clock(&mut self);
+
+    /// The commit: from here on the connections are ours. Those of `first` are served at once; for the others an
+    /// event tells.
+    fn own(&mut self, first: impl Iterator<Item = usize>);
+}
 
 /// The old process, while it gives.
 #[derive(Debug)]
@@ -48,6 +80,10 @@ pub(crate) struct Taken {
     pub(crate) last_id: u64,
     connections: u64,
     staying: u64,
+    /// What the old process had counted for each of its listeners, and for how long.
+    pub(crate) counts: (Vec<Counts>, Duration),
+    /// Our number of each of those.
+    pub(crate) listener_of: Vec<u16>,
     /// Since when nobody serves, by the clock that both processes share.
     frozen_at: u64,
 }
@@ -122,13 +158,14 @@ impl Giver {
     }
 
     /// Takes every connection in, until the commit. `place`: which worker takes the next one.
+    /// `is_ending`: whether this process is told to end.
     ///
     /// # Errors
     /// Nothing is ours then; dropping what was taken in leaves the old process's connections alone.
     pub(crate) fn connections(
         self,
-        workers: &mut [Worker],
-        handle: &Handle,
+        workers: &mut [impl Taker],
+        is_ending: impl Fn() -> bool,
         place: impl Fn() -> usize,
     ) -> io::Result<Taken> {
         let mut taking = Taking::new(workers, &self.listener_of);
@@ -137,7 +174,7 @@ impl Giver {
         // The number of the last connection, once everything is here.
         let mut prepared = None;
         loop {
-            let sockets = self.next(&mut bytes, handle)?;
+            let sockets = self.next(&mut bytes, &is_ending)?;
             let began = now();
             let message = self.meaning(&bytes)?;
             for worker in &mut *taking.workers {
@@ -204,11 +241,10 @@ impl Giver {
                     may_fail("owned");
                     // From here on they are ours. A former process that hears nothing any more has ended.
                     let _ = self.say(&Message::Owned);
-                    let (counts, counted_for) = counts;
-                    let shared = &handle.shared;
-                    shared.go_on_counting(counts, &self.listener_of, counted_for);
                     return Ok(Taken {
                         connections: taking.own(),
+                        counts,
+                        listener_of: self.listener_of,
                         line: self.line,
                         pid: self.pid,
                         control: descriptors.next(),
@@ -228,14 +264,14 @@ impl Giver {
     }
 
     /// Waits for the next message, unless this process is told to end before.
-    fn next(&self, bytes: &mut Vec<u8>, handle: &Handle) -> io::Result<Vec<OwnedFd>> {
+    fn next(&self, bytes: &mut Vec<u8>, is_ending: &impl Fn() -> bool) -> io::Result<Vec<OwnedFd>> {
         let patience = now() + PATIENCE;
         loop {
             match self.line.take_bytes(bytes, now() + GLANCE) {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && now() < patience => {}
                 taken => return taken.map_err(lost),
             }
-            if handle.is_ending() {
+            if is_ending() {
                 return Err(self.abort("the new process was told to end"));
             }
         }
@@ -311,8 +347,8 @@ fn invalid(why: &str) -> io::Error {
 }
 
 /// What has been taken in so far.
-struct Taking<'a> {
-    workers: &'a mut [Worker],
+struct Taking<'a, T> {
+    workers: &'a mut [T],
     listener_of: &'a [u16],
     /// Worker and key of each connection, by its number.
     places: HashMap<u64, (usize, usize)>,
@@ -328,8 +364,8 @@ struct Taking<'a> {
     rest: Vec<(Vec<u16>, Exported)>,
 }
 
-impl<'a> Taking<'a> {
-    fn new(workers: &'a mut [Worker], listener_of: &'a [u16]) -> Self {
+impl<'a, T: Taker> Taking<'a, T> {
+    fn new(workers: &'a mut [T], listener_of: &'a [u16]) -> Self {
         Self {
             workers,
             listener_of,

@@ -237,11 +237,13 @@ impl Server {
         let afterwards = self.afterwards().map_err(failed)?;
         let shared = &self.handle.shared;
         let place = || shared.least_loaded(0);
-        let taken = giver.connections(&mut self.workers, &self.handle, place);
-        let taken = taken.map_err(|source| Error::TakeOver {
+        let taken = giver.connections(&mut self.workers, || self.handle.is_ending(), place);
+        let mut taken = taken.map_err(|source| Error::TakeOver {
             path: path.clone(),
             source,
         })?;
+        let (counts, counted_for) = std::mem::take(&mut taken.counts);
+        shared.go_on_counting(counts, &taken.listener_of, counted_for);
         shared.continue_from(taken.last_id);
         shared.set_partner(Some(taken.pid));
         if let Some(worker) = self.workers.first() {

@@ -12,6 +12,7 @@ use mio::Token;
 use super::{BESIDE, Worker};
 use crate::connection::Connection;
 use crate::handoff::share::{Giving, Share};
+use crate::handoff::take::Taker;
 use crate::io::Far;
 use crate::liveness::close::CloseReason;
 use crate::service::{AnyService, Exported};
@@ -147,10 +148,9 @@ impl Worker {
     }
 }
 
-/// The new process's side.
-impl Worker {
-    /// Takes in a connection of the former process: it is registered, and not read before the commit.
-    pub(crate) fn import(
+/// The new process's side: it is registered, and not read before the commit.
+impl Taker for Worker {
+    fn import(
         &mut self,
         arrival: &Arrival,
         socket: OwnedFd,
@@ -182,8 +182,7 @@ impl Worker {
         Ok(key)
     }
 
-    /// A connection taken in before, as it is now. Answers whether more of its bytes are to come.
-    pub(crate) fn update(&mut self, key: usize, update: &Update) -> Result<bool, String> {
+    fn update(&mut self, key: usize, update: &Update) -> Result<bool, String> {
         let connection = self
             .connections
             .get_mut(key)
@@ -208,17 +207,14 @@ impl Worker {
         Ok(more)
     }
 
-    /// A connection taken in has ended before the commit.
-    pub(crate) fn forget(&mut self, key: usize) {
+    fn forget(&mut self, key: usize) {
         if let Some(connection) = self.connections.try_remove(key) {
             connection.io.deregister(self.poll.registry());
             self.count_out(key, &connection, CloseReason::HandedOff);
         }
     }
 
-    /// What the connections of these listeners have in common, or a part of that which goes ahead: each of their
-    /// services gets it once.
-    pub(crate) fn import_common(
+    fn import_common(
         &self,
         listeners: &[u16],
         exported: &Exported,
@@ -244,14 +240,11 @@ impl Worker {
         Ok(())
     }
 
-    /// The time by which what is taken in next is told.
-    pub(crate) fn look_at_the_clock(&mut self) {
+    fn look_at_the_clock(&mut self) {
         self.now = self.clock.now();
     }
 
-    /// The commit: from here on the connections are ours. Those of `first` are served at once; for the others an
-    /// event tells.
-    pub(crate) fn own(&mut self, first: impl Iterator<Item = usize>) {
+    fn own(&mut self, first: impl Iterator<Item = usize>) {
         for key in first {
             if let Some(connection) = self.connections.get_mut(key)
                 && !connection.io.leftover
@@ -262,7 +255,9 @@ impl Worker {
         }
         self.unconfigured = self.connections.capacity();
     }
+}
 
+impl Worker {
     /// The listeners that were taken over get this process's options: connections inherit them.
     pub(crate) fn configure_listeners(&self) {
         if let Some(acceptor) = &self.acceptor {
