@@ -40,41 +40,26 @@
 //!
 //! # The map
 //!
-//! A connection's life, each stage a file:
+//! The folders of `src/` are layers, and each imports only from those above it: `docs/architecture.md` has the list, file
+//! by file, and `tests/tidy.rs` checks it. In the order of a connection's life:
 //!
 //! | stage | file | |
 //! |---|---|---|
-//! | listen | `listener.rs` | `SO_REUSEADDR`, bind, backlog; or an inherited socket |
-//! | accept | `accept.rs` | a batch until there is no more; paused without descriptors |
-//! | admit | `admission.rs` | limits in all and per address |
-//! | configure | `sockopt.rs` | keepalive and its kin, inherited from the listener on Linux |
-//! | poll | `worker.rs` | one turn: wait, dispatch, accept, leftovers, deadlines, orders, closes |
-//! | read, serve | `connection.rs` | until there is no more, the budget is spent, or there is no room |
-//! | service | `service.rs` | bytes in, bytes out: the trait you write |
-//! | write | `io.rs`, `outbox.rs` | straight to the socket; what it will not take waits |
-//! | deadline | `deadline.rs`, `horizon.rs` | who is due, and when; by which time that is judged |
-//! | reap | `reap.rs` | the judgement over silence, and the reason for an error |
-//! | close | `close.rs` | FIN, reset or release; the reason; the one line in the log |
+//! | listen | `listen/listener.rs` | `SO_REUSEADDR`, bind, backlog; or an inherited socket |
+//! | accept | `listen/accept.rs` | a batch until there is no more; paused without descriptors |
+//! | admit | `listen/admission.rs` | limits in all and per address |
+//! | configure | `liveness/sockopt.rs` | keepalive and its kin, inherited from the listener on Linux |
+//! | poll | `worker/` | one turn: wait, dispatch, accept, leftovers, deadlines, orders, closes |
+//! | read, serve | `connection/` | until there is no more, the budget is spent, or there is no room |
+//! | service | `service/` | bytes in, bytes out: the trait you write |
+//! | write | `io/` | straight to the socket; what it will not take waits |
+//! | deadline | `time/` | who is due, and when; by which time that is judged |
+//! | reap | `liveness/reap.rs` | the judgement over silence, and the reason for an error |
+//! | close | `liveness/close.rs` | FIN, reset or release; the reason; the one line in the log |
 //! | handoff | `handoff/` | or to a new process: what a connection is goes there, with its bytes |
 //!
-//! A link to a server, which outlives its connections: `client.rs` is the loop, `resolve.rs` and `dial.rs` connect,
-//! `backoff.rs` says when to try again, and what happens in between is the same as above, from read to reap.
-//!
-//! What a service may want beyond bytes in and out, each a call of [`Context`], [`Handle`] or [`Service`]:
-//!
-//! | want | call | file | who does |
-//! |---|---|---|---|
-//! | output of its own, for many | [`Handle::prompt`] | `worker/prompt.rs` | `services/hub.rs` |
-//! | another socket, dialled for the connection | [`Context::dial`] | `worker/dialing.rs`, `connection/far.rs` | `services/forward.rs` |
-//! | to give the socket away, and watch what else there is | [`Context::give_away`] | `connection/lent.rs`, `io/lent.rs` | `services/exec.rs` |
-//!
-//! Whom a relay dials says `upstreams.rs`, what it tells first `proxy_header.rs`, who may speak in a hub `network.rs`.
-//!
-//! Around it: `config.rs` (every setting), `keepalive.rs` (the arithmetic of detection), `server.rs` (from settings to
-//! summary), `handle.rs` (the way in from other threads), `wanted.rs` (whether an order still stands), `control/` (the
-//! way in from other processes), `inspect.rs`, `stats.rs`, `check.rs`, `address.rs`, `endpoint.rs`, `socket_file.rs`, `holder.rs`, `timer.rs`, `readiness.rs`, `error.rs`, and
-//! `sys.rs`, the system calls no safe crate offers. Files import only from those that come before them in a connection's
-//! life or stand around it; `server.rs` is imported by nobody.
+//! A link to a server outlives its connections: `client/` is the loop, `dial/` connects, and what happens in between is
+//! the same as above, from read to reap.
 //!
 //! # Logging
 //!

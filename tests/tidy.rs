@@ -246,3 +246,101 @@ fn nothing_is_left_undone_and_nothing_sleeps() {
         }
     }
 }
+
+/// The documents of the package, by their path from its root, and what they say.
+fn documents() -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut documents = Vec::new();
+    for folder in ["", "docs", "packaging/systemd"] {
+        for entry in fs::read_dir(root.join(folder)).unwrap().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|ending| ending == "md") {
+                let text = fs::read_to_string(&path).unwrap();
+                documents.push((path.strip_prefix(root).unwrap().to_owned(), text));
+            }
+        }
+    }
+    documents
+}
+
+/// The lines of a document that are no code.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut in_code = false;
+    text.lines().filter(move |line| {
+        let is_fence = line.trim_start().starts_with("```");
+        in_code ^= is_fence;
+        !in_code && !is_fence
+    })
+}
+
+/// What a heading is called in a link, as GitHub and crates.io have it.
+fn anchor(heading: &str) -> String {
+    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+    let name: String = heading.to_lowercase().chars().filter(kept).collect();
+    name.trim().replace(' ', "-")
+}
+
+#[test]
+fn every_link_of_the_documents_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (path, text) in documents() {
+        let links = prose(&text).flat_map(|line| {
+            let parts = line.split("](").skip(1);
+            parts.filter_map(|part| part.split_once(')').map(|(link, _)| link))
+        });
+        for link in links.filter(|link| !link.contains("://")) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let file = match file {
+                "" => root.join(&path),
+                file => root.join(path.parent().unwrap()).join(file),
+            };
+            let (path, shown) = (path.display(), file.display());
+            assert!(file.exists(), "{path}: ({link}): there is no {shown}");
+            if !heading.is_empty() {
+                let text = fs::read_to_string(&file).unwrap();
+                let mut headings = prose(&text).filter(|line| line.starts_with('#'));
+                assert!(
+                    headings.any(|line| anchor(line.trim_start_matches('#')) == heading),
+                    "{path}: ({link}): {shown} has no such heading"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_layers_stand_on_the_map_in_their_order() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let map = fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    let rows = map.lines().filter_map(|line| {
+        let (name, _) = line.strip_prefix("| `")?.split_once("` |")?;
+        Some(name.trim_end_matches(".rs").trim_end_matches('/'))
+    });
+    let layers = [&LAYERS[..], &["server"]].concat();
+    let rows: Vec<&str> = rows.filter(|row| layers.contains(row)).collect();
+    // A thread may bear a layer's name, further down.
+    assert_eq!(rows.get(..layers.len()), Some(&layers[..]));
+}
+
+#[test]
+fn every_document_can_be_found_and_its_rust_compiles() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file: &str| fs::read_to_string(root.join(file)).unwrap();
+    let (readme, library) = (read("README.md"), read("src/lib.rs"));
+    for (path, text) in documents() {
+        let path = path.to_str().unwrap();
+        let name = path.rsplit('/').next().unwrap();
+        let is_linked = readme.contains(&format!("]({path})"));
+        assert!(
+            is_linked || !path.starts_with("docs/"),
+            "README.md has no link to {path}"
+        );
+        let is_lower = name == name.to_lowercase();
+        assert!(is_lower || !path.starts_with("docs/"), "{path}: lower case");
+        let is_doctest = library.contains(&format!("include_str!(\"../{path}\")"));
+        assert!(
+            is_doctest || !text.contains("```rust"),
+            "{path} has Rust, and src/lib.rs does not include it"
+        );
+    }
+}
