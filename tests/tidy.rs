@@ -344,3 +344,31 @@ fn every_document_can_be_found_and_its_rust_compiles() {
         );
     }
 }
+
+#[test]
+fn a_file_that_a_comment_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (path, text) in sources("src") {
+        let beside = root.join(path.parent().unwrap());
+        // A file's own folder, of those that have one beside the file.
+        let below = root.join(path.with_extension(""));
+        let homes = [
+            &beside,
+            &below,
+            &root.join("src"),
+            &root.join("src/bin/standfast"),
+            root,
+        ];
+        let comments = text
+            .lines()
+            .filter(|line| line.trim_start().starts_with("//"));
+        let quoted = comments.flat_map(|line| line.split('`').skip(1).step_by(2));
+        for name in quoted.filter(|name| name.ends_with(".rs")) {
+            assert!(
+                homes.iter().any(|home| home.join(name).exists()),
+                "{} names {name}: there is no such file beside it or under src",
+                path.display()
+            );
+        }
+    }
+}

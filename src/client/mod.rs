@@ -1,7 +1,7 @@
 //! The client that comes back: the loop over links that dial, are connected, are lost, wait, and dial again.
 //!
 //! A link outlives its connections. What it says and what it hears is the owner's ([`Caller`]); finding out that a server
-//! is gone is the same as for a server's clients (`io.rs`, `reap.rs`), so each loss has one exact reason.
+//! is gone is the same as for a server's clients (`io/`, `liveness/reap.rs`), so each loss has one exact reason.
 
 mod dialing;
 mod engine;

@@ -4,8 +4,8 @@
 //! for another process. What an idle connection does not need stands in [`Pending`](crate::io::Pending), which it does
 //! not have.
 //!
-//! `worker.rs` says when (readiness, leftovers, deadlines) and carries out a [`Step::Close`]; the judgement over
-//! silence is in `reap.rs`.
+//! `worker/` says when (readiness, leftovers, deadlines) and carries out a [`Step::Close`]; the judgement over
+//! silence is in `liveness/reap.rs`.
 
 mod far;
 mod lent;
@@ -30,7 +30,7 @@ pub(crate) struct Connection {
     state: State,
 }
 
-/// What `worker.rs` has to do for a connection after a call.
+/// What the worker has to do for a connection after a call.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Nothing until the next event or deadline.

@@ -1,7 +1,7 @@
 //! A connection's socket: what was read and written, what waits, and what the kernel says of the peer.
 //!
 //! The half of a connection that a service call works on ([`Context`](crate::Context)); the half that calls the
-//! service is in `connection.rs`.
+//! service is in `connection/`.
 
 mod far;
 pub(crate) mod inbox;

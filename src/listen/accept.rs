@@ -1,6 +1,6 @@
 //! Accepting: a batch until there is no more, paused while there is no room or no descriptor.
 //!
-//! `worker.rs` owns the [`Acceptor`] (worker 0 alone has one), `worker/placing.rs` places what it answers.
+//! `worker/mod.rs` owns the [`Acceptor`] (worker 0 alone has one), `worker/placing.rs` places what it answers.
 
 use std::io::{self, ErrorKind};
 #[cfg(all(target_os = "linux", not(standfast_portable)))]

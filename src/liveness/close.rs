@@ -47,7 +47,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Every reason, in the order of DESIGN.
+    /// Every reason, in the order of the variants.
     pub const ALL: [Self; 15] = [
         Self::PeerClosed,
         Self::PeerReset,
@@ -123,7 +123,7 @@ pub(crate) enum How {
     Fin,
     /// At once, nothing more is sent but a reset, nothing is left behind: the peer is presumed dead.
     Reset,
-    /// At once: the kernel has already given the connection up.
+    /// The descriptor alone, at once: the kernel has given the connection up, or goes on delivering what it holds.
     Release,
 }
 

@@ -1,6 +1,6 @@
 //! The judgement over a connection: keep it until when, or end it for which reason. Pure.
 //!
-//! `connection.rs` gathers what is seen (one or two system calls, and only when a deadline fires), this file decides.
+//! `io/progress.rs` gathers what is seen (one or two system calls, and only when a deadline fires), this file decides.
 
 use std::num::NonZeroU32;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Deadlines: who is due, and when. Pure: time comes in as an argument.
 //!
-//! One entry a connection. Renewing a deadline is a store in the connection alone: when the entry fires, `worker.rs`
+//! One entry a connection. Renewing a deadline is a store in the connection alone: when the entry fires, the worker
 //! asks the connection when it is really due and puts the entry back. Only a deadline that moves *nearer* touches the
 //! queue.
 

@@ -1,8 +1,8 @@
 //! The system calls that no safe crate offers, and nothing else: the only `unsafe` of the package.
 //!
 //! Each function is one system call on a descriptor the caller lends. What Linux alone has (`TCP_INFO`,
-//! `SIOCOUTQ`, `TCP_RTO_MAX_MS`, `IP_BIND_ADDRESS_NO_PORT`) answers [`io::ErrorKind::Unsupported`] elsewhere; the callers in
-//! `sockopt.rs` and `reap.rs` decide what to do without it. Building with `--cfg standfast_portable`
+//! `SIOCOUTQ`, `TCP_RTO_MAX_MS`, `IP_BIND_ADDRESS_NO_PORT`) answers [`io::ErrorKind::Unsupported`] elsewhere, and
+//! each caller does without it: `liveness/sockopt.rs` says once what is lacking. Building with `--cfg standfast_portable`
 //! forces that answer on Linux too, so that the fallback is compiled and tested.
 #![expect(
     unsafe_code,
@@ -80,7 +80,7 @@ pub(crate) fn outlasts_exec(fd: RawFd) -> bool {
     flags != -1 && flags & libc::FD_CLOEXEC == 0
 }
 
-/// Takes over a descriptor that this process inherited, such as the `N` of `fd:N`. For `inherited.rs` alone, which gives
+/// Takes over a descriptor that this process inherited, such as the `N` of `fd:N`. For `os/inherited.rs` alone, which gives
 /// each number once, and only if this process was started with it.
 ///
 /// # Errors
@@ -91,7 +91,7 @@ pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
     if answer == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the call above showed that `fd` is open. No value in this process owns it: `inherited.rs` found it open
+    // SAFETY: the call above showed that `fd` is open. No value in this process owns it: `os/inherited.rs` found it open
     // without close-on-exec, which everything has that this program and the standard library open, and crosses its
     // number out before it calls this. So it was opened by whoever started this process, and named to us for our use.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
