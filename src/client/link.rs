@@ -154,7 +154,7 @@ impl Link<'_> {
 
     /// Sends FIN: nothing more is sent, but what the server sends is still read.
     pub fn half_close(&mut self) {
-        if !self.up.io.fin_sent {
+        if !self.up.io.fin_sent() {
             self.up.io.send_fin(&self.turn);
             self.arm();
         }
@@ -171,8 +171,8 @@ impl Link<'_> {
     /// Ends it at once, with a reset. Then [`Caller::ended`] with reason `service`.
     pub fn abort(&mut self) {
         // A verdict that waits for what came before is not waited for any more.
-        self.up.io.pending().verdict = None;
-        self.up.io.overrule(Ending::reset(CloseReason::Service));
+        let ending = Ending::reset(CloseReason::Service);
+        self.up.io.cut_off(ending);
         self.come_back();
     }
 

@@ -322,10 +322,10 @@ impl<C: Caller> Client<C> {
         {
             return self.over(key, &verdict);
         }
-        if io.peer_fin && !up.goes_on {
+        if io.peer_fin() && !up.goes_on {
             io.finish_for(CloseReason::PeerClosed);
         }
-        if let Some(reason) = io.finishing {
+        if let Some(reason) = io.finishing() {
             turn.limits = &engine.leaving;
             if let Some(ending) = io.deliver_and_fin(&turn) {
                 return self.over(key, &ending);
@@ -352,7 +352,7 @@ impl<C: Caller> Client<C> {
             return;
         };
         let io = &up.io;
-        if !io.peer_fin || up.goes_on || io.finishing.is_some() || io.verdict().is_some() {
+        if !io.peer_fin() || up.goes_on || !io.is_open() {
             return;
         }
         let mut goes_on = false;
@@ -375,7 +375,7 @@ impl<C: Caller> Client<C> {
         let turn = Turn {
             now: engine.now,
             known: engine.horizon.known(),
-            limits: if up.io.finishing.is_some() {
+            limits: if up.io.finishing().is_some() {
                 &engine.leaving
             } else {
                 &engine.limits

@@ -64,7 +64,7 @@ impl Connection {
         turn: &Turn<'_>,
         outcome: Result<(), &DialError>,
     ) {
-        if self.io.finishing.is_none() && self.io.verdict().is_none() {
+        if self.io.is_open() {
             self.call(turn, |state, conn| service.dialed(state, conn, outcome));
         }
     }
@@ -101,7 +101,7 @@ impl Connection {
         let mut budget = READ_BUDGET;
         loop {
             // Nobody wants it any more: it is read and forgotten.
-            let over = self.io.finishing.is_some() || self.io.has_failed();
+            let over = !self.io.is_open() || self.io.has_failed();
             let room = if over {
                 usize::MAX
             } else if self.io.is_held() {
@@ -113,7 +113,7 @@ impl Connection {
                 return false;
             };
             let far = &up.io;
-            if !far.readable || far.verdict().is_some() || room == 0 {
+            if !far.readable || far.is_decided() || room == 0 {
                 return false;
             }
             if budget == 0 {
@@ -146,12 +146,10 @@ impl Connection {
 
     /// What follows from how the far side stands.
     pub(super) fn conclude_far(&mut self, service: &AnyService, turn: &Turn<'_>) {
-        let over = self.io.finishing.is_some() || self.io.verdict().is_some();
-        let cut = self
-            .io
-            .finishing
-            .is_some_and(|reason| self.io.is_cut(reason));
-        let ends_badly = self.io.verdict().is_some() || self.io.at_last().is_some() || cut;
+        let over = !self.io.is_open();
+        let cut = self.io.finishing();
+        let cut = cut.is_some_and(|reason| self.io.is_cut(reason));
+        let ends_badly = self.io.is_decided() || self.io.at_last().is_some() || cut;
         // A client that is lost while it is not read, for want of a far side or of room there, would not be found: what
         // it sent last is lost with it.
         if !over
@@ -168,11 +166,12 @@ impl Connection {
         }
         if let Some(verdict) = far.verdict() {
             // It had said everything, and that is here: what it did not hear any more is no loss of the client's.
-            let late = far.peer_fin && verdict.reason == CloseReason::PeerReset;
-            let well = matches!(self.io.finishing, None | Some(CloseReason::PeerClosed));
-            if late && well && self.io.verdict().is_none() {
-                let note = Note::Late("upstream-reset");
-                self.io.pending().note.get_or_insert(note);
+            let late = far.peer_fin() && verdict.reason == CloseReason::PeerReset;
+            let well = matches!(self.io.finishing(), None | Some(CloseReason::PeerClosed));
+            if late && well && !self.io.is_decided() {
+                if self.io.remark().is_none() {
+                    self.io.set_remark(Note::Late("upstream-reset"));
+                }
                 self.io.finish_for(CloseReason::PeerClosed);
             } else if !over {
                 // What came before it failed is the client's: first that, then the end.
@@ -184,16 +183,19 @@ impl Connection {
             }
             return;
         }
-        let ended = far.peer_fin && !std::mem::replace(&mut far.ended, far.peer_fin);
+        let ended = far.peer_fin() && !far.is_told();
+        if ended {
+            far.told();
+        }
         if ended && !over {
             self.call(turn, |state, conn| service.far_end(state, conn));
         }
         let Some(up) = self.io.far_up() else { return };
         let (far, far_turn) = up.split(turn);
         // A FIN would say that what there was is whole.
-        let fin = !ends_badly && (far.fin_wanted || over);
-        if fin && far.waiting_output() == 0 && !far.fin_sent {
-            far.fin_wanted = true;
+        let fin = !ends_badly && (far.fin_wanted() || over);
+        if fin && far.waiting_output() == 0 && !far.fin_sent() {
+            far.want_fin();
             far.send_fin(&far_turn);
         }
         if far.half_closed() {
@@ -204,20 +206,20 @@ impl Connection {
             far.tidy(&far_turn);
         }
         // Both have said everything, and each was told of the other's end.
-        let said = far.peer_fin && far.fin_wanted;
-        if said && self.io.peer_fin && self.io.fin_wanted {
+        let said = far.peer_fin() && far.fin_wanted();
+        if said && self.io.peer_fin() && self.io.fin_wanted() {
             self.io.finish_for(CloseReason::PeerClosed);
         }
     }
 
     /// Whether the far side has everything; where the connection ends for another reason than that, nobody waits for it.
     pub(super) fn far_is_delivered(&mut self, turn: &Turn<'_>) -> bool {
-        let well = self.io.finishing == Some(CloseReason::PeerClosed);
+        let well = self.io.finishing() == Some(CloseReason::PeerClosed);
         let Some(up) = self.io.far_up().filter(|_| well) else {
             return true;
         };
         let (far, far_turn) = up.split(turn);
-        if far.verdict().is_some() {
+        if far.is_decided() {
             return true;
         }
         far.finish_for(CloseReason::PeerClosed);
@@ -247,7 +249,7 @@ impl Connection {
             return Ok(());
         };
         // A client that reset late had ended before.
-        let both_ended = ending.reason == CloseReason::PeerClosed && far.peer_fin;
+        let both_ended = ending.reason == CloseReason::PeerClosed && far.peer_fin();
         let lost = ending.how == How::Reset
             || (ending.errno.is_some() && !both_ended)
             || far.waiting_output() > 0
@@ -266,22 +268,5 @@ impl Connection {
             let _ = sys::set_rto_max(far.descriptor(), RTO_MAX_DEFAULT);
         }
         Ok(())
-    }
-}
-
-impl Io {
-    /// Whether an end for this reason comes before the client has said everything.
-    fn is_cut(&self, reason: CloseReason) -> bool {
-        !self.peer_fin && !matches!(reason, CloseReason::PeerClosed | CloseReason::Service)
-    }
-
-    /// Delivers what waits for the client, then ends as said.
-    pub(crate) fn fail_at_last(&mut self, ending: Ending) {
-        self.finish_for(ending.reason);
-        self.pending().at_last.get_or_insert(ending);
-    }
-
-    pub(crate) fn at_last(&self) -> Option<Ending> {
-        self.pending.as_ref().and_then(|pending| pending.at_last)
     }
 }

@@ -25,7 +25,7 @@ impl Connection {
 
     /// Tells the service what it waited for.
     pub(crate) fn tell(&mut self, service: &AnyService, turn: &Turn<'_>, what: Ready) {
-        if self.io.verdict().is_none() {
+        if !self.io.is_decided() {
             self.call(turn, |state, conn| service.ready(state, conn, what));
         }
     }
@@ -91,7 +91,7 @@ impl Connection {
         if let Some(verdict) = io.verdict() {
             return Step::Close(verdict);
         }
-        match io.finishing.filter(|_| !io.is_recalled()) {
+        match io.finishing().filter(|_| !io.is_recalled()) {
             // Whoever had it has gone; if there is somebody else, they keep it.
             Some(reason @ (CloseReason::Service | CloseReason::PeerClosed)) => {
                 Step::Close(io.last_word(reason, turn))

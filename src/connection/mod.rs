@@ -51,7 +51,7 @@ impl Connection {
             })
         }));
         let state = state.unwrap_or_else(|_| {
-            io.ended = true;
+            io.told();
             io.overrule(Ending::reset(CloseReason::Service));
             Box::new(())
         });
@@ -138,7 +138,7 @@ impl Connection {
 
     /// Asks the service for output, unless the connection is ending and the service has said all.
     fn give_room(&mut self, service: &AnyService, turn: &Turn<'_>) {
-        if (self.io.finishing.is_none() || self.io.owes) && !self.io.has_failed() {
+        if (self.io.is_open() || self.io.owes()) && !self.io.has_failed() {
             self.call(turn, |state, conn| service.output(state, conn));
         }
     }
@@ -156,7 +156,7 @@ impl Connection {
             what(state, &mut Context { io, turn: *turn })
         }));
         if called.is_err() {
-            io.ended = true;
+            io.told();
             io.halted = false;
             io.overrule(Ending::reset(CloseReason::Service));
         }
@@ -193,29 +193,22 @@ impl Connection {
     /// Hands bytes to the service, behind what it left before, and keeps what it leaves now.
     #[inline]
     fn deliver(&mut self, service: &AnyService, turn: &Turn<'_>, bytes: &[u8]) {
-        if self.io.discards_input() {
+        if self.io.discards_input() || self.io.is_decided() {
             return;
         }
-        let mut drained = false;
-        if let Some(pending) = &mut self.io.pending {
-            if pending.verdict.is_some() {
-                return;
+        let drained = self.io.drains(bytes.len());
+        if let Some(pending) = &mut self.io.pending
+            && !pending.kept.is_empty()
+        {
+            let kept = pending.kept.push(bytes, turn.memory, turn.limits.buffer);
+            if kept.is_err() {
+                return self.io.out_of_memory();
             }
-            if let Some(quota) = &mut pending.quota {
-                *quota = quota.saturating_sub(bytes.len() as u64);
-                drained = *quota == 0;
+            self.serve_kept(service, turn);
+            if drained {
+                self.finish_unasked(service, CloseReason::Drain);
             }
-            if !pending.kept.is_empty() {
-                let kept = pending.kept.push(bytes, turn.memory, turn.limits.buffer);
-                if kept.is_err() {
-                    return self.io.out_of_memory();
-                }
-                self.serve_kept(service, turn);
-                if drained {
-                    self.finish_unasked(service, CloseReason::Drain);
-                }
-                return;
-            }
+            return;
         }
         let used = self.serve(service, turn, bytes);
         if used < bytes.len() {
@@ -240,11 +233,8 @@ impl Connection {
     /// Neither the client nor the service wants it to end: some hear their client out, whose last words may be on their
     /// way.
     fn finish_unasked(&mut self, service: &AnyService, reason: CloseReason) {
-        let io = &mut self.io;
-        if io.finishing.is_none() && !io.ended {
-            io.hears_out = service.hears_out();
-        }
-        io.finish_for(reason);
+        let hears_out = !self.io.is_told() && service.hears_out();
+        self.io.finish_unasked(reason, hears_out);
     }
 
     /// Shows the service what it left, if it asked for that or there is room again.
@@ -301,9 +291,10 @@ impl Connection {
         let kept = kept.unwrap_or_default();
         self.call(turn, |state, conn| service.end(state, conn, &kept));
         let io = &mut self.io;
-        io.ended = !io.halted;
         if io.halted {
             io.pending().kept = kept;
+        } else {
+            io.told();
         }
     }
 
@@ -315,32 +306,32 @@ impl Connection {
         if self.io.halted && self.io.is_given_up() && !self.io.holds_input() {
             // Nothing is to be read first, so the verdict need not wait for the service.
             self.io.input_over();
-            self.io.halted = self.io.verdict().is_none();
+            self.io.halted = !self.io.is_decided();
         }
-        if self.io.input_is_over() && !self.io.ended && !self.io.halted && !self.io.offers_later() {
+        if self.io.input_is_over()
+            && !self.io.is_told()
+            && !self.io.halted
+            && !self.io.offers_later()
+        {
             self.end(service, turn);
-            if let Some(errno) = self.io.failed() {
+            if let Some(errno) = self.io.write_error() {
                 self.io.fail(errno);
             }
         }
         self.conclude_far(service, turn);
         let io = &mut self.io;
         if let Some(verdict) = io.verdict()
-            && (io.ended || !io.halted)
+            && (io.is_told() || !io.halted)
         {
             return Step::Close(verdict);
         }
-        if let Some(pending) = &io.pending
-            && pending.quota.is_some()
-            && !io.readable
-            && !io.halted
-            && !pending.offer
-        {
+        let offers = io.pending.as_ref().is_some_and(|pending| pending.offer);
+        if io.is_draining() && !io.readable && !io.halted && !offers {
             self.finish_unasked(service, CloseReason::Drain);
             return self.conclude(service, turn, false);
         }
         // A service that waits still holds what it was sent: that comes out before the end.
-        if io.finishing.is_some() && (io.ended || !io.halted) && !io.owes {
+        if io.finishing().is_some() && (io.is_told() || !io.halted) && !io.owes() {
             let ending = match io.at_last() {
                 Some(ending) => io.deliver_and_reset(turn, ending),
                 None => io.deliver_and_fin(turn),
@@ -350,7 +341,7 @@ impl Connection {
             {
                 return Step::Close(ending);
             }
-        } else if io.fin_wanted && io.waiting_output() == 0 && !io.fin_sent {
+        } else if io.fin_wanted() && io.waiting_output() == 0 && !io.fin_sent() {
             io.send_fin(turn);
         }
         let io = &mut self.io;
@@ -407,7 +398,7 @@ impl Connection {
             if let Ok(info) = sys::tcp_info(self.io.socket.as_fd())
                 && (info.probes > 0 || info.retransmits > 0)
             {
-                self.io.pending().silent = Some(info);
+                self.io.set_silent(info);
             }
         }
         self.conclude(service, turn, false)
@@ -419,12 +410,12 @@ impl Connection {
             self.io.readable = true;
             self.pull(service, turn, buffer);
             if !self.io.halted {
-                self.io.hears_out = false;
+                self.io.hears_no_more();
                 self.end(service, turn);
             }
             if self.io.halted {
                 // It goes on with what it has heard, and the wait begins anew.
-                self.io.pending().linger = None;
+                self.io.linger_anew();
                 return self.conclude(service, turn, false);
             }
         }
@@ -446,16 +437,16 @@ impl Connection {
             // Whoever has it goes on until it is done, or the drain is over.
             return Step::Rest;
         }
-        if io.finishing.is_none() && !io.ended && !io.peer_fin {
+        if io.is_open() && !io.is_told() && !io.peer_fin() {
             let unread = rustix::io::ioctl_fionread(io.socket.as_fd()).unwrap_or(0);
             if unread == 0 && !io.halted && io.pending.as_ref().is_none_or(|pending| !pending.offer)
             {
                 self.finish_unasked(service, CloseReason::Drain);
             } else {
                 io.readable = true;
-                io.pending().quota = Some(unread);
+                io.drain(unread);
             }
-        } else if io.finishing.is_none() {
+        } else {
             io.finish_for(CloseReason::Drain);
         }
         self.advance(service, turn, buffer)
@@ -480,7 +471,7 @@ impl Connection {
                 ..Ending::fin(CloseReason::Drain)
             }
         });
-        let only_lingers = io.fin_sent && queued == 0 && !undelivered;
+        let only_lingers = io.fin_sent() && queued == 0 && !undelivered;
         (io.ending(), !only_lingers)
     }
 

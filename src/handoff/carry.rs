@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::connection::Connection;
-use crate::io::{Far, Io, Pending, Terms, Up};
+use crate::io::{Carried, Far, Io, Pending, Terms, Up};
 use crate::liveness::close::CloseReason;
 use crate::liveness::reap::Progress;
 use crate::memory::Memory;
@@ -26,17 +26,12 @@ impl Connection {
     pub(crate) fn export(&self, service: &AnyService, now: Moment) -> Option<Record> {
         let io = &self.io;
         let pending = io.pending.as_deref();
-        let cannot = |pending: &Pending| {
-            pending.verdict.is_some()
-                || pending.at_last.is_some()
-                || pending.quota.is_some()
-                || pending.beside_late
-        };
-        if io.closing || io.travels_along().count() > MOST_BESIDE || pending.is_some_and(cannot) {
+        let late = pending.is_some_and(|pending| pending.beside_late);
+        if io.closing || !io.is_carriable() || io.travels_along().count() > MOST_BESIDE || late {
             return None;
         }
         let far = match io.far() {
-            Some(Far::Up(up)) if up.io.verdict().is_some() => return None,
+            Some(Far::Up(up)) if up.io.is_decided() => return None,
             Some(Far::Up(up)) => Some(Box::new((up.io.peer, up.io.record(now)))),
             _ => None,
         };
@@ -69,13 +64,12 @@ impl Connection {
         let opened = now.before(Duration::from_micros(arrival.age));
         let io = Io::new(socket, record.id, arrival.peer, arrival.listener, opened);
         let mut connection = Self::with_state(io, service.import(&exported(record))?);
-        connection.io.restore(record, now)?;
-        connection.io.hears_out = service.hears_out();
+        connection.io.restore(record, service.hears_out(), now)?;
         let mut beside = beside.into_iter();
         if let Some(far) = &record.far {
             let socket = beside.next().ok_or("a far side without its socket")?;
             let mut io = Io::new(socket, record.id, far.0, arrival.listener, opened);
-            io.restore(&far.1, now)?;
+            io.restore(&far.1, false, now)?;
             let terms = Arc::clone(terms);
             connection.io.pending().far = Some(Box::new(Far::Up(Up { io, terms })));
         }
@@ -97,12 +91,12 @@ impl Connection {
     ) -> Result<bool, String> {
         let record = &update.record;
         self.set_state(service.import(&exported(record))?);
-        self.io.restore(record, now)?;
+        self.io.restore(record, service.hears_out(), now)?;
         let mut more = self
             .io
             .take_bytes(record, &update.output, &update.input, memory)?;
         if let (Some(far), Some(up)) = (&record.far, self.io.far_up()) {
-            up.io.restore(&far.1, now)?;
+            up.io.restore(&far.1, false, now)?;
             more |= up
                 .io
                 .take_bytes(&far.1, &update.far, &Piece::default(), memory)?;
@@ -183,6 +177,7 @@ impl Io {
         let until = |then: Moment| (then != Moment::NEVER).then(|| micros(then.since(now)));
         let read_until = pending.and_then(|pending| pending.paused).unwrap_or(now);
         let (input_at, input, _) = self.input();
+        let end = self.carried();
         Record {
             id: self.id,
             silence: micros(read_until.since(self.last_in)),
@@ -192,19 +187,19 @@ impl Io {
             output: self.waiting_output() as u64,
             input_at,
             input: input.len() as u64,
-            peer_fin: self.peer_fin,
-            fin_wanted: self.fin_wanted,
-            fin_sent: self.fin_sent,
-            ended: self.ended,
-            finishing: self
+            peer_fin: end.peer_fin,
+            fin_wanted: end.fin_wanted,
+            fin_sent: end.fin_sent,
+            ended: end.told,
+            finishing: end
                 .finishing
                 .and_then(|reason| u8::try_from(reason as usize).ok()),
-            failed: pending.and_then(|pending| pending.failed),
+            failed: end.write_error,
             progress: pending
                 .and_then(|pending| pending.progress)
                 .map(|progress| (progress.moved, micros(now.since(progress.since)))),
             watch: until(self.watch),
-            linger: pending.and_then(|pending| pending.linger).and_then(until),
+            linger: end.linger.and_then(until),
             lent: self.lent,
             alarm: until(self.alarm()),
             dialing: false,
@@ -215,7 +210,7 @@ impl Io {
     }
 
     /// Everything but the bytes as `record` has it; of the bytes it has already those stay that still wait.
-    fn restore(&mut self, record: &Record, now: Moment) -> Result<(), String> {
+    fn restore(&mut self, record: &Record, hears_out: bool, now: Moment) -> Result<(), String> {
         let ago = |micros| now.before(Duration::from_micros(micros));
         let within = |micros| now.after(Duration::from_micros(micros));
         let former = (self.written, self.pending.take());
@@ -223,11 +218,7 @@ impl Io {
         self.shifted = record.shifted;
         self.read = record.read;
         self.written = record.written;
-        self.peer_fin = record.peer_fin;
-        self.fin_wanted = record.fin_wanted;
-        self.fin_sent = record.fin_sent;
-        self.ended = record.ended;
-        self.finishing = match record.finishing {
+        let finishing = match record.finishing {
             None => None,
             Some(number) => Some(
                 *CloseReason::ALL
@@ -235,6 +226,16 @@ impl Io {
                     .ok_or("a connection with an unknown reason")?,
             ),
         };
+        let end = Carried {
+            peer_fin: record.peer_fin,
+            fin_wanted: record.fin_wanted,
+            fin_sent: record.fin_sent,
+            told: record.ended,
+            finishing,
+            write_error: record.failed,
+            linger: record.linger.map(within),
+        };
+        self.go_on_from(&end, hears_out);
         self.watch = record.watch.map_or(Moment::NEVER, within);
         // An edge came to the old process, or comes to us: looking costs one read.
         self.readable = !record.peer_fin;
@@ -256,19 +257,13 @@ impl Io {
         if beside || record.lent || record.alarm.is_some() {
             self.beside().alarm = record.alarm.map_or(Moment::NEVER, within);
             // What was given away goes on with an end decided only while it is recalled.
-            self.beside().recalled = record.lent && self.finishing.is_some();
-        }
-        if let Some(errno) = record.failed {
-            self.pending().failed = Some(errno);
+            self.beside().recalled = record.lent && finishing.is_some();
         }
         if let Some((moved, ago_micros)) = record.progress {
             self.pending().progress = Some(Progress {
                 moved,
                 since: ago(ago_micros),
             });
-        }
-        if let Some(left) = record.linger {
-            self.pending().linger = Some(within(left));
         }
         Ok(())
     }

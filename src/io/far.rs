@@ -112,7 +112,7 @@ impl Io {
             return false;
         };
         let queued = sys::unacknowledged(up.io.descriptor());
-        up.io.fin_sent && up.io.waiting_output() == 0 && queued.is_ok_and(|queued| queued == 0)
+        up.io.fin_sent() && up.io.waiting_output() == 0 && queued.is_ok_and(|queued| queued == 0)
     }
 
     /// The server that the far side is connected to.

@@ -120,9 +120,9 @@ impl Io {
         }
         set_nonblocking(&self.socket, true)?;
         self.lent = false;
-        self.fin_sent = info.is_some_and(|info| info.journal.state.fin_sent() || is_orderly(&info));
+        let fin_sent = info.is_some_and(|info| info.journal.state.fin_sent() || is_orderly(&info));
         // What came before a FIN is to be read yet.
-        self.peer_fin = false;
+        self.settle_fins(false, fin_sent);
         self.readable = true;
         self.read_on = true;
         self.watch = reap::first_look(turn.limits, turn.now, self.last_in);
@@ -138,12 +138,14 @@ impl Io {
     pub(crate) fn settle(&mut self, turn: &Turn<'_>) -> Option<TcpInfo> {
         let Ok(info) = sys::tcp_info(self.socket.as_fd()) else {
             // No TCP. Its end can be seen all the same. One that is gone comes first: a read would eat the error that tells how.
-            self.peer_fin |= self.polled().contains(PollFlags::HUP) || self.is_at_end();
+            let peer_fin =
+                self.peer_fin() || self.polled().contains(PollFlags::HUP) || self.is_at_end();
+            self.settle_fins(peer_fin, self.fin_sent());
             return None;
         };
         let count = self.count(&info, turn.now);
-        self.peer_fin = count.peer_fin;
-        self.fin_sent |= info.journal.state.fin_sent();
+        let fin_sent = self.fin_sent() || info.journal.state.fin_sent();
+        self.settle_fins(count.peer_fin, fin_sent);
         self.last_in = count.last_in;
         // A socket that was dissolved counts from zero again.
         turn.stats.read.add(count.read.saturating_sub(self.read));
@@ -169,7 +171,7 @@ impl Io {
         let journal = info.journal;
         // Whether a FIN came before a reset, the state does not tell any more.
         let reset = journal.state == TcpState::Over && !is_orderly(info);
-        let peer_fin = self.peer_fin
+        let peer_fin = self.peer_fin()
             || journal.state.peer_fin()
             || is_orderly(info)
             || reset && sys::fin_came(self.socket.as_fd()).unwrap_or(false);

@@ -3,7 +3,9 @@
 //! The half of a connection that a service call works on ([`Context`](crate::Context)); the half that calls the
 //! service is in `connection/`.
 
+mod end;
 mod far;
+mod flags;
 pub(crate) mod inbox;
 mod lent;
 pub(crate) mod outbox;
@@ -22,18 +24,18 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
-use socket2::SockRef;
 
 use crate::address::endpoint::Peer;
+use crate::io::end::End;
 use crate::io::stats::Stats;
-use crate::liveness::close::{CloseReason, Ending, How, Note};
-use crate::liveness::reap::{self, Limits};
+use crate::liveness::reap::Limits;
 use crate::liveness::sockopt::INTEREST;
 use crate::memory::Memory;
-use crate::os::sys;
 use crate::time::deadline::Moment;
 use crate::time::horizon::Pause;
 
+#[cfg(control)]
+pub(crate) use end::Carried;
 pub(crate) use far::{Dialing, Far, Terms, Up};
 pub(crate) use lent::WATCHED;
 pub(crate) use pending::{Beside, Pending};
@@ -62,16 +64,8 @@ pub(crate) struct Io {
     /// The event said there is an error to ask for. Never asked otherwise: `SO_ERROR` would tell, and eat, the soft
     /// error of a living connection.
     pub(crate) error: bool,
-    /// The client's FIN was read.
-    pub(crate) peer_fin: bool,
-    /// Our FIN is to follow the output.
-    pub(crate) fin_wanted: bool,
-    /// Our FIN was sent.
-    pub(crate) fin_sent: bool,
-    /// The service has more output, which comes before the end.
-    pub(crate) owes: bool,
-    /// The service was told that no more input comes.
-    pub(crate) ended: bool,
+    /// How far its end has come.
+    end: End,
     /// The service waits: it gets no input until it is resumed.
     pub(crate) halted: bool,
     /// What it is registered for.
@@ -100,10 +94,6 @@ pub(crate) struct Io {
     pub(crate) short: bool,
     /// On the worker's list of connections whose service waits.
     pub(crate) waiting: bool,
-    /// Output is being delivered, then FIN: for this reason.
-    pub(crate) finishing: Option<CloseReason>,
-    /// Meanwhile what comes is still for the service: it hears its client out.
-    pub(crate) hears_out: bool,
     pub(crate) id: u64,
     pub(crate) peer: Peer,
     pub(crate) opened: Moment,
@@ -125,11 +115,7 @@ impl Io {
             readable: false,
             read_on: false,
             error: false,
-            peer_fin: false,
-            fin_wanted: false,
-            fin_sent: false,
-            owes: false,
-            ended: false,
+            end: End::default(),
             halted: false,
             registered: INTEREST,
             lent: false,
@@ -146,8 +132,6 @@ impl Io {
             #[cfg(control)]
             held: false,
             shifted: false,
-            finishing: None,
-            hears_out: false,
             id,
             peer,
             opened,
@@ -189,15 +173,13 @@ impl Io {
         self.error |= event.is_error();
     }
 
-    /// One read: how many bytes came. Whether there may be more says `readable`; the end that it shows stands in
-    /// `peer_fin`, or is the verdict.
+    /// One read: how many bytes came. Whether there may be more says `readable`; the end that it shows is the
+    /// peer's FIN, or the verdict.
     #[inline]
     pub(crate) fn take_in(&mut self, buffer: &mut [u8], turn: &Turn<'_>) -> usize {
         match rustix::net::recv(self.socket.as_fd(), &mut *buffer, RecvFlags::empty()) {
             Ok((0, _)) => {
-                // Behind a reset that a write was told of there is an end, too. Had a FIN come before that, it would have
-                // been EPIPE (tcp_reset in the kernel's net/ipv4/tcp_input.c).
-                self.peer_fin |= self.failed() != Some(libc::ECONNRESET);
+                self.reads_end();
                 self.readable = false;
                 self.input_over();
             }
@@ -250,22 +232,6 @@ impl Io {
         self.pending
             .as_ref()
             .map_or(0, |pending| pending.outbox.len())
-    }
-
-    pub(crate) fn failed(&self) -> Option<i32> {
-        self.pending.as_ref().and_then(|pending| pending.failed)
-    }
-
-    /// The connection has failed, or an event said so.
-    pub(crate) fn is_given_up(&self) -> bool {
-        self.error || self.has_failed()
-    }
-
-    /// Nothing more can be sent.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.pending
-            .as_ref()
-            .is_some_and(|pending| pending.failed.is_some() || pending.verdict.is_some())
     }
 
     /// How many bytes may be read now: bounded by what may have to be kept of them, or of the answer to them.
@@ -343,114 +309,6 @@ impl Io {
         kept || rustix::io::ioctl_fionread(self.socket.as_fd()).is_ok_and(|unread| unread > 0)
     }
 
-    /// Nothing more can be read: FIN, or an error behind the bytes.
-    pub(crate) fn input_over(&mut self) {
-        if let Some(errno) = self.failed() {
-            self.fail(errno);
-        } else if std::mem::take(&mut self.error)
-            && let Ok(Some(error)) = SockRef::from(&self.socket).take_error()
-        {
-            self.fail(error.raw_os_error().unwrap_or(libc::EIO));
-        }
-    }
-
-    /// The system gave the connection up.
-    pub(crate) fn fail(&mut self, errno: i32) {
-        let fd = self.socket.as_fd();
-        let queued = self.waiting_output() > 0 || sys::unacknowledged(fd).unwrap_or(0) > 0;
-        let mut reason = reap::reason_of(errno, queued);
-        let info = sys::tcp_info(fd).ok();
-        if reason == CloseReason::PeerReset && self.peer_fin && self.far_has_all() {
-            // It had ended, and all it said has arrived: what it did not hear any more is no loss of its own.
-            reason = CloseReason::PeerClosed;
-            self.pending().note = Some(Note::Late("peer-reset"));
-        }
-        self.overrule(Ending {
-            reason,
-            how: How::Release,
-            errno: Some(errno),
-            info,
-        });
-    }
-
-    /// Ends the connection at once. A reason that was there first stays, unless that was to end well.
-    pub(crate) fn overrule(&mut self, ending: Ending) {
-        let reason = match self.finishing {
-            None | Some(CloseReason::PeerClosed | CloseReason::Service | CloseReason::Drain) => {
-                ending.reason
-            }
-            Some(first) => first,
-        };
-        let pending = self.pending();
-        pending.outbox.clear();
-        pending.verdict.get_or_insert(Ending { reason, ..ending });
-    }
-
-    /// What waits for it, or for its service, could not be kept.
-    pub(crate) fn out_of_memory(&mut self) {
-        self.overrule(Ending {
-            errno: Some(libc::ENOMEM),
-            ..Ending::reset(CloseReason::IoError)
-        });
-    }
-
-    /// The service is done: output, then FIN.
-    pub(crate) fn finish(&mut self) {
-        self.owes = false;
-        self.finish_for(if self.peer_fin {
-            CloseReason::PeerClosed
-        } else {
-            CloseReason::Service
-        });
-    }
-
-    pub(crate) fn finish_for(&mut self, reason: CloseReason) {
-        self.finishing.get_or_insert(reason);
-        if let Some(pending) = &mut self.pending {
-            pending.quota = None;
-        }
-    }
-
-    pub(crate) fn verdict(&self) -> Option<Ending> {
-        self.pending.as_ref().and_then(|pending| pending.verdict)
-    }
-
-    /// How it ends, as far as is decided.
-    pub(crate) fn ending(&self) -> Ending {
-        let silent = self.pending.as_ref().and_then(|pending| pending.silent);
-        self.verdict().unwrap_or_else(|| Ending {
-            info: silent,
-            ..Ending::fin(self.finishing.unwrap_or(CloseReason::PeerClosed))
-        })
-    }
-
-    /// The service left some input for want of room, and sees it again once output has left.
-    pub(crate) fn offers_later(&self) -> bool {
-        let waits = |pending: &Pending| {
-            let ends = pending.verdict.is_some() || pending.failed.is_some();
-            pending.offer && !pending.outbox.is_empty() && !ends
-        };
-        !self.discards_input() && self.pending.as_deref().is_some_and(waits)
-    }
-
-    pub(crate) fn input_is_over(&self) -> bool {
-        self.peer_fin || self.discards_input() || self.verdict().is_some()
-    }
-
-    /// Nobody wants what comes any more.
-    #[inline]
-    pub(crate) fn discards_input(&self) -> bool {
-        self.ended || (self.finishing.is_some() && !self.hears_out)
-    }
-
-    pub(crate) fn half_closed(&self) -> bool {
-        self.peer_fin || self.fin_sent
-    }
-
-    pub(crate) fn linger(&self) -> Option<Moment> {
-        self.pending.as_ref().and_then(|pending| pending.linger)
-    }
-
     /// Whether its far side is not read, for want of room here: whether that is silent cannot be known.
     pub(crate) fn holds_back_far(&self, turn: &Turn<'_>) -> bool {
         let pending = self.pending.as_ref();
@@ -463,9 +321,9 @@ impl Io {
     /// When the client's silence ends the connection.
     #[inline]
     pub(crate) fn read_deadline(&self, turn: &Turn<'_>) -> Moment {
-        let reads = !self.peer_fin
+        let reads = !self.peer_fin()
             && !self.holds_back_far(turn)
-            && self.finishing.is_none()
+            && self.is_open()
             && self
                 .pending
                 .as_ref()
@@ -497,7 +355,7 @@ impl Io {
     fn interest(&self) -> Interest {
         if self.lent {
             LENT
-        } else if self.fin_sent || self.short || self.waiting_output() > 0 {
+        } else if self.fin_sent() || self.short || self.waiting_output() > 0 {
             INTEREST | Interest::WRITABLE
         } else {
             INTEREST

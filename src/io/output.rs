@@ -23,7 +23,7 @@ impl Io {
     /// What the socket takes of `bytes` at once; nothing once the end is known.
     #[inline]
     pub(crate) fn send(&mut self, bytes: &[u8], turn: &Turn<'_>) -> usize {
-        if bytes.is_empty() || self.fin_sent || self.has_failed() {
+        if bytes.is_empty() || self.fin_sent() || self.has_failed() {
             return 0;
         }
         let sent = send(&self.socket, bytes);
@@ -35,7 +35,7 @@ impl Io {
         if let [piece] = pieces {
             return self.send(piece, turn);
         }
-        if pieces.iter().all(|piece| piece.is_empty()) || self.fin_sent || self.has_failed() {
+        if pieces.iter().all(|piece| piece.is_empty()) || self.fin_sent() || self.has_failed() {
             return 0;
         }
         let sent = send_vectored(&self.socket, pieces);
@@ -63,7 +63,7 @@ impl Io {
         if self.waiting_output() == 0 {
             bytes = &bytes[self.send(bytes, turn)..];
         }
-        if bytes.is_empty() || self.fin_sent || self.has_failed() {
+        if bytes.is_empty() || self.fin_sent() || self.has_failed() {
             return;
         }
         let most = turn.memory.mark(turn.limits.buffer);
@@ -122,15 +122,6 @@ impl Io {
         turn.stats.written.add(count as u64);
     }
 
-    /// A write failed: nothing more can be sent, but what came before is read yet; then that is the verdict.
-    pub(crate) fn write_failed(&mut self, errno: i32) {
-        let pending = self.pending();
-        pending.outbox.clear();
-        pending.failed = Some(errno);
-        self.readable = true;
-        self.read_on = true;
-    }
-
     /// Finishing: sends FIN behind the last of the output and waits until the client has acknowledged all of it.
     ///
     /// Never closes before: under a capped `TCP_RTO_MAX_MS` the kernel would give the rest up early.
@@ -139,20 +130,18 @@ impl Io {
             return None;
         }
         let mut queued = sys::unacknowledged(self.socket.as_fd()).unwrap_or(0);
-        if self.peer_fin && queued == 0 {
+        if self.peer_fin() && queued == 0 {
             return Some(self.ending());
         }
-        if !self.fin_sent {
+        if !self.fin_sent() {
             self.send_fin(turn);
             queued = sys::unacknowledged(self.socket.as_fd()).unwrap_or(0);
-            if self.peer_fin && queued == 0 {
+            if self.peer_fin() && queued == 0 {
                 return Some(self.ending());
             }
         }
         if queued == 0 {
-            self.pending()
-                .linger
-                .get_or_insert_with(|| turn.now.after(LINGER));
+            self.linger_until(turn.now.after(LINGER));
         }
         None
     }
@@ -164,7 +153,7 @@ impl Io {
             return Some(ending);
         }
         // Acknowledgements make no event: looked for at once, and then in pauses that grow with the time they take.
-        let since = *self.pending().awaited_since.get_or_insert(turn.now);
+        let since = self.delivering_since(turn.now);
         let pause = (turn.now.since(since) / 8).max(RECHECK);
         self.watch = self.watch.min(turn.now.after(pause));
         None
@@ -172,7 +161,7 @@ impl Io {
 
     /// Half-closes: sends FIN, and looks whether it is acknowledged.
     pub(crate) fn send_fin(&mut self, turn: &Turn<'_>) {
-        self.fin_sent = true;
+        self.sent_fin();
         match rustix::net::shutdown(&self.socket, Shutdown::Write) {
             Ok(()) | Err(Errno::NOTCONN) => {}
             Err(error) => {

@@ -3,11 +3,10 @@
 use std::os::fd::OwnedFd;
 
 use super::Far;
+use crate::io::end::Details;
 use crate::io::inbox::Inbox;
 use crate::io::outbox::Outbox;
-use crate::liveness::close::{Ending, Note};
 use crate::liveness::reap::Progress;
-use crate::os::sys::TcpInfo;
 use crate::time::deadline::Moment;
 
 /// What an idle connection does not have.
@@ -24,27 +23,13 @@ pub(crate) struct Pending {
     pub(crate) paused: Option<Moment>,
     /// How far acknowledgements had come, and since when they stand.
     pub(crate) progress: Option<Progress>,
-    /// A write failed: what it said. Bytes that came before are still read.
-    pub(crate) failed: Option<i32>,
-    /// The end, decided; only the service has not been told yet.
-    pub(crate) verdict: Option<Ending>,
+    /// What its end needs.
+    pub(super) end: Details,
     /// The far side, on its way or there.
     pub(crate) far: Option<Box<Far>>,
     /// It came after the connection was copied for another process, which has no descriptor of it.
     #[cfg(control)]
     pub(crate) beside_late: bool,
-    /// The end, once the client has everything that waits.
-    pub(crate) at_last: Option<Ending>,
-    /// Since when that is waited for.
-    pub(crate) awaited_since: Option<Moment>,
-    /// What is to be said of the end besides its reason.
-    pub(crate) note: Option<Note>,
-    /// The kernel's view of a silent peer, noted when a deadline of ours ended it.
-    pub(crate) silent: Option<TcpInfo>,
-    /// Draining: how many more bytes are served.
-    pub(crate) quota: Option<u64>,
-    /// All is acknowledged; the client's FIN is awaited until then.
-    pub(crate) linger: Option<Moment>,
     /// What the service wants to be told of beside the socket.
     pub(crate) beside: Option<Box<Beside>>,
 }
@@ -85,14 +70,8 @@ impl Pending {
             && self.kept.is_empty()
             && self.paused.is_none()
             && self.progress.is_none()
-            && self.failed.is_none()
-            && self.verdict.is_none()
+            && self.end.is_vacant()
             && self.far.is_none()
-            && self.at_last.is_none()
-            && self.note.is_none()
-            && self.silent.is_none()
-            && self.quota.is_none()
-            && self.linger.is_none()
             && self.beside.is_none()
     }
 }

@@ -67,7 +67,7 @@ impl Io {
 
     /// What the peer has taken, with `queued` bytes unacknowledged.
     pub(crate) fn taken(&self, queued: u64) -> u64 {
-        (self.written + u64::from(self.fin_sent)).saturating_sub(queued)
+        (self.written + u64::from(self.fin_sent())).saturating_sub(queued)
     }
 
     /// How it stands, for the other side of a relay: asked where that is half-closed.
@@ -96,7 +96,7 @@ impl Io {
     pub(super) fn moved(&self, queued: u64) -> u64 {
         let acknowledged = self.taken(queued);
         // What is read while output waits, or while it ends, is no sign that the output will be.
-        let counts = queued == 0 && self.waiting_output() == 0 && self.finishing.is_none();
+        let counts = queued == 0 && self.waiting_output() == 0 && self.is_open();
         let read = if counts { self.read } else { 0 };
         acknowledged.wrapping_add(read)
     }

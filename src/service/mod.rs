@@ -381,7 +381,7 @@ impl Context<'_> {
     /// Whether nothing can be sent any more: what is written is dropped.
     #[must_use]
     pub fn has_failed(&self) -> bool {
-        self.io.fin_sent || self.io.has_failed()
+        self.io.fin_sent() || self.io.has_failed()
     }
 
     /// How many more bytes may wait before the high-water mark is reached, which is below [`buffer`](Self::buffer) when
@@ -411,12 +411,12 @@ impl Context<'_> {
     /// There is more output than is to wait here: the end comes once [`finish`](Self::finish) is called. Until then
     /// [`Service::output`] is called whenever what waits has been written, be the connection ending or not.
     pub fn finish_later(&mut self) {
-        self.io.owes = true;
+        self.io.owe();
     }
 
     /// Sends FIN behind the output; what comes is still read.
     pub fn half_close(&mut self) {
-        self.io.fin_wanted = true;
+        self.io.want_fin();
     }
 
     /// Begins to connect the far side of this connection to `upstream`, in `after`. The client is not read until
@@ -470,7 +470,7 @@ impl Context<'_> {
     /// Whether the client has said that it sends no more: its FIN was read.
     #[must_use]
     pub fn has_peer_finished(&self) -> bool {
-        self.io.peer_fin
+        self.io.peer_fin()
     }
 
     /// The time, as of this turn of the event loop: since some moment in the past, the same one for all connections of
@@ -568,7 +568,7 @@ impl Context<'_> {
 
     /// Ends a connection unserved, with reason `limit`: there is no room for it. `limit`: by which limit, for the log.
     pub fn turn_away(&mut self, limit: &'static str) {
-        self.io.pending().note = Some(Note::Limit(limit));
+        self.io.set_remark(Note::Limit(limit));
         self.io.finish_for(CloseReason::Limit);
     }
 

@@ -85,8 +85,9 @@ impl Worker {
             log::debug!(id; "not killed: who asked has given up");
             return;
         }
-        self.step(key, |_, _, _, _| {
-            Step::Close(Ending::reset(CloseReason::Killed))
+        self.step(key, |connection, _, _, _| {
+            let killed = Ending::reset(CloseReason::Killed);
+            Step::Close(connection.io.cut_off(killed))
         });
         // Who asked may have gone.
         let _ = found.send(true);

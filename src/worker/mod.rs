@@ -515,7 +515,7 @@ impl Worker {
                 listener: &origin.address,
                 upstream: io.upstream(),
                 ending: &ending,
-                note: io.pending.as_ref().and_then(|pending| pending.note),
+                note: io.remark(),
                 age: self.now.since(io.opened),
                 read: io.read,
                 written: io.written,

@@ -140,8 +140,9 @@ impl Worker {
         let most = hoarding.max_by_key(|(_, connection)| connection.io.held());
         if let Some(key) = most.map(|(key, _)| key) {
             self.step(key, |connection, _, _, _| {
-                connection.io.pending().note = Some(Note::Limit("memory"));
-                Step::Close(Ending::reset(CloseReason::Limit))
+                connection.io.set_remark(Note::Limit("memory"));
+                let ending = Ending::reset(CloseReason::Limit);
+                Step::Close(connection.io.cut_off(ending))
             });
         }
     }
