@@ -9,6 +9,7 @@ use socket2::SockRef;
 use crate::address::endpoint::Endpoint;
 use crate::client::engine::{End, Engine, Entry, LinkId, State, Up};
 use crate::dial::DialError;
+use crate::io::marks::Mark;
 use crate::io::{Io, Turn};
 use crate::liveness::close::{CloseReason, Ending};
 use crate::os::sys;
@@ -202,7 +203,7 @@ impl Link<'_> {
 
     /// The engine looks after it in the next turn, which comes at once.
     fn come_back(&mut self) {
-        if !std::mem::replace(&mut self.up.io.leftover, true) {
+        if !self.up.io.marks.put(Mark::Leftover, true) {
             self.later.push(self.key);
         }
     }

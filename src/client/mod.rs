@@ -21,6 +21,7 @@ use crate::client::link::arm;
 use crate::dial::{Dial, DialError};
 use crate::error::Error;
 use crate::io::Turn;
+use crate::io::marks::Mark;
 use crate::liveness::close::{CloseReason, Ending};
 use crate::liveness::keepalive::Keepalive;
 use crate::time::deadline::{Moment, slot};
@@ -204,7 +205,7 @@ impl<C: Caller> Client<C> {
                     state: State::Up(up),
                     ..
                 }) => {
-                    up.io.leftover = false;
+                    up.io.marks.put(Mark::Leftover, false);
                     self.advance(key);
                 }
                 Some(Entry {
@@ -268,7 +269,7 @@ impl<C: Caller> Client<C> {
                 break;
             }
             if budget == 0 {
-                if !std::mem::replace(&mut up.io.leftover, true) {
+                if !up.io.marks.put(Mark::Leftover, true) {
                     engine.later.push(key);
                 }
                 break;

@@ -13,6 +13,7 @@ use mio::event::Event;
 use super::{Connection, READ_BUDGET, Step};
 use crate::address::endpoint::{Endpoint, Peer};
 use crate::dial::DialError;
+use crate::io::marks::Mark;
 use crate::io::{Far, Io, Terms, Turn, Up};
 use crate::liveness::close::{CloseReason, Ending, How, Note};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
@@ -254,8 +255,7 @@ impl Connection {
             || (ending.errno.is_some() && !both_ended)
             || far.waiting_output() > 0
             || self.io.is_cut(ending.reason);
-        #[cfg(control)]
-        if self.io.shared {
+        if self.io.marks.has(Mark::Shared) {
             let how = if lost { How::Reset } else { How::Fin };
             crate::liveness::close::end_shared(&far.socket, &Ending { how, ..*ending });
             return Ok(());

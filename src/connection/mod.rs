@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::io::marks::Mark;
 use crate::io::{Far, Io, Turn};
 use crate::liveness::close::{CloseReason, Ending, How};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
@@ -69,15 +70,12 @@ impl Connection {
     /// Whether another worker may have it: no list of this one's names it, and its sockets are all that is registered.
     pub(crate) fn can_move(&self) -> bool {
         let io = &self.io;
-        #[cfg(control)]
-        if io.copied {
-            return false;
-        }
         let beside = io
             .pending
             .as_ref()
             .and_then(|pending| pending.beside.as_ref());
-        !io.closing && !io.leftover && !io.waiting && !io.lent && beside.is_none()
+        let listed = [Mark::Closing, Mark::Copied, Mark::Leftover, Mark::Waiting];
+        !listed.into_iter().any(|mark| io.marks.has(mark)) && !io.lent && beside.is_none()
     }
 
     #[cfg(control)]

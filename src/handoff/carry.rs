@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::connection::Connection;
+use crate::io::marks::Mark;
 use crate::io::{Carried, Far, Io, Pending, Terms, Up};
 use crate::liveness::close::CloseReason;
 use crate::liveness::reap::Progress;
@@ -27,7 +28,11 @@ impl Connection {
         let io = &self.io;
         let pending = io.pending.as_deref();
         let late = pending.is_some_and(|pending| pending.beside_late);
-        if io.closing || !io.is_carriable() || io.travels_along().count() > MOST_BESIDE || late {
+        if io.marks.has(Mark::Closing)
+            || !io.is_carriable()
+            || io.travels_along().count() > MOST_BESIDE
+            || late
+        {
             return None;
         }
         let far = match io.far() {

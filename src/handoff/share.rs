@@ -12,6 +12,7 @@ use slab::Slab;
 use crate::connection::Connection;
 use crate::handoff::carry::MOST_BESIDE;
 use crate::io::Io;
+use crate::io::marks::Mark;
 use crate::listen::origin::Origin;
 use crate::service::AnyService;
 use crate::time::deadline::Moment;
@@ -152,12 +153,11 @@ impl Giving {
     /// has made its event.
     #[inline]
     pub(crate) fn changed(&mut self, key: usize, io: &mut Io) -> bool {
-        if !io.changed {
-            io.changed = true;
+        if !io.marks.put(Mark::Changed, true) {
             self.changed.push_back(key);
         }
         let held = self.holding && io.holds_bytes();
-        std::mem::replace(&mut io.held, held) && !held
+        io.marks.put(Mark::Held, held) && !held
     }
 
     /// Whether what makes changes is held up for a moment: they do not become fewer, however many are sent.
@@ -199,7 +199,8 @@ impl Giving {
         self.holding = true;
         for (_, connection) in &mut *share.connections {
             let io = &mut connection.io;
-            io.held = io.copied && io.holds_bytes();
+            let held = io.marks.has(Mark::Copied) && io.holds_bytes();
+            io.marks.put(Mark::Held, held);
         }
     }
 
@@ -295,7 +296,7 @@ impl Giving {
             };
             let connection = share.connections.get(key);
             if let Some(connection) = connection
-                && !connection.io.copied
+                && !connection.io.marks.has(Mark::Copied)
                 && let Some(record) = share.export(connection)
             {
                 size += RECORD + record.state.len();
@@ -303,7 +304,7 @@ impl Giving {
                 keys.push(key);
                 arrivals.push(Arrival::of(&connection.io, share.now, record));
                 // At once: a key may stand twice among those that came.
-                share.connections[key].io.copied = true;
+                share.connections[key].io.marks.put(Mark::Copied, true);
             }
         }
         let descriptors: Vec<BorrowedFd<'_>> = keys
@@ -322,14 +323,16 @@ impl Giving {
         };
         for (&key, &id) in keys.iter().zip(&ids) {
             let io = &mut share.connections[key].io;
-            io.copied = passed.is_ok();
-            io.shared |= io.copied;
-            // Its bytes are sent with its next record.
-            io.changed = io.copied && io.holds_bytes();
-            if io.copied {
+            let copied = passed.is_ok();
+            io.marks.put(Mark::Copied, copied);
+            if copied {
+                io.marks.put(Mark::Shared, true);
                 self.sum.add(id);
             }
-            if io.changed {
+            // Its bytes are sent with its next record.
+            let changed = copied && io.holds_bytes();
+            io.marks.put(Mark::Changed, changed);
+            if changed {
                 self.changed.push_back(key);
             }
         }
@@ -351,7 +354,10 @@ impl Giving {
         {
             looked_at += 1;
             // A key may stand there for a connection that has ended, and another have it now.
-            let Some(connection) = share.connections.get(key).filter(|found| found.io.changed)
+            let Some(connection) = share
+                .connections
+                .get(key)
+                .filter(|found| found.io.marks.has(Mark::Changed))
             else {
                 continue;
             };
@@ -360,8 +366,8 @@ impl Giving {
                 // It was sent, and cannot leave any more: the new process is to forget it.
                 self.gone.push(io.id);
                 let io = &mut share.connections[key].io;
-                io.copied = false;
-                io.changed = false;
+                io.marks.put(Mark::Copied, false);
+                io.marks.put(Mark::Changed, false);
                 continue;
             };
             let before = self.bytes.get(&io.id).copied().unwrap_or_default();
@@ -396,7 +402,7 @@ impl Giving {
                 input,
                 far,
             });
-            share.connections[key].io.changed = false;
+            share.connections[key].io.marks.put(Mark::Changed, false);
         }
         let work = updates.iter().map(Update::work).sum();
         let passed = if updates.is_empty() {
@@ -409,7 +415,7 @@ impl Giving {
             let io = &mut share.connections[key].io;
             if passed.is_err() || !whole {
                 // Behind the others: one that makes more than can be copied would never let them have their turn.
-                io.changed = true;
+                io.marks.put(Mark::Changed, true);
                 self.changed.push_back(key);
             }
             match sent {

@@ -8,6 +8,8 @@ use super::{Io, Turn};
 use crate::address::endpoint::{Endpoint, Peer};
 use crate::dial::Attempt;
 use crate::dial::upstream::Upstream;
+#[cfg(control)]
+use crate::io::marks::Mark;
 use crate::io::stats::Stats;
 use crate::liveness::reap::Limits;
 use crate::memory::Memory;
@@ -152,7 +154,7 @@ impl Io {
         match self.far() {
             None => Moment::NEVER,
             #[cfg(control)]
-            Some(_) if self.copied && self.is_dialing() => Moment::NEVER,
+            Some(_) if self.marks.has(Mark::Copied) && self.is_dialing() => Moment::NEVER,
             Some(far) => far.due(),
         }
     }

@@ -16,6 +16,8 @@ use rustix::net::RecvFlags;
 use socket2::SockRef;
 
 use super::{Beside, Io, Turn};
+#[cfg(control)]
+use crate::io::marks::Mark;
 use crate::liveness::close::{CloseReason, Ending, How};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
 use crate::liveness::reap::{self, Limits, Seen, Verdict};
@@ -45,7 +47,7 @@ impl Io {
     pub(crate) fn watch_beside(&mut self, fd: OwnedFd) {
         self.beside().watched.push(fd);
         #[cfg(control)]
-        if self.copied {
+        if self.marks.has(Mark::Copied) {
             self.pending().beside_late = true;
         }
     }

@@ -8,6 +8,7 @@ mod far;
 mod flags;
 pub(crate) mod inbox;
 mod lent;
+pub(crate) mod marks;
 pub(crate) mod outbox;
 mod output;
 mod pending;
@@ -27,6 +28,7 @@ use rustix::net::RecvFlags;
 
 use crate::address::endpoint::Peer;
 use crate::io::end::End;
+use crate::io::marks::{Mark, Marks};
 use crate::io::stats::Stats;
 use crate::liveness::reap::Limits;
 use crate::liveness::sockopt::INTEREST;
@@ -72,28 +74,12 @@ pub(crate) struct Io {
     pub(crate) registered: Interest,
     /// The socket was given away: it is neither read nor written here.
     pub(crate) lent: bool,
-    /// To be closed at the end of the turn.
-    pub(crate) closing: bool,
-    /// On the worker's list of connections with something left to do in the next turn.
-    pub(crate) leftover: bool,
-    /// The process that is taking over has a copy of it.
-    #[cfg(control)]
-    pub(crate) copied: bool,
-    /// A copy of the descriptor was given away, and may live as long as whoever has it: closing ours ends nothing.
-    #[cfg(control)]
-    pub(crate) shared: bool,
-    /// Changed since it was copied.
-    #[cfg(control)]
-    pub(crate) changed: bool,
-    /// Not read for a moment: more bytes would wait than can be copied.
-    #[cfg(control)]
-    pub(crate) held: bool,
     /// `last_in` was made later, for time in which nothing was read.
     pub(crate) shifted: bool,
     /// Not read for want of memory in the process.
     pub(crate) short: bool,
-    /// On the worker's list of connections whose service waits.
-    pub(crate) waiting: bool,
+    /// What the worker has noted of it.
+    pub(crate) marks: Marks,
     pub(crate) id: u64,
     pub(crate) peer: Peer,
     pub(crate) opened: Moment,
@@ -119,18 +105,8 @@ impl Io {
             halted: false,
             registered: INTEREST,
             lent: false,
-            closing: false,
-            leftover: false,
             short: false,
-            waiting: false,
-            #[cfg(control)]
-            copied: false,
-            #[cfg(control)]
-            shared: false,
-            #[cfg(control)]
-            changed: false,
-            #[cfg(control)]
-            held: false,
+            marks: Marks::default(),
             shifted: false,
             id,
             peer,
@@ -221,10 +197,7 @@ impl Io {
     /// A takeover could not follow if more were read.
     #[inline]
     pub(crate) fn is_held(&self) -> bool {
-        #[cfg(control)]
-        return self.held;
-        #[cfg(not(control))]
-        false
+        self.marks.has(Mark::Held)
     }
 
     /// Bytes in the outbox.

@@ -14,6 +14,8 @@ use crate::dial::DialError;
 use crate::dial::upstream::Upstream;
 use crate::handle::Handle;
 use crate::inspect::UpstreamInfo;
+#[cfg(control)]
+use crate::io::marks::Mark;
 use crate::io::{Far, Io, Turn};
 use crate::liveness::close::{CloseReason, Ending, Note};
 pub use crate::service::any::AnyService;
@@ -430,7 +432,7 @@ impl Context<'_> {
             at: self.turn.now.after(after),
         }));
         #[cfg(control)]
-        if self.io.copied {
+        if self.io.marks.has(Mark::Copied) {
             self.io.pending().beside_late = true;
         }
     }

@@ -8,6 +8,7 @@ use super::Worker;
 use crate::connection::{Connection, Step};
 use crate::handle::wanted::Wanted;
 use crate::handle::{Mail, Newcomer, Order};
+use crate::io::marks::Mark;
 use crate::liveness::close::{CloseReason, Ending};
 
 /// Connections shown in one turn: a table of all must not hold up those that are served.
@@ -37,7 +38,7 @@ impl Worker {
             self.resumed = resumed;
             for key in std::mem::take(&mut self.halted) {
                 self.step(key, |connection, service, turn, buffer| {
-                    connection.io.waiting = false;
+                    connection.io.marks.put(Mark::Waiting, false);
                     connection.resume(service, turn);
                     connection.advance(service, turn, buffer)
                 });

@@ -11,6 +11,7 @@ use crate::connection::Step;
 use crate::dial::resolve::{Found, Resolver};
 use crate::dial::upstream::Upstream;
 use crate::dial::{Attempt, DialError, Manner, Progress};
+use crate::io::marks::Mark;
 use crate::io::{Dialing, Far};
 use crate::time::deadline::Moment;
 
@@ -71,12 +72,9 @@ impl Worker {
     fn advance_dial(&mut self, key: usize) -> Option<Stage> {
         let has_herd = self.has_herd();
         let connection = self.connections.get_mut(key)?;
-        if connection.io.closing {
-            return None;
-        }
         // The process that takes over dials anew: a far side that came up now would be in nobody's copy.
-        #[cfg(control)]
-        if connection.io.copied {
+        let marks = &connection.io.marks;
+        if marks.has(Mark::Closing) || marks.has(Mark::Copied) {
             return None;
         }
         let (now, known) = (self.now, self.horizon.known());

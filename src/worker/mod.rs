@@ -23,6 +23,7 @@ use crate::handle::{Mail, Shared};
 #[cfg(control)]
 use crate::handoff::share::Giving;
 use crate::inspect::ConnectionInfo;
+use crate::io::marks::Mark;
 use crate::io::readiness;
 use crate::io::{Turn, WATCHED};
 use crate::listen::accept::Acceptor;
@@ -363,7 +364,7 @@ impl Worker {
             #[cfg(control)]
             self.freeze_in_time();
             self.step(key, |connection, service, turn, buffer| {
-                connection.io.leftover = false;
+                connection.io.marks.put(Mark::Leftover, false);
                 connection.advance(service, turn, buffer)
             });
         }
@@ -410,7 +411,7 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        if connection.io.closing {
+        if connection.io.marks.has(Mark::Closing) {
             return;
         }
         let origin = &self.origins[usize::from(connection.io.listener)];
@@ -424,35 +425,30 @@ impl Worker {
         let io = &mut connection.io;
         match step {
             Step::Close(ending) => {
-                io.closing = true;
+                io.marks.put(Mark::Closing, true);
                 self.closing.push((key, ending));
                 return;
             }
-            Step::Again if !io.leftover => {
-                io.leftover = true;
-                self.leftovers.push(key);
-            }
+            Step::Again if !io.marks.put(Mark::Leftover, true) => self.leftovers.push(key),
             Step::Again | Step::Rest => {}
         }
         #[cfg(control)]
-        if io.copied
+        if io.marks.has(Mark::Copied)
             && let Some(giving) = &mut self.giving
             && giving.changed(key, io)
-            && !io.leftover
+            && !io.marks.put(Mark::Leftover, true)
         {
-            io.leftover = true;
             self.leftovers.push(key);
         }
         if io.short {
             self.short.push(key);
         }
-        if io.is_halted() && !io.waiting {
-            io.waiting = true;
+        if io.is_halted() && !io.marks.put(Mark::Waiting, true) {
             self.halted.push(key);
         }
         if let Err(error) = io.reregister(self.poll.registry(), Token(key)) {
             // Out of memory for it (epoll_ctl(2): ENOMEM, ENOSPC).
-            io.closing = true;
+            io.marks.put(Mark::Closing, true);
             let errno = error.raw_os_error();
             let ending = Ending::reset(CloseReason::IoError);
             self.closing.push((key, Ending { errno, ..ending }));
@@ -486,10 +482,7 @@ impl Worker {
             }
             connection.over(&origin.settings.service, &turn, ending.reason);
             let io = &connection.io;
-            #[cfg(control)]
-            let shared = io.shared;
-            #[cfg(not(control))]
-            let shared = false;
+            let shared = io.marks.has(Mark::Shared);
             // A close alone would end nothing while a copy lives elsewhere; it is enough where another process is to
             // keep what was given to it.
             if shared || io.lent {
@@ -501,7 +494,7 @@ impl Worker {
                 io.deregister_beside(self.poll.registry());
             }
             #[cfg(control)]
-            if io.copied
+            if io.marks.has(Mark::Copied)
                 && let Some(giving) = &mut self.giving
             {
                 giving.ended(io.id);

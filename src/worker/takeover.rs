@@ -14,6 +14,7 @@ use crate::connection::Connection;
 use crate::handoff::share::{Giving, Share};
 use crate::handoff::take::Taker;
 use crate::io::Far;
+use crate::io::marks::Mark;
 use crate::liveness::close::CloseReason;
 use crate::service::{AnyService, Exported};
 use crate::time::deadline::slot;
@@ -45,8 +46,8 @@ impl Worker {
         if self.giving.take().is_some() {
             self.release();
             for (key, connection) in &mut self.connections {
-                connection.io.copied = false;
-                connection.io.changed = false;
+                connection.io.marks.put(Mark::Copied, false);
+                connection.io.marks.put(Mark::Changed, false);
                 if connection.io.is_dialing() {
                     // It was held up meanwhile.
                     self.dials.push(key);
@@ -61,8 +62,8 @@ impl Worker {
     /// Who was held up is served again.
     fn release(&mut self) {
         for (key, connection) in &mut self.connections {
-            if std::mem::take(&mut connection.io.held) && !connection.io.leftover {
-                connection.io.leftover = true;
+            let marks = &mut connection.io.marks;
+            if marks.put(Mark::Held, false) && !marks.put(Mark::Leftover, true) {
                 self.leftovers.push(key);
             }
         }
@@ -121,7 +122,7 @@ impl Worker {
         }
         let mut began = self.clock.now();
         for (count, key) in self.keys().into_iter().enumerate() {
-            if !self.connections[key].io.copied {
+            if !self.connections[key].io.marks.has(Mark::Copied) {
                 continue;
             }
             if count % CLOSE_BATCH == 0 {
@@ -247,9 +248,8 @@ impl Taker for Worker {
     fn own(&mut self, first: impl Iterator<Item = usize>) {
         for key in first {
             if let Some(connection) = self.connections.get_mut(key)
-                && !connection.io.leftover
+                && !connection.io.marks.put(Mark::Leftover, true)
             {
-                connection.io.leftover = true;
                 self.leftovers.push(key);
             }
         }
