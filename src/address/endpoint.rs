@@ -1,7 +1,7 @@
 //! The two ends of a connection: where a listener stands, and who came.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -129,6 +129,46 @@ impl From<SocketAddr> for Peer {
     }
 }
 
+/// A [`Peer`] as a connection keeps it: a third smaller, for there are many.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum PackedPeer {
+    V4(SocketAddrV4),
+    /// Its flow information is zero on a socket that does not send any (`inet6_getname` in the kernel's
+    /// `net/ipv6/af_inet6.c`).
+    V6 {
+        ip: [u8; 16],
+        port: u16,
+        scope: u32,
+    },
+    Unix(Option<NonZeroU32>),
+}
+
+impl PackedPeer {
+    pub(crate) fn get(self) -> Peer {
+        match self {
+            Self::V4(address) => Peer::Tcp(address.into()),
+            Self::V6 { ip, port, scope } => {
+                Peer::Tcp(SocketAddrV6::new(ip.into(), port, 0, scope).into())
+            }
+            Self::Unix(process) => Peer::Unix(process),
+        }
+    }
+}
+
+impl From<Peer> for PackedPeer {
+    fn from(peer: Peer) -> Self {
+        match peer {
+            Peer::Tcp(SocketAddr::V4(address)) => Self::V4(address),
+            Peer::Tcp(SocketAddr::V6(address)) => Self::V6 {
+                ip: address.ip().octets(),
+                port: address.port(),
+                scope: address.scope_id(),
+            },
+            Peer::Unix(process) => Self::Unix(process),
+        }
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -219,6 +259,21 @@ mod tests {
     fn an_ipv4_client_of_a_dual_stack_listener_is_an_ipv4_client() {
         let mapped: SocketAddr = "[::ffff:10.0.0.1]:5".parse().unwrap();
         assert_eq!(Peer::from(mapped).to_string(), "10.0.0.1:5");
+    }
+
+    #[test]
+    fn a_peer_is_unpacked_as_it_was() {
+        for text in [
+            "127.0.0.1:7000",
+            "[::1]:7000",
+            "[fe80::1%3]:7000",
+            "unix:4711",
+            "unix",
+        ] {
+            let peer: Peer = text.parse().unwrap();
+            assert_eq!(PackedPeer::from(peer).get(), peer);
+        }
+        assert_eq!(size_of::<PackedPeer>(), 24);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::address::endpoint::Peer;
 use crate::client::engine::{Entry, State, Up};
 use crate::dial::{Attempt, Dial, DialError, Manner, Progress};
 use crate::io::Io;
+use crate::io::Is;
 use crate::liveness::herd;
 use crate::time::deadline::slot;
 
@@ -75,8 +76,8 @@ impl<C: Caller> Client<C> {
                 let peer = server.tcp().map_or(Peer::Unix(None), Peer::from);
                 let mut io = Io::new(socket, *id as u64, peer, 0, engine.now);
                 // What came with the connection, be it a FIN, made its edge before.
-                io.readable = true;
-                io.read_on = true;
+                io.set(Is::Readable, true);
+                io.set(Is::ReadOn, true);
                 log::debug!(id = *id, server:%; "connected");
                 engine.deadlines.remove(slot(key));
                 if has_herd && server.tcp().is_some() {

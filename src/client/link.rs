@@ -9,6 +9,7 @@ use socket2::SockRef;
 use crate::address::endpoint::Endpoint;
 use crate::client::engine::{End, Engine, Entry, LinkId, State, Up};
 use crate::dial::DialError;
+use crate::io::Is;
 use crate::io::marks::Mark;
 use crate::io::{Io, Turn};
 use crate::liveness::close::{CloseReason, Ending};
@@ -184,7 +185,7 @@ impl Link<'_> {
 
     /// Reads again.
     pub fn resume(&mut self) {
-        self.up.io.halted = false;
+        self.up.io.set(Is::Halted, false);
         self.up.io.unpause(self.turn.now);
         self.come_back();
     }

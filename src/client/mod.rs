@@ -20,6 +20,7 @@ use crate::client::engine::{
 use crate::client::link::arm;
 use crate::dial::{Dial, DialError};
 use crate::error::Error;
+use crate::io::Is;
 use crate::io::Turn;
 use crate::io::marks::Mark;
 use crate::liveness::close::{CloseReason, Ending};
@@ -265,7 +266,7 @@ impl<C: Caller> Client<C> {
             else {
                 return;
             };
-            if !up.io.readable || up.io.is_halted() || up.is_aborted() {
+            if !up.io.is(Is::Readable) || up.io.is(Is::Halted) || up.is_aborted() {
                 break;
             }
             if budget == 0 {
@@ -306,7 +307,7 @@ impl<C: Caller> Client<C> {
         };
         let aborted = up.is_aborted();
         let io = &mut up.io;
-        if io.is_halted() && io.is_given_up() && !io.holds_input() {
+        if io.is(Is::Halted) && io.is_given_up() && !io.holds_input() {
             // Nothing is to be read first, so the verdict need not wait until reading goes on.
             io.input_over();
         }
@@ -319,7 +320,7 @@ impl<C: Caller> Client<C> {
         };
         // What came before the server vanished is heard first, once reading goes on.
         if let Some(verdict) = io.verdict()
-            && (aborted || !io.is_halted() || !io.holds_input())
+            && (aborted || !io.is(Is::Halted) || !io.holds_input())
         {
             return self.over(key, &verdict);
         }
@@ -393,7 +394,7 @@ impl<C: Caller> Client<C> {
         }
         if up.io.read_deadline(&turn) <= turn.known {
             // A byte that came since the turn began saves the link.
-            up.io.readable = true;
+            up.io.set(Is::Readable, true);
             self.advance(key);
             self.silent(key);
         }
@@ -414,7 +415,7 @@ impl<C: Caller> Client<C> {
         let silence = wait.saturating_mul(up.silences);
         // Should it wait on: from now. The moment is none of a byte.
         up.io.last_in = turn.now;
-        up.io.shifted = true;
+        up.io.set(Is::Shifted, true);
         if self.caller.silent(&mut link, silence) {
             link.up.io.finish_for(CloseReason::ReadTimeout);
         }
@@ -463,7 +464,7 @@ impl<C: Caller> Client<C> {
             memory: &engine.memory,
         };
         let end = up.end(&Ending::fin(reason), &turn);
-        up.io.halted = false;
+        up.io.set(Is::Halted, false);
         let turn = Turn {
             limits: &engine.leaving,
             ..turn

@@ -13,6 +13,7 @@ use mio::event::Event;
 use super::{Connection, READ_BUDGET, Step};
 use crate::address::endpoint::{Endpoint, Peer};
 use crate::dial::DialError;
+use crate::io::Is;
 use crate::io::marks::Mark;
 use crate::io::{Far, Io, Terms, Turn, Up};
 use crate::liveness::close::{CloseReason, Ending, How, Note};
@@ -48,8 +49,8 @@ impl Connection {
         let peer = server.tcp().map_or(Peer::Unix(None), Peer::from);
         let mut io = Io::new(socket, self.io.id, peer, self.io.listener, turn.now);
         // What came with the connection, be it a FIN, made its edge before.
-        io.readable = readable;
-        io.read_on = readable;
+        io.set(Is::Readable, readable);
+        io.set(Is::ReadOn, readable);
         // Registered so when it was dialled.
         io.registered = INTEREST.add(Interest::WRITABLE);
         self.io.pending().far = Some(Box::new(Far::Up(Up {
@@ -114,7 +115,7 @@ impl Connection {
                 return false;
             };
             let far = &up.io;
-            if !far.readable || far.is_decided() || room == 0 {
+            if !far.is(Is::Readable) || far.is_decided() || room == 0 {
                 return false;
             }
             if budget == 0 {
@@ -138,7 +139,7 @@ impl Connection {
             }
             // Bytes either way renew the read deadline; of the client's own silence they say nothing.
             self.io.last_in = turn.now;
-            self.io.shifted = true;
+            self.io.set(Is::Shifted, true);
             self.call(turn, |state, conn| {
                 service.far_input(state, conn, &buffer[..count]);
             });
@@ -162,7 +163,7 @@ impl Connection {
         }
         let Some(up) = self.io.far_up() else { return };
         let (far, _) = up.split(turn);
-        if far.is_given_up() && !far.readable {
+        if far.is_given_up() && !far.is(Is::Readable) {
             far.input_over();
         }
         if let Some(verdict) = far.verdict() {

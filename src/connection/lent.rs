@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{Connection, Step};
+use crate::io::Is;
 use crate::io::Turn;
 use crate::liveness::close::{CloseReason, Ending};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
@@ -59,7 +60,7 @@ impl Connection {
 
     /// [`advance`](Connection::advance) for a socket that was given away: an event tells of an error at the most.
     pub(super) fn attend(&mut self, turn: &Turn<'_>) -> Step {
-        if self.io.read_on || self.io.error {
+        if self.io.is(Is::ReadOn) || self.io.is(Is::Failing) {
             self.io.stirred(turn);
         }
         self.conclude_lent(turn)

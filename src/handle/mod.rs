@@ -357,10 +357,6 @@ impl Mailbox {
     }
 
     /// Gives the worker a connection; it looks when it is woken. Gives it back if the worker is gone.
-    #[expect(
-        clippy::result_large_err,
-        reason = "whoever sent it goes on with it as it is"
-    )]
     pub(crate) fn send(&self, newcomer: Newcomer) -> Result<(), Newcomer> {
         self.mail
             .send(Mail::Arrival(newcomer))

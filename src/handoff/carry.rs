@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::connection::Connection;
+use crate::io::Is;
 use crate::io::marks::Mark;
 use crate::io::{Carried, Far, Io, Pending, Terms, Up};
 use crate::liveness::close::CloseReason;
@@ -37,7 +38,7 @@ impl Connection {
         }
         let far = match io.far() {
             Some(Far::Up(up)) if up.io.is_decided() => return None,
-            Some(Far::Up(up)) => Some(Box::new((up.io.peer, up.io.record(now)))),
+            Some(Far::Up(up)) => Some(Box::new((up.io.peer(), up.io.record(now)))),
             _ => None,
         };
         let exported = catch_unwind(AssertUnwindSafe(|| service.export(self.state())));
@@ -121,7 +122,7 @@ impl Arrival {
     pub(crate) fn of(io: &Io, now: Moment, record: Record) -> Self {
         Self {
             listener: io.listener,
-            peer: io.peer,
+            peer: io.peer(),
             age: micros(now.since(io.opened)),
             // More than that are not exported.
             beside: u8::try_from(io.travels_along().count()).unwrap_or(u8::MAX),
@@ -186,7 +187,8 @@ impl Io {
         Record {
             id: self.id,
             silence: micros(read_until.since(self.last_in)),
-            shifted: self.shifted || pending.is_some_and(|pending| pending.paused.is_some()),
+            shifted: self.is(Is::Shifted)
+                || pending.is_some_and(|pending| pending.paused.is_some()),
             read: self.read,
             written: self.written,
             output: self.waiting_output() as u64,
@@ -205,7 +207,7 @@ impl Io {
                 .map(|progress| (progress.moved, micros(now.since(progress.since)))),
             watch: until(self.watch),
             linger: end.linger.and_then(until),
-            lent: self.lent,
+            lent: self.is(Is::Lent),
             alarm: until(self.alarm()),
             dialing: false,
             far: None,
@@ -220,7 +222,7 @@ impl Io {
         let within = |micros| now.after(Duration::from_micros(micros));
         let former = (self.written, self.pending.take());
         self.last_in = ago(record.silence);
-        self.shifted = record.shifted;
+        self.set(Is::Shifted, record.shifted);
         self.read = record.read;
         self.written = record.written;
         let finishing = match record.finishing {
@@ -243,9 +245,9 @@ impl Io {
         self.go_on_from(&end, hears_out);
         self.watch = record.watch.map_or(Moment::NEVER, within);
         // An edge came to the old process, or comes to us: looking costs one read.
-        self.readable = !record.peer_fin;
-        self.read_on = self.readable;
-        self.lent = record.lent;
+        self.set(Is::Readable, !record.peer_fin);
+        self.set(Is::ReadOn, self.is(Is::Readable));
+        self.set(Is::Lent, record.lent);
         if let (written, Some(mut former)) = former {
             if let Some(far) = former.far.take() {
                 self.pending().far = Some(far);

@@ -17,6 +17,7 @@ use std::os::fd::AsFd;
 use socket2::SockRef;
 
 use super::Io;
+use crate::io::Is;
 use crate::io::flags::{Flag, Flags};
 use crate::liveness::close::{CloseReason, Ending, How, Note};
 use crate::liveness::reap;
@@ -172,7 +173,7 @@ impl Io {
     pub(crate) fn input_over(&mut self) {
         if let Some(errno) = self.write_error() {
             self.fail(errno);
-        } else if std::mem::take(&mut self.error)
+        } else if self.flags.put(Is::Failing, false)
             && let Ok(Some(error)) = SockRef::from(&self.socket).take_error()
         {
             self.fail(error.raw_os_error().unwrap_or(libc::EIO));
@@ -226,8 +227,8 @@ impl Io {
         let pending = self.pending();
         pending.outbox.clear();
         pending.end.write_error = Some(errno);
-        self.readable = true;
-        self.read_on = true;
+        self.set(Is::Readable, true);
+        self.set(Is::ReadOn, true);
     }
 
     /// Nothing more can be sent.
@@ -237,7 +238,7 @@ impl Io {
 
     /// The connection has failed, or an event said so.
     pub(crate) fn is_given_up(&self) -> bool {
-        self.error || self.has_failed()
+        self.is(Is::Failing) || self.has_failed()
     }
 }
 

@@ -8,6 +8,7 @@ use super::{Io, Turn};
 use crate::address::endpoint::{Endpoint, Peer};
 use crate::dial::Attempt;
 use crate::dial::upstream::Upstream;
+use crate::io::Is;
 #[cfg(control)]
 use crate::io::marks::Mark;
 use crate::io::stats::Stats;
@@ -122,7 +123,7 @@ impl Io {
         let Some(Far::Up(up)) = self.far() else {
             return None;
         };
-        match up.io.peer {
+        match up.io.peer() {
             Peer::Tcp(address) => Some(Endpoint::Tcp(address)),
             // Of those only the kernel remembers the path, after a takeover, too.
             Peer::Unix(_) => {
@@ -134,7 +135,7 @@ impl Io {
 
     /// Reading goes on, if there is room for what comes.
     pub(crate) fn unpause_if_room(&mut self, turn: &Turn<'_>) {
-        if !self.halted && self.input_room(turn) > 0 {
+        if !self.is(Is::Halted) && self.input_room(turn) > 0 {
             self.unpause(turn.now);
         }
     }

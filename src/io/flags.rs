@@ -18,6 +18,12 @@ impl<T: Flag> Flags<T> {
         self.0 & (1 << flag.place()) != 0
     }
 
+    /// Puts it there if it `holds`, and else leaves it.
+    #[inline]
+    pub(crate) fn add(&mut self, flag: T, holds: bool) {
+        self.0 |= u8::from(holds) << flag.place();
+    }
+
     /// Answers whether it held before.
     #[inline]
     pub(crate) fn put(&mut self, flag: T, holds: bool) -> bool {

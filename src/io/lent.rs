@@ -16,6 +16,7 @@ use rustix::net::RecvFlags;
 use socket2::SockRef;
 
 use super::{Beside, Io, Turn};
+use crate::io::Is;
 #[cfg(control)]
 use crate::io::marks::Mark;
 use crate::liveness::close::{CloseReason, Ending, How};
@@ -97,8 +98,8 @@ impl Io {
         }
         let copy = self.socket.try_clone()?;
         set_nonblocking(&self.socket, false)?;
-        self.lent = true;
-        self.readable = false;
+        self.set(Is::Lent, true);
+        self.set(Is::Readable, false);
         let _ = self.beside();
         self.watch = self
             .watch
@@ -109,7 +110,7 @@ impl Io {
     /// Nobody else reads or writes any more: this process does again. What the system has given up stays as it is: why
     /// that was, only the kernel's account may tell yet.
     pub(crate) fn take_back(&mut self, turn: &Turn<'_>) -> io::Result<()> {
-        if !self.lent {
+        if !self.is(Is::Lent) {
             return Ok(());
         }
         let info = self.settle(turn);
@@ -121,12 +122,12 @@ impl Io {
             return Ok(());
         }
         set_nonblocking(&self.socket, true)?;
-        self.lent = false;
+        self.set(Is::Lent, false);
         let fin_sent = info.is_some_and(|info| info.journal.state.fin_sent() || is_orderly(&info));
         // What came before a FIN is to be read yet.
         self.settle_fins(false, fin_sent);
-        self.readable = true;
-        self.read_on = true;
+        self.set(Is::Readable, true);
+        self.set(Is::ReadOn, true);
         self.watch = reap::first_look(turn.limits, turn.now, self.last_in);
         Ok(())
     }
@@ -161,7 +162,7 @@ impl Io {
     /// Bytes read and written, and when the last one came, for the table.
     pub(crate) fn counted(&self, now: Moment) -> (u64, u64, Moment) {
         match sys::tcp_info(self.socket.as_fd()) {
-            Ok(info) if self.lent => {
+            Ok(info) if self.is(Is::Lent) => {
                 let count = self.count(&info, now);
                 (count.read, count.written, count.last_in)
             }
@@ -214,9 +215,9 @@ impl Io {
 
     /// An event of the socket: the system may have given it up.
     pub(crate) fn stirred(&mut self, turn: &Turn<'_>) {
-        self.readable = false;
-        self.read_on = false;
-        self.error = false;
+        self.set(Is::Readable, false);
+        self.set(Is::ReadOn, false);
+        self.set(Is::Failing, false);
         match self.settle(turn) {
             Some(info) => self.find_lost(&info, turn.now),
             None => self.look_at_local(turn),

@@ -26,8 +26,9 @@ use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
-use crate::address::endpoint::Peer;
+use crate::address::endpoint::{PackedPeer, Peer};
 use crate::io::end::End;
+use crate::io::flags::{Flag, Flags};
 use crate::io::marks::{Mark, Marks};
 use crate::io::stats::Stats;
 use crate::liveness::reap::Limits;
@@ -59,29 +60,16 @@ pub(crate) struct Io {
     pub(crate) socket: OwnedFd,
     /// Which of the server's listeners it came through.
     pub(crate) listener: u16,
-    /// An edge said there is something to read, and no read has said otherwise: edges come once.
-    pub(crate) readable: bool,
-    /// Behind what is readable there is more than bytes (FIN, error, urgent mark): a short read is not the end.
-    pub(crate) read_on: bool,
-    /// The event said there is an error to ask for. Never asked otherwise: `SO_ERROR` would tell, and eat, the soft
-    /// error of a living connection.
-    pub(crate) error: bool,
+    /// How it stands, as far as yes and no say it.
+    flags: Flags<Is>,
     /// How far its end has come.
     end: End,
-    /// The service waits: it gets no input until it is resumed.
-    pub(crate) halted: bool,
     /// What it is registered for.
     pub(crate) registered: Interest,
-    /// The socket was given away: it is neither read nor written here.
-    pub(crate) lent: bool,
-    /// `last_in` was made later, for time in which nothing was read.
-    pub(crate) shifted: bool,
-    /// Not read for want of memory in the process.
-    pub(crate) short: bool,
     /// What the worker has noted of it.
     pub(crate) marks: Marks,
     pub(crate) id: u64,
-    pub(crate) peer: Peer,
+    peer: PackedPeer,
     pub(crate) opened: Moment,
     /// When the last byte came, later by the time we did not read: what the read deadline counts from.
     pub(crate) last_in: Moment,
@@ -93,23 +81,44 @@ pub(crate) struct Io {
     pub(crate) pending: Option<Box<Pending>>,
 }
 
+/// How a connection's socket stands, as far as yes and no say it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Is {
+    /// An edge said there is something to read, and no read has said otherwise: edges come once.
+    Readable,
+    /// Behind what is readable there is more than bytes (FIN, error, urgent mark): a short read is not the end.
+    ReadOn,
+    /// The event said there is an error to ask for. Never asked otherwise: `SO_ERROR` would tell, and eat, the soft
+    /// error of a living connection.
+    Failing,
+    /// The service waits: it gets no input until it is resumed.
+    Halted,
+    /// The socket was given away: it is neither read nor written here.
+    Lent,
+    /// `last_in` was made later, for time in which nothing was read.
+    Shifted,
+    /// Not read for want of memory in the process.
+    Short,
+}
+
+impl Flag for Is {
+    #[inline]
+    fn place(self) -> u8 {
+        self as u8
+    }
+}
+
 impl Io {
     pub(crate) fn new(socket: OwnedFd, id: u64, peer: Peer, listener: u16, opened: Moment) -> Self {
         Self {
             socket,
             listener,
-            readable: false,
-            read_on: false,
-            error: false,
+            flags: Flags::default(),
             end: End::default(),
-            halted: false,
             registered: INTEREST,
-            lent: false,
-            short: false,
             marks: Marks::default(),
-            shifted: false,
             id,
-            peer,
+            peer: peer.into(),
             opened,
             last_in: opened,
             watch: Moment::NEVER,
@@ -117,6 +126,21 @@ impl Io {
             written: 0,
             pending: None,
         }
+    }
+
+    #[inline]
+    pub(crate) fn is(&self, how: Is) -> bool {
+        self.flags.has(how)
+    }
+
+    #[inline]
+    pub(crate) fn set(&mut self, how: Is, holds: bool) {
+        self.flags.put(how, holds);
+    }
+
+    /// Who is at the other end.
+    pub(crate) fn peer(&self) -> Peer {
+        self.peer.get()
     }
 
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
@@ -144,42 +168,45 @@ impl Io {
 
     /// Notes what an event says; the outcome of a read is what counts.
     pub(crate) fn note(&mut self, event: &Event) {
-        self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
-        self.read_on |= event.is_read_closed() || event.is_error() || event.is_priority();
-        self.error |= event.is_error();
+        let (ends, fails) = (event.is_read_closed(), event.is_error());
+        self.flags
+            .add(Is::Readable, event.is_readable() || ends || fails);
+        self.flags
+            .add(Is::ReadOn, ends || fails || event.is_priority());
+        self.flags.add(Is::Failing, fails);
     }
 
-    /// One read: how many bytes came. Whether there may be more says `readable`; the end that it shows is the
+    /// One read: how many bytes came. Whether there may be more says [`Is::Readable`]; the end that it shows is the
     /// peer's FIN, or the verdict.
     #[inline]
     pub(crate) fn take_in(&mut self, buffer: &mut [u8], turn: &Turn<'_>) -> usize {
         match rustix::net::recv(self.socket.as_fd(), &mut *buffer, RecvFlags::empty()) {
             Ok((0, _)) => {
                 self.reads_end();
-                self.readable = false;
+                self.set(Is::Readable, false);
                 self.input_over();
             }
             Ok((count, _)) => {
                 self.last_in = turn.now;
-                self.shifted = false;
+                self.set(Is::Shifted, false);
                 self.read += count as u64;
                 turn.stats.read.add(count as u64);
-                if count < buffer.len() && !self.read_on {
-                    self.readable = false;
+                if count < buffer.len() && !self.is(Is::ReadOn) {
+                    self.set(Is::Readable, false);
                 }
                 return count;
             }
             Err(Errno::AGAIN) => {
-                self.readable = false;
-                self.read_on = false;
-                if self.error || self.has_failed() {
+                self.set(Is::Readable, false);
+                self.set(Is::ReadOn, false);
+                if self.is(Is::Failing) || self.has_failed() {
                     self.input_over();
                 }
             }
             Err(Errno::INTR) => {}
             Err(error) => {
-                self.readable = false;
-                self.error = false;
+                self.set(Is::Readable, false);
+                self.set(Is::Failing, false);
                 self.fail(error.raw_os_error());
             }
         }
@@ -188,10 +215,6 @@ impl Io {
 
     pub(crate) fn pending(&mut self) -> &mut Pending {
         self.pending.get_or_insert_default()
-    }
-
-    pub(crate) fn is_halted(&self) -> bool {
-        self.halted
     }
 
     /// A takeover could not follow if more were read.
@@ -216,7 +239,7 @@ impl Io {
         let Some(pending) = &self.pending else {
             return turn.limits.buffer;
         };
-        if self.halted || self.is_held() {
+        if self.is(Is::Halted) || self.is_held() {
             return 0;
         }
         // What comes of the input waits for the far side, if there is one.
@@ -231,7 +254,7 @@ impl Io {
 
     /// The service waits.
     pub(crate) fn halt(&mut self, now: Moment) {
-        self.halted = true;
+        self.set(Is::Halted, true);
         self.pause(now);
     }
 
@@ -269,7 +292,7 @@ impl Io {
             && let Some(paused) = pending.paused.take()
         {
             self.last_in = self.last_in.after(now.since(paused));
-            self.shifted = true;
+            self.set(Is::Shifted, true);
         }
     }
 
@@ -326,9 +349,9 @@ impl Io {
     /// that changes the socket's state.
     #[inline]
     fn interest(&self) -> Interest {
-        if self.lent {
+        if self.is(Is::Lent) {
             LENT
-        } else if self.fin_sent() || self.short || self.waiting_output() > 0 {
+        } else if self.fin_sent() || self.is(Is::Short) || self.waiting_output() > 0 {
             INTEREST | Interest::WRITABLE
         } else {
             INTEREST

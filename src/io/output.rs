@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
 
 use super::{Io, Turn};
+use crate::io::Is;
 use crate::liveness::close::Ending;
 use crate::liveness::reap;
 use crate::os::sys;
@@ -78,7 +79,7 @@ impl Io {
     fn watch_output(&mut self, turn: &Turn<'_>) {
         if self.watch == Moment::NEVER {
             // Reading had paused: the last byte is older than its moment says, so it does not count.
-            let last_in = if self.shifted {
+            let last_in = if self.is(Is::Shifted) {
                 turn.now.before(Duration::MAX)
             } else {
                 self.last_in
@@ -106,13 +107,13 @@ impl Io {
                 Err(errno) => return self.write_failed(errno),
             }
         }
-        if self.waiting_output() < turn.limits.buffer && !self.halted {
+        if self.waiting_output() < turn.limits.buffer && !self.is(Is::Halted) {
             self.unpause(turn.now);
         }
         if held_back && !self.holds_back_far(turn) {
             // Whether the far side was silent meanwhile nobody knows.
             self.last_in = turn.now;
-            self.shifted = true;
+            self.set(Is::Shifted, true);
         }
     }
 

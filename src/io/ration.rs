@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{Far, Io, Turn};
+use crate::io::Is;
 use crate::os::sys;
 
 /// What is read at a time of one that has failed, when nothing else is, bytes.
@@ -53,8 +54,8 @@ impl Io {
     #[inline]
     fn granted(&mut self, granted: usize, room: usize, turn: &Turn<'_>) -> usize {
         if granted > 0 {
-            if self.short {
-                self.short = false;
+            if self.is(Is::Short) {
+                self.set(Is::Short, false);
                 self.unpause(turn.now);
             }
             return granted;
@@ -63,7 +64,7 @@ impl Io {
             // It ends with what there is to read, and that frees what it holds.
             return room.min(LAST_WORDS);
         }
-        self.short = true;
+        self.set(Is::Short, true);
         0
     }
 
@@ -74,7 +75,7 @@ impl Io {
         };
         let since = pending.paused.unwrap_or(self.last_in);
         let still = turn.now.since(since) >= time;
-        still && !pending.kept.is_empty() && !self.halted && pending.outbox.is_empty()
+        still && !pending.kept.is_empty() && !self.is(Is::Halted) && pending.outbox.is_empty()
     }
 
     /// Whether the socket takes output at once: some, not however much. Certain is a little where nothing is in it that the

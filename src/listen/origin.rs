@@ -66,7 +66,7 @@ impl Origin {
         ];
         ConnectionInfo {
             id: io.id,
-            peer: io.peer,
+            peer: io.peer(),
             listener: self.address.clone(),
             service: self.settings.service.name().to_owned(),
             age: now.since(io.opened),

@@ -14,6 +14,7 @@ use crate::dial::DialError;
 use crate::dial::upstream::Upstream;
 use crate::handle::Handle;
 use crate::inspect::UpstreamInfo;
+use crate::io::Is;
 #[cfg(control)]
 use crate::io::marks::Mark;
 use crate::io::{Far, Io, Turn};
@@ -403,7 +404,7 @@ impl Context<'_> {
     /// Ends the connection once all output is delivered. The reason is that the client has sent its FIN, or else
     /// `service`.
     pub fn finish(&mut self) {
-        if self.io.lent {
+        if self.io.is(Is::Lent) {
             self.io.settle(&self.turn);
         }
         self.io.recalled(false);
@@ -583,6 +584,6 @@ impl Context<'_> {
     /// Who is at the other end.
     #[must_use]
     pub fn peer(&self) -> Peer {
-        self.io.peer
+        self.io.peer()
     }
 }

@@ -23,6 +23,7 @@ use crate::handle::{Mail, Shared};
 #[cfg(control)]
 use crate::handoff::share::Giving;
 use crate::inspect::ConnectionInfo;
+use crate::io::Is;
 use crate::io::marks::Mark;
 use crate::io::readiness;
 use crate::io::{Turn, WATCHED};
@@ -440,10 +441,10 @@ impl Worker {
         {
             self.leftovers.push(key);
         }
-        if io.short {
+        if io.is(Is::Short) {
             self.short.push(key);
         }
-        if io.is_halted() && !io.marks.put(Mark::Waiting, true) {
+        if io.is(Is::Halted) && !io.marks.put(Mark::Waiting, true) {
             self.halted.push(key);
         }
         if let Err(error) = io.reregister(self.poll.registry(), Token(key)) {
@@ -477,7 +478,7 @@ impl Worker {
             };
             let origin = &self.origins[usize::from(connection.io.listener)];
             let turn = origin.turn(self.now);
-            if connection.io.lent {
+            if connection.io.is(Is::Lent) {
                 connection.io.settle(&turn);
             }
             connection.over(&origin.settings.service, &turn, ending.reason);
@@ -485,9 +486,9 @@ impl Worker {
             let shared = io.marks.has(Mark::Shared);
             // A close alone would end nothing while a copy lives elsewhere; it is enough where another process is to
             // keep what was given to it.
-            if shared || io.lent {
+            if shared || io.is(Is::Lent) {
                 io.deregister(self.poll.registry());
-                if !io.lent || ending.how != How::Release {
+                if !io.is(Is::Lent) || ending.how != How::Release {
                     crate::liveness::close::end_shared(&io.socket, &ending);
                 }
             } else if io.pending.is_some() {
@@ -504,7 +505,7 @@ impl Worker {
             let origin = &self.origins[usize::from(io.listener)];
             let obituary = Obituary {
                 id: io.id,
-                peer: io.peer,
+                peer: io.peer(),
                 listener: &origin.address,
                 upstream: io.upstream(),
                 ending: &ending,
@@ -533,7 +534,7 @@ impl Worker {
         let io = &connection.io;
         let origin = &self.origins[usize::from(io.listener)];
         origin.stats.closed(reason);
-        origin.settings.admission.release(io.peer.ip());
+        origin.settings.admission.release(io.peer().ip());
         let open = &self.shared.workers[self.index].open;
         open.fetch_sub(1, Ordering::Relaxed);
     }

@@ -162,7 +162,7 @@ impl Worker {
                 Connection::with_state(io, state)
             }
             None => {
-                log::debug!(id = io.id, peer:% = io.peer, listener:% = origin.address, worker = self.index; "opened");
+                log::debug!(id = io.id, peer:% = io.peer(), listener:% = origin.address, worker = self.index; "opened");
                 Connection::open(io, &origin.settings.service, &turn)
             }
         };

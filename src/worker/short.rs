@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Worker;
 use crate::connection::{Connection, Step};
+use crate::io::Is;
 use crate::liveness::close::{CloseReason, Ending, Note};
 use crate::memory::Memory;
 use crate::time::deadline::Moment;
@@ -159,7 +160,7 @@ impl Worker {
                 continue;
             };
             let origin = &self.origins[usize::from(connection.io.listener)];
-            if connection.io.short && !connection.io.has_memory(&origin.turn(self.now)) {
+            if connection.io.is(Is::Short) && !connection.io.has_memory(&origin.turn(self.now)) {
                 self.short.push(key);
                 continue;
             }

@@ -136,7 +136,7 @@ impl Worker {
             let turn = origin.turn(self.now);
             connection.over(&origin.settings.service, &turn, CloseReason::HandedOff);
             let io = &connection.io;
-            log::debug!(id = io.id, peer:% = io.peer, listener:% = origin.address, reason:% = CloseReason::HandedOff, read = io.read, written = io.written; "closed");
+            log::debug!(id = io.id, peer:% = io.peer(), listener:% = origin.address, reason:% = CloseReason::HandedOff, read = io.read, written = io.written; "closed");
             self.count_out(key, &connection, CloseReason::HandedOff);
             // The service's state goes along, and its destructor may panic as anything else.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(connection)));

@@ -4,6 +4,7 @@ use std::os::unix::net::UnixStream;
 
 use super::*;
 use crate::address::endpoint::Peer;
+use crate::io::Is;
 use CloseReason::{
     Drain, Killed, PeerClosed, PeerReset, ReadTimeout, Service, UpstreamFailed, WriteStall,
 };
@@ -161,7 +162,7 @@ fn a_client_that_said_so_first_has_ended_it() {
 fn what_came_before_a_write_failed_is_still_read() {
     let (mut io, _client) = io();
     io.write_failed(libc::ECONNRESET);
-    assert!(io.readable && io.has_failed() && !io.input_is_over());
+    assert!(io.is(Is::Readable) && io.has_failed() && !io.input_is_over());
     io.reads_end();
     assert!(!io.peer_fin(), "it is the reset's");
     io.input_over();
