@@ -1,5 +1,5 @@
 //! Echo round trips through the library, beside a server of the standard library with a thread per connection:
-//! `cargo bench`. Prints microseconds a round trip and the ratio; `scripts/bench` measures CPU against a C server.
+//! `cargo bench`. Prints microseconds a round trip and the ratio; `scripts/bench/echo` measures CPU against a C server.
 #![expect(
     clippy::unwrap_used,
     reason = "what goes wrong here ends it with the line it happened on"

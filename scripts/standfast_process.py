@@ -1,6 +1,6 @@
 """The two kinds of process a trial starts: the server under test and its netcat clients.
 
-Imported by the scripts beside it; it runs nothing by itself.
+Imported by the scripts in the folders beside it; it runs nothing by itself.
 """
 
 import argparse

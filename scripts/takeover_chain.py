@@ -1,6 +1,6 @@
 """A chain of takeovers, one `standfast serve --replace` after another, and the load they are put under.
 
-Imported by takeover-soak and bench-takeover; it runs nothing by itself.
+Imported by labs/takeover-soak and bench/takeover; it runs nothing by itself.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from standfast_process import BOUND, Failure, Server
 
-HERE = Path(__file__).resolve().parent
+LOADS = Path(__file__).resolve().parent / "bench"
 FAULTS = ("refused", "unanswered", "reset", "dropped", "lost", "doubled", "reordered", "corrupt")
 
 
@@ -260,7 +260,7 @@ class Chain:
 
 def build(name, directory):
     program = os.path.join(directory, name)
-    said = subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, HERE / f"{name}.c"],
+    said = subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, LOADS / f"{name}.c"],
                           stderr=subprocess.PIPE, text=True)
     if said.returncode != 0:
         raise Failure(f"cc cannot build {name}.c: {said.stderr.strip()}")

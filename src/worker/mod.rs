@@ -67,7 +67,7 @@ struct ReadBuffer {
 }
 
 impl ReadBuffer {
-    /// Begins with a page: the kernel copies half again as fast to there (scripts/bench-forward).
+    /// Begins with a page: the kernel copies half again as fast to there (scripts/bench/forward).
     fn new() -> Self {
         const PAGE: usize = 4096;
         let bytes = vec![0; READ_BUFFER + PAGE].into_boxed_slice();

@@ -1,5 +1,5 @@
 /*
- * The load of scripts/bench-hub: one client says lines at a fixed rate, all others listen and check what they hear.
+ * The load of scripts/bench/hub: one client says lines at a fixed rate, all others listen and check what they hear.
  *
  *   hub-load PORT -c LISTENERS [-g GROUP] [-k STUCK] -r LINES -s BYTES -T SECONDS
  *

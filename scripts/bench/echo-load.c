@@ -1,9 +1,9 @@
 /*
- * The load of scripts/bench: it keeps an echo server busy from one core and checks every byte that comes back.
+ * The load of scripts/bench/echo: it keeps an echo server busy from one core and checks every byte that comes back.
  *
- *   bench-client echo  PORT -c CONNECTIONS -s BYTES (-T SECONDS | -n MESSAGES)   ping-pong on open connections
- *   bench-client churn PORT -c CONNECTIONS -s BYTES (-T SECONDS | -n MESSAGES)   connect, echo, close, again
- *   bench-client idle  PORT -c CONNECTIONS -s BYTES                              one echo each, then silence
+ *   echo-load echo  PORT -c CONNECTIONS -s BYTES (-T SECONDS | -n MESSAGES)   ping-pong on open connections
+ *   echo-load churn PORT -c CONNECTIONS -s BYTES (-T SECONDS | -n MESSAGES)   connect, echo, close, again
+ *   echo-load idle  PORT -c CONNECTIONS -s BYTES                              one echo each, then silence
  *
  * It makes its connections and prints `ready`. For each line on stdin it then runs the load once, until no echo
  * is due any more, and prints one line of KEY=VALUE; so the driver can read the server's clock before and after,
@@ -182,7 +182,7 @@ static void load_churn(void) {
 }
 
 static int usage(void) {
-    fprintf(stderr, "usage: bench-client echo|churn|idle PORT [-c CONNECTIONS] [-s BYTES] [-T SECONDS] [-n MESSAGES]\n");
+    fprintf(stderr, "usage: echo-load echo|churn|idle PORT [-c CONNECTIONS] [-s BYTES] [-T SECONDS] [-n MESSAGES]\n");
     return 2;
 }
 

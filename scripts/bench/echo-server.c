@@ -1,11 +1,11 @@
 /*
- * The yardstick of scripts/bench: the least that an epoll echo server can do and still be an honest one.
+ * The yardstick of scripts/bench/echo: the least that an epoll echo server can do and still be an honest one.
  *
  * One thread, level-triggered epoll, one buffer for all connections. What the kernel will not take of an
  * echo is kept and sent when there is room; until then that connection is not read from. Keepalive 60:10:3
  * is set on the listener, from which Linux passes it on. No log, no deadline, no limit, no drain.
  *
- *   bench-echo HOST:PORT     IPv4; port 0 takes a free one. Prints `listening on HOST:PORT`.
+ *   echo-server HOST:PORT    IPv4; port 0 takes a free one. Prints `listening on HOST:PORT`.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -32,7 +32,7 @@ static char chunk[CHUNK];
 static int poller;
 
 static void die(const char *what) {
-    fprintf(stderr, "bench-echo: %s: %s\n", what, strerror(errno));
+    fprintf(stderr, "echo-server: %s: %s\n", what, strerror(errno));
     exit(1);
 }
 
@@ -106,7 +106,7 @@ static int listen_on(const char *text) {
     unsigned port;
     if (sscanf(text, "%15[0-9.]:%u", host, &port) != 2 || port > 65535 ||
         inet_pton(AF_INET, host, &address.sin_addr) != 1) {
-        fprintf(stderr, "bench-echo: not an IPv4 HOST:PORT: %s\n", text);
+        fprintf(stderr, "echo-server: not an IPv4 HOST:PORT: %s\n", text);
         exit(2);
     }
     address.sin_port = htons(port);
@@ -130,7 +130,7 @@ static int listen_on(const char *text) {
 
 int main(int count, char **words) {
     if (count != 2) {
-        fprintf(stderr, "usage: bench-echo HOST:PORT\n");
+        fprintf(stderr, "usage: echo-server HOST:PORT\n");
         return 2;
     }
     struct rlimit descriptors;

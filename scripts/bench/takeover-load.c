@@ -1,5 +1,5 @@
 /*
- * The load of scripts/takeover-soak and scripts/bench-takeover: clients of six kinds on one server, which check
+ * The load of scripts/labs/takeover-soak and scripts/bench/takeover: clients of six kinds on one server, which check
  * every byte by its place in the stream while the server changes hands.
  *
  *   takeover-load ADDRESS PORT [-e N] [-p N -r RATE] [-w N [-i MS] [-b BYTES]] [-k N] [-c RATE] [-x RATE] [-l]

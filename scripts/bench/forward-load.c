@@ -1,11 +1,11 @@
 /*
- * The load of scripts/bench-forward, and the server behind the relay that is measured: one process is both, so that
+ * The load of scripts/bench/forward, and the server behind the relay that is measured: one process is both, so that
  * what it costs is one core, without switching, and what was sent and what arrived is known in one place.
  *
- *   bench-relay up    -c CONNECTIONS -T SECONDS            bulk, from the clients through the relay to the server
- *   bench-relay down  -c CONNECTIONS -T SECONDS            bulk, the other way
- *   bench-relay echo  -c CONNECTIONS -T SECONDS -s BYTES   a message there and back, then the next
- *   bench-relay churn -c CONNECTIONS -T SECONDS -s BYTES   connect, a message there and back, close, again
+ *   forward-load up    -c CONNECTIONS -T SECONDS            bulk, from the clients through the relay to the server
+ *   forward-load down  -c CONNECTIONS -T SECONDS            bulk, the other way
+ *   forward-load echo  -c CONNECTIONS -T SECONDS -s BYTES   a message there and back, then the next
+ *   forward-load churn -c CONNECTIONS -T SECONDS -s BYTES   connect, a message there and back, close, again
  *
  * It prints `listening on 127.0.0.1:PORT`, where the relay is to go, and reads the relay's own port from stdin; then it
  * connects and prints `ready`. For each further line on stdin it runs the load once, until nothing is under way any
@@ -305,7 +305,7 @@ static void watch(int fd, uint64_t data, uint32_t interest) {
 }
 
 static int usage(void) {
-    fprintf(stderr, "usage: bench-relay up|down|echo|churn [-c CONNECTIONS] [-T SECONDS] [-s BYTES]\n");
+    fprintf(stderr, "usage: forward-load up|down|echo|churn [-c CONNECTIONS] [-T SECONDS] [-s BYTES]\n");
     return 2;
 }
 
