@@ -38,20 +38,6 @@ static uint64_t duration, messages; /* nanoseconds; 0 is no limit of that kind *
 static struct conn *conns;
 static unsigned char *pattern, *echoed;
 
-/* --- small things ------------------------------------------------------------------------------------- */
-
-static void pause_a_little(void) {
-    for (uint64_t end = now() + PAUSE; now() < end;)
-        ;
-}
-
-static int told_to_go(void) {
-    int byte;
-    while ((byte = getchar()) != '\n' && byte != EOF)
-        ;
-    return byte != EOF;
-}
-
 /* --- one connection ----------------------------------------------------------------------------------- */
 
 /* Connections are spread over several addresses: a search for a free port is slow past half of the range, and
@@ -99,7 +85,7 @@ static void expect_silence(struct conn *conn) {
 }
 
 static void hear_all_of(struct conn *conn) {
-    for (uint64_t end = conn->sent_at + PATIENCE; !hear(conn); pause_a_little())
+    for (uint64_t end = conn->sent_at + PATIENCE; !hear(conn); pause_for(PAUSE))
         if (now() > end)
             fail("no echo within 5 s");
 }
@@ -137,7 +123,7 @@ static void load_echo(int poller) {
         if (ready <= 0) {
             if (now() > heard_at + PATIENCE)
                 fail("no echo for 5 s: %llu are due", (unsigned long long)(sent - done));
-            pause_a_little();
+            pause_for(PAUSE);
         }
         for (int i = 0; i < ready; i++) {
             struct conn *conn = events[i].data.ptr;

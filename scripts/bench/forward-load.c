@@ -42,18 +42,6 @@ static struct pair pairs[MOST];
 static unsigned char *pattern, heard[CHUNK];
 static int listener, poller;
 
-static void pause_a_little(void) {
-    for (uint64_t end = now() + PAUSE; now() < end;)
-        ;
-}
-
-static int told_to_go(void) {
-    int byte;
-    while ((byte = getchar()) != '\n' && byte != EOF)
-        ;
-    return byte != EOF;
-}
-
 /* --- connections -------------------------------------------------------------------------------------- */
 
 static void listen_somewhere(void) {
@@ -103,7 +91,7 @@ static void open_all(void) {
         while ((pairs[i].server = answer()) < 0) {
             if (now() > end)
                 fail("the relay did not connect to the server within 5 s");
-            pause_a_little();
+            pause_for(PAUSE);
         }
         if (recv(pairs[i].server, &number, sizeof number, MSG_WAITALL) != sizeof number || number != i)
             fail("the relay did not relay 4 bytes");
@@ -160,7 +148,7 @@ static void load_bulk(int up) {
         else if (now() > moved_at + PATIENCE)
             fail("nothing moved for 5 s");
         else
-            pause_a_little();
+            pause_for(PAUSE);
     }
     for (unsigned i = 0; i < connections; i++)
         after += pairs[i].got;
@@ -207,7 +195,7 @@ static void load_echo(void) {
         if (ready <= 0 && now() > heard_at + PATIENCE)
             fail("no message for 5 s: %llu are due", (unsigned long long)(sent - done));
         if (ready <= 0)
-            pause_a_little();
+            pause_for(PAUSE);
         for (int i = 0; i < ready; i++) {
             struct pair *pair = &pairs[events[i].data.u64 / 2];
             int at_server = events[i].data.u64 % 2;
@@ -277,7 +265,7 @@ static void load_churn(void) {
             if (!echo_what_came() && !got) {
                 if (now() > limit)
                     fail("no message for 5 s");
-                pause_a_little();
+                pause_for(PAUSE);
             }
         }
         close(oldest->client);

@@ -1,4 +1,4 @@
-/* What the load generators have in common: the clock, the way to fail, and as many descriptors as they may have. */
+/* What the load generators have in common: the clock, pauses, the way to fail, and as many descriptors as they may have. */
 
 #define _GNU_SOURCE /* program_invocation_short_name */
 #include <errno.h>
@@ -26,6 +26,20 @@ static uint64_t now(void) {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return time.tv_sec * SECOND + time.tv_nsec;
+}
+
+/* Without giving the core away: what it waits for comes sooner. */
+static inline void pause_for(uint64_t nanoseconds) {
+    for (uint64_t end = now() + nanoseconds; now() < end;)
+        ;
+}
+
+/* A line on stdin, whatever is in it, is the word to go; its end is the word to stop. */
+static inline int told_to_go(void) {
+    int byte;
+    while ((byte = getchar()) != '\n' && byte != EOF)
+        ;
+    return byte != EOF;
 }
 
 /* How many there are now. */
