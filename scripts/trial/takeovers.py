@@ -1,15 +1,10 @@
-"""A chain of takeovers, one `standfast serve --replace` after another, and the load they are put under.
-
-Imported by labs/takeover-soak and bench/takeover; it runs nothing by itself.
-"""
+"""A chain of takeovers, one `standfast serve --replace` after another, and the load they are put under."""
 
 import fcntl
 import json
 import os
 import re
-import select
 import subprocess
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -18,24 +13,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from standfast_process import BOUND, Failure, Server
+from trial import BOUND, Failure, host_and_port, quantile, wait_for
+from trial.process import Process, Server
 
-LOADS = Path(__file__).resolve().parent / "bench"
 FAULTS = ("refused", "unanswered", "reset", "dropped", "lost", "doubled", "reordered", "corrupt")
-
-
-def quantile(values, share):
-    values = sorted(values)
-    return values[min(len(values) - 1, int(len(values) * share))]
 
 
 def times(values):
     values = list(values)
     return f"p50 {quantile(values, 0.5):.2f} ms, p99 {quantile(values, 0.99):.2f} ms, worst {max(values):.2f} ms"
-
-
-def whole(file):
-    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
 
 
 # --- the servers ------------------------------------------------------------------------------
@@ -44,22 +30,19 @@ class Generation(Server):
     """One `standfast serve` of a chain. All that it prints is kept: it may be what clients sent."""
 
     def __init__(self, command, **environment):
-        self.log_file = tempfile.TemporaryFile()
-        self.started = time.monotonic()
-        # A group of its own: Ctrl-C must not reach it before the driver has seen to the load.
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                        stderr=self.log_file, process_group=0, env={**os.environ, **environment})
-        self.pid = self.process.pid
+        super().__init__(command, env={**os.environ, **environment})
+
+    def begin(self):
         # What becomes of a full queue for stdout in a takeover is worth knowing: nobody reads more than the first line
         # of it until the next generation has taken over.
-        fcntl.fcntl(self.process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        fcntl.fcntl(self.child.stdout, fcntl.F_SETPIPE_SZ, 4096)
         self.output, self.listened = bytearray(), None
         self.spoke, self.wanted = threading.Event(), threading.Event()
         self.reader = threading.Thread(target=self.read)
         self.reader.start()
 
     def read(self):
-        while piece := os.read(self.process.stdout.fileno(), 65_536):
+        while piece := os.read(self.child.stdout.fileno(), 65_536):
             self.output += piece
             if not self.listened and b"\n" in self.output:
                 self.listened = time.monotonic()
@@ -67,27 +50,23 @@ class Generation(Server):
                 self.wanted.wait()
         self.spoke.set()  # it says nothing any more
 
-    def listening(self, bound):
-        """Waits until it serves; the address, as text, and the seconds it took."""
+    def listening(self, bound=BOUND):
+        """Waits until it serves; the address, as text."""
         self.spoke.wait(max(0, self.started + bound - time.monotonic()))
         if not self.listened:
             with suppress(subprocess.TimeoutExpired):  # it closes its stdout a moment before it is gone
-                self.process.wait(1)
-            end = "runs on" if self.is_alive() else f"ended with {self.process.returncode}"
+                self.child.wait(1)
+            end = "runs on" if self.is_alive() else f"ended with {self.child.returncode}"
             raise Failure(f"the new process did not print `listening on` and {end}: {self.last_words()}")
         line = bytes(self.output).partition(b"\n")[0].decode(errors="replace")
         if not line.startswith("listening on "):
             raise Failure(f"the new process's first line is not `listening on ADDRESS`: {line!r}")
-        return line.removeprefix("listening on "), self.listened - self.started
+        return line.removeprefix("listening on ")
 
     def printed(self):
         """What it printed after its first line, once it has ended."""
         self.reader.join()
         return bytes(self.output).partition(b"\n")[2]
-
-    def log(self):
-        """Also while it runs: seek() here would move the place where it writes."""
-        return whole(self.log_file).splitlines()
 
     def logged(self, message):
         """The keys of its last log line with that message, `at`, its time on time.monotonic(), and the `line`; None if
@@ -107,9 +86,6 @@ class Generation(Server):
     def last_words(self):
         return " / ".join([line for line in self.log() if " info closed " not in line][-3:]) or "nothing on stderr"
 
-    def is_alive(self):
-        return self.process.poll() is None
-
     def descriptors(self):
         """How many descriptors of each kind it has open, once that is the same five times running: the one of the
         last question on the control socket, say, is closed a moment after the answer."""
@@ -125,13 +101,9 @@ class Generation(Server):
             time.sleep(0.02)
         return seen[-1]
 
-    def resident(self):
-        text = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
-        return {key: int(re.search(rf"^{key}: +(\d+) kB", text, re.M)[1]) * 1024 for key in ("Rss", "Anonymous")}
-
     def close(self):
         if self.is_alive():
-            self.process.kill()
+            self.child.kill()
         self.wanted.set()
         self.reader.join()
         super().close()
@@ -175,11 +147,11 @@ class Chain:
             if self.current:
                 generation.logged("took over")
                 self.current.wanted.set()
-            address, seconds = generation.listening(self.bound)
+            address = generation.listening(self.bound)
             if self.current and address != self.address:
                 raise Failure(f"the new process listens on {address}, not on {self.address}")
         except BaseException as failure:  # nobody has it yet who could end it
-            code = generation.process.poll()
+            code = generation.child.poll()
             generation.close()
             if not self.current or not isinstance(failure, Failure):
                 raise
@@ -187,14 +159,14 @@ class Chain:
             slow = verdict and re.search(r' within \d+ ms"$', verdict["line"]) and code == 1
             raise (GivenUp if slow else Failure)(f"{failure}; the old one says: {self.current.last_words()}") from None
         self.address = address
-        return generation, seconds
+        return generation
 
     def begin(self, *options):
-        self.current, _ = self.start(*options)
+        self.current = self.start(*options)
 
     def take_over(self, *options):
         old, started = self.current, time.monotonic()
-        self.current, seconds = self.start("--replace", *options)
+        self.current = self.start("--replace", *options)
         try:
             self.end(old)
             asked, given, taken = (old.logged("takeover asked for"), old.logged("handed over"),
@@ -205,8 +177,9 @@ class Chain:
             if given["connections"] != taken["connections"]:
                 raise Failure(f"{given['connections']} connections handed over, {taken['connections']} taken over")
             frozen, frozen_by_new = (float(line["frozen_ms"]) / 1e3 for line in (given, taken))
-            return Takeover(int(given["connections"]), int(given["staying"]), frozen, frozen_by_new, seconds, started,
-                            asked["at"], min(given["at"], self.current.listened), time.monotonic())
+            return Takeover(int(given["connections"]), int(given["staying"]), frozen, frozen_by_new,
+                            self.current.listened - self.current.started, started, asked["at"],
+                            min(given["at"], self.current.listened), time.monotonic())
         finally:
             old.close()
 
@@ -233,7 +206,7 @@ class Chain:
         self.printed.append(server.printed())
 
     def drain(self):
-        self.current.process.terminate()
+        self.current.child.terminate()
         self.end(self.current)
 
     def ask(self, question):
@@ -245,11 +218,7 @@ class Chain:
 
     def wait_until_open(self, count):
         """Until the server has that many connections: it learns of the end of one a moment after the client."""
-        deadline = time.monotonic() + BOUND
-        while (still := self.ask("status")["open"]) != count:
-            if time.monotonic() > deadline:
-                raise Failure(f"the server has {still} connections open, its clients {count}")
-            time.sleep(0.01)
+        wait_for(f"{count} connections open, as many as the clients have", lambda: self.ask("status")["open"] == count)
 
     def close(self):
         if self.current:
@@ -258,52 +227,21 @@ class Chain:
 
 # --- the load ---------------------------------------------------------------------------------
 
-def build(name, directory):
-    program = os.path.join(directory, name)
-    said = subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, LOADS / f"{name}.c"],
-                          stderr=subprocess.PIPE, text=True)
-    if said.returncode != 0:
-        raise Failure(f"cc cannot build {name}.c: {said.stderr.strip()}")
-    return program
-
-
-class Load:
+class Load(Process):
     """One takeover-load; see there for what it does, and what it answers."""
 
     def __init__(self, program, address, *options):
-        host, _, port = address.rpartition(":")
-        self.errors = tempfile.TemporaryFile()
-        self.process = subprocess.Popen([program, host, port, *map(str, options)], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, stderr=self.errors, bufsize=0, process_group=0)
-        self.pid = self.process.pid
-        self.unread, self.report = b"", {}
+        self.report = {}
+        command = [program, *map(str, host_and_port(address)), *map(str, options)]
+        super().__init__("the load", command, stdin=subprocess.PIPE)
 
-    def ready(self):
-        if (said := self.line(60)) != "ready":
-            raise Failure(f"the load said {said!r}, not `ready`")
-
-    def line(self, seconds):
-        deadline = time.monotonic() + seconds
-        while b"\n" not in self.unread:
-            if not select.select([self.process.stdout], [], [], max(0, deadline - time.monotonic()))[0]:
-                raise Failure(f"the load had no answer for {seconds:.0f} s: {self.last_words()}")
-            piece = os.read(self.process.stdout.fileno(), 1 << 20)
-            if not piece:
-                raise Failure(f"the load ended with {self.process.wait()}: {self.last_words()}")
-            self.unread += piece
-        line, _, self.unread = self.unread.partition(b"\n")
-        return line.decode()
-
-    def tell(self, words):
-        try:
-            self.process.stdin.write(words.encode() + b"\n")
-        except BrokenPipeError:
-            raise Failure(f"the load ended with {self.process.wait()}: {self.last_words()}") from None
+    def begin(self):
+        self.expect("ready", 60)
 
     def ask(self, words, seconds=3 * BOUND):
         """Its counts after that; any fault among them is a Failure."""
         self.tell(words)
-        self.report = {key: float(value) for key, value in (pair.split("=") for pair in self.line(seconds).split())}
+        self.report = self.figures(seconds)
         if wrong := [f"{self.report[fault]:.0f} {fault}" for fault in FAULTS if self.report[fault]]:
             raise Failure(f"{', '.join(wrong)}: {self.last_words()}")
         return self.report
@@ -315,12 +253,4 @@ class Load:
         return [(int(due) / 1e9, int(latency) / 1e9) for due, latency in pairs]
 
     def last_words(self):
-        lines = [line.removeprefix("takeover-load: ") for line in whole(self.errors).splitlines()]
-        return " / ".join(lines[:3]) or "nothing on stderr"
-
-    def close(self):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self.errors):
-            stream.close()
+        return " / ".join(line.removeprefix("takeover-load: ") for line in self.log()[:3]) or "nothing on stderr"
