@@ -323,6 +323,32 @@ fn the_layers_stand_on_the_map_in_their_order() {
 }
 
 #[test]
+fn a_file_that_a_document_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = [
+        "src/",
+        "tests/",
+        "scripts/",
+        "docs/",
+        "examples/",
+        "packaging/",
+        ".ci/",
+    ];
+    for (path, text) in documents() {
+        let quoted = prose(&text).flat_map(|line| line.split('`').skip(1).step_by(2));
+        // Of a command, the program.
+        let named = quoted.filter_map(|code| code.split(' ').next());
+        for name in named.filter(|name| folders.iter().any(|folder| name.starts_with(folder))) {
+            let path = path.display();
+            assert!(
+                root.join(name).exists(),
+                "{path} names {name}: there is none"
+            );
+        }
+    }
+}
+
+#[test]
 fn every_document_can_be_found_and_its_rust_compiles() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |file: &str| fs::read_to_string(root.join(file)).unwrap();
