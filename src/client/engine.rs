@@ -85,9 +85,9 @@ pub(crate) struct Engine {
     pub(crate) links: Vec<Slot>,
     /// Numbers of links that are gone.
     pub(crate) unused: Vec<LinkId>,
-    /// Links there have been,
+    /// Links that were ever opened.
     pub(crate) opened: usize,
-    /// and those that are not gone.
+    /// Links that are not gone.
     pub(crate) live: usize,
     pub(crate) deadlines: Deadlines,
     /// Connections whose keepalive is to differ from that of the others.

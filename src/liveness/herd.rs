@@ -23,10 +23,10 @@ pub(crate) fn is_herd(connections: usize) -> bool {
     connections >= MANY
 }
 
-/// How many connections in a row may have the same idle time,
+/// How many connections in a row may have the same idle time.
 const FEW: usize = 64;
 
-/// and how many that came while nobody was accepted.
+/// How many may have it that came while nobody was accepted.
 const LUMP: usize = 128;
 
 /// What a listener has for the next connections of a herd.
@@ -101,9 +101,9 @@ pub(crate) struct Herd {
 /// A new connection of a herd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Member {
-    /// Where it was when it came,
+    /// Where it was when it came.
     pub(crate) key: usize,
-    /// and its number, for another may have come there since.
+    /// Its number, for another may be there by now.
     pub(crate) id: u64,
     came: Moment,
 }
@@ -111,9 +111,9 @@ pub(crate) struct Member {
 /// What a member's turn brings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
-    /// The idle time [`AT_ONCE`],
+    /// It gets the idle time [`AT_ONCE`].
     Probe(Member),
-    /// and its own behind that.
+    /// It gets the idle time of its own, behind that.
     Settle(Member),
 }
 

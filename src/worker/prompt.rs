@@ -13,9 +13,9 @@ const BATCH: usize = 512;
 /// How far a worker has come with the connections that are to be asked.
 #[derive(Debug, Default)]
 pub(super) struct Round {
-    /// The key that is next,
+    /// The key that is next.
     next: usize,
-    /// and how many keys, that one included, are left of the round.
+    /// How many keys are left of the round, the next one included.
     left: usize,
     /// The time for another one came meanwhile.
     again: bool,

@@ -26,9 +26,9 @@ pub(super) struct Short {
     listed: Vec<bool>,
     /// So many of them are tried in the walk that is under way: each once.
     left: usize,
-    /// The next walk begins once less than that is held,
+    /// The next walk begins once less than that is held, or the memory has recovered once more.
     below: usize,
-    /// or the memory has recovered once more.
+    /// How often the memory had recovered when that was looked at last.
     recovered: usize,
     /// When somebody who holds much and moves nothing is to make room.
     patience: Moment,

@@ -13,9 +13,9 @@ use crate::connect::parting::{Parting, QUESTION};
 pub(crate) struct Up {
     /// Bytes that the kernel took.
     pub(crate) sent: u64,
-    /// Bytes that came,
+    /// Bytes that came.
     pub(crate) received: u64,
-    /// and how many of them are to be written before the end that a signal asked for.
+    /// How many of those that came are to be written before the end that a signal asked for.
     pub(crate) heard_out: Option<u64>,
     /// When something of stdin was sent last, or something came; or it was made.
     pub(crate) moved: Option<Instant>,

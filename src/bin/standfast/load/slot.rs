@@ -26,9 +26,9 @@ pub(super) struct Slot {
     pub(super) was_lost: bool,
     pub(super) verdict: Option<Verdict>,
     pub(super) verifier: Verifier,
-    /// Messages of this connection: begun to send,
+    /// Messages of this connection that it began to send.
     pub(super) begun: u64,
-    /// and settled, echoed or not.
+    /// Those of them that are settled, echoed or not.
     pub(super) settled: u64,
     /// Where in the stream the first one ends that is not settled.
     pub(super) settled_at: u64,
@@ -36,13 +36,13 @@ pub(super) struct Slot {
     pub(super) begun_at: u64,
     /// The number of its next message among all of this slot.
     pub(super) next: u64,
-    /// Some echo is outstanding,
+    /// Some echo is outstanding.
     pub(super) owed: bool,
-    /// and since then nothing came.
+    /// When something of it came last, or it became outstanding.
     pub(super) waits_since: u64,
-    /// With churn: when its message was due,
+    /// With churn: when its message was due.
     pub(super) due: u64,
-    /// and whether that has been sent, on this connection or one before.
+    /// With churn: whether its message has been sent, on this connection or one before.
     pub(super) is_counted: bool,
 }
 

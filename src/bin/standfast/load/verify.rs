@@ -51,9 +51,9 @@ pub(super) struct Verifier {
     high: u64,
     /// The byte expected next: `high`, but within a piece that came late or again.
     position: u64,
-    /// What came and is not explained yet: so many bytes in all, before the kept ones,
+    /// Bytes that came before the kept ones and are not explained yet.
     skipped: u32,
-    /// so many of which would have been right where they came.
+    /// How many of those would have been right where they came.
     alike: u32,
     kept: [u8; KEPT],
     kept_count: u8,
