@@ -18,7 +18,7 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::control::Home;
+use crate::support::home::Home;
 use crate::support::{GUARD, Server, now, standfast, until};
 
 /// `serve exec FLAGS... -- PROGRAM...`, on a free port.

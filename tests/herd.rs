@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::control::Home;
+use crate::support::home::Home;
 use crate::support::loading::Loading;
 use crate::support::{Server, until};
 

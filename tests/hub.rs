@@ -13,8 +13,8 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use crate::control::{Home, number};
 use crate::support::clients::reset;
+use crate::support::home::{Home, number};
 use crate::support::{GUARD, Server, connect, now, pass, read_to_fin, until};
 
 /// A hub with a control socket, and clients that are known to be in.

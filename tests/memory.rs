@@ -6,8 +6,8 @@ use std::net::{Shutdown, TcpStream};
 use serde_json::Value;
 use socket2::SockRef;
 
-use crate::control::{Home, entry, number, refusal};
 use crate::support::clients::{Stream, connect_with_window, reset};
+use crate::support::home::{Home, entry, number, refusal};
 use crate::support::{Server, assert_echoes, leave_address_space, output, until};
 
 const MIB: u64 = 1 << 20;

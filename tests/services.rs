@@ -10,8 +10,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 use socket2::SockRef;
 
-use crate::control::{Home, entry, number};
 use crate::support::clients::vanish;
+use crate::support::home::{Home, entry, number};
 use crate::support::{
     GUARD, Server, assert_echoes, cannot_run, connect, listening, now, pass, read_to_fin,
     send_until_stuck, standfast, unacknowledged, undeafen, until, until_another_signal_counts,

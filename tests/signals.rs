@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::control::Home;
+use crate::support::home::Home;
 use crate::support::{
     Server, assert_echoes, facts, now, read_to_fin, send_until_stuck, shell, standfast,
     unacknowledged, until, until_another_signal_counts,

@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::control::{Home, number, text};
+use crate::support::home::{Home, number, text};
 use crate::support::{
     Orphan, Server, assert_echoes, connect, facts, output, read_to_fin, restarted, shell,
     standfast, until, until_another_signal_counts,

@@ -26,7 +26,7 @@ mod supervisors;
 mod waiting;
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -34,30 +34,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::control::{Home, entry, number, seconds, text};
-use crate::support::clients::Bystander;
+use crate::support::clients::{Bystander, Raised};
+use crate::support::home::{Home, entry, number, seconds, text};
 use crate::support::{
     Server, assert_echoes, connect, deafen, facts, now, pass, read_to_fin, settle, undeafen, until,
 };
-
-/// `serve --replace ARGS...` on `addresses`.
-fn successor(home: &Home, addresses: &[SocketAddr], args: &[&str]) -> Command {
-    let mut command = home.standfast(&["serve", "--replace"]);
-    command.args(args);
-    for address in addresses {
-        command.arg("-l").arg(address.to_string());
-    }
-    command
-}
-
-/// Has a new process with `args` take over from `server`, which ends as it should.
-#[track_caller]
-fn succeed(home: &Home, server: &mut Server, args: &[&str]) -> Server {
-    let addresses = server.addresses.clone();
-    let next = server.replaced_by(addresses.len(), || successor(home, &addresses, args));
-    assert_eq!(server.wait().code(), Some(0), "{:?}", server.lines);
-    next
-}
 
 /// What a new process with `args` says that may not take over from `server`, which serves on.
 #[track_caller]
@@ -166,7 +147,7 @@ fn clients_in_mid_conversation_never_notice() {
     let bystander = Bystander::start(server.address());
     let before = home.json(&["list"]);
     let since = now();
-    let mut next = succeed(&home, &mut server, &["--workers", "2"]);
+    let mut next = home.succeed(&mut server, &["--workers", "2"]);
     let after = home.json(&["list"]);
     for client in &clients {
         let [before, after] = [&before, &after].map(|list| entry(list, client));
@@ -219,7 +200,7 @@ fn a_short_read_deadline_counts_on() {
     assert_echoes(&mut silent, b"the last word");
     let spoken = now();
     pass(Duration::from_secs(3));
-    let mut next = succeed(&home, &mut server, &args);
+    let mut next = home.succeed(&mut server, &args);
     assert_eq!(read_to_fin(&mut silent), b"");
     let waited = spoken.elapsed();
     assert!(
@@ -250,7 +231,7 @@ fn a_client_that_has_ended_and_hears_nothing_yet_gets_its_answer() {
         entry(&home.json(&["list"]), &deaf)["written"] == 13
     });
     let addresses = server.addresses.clone();
-    let _next = server.replaced_by(1, || successor(&home, &addresses, &[]));
+    let _next = server.replaced_by(1, || home.successor(&addresses, &[]));
     undeafen(&deaf);
     assert_eq!(read_to_fin(&mut deaf), b"the last");
     drop(deaf);
@@ -266,7 +247,7 @@ fn the_number_of_workers_may_change() {
         for client in &mut clients {
             assert_echoes(client, b"before");
         }
-        server = succeed(&home, &mut server, &["--workers", workers]);
+        server = home.succeed(&mut server, &["--workers", workers]);
         assert_eq!(home.json(&["status"])["workers"].to_string(), workers);
         for client in &mut clients {
             assert_echoes(client, b"after");
@@ -376,7 +357,7 @@ fn both_say_what_was_handed_over_and_each_connection_only_when_asked() {
         for client in &mut clients {
             assert_echoes(client, b"hello");
         }
-        let mut next = succeed(&home, &mut server, verbose);
+        let mut next = home.succeed(&mut server, verbose);
         let line = |server: &Server, what: &str| {
             let line = server.lines.iter().find(|line| line.contains(what));
             facts(line.unwrap_or_else(|| panic!("no {what} in:\n{}", server.lines.join("\n"))))
@@ -448,7 +429,7 @@ fn twenty_generations_refuse_nobody_and_hold_no_more_than_the_second() {
             }
         });
         for generation in 1..=20 {
-            server = succeed(&home, &mut server, &["--workers", "2"]);
+            server = home.succeed(&mut server, &["--workers", "2"]);
             for client in &mut steady {
                 assert_echoes(client, format!("generation {generation}").as_bytes());
             }
@@ -473,13 +454,4 @@ fn settled_descriptors(server: &Server) -> usize {
         pass(Duration::from_millis(5));
     }
     least
-}
-
-/// Raises a flag at the end of its scope, also when an assertion fails.
-struct Raised<'a>(&'a AtomicBool);
-
-impl Drop for Raised<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }

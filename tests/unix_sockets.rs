@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::control::{Home, text};
+use crate::support::home::{Home, text};
 use crate::support::{GUARD, Server, until};
 
 /// A server on `unix:ADDRESS`, whose one line on stdout says so.

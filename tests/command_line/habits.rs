@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
 use super::refusals::one_line;
-use crate::control::Home;
+use crate::support::home::Home;
 use crate::support::{GUARD, Server, assert_echoes, output, standfast};
 
 #[test]

@@ -8,8 +8,8 @@ use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::control::{Home, text};
 use crate::support::connecting::{Connecting, Peer, Port, assert_gets, connect_command};
+use crate::support::home::{Home, text};
 use crate::support::{GUARD, cannot_run, output, standfast};
 
 /// Connects to `to` and says hello to `peer`, which answers; what it said of that.

@@ -4,10 +4,10 @@ use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
-use crate::control::Home;
 use crate::support::connecting::{
     Connecting, Peer, Port, assert_gets, assert_silent, connect_command,
 };
+use crate::support::home::Home;
 use crate::support::{GUARD, now, output, pass, read_to_fin};
 
 #[test]

@@ -7,9 +7,9 @@ use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::control::Home;
 use crate::support::clients::{Stream, reset};
 use crate::support::connecting::{Connecting, Netcat, Peer, assert_gets, connect_command};
+use crate::support::home::Home;
 use crate::support::{GUARD, cannot_run, pass, read_to_fin};
 
 const COUNT: usize = 10 << 20;

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::control::Home;
 use crate::support::clients::reset;
 use crate::support::connecting::{
     Connecting, Peer, Port, assert_gets, attempt, connect_command, seconds_behind,
 };
+use crate::support::home::Home;
 use crate::support::{Server, now, output, pass};
 
 /// A server of its own at the place of `port`, which may be started again.

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::control::Home;
 use crate::support::clients::{Stream, reset, vanish};
 use crate::support::connecting::{
     Connecting, Peer, Port, assert_gets, assert_silent, connect_command,
 };
+use crate::support::home::Home;
 use crate::support::{Server, now, pass, read_to_fin, shell};
 
 /// `connect` with `path` as its stdin.

@@ -1,24 +1,11 @@
 //! Its server is succeeded by another process while it is in use, and it notices nothing.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::control::Home;
-use crate::support::Server;
 use crate::support::clients::Stream;
 use crate::support::connecting::Connecting;
-
-/// Has a new process take over from `server`, which ends as it should.
-#[track_caller]
-fn succeed(home: &Home, server: &mut Server, address: SocketAddr) -> Server {
-    let address = address.to_string();
-    let next = server.replaced_by(1, || {
-        home.standfast(&["serve", "--replace", "-l", &address])
-    });
-    assert_eq!(server.wait().code(), Some(0), "{:?}", server.lines);
-    next
-}
+use crate::support::home::Home;
 
 /// It was connected once, until the server answered its FIN.
 #[track_caller]
@@ -39,7 +26,7 @@ fn a_takeover_under_a_conversation_is_not_noticed() {
             connecting.types(line.clone());
             connecting.prints(line.as_bytes());
             if line.starts_with("before") {
-                server = succeed(&home, &mut server, address);
+                server = home.succeed(&mut server, &[]);
             }
         }
     }
@@ -63,7 +50,7 @@ fn a_takeover_under_full_load_loses_no_byte_and_is_not_noticed() {
         scope.spawn(move || {
             let end = Over(over_after);
             for _ in 0..3 {
-                *server = succeed(home, server, address);
+                *server = home.succeed(server, &[]);
             }
             drop(end);
         });

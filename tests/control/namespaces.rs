@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::{Home, text};
+use crate::support::home::{Home, text};
 use crate::support::{Server, assert_echoes, cannot_run, output};
 
 /// `standfast ARGS...` in a namespace of processes of its own, which ends with the command.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::strangers::seqpacket;
-use super::{Home, text};
+use crate::support::home::{Home, text};
 use crate::support::{Orphan, Server, lacks, restarted};
 
 /// A server on `unix:PATH` with its control socket beside it.

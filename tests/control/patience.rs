@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::strangers::seqpacket;
-use super::{Home, text};
+use crate::support::home::{Home, text};
 use crate::support::{Server, assert_echoes, facts, until};
 
 #[test]

@@ -12,7 +12,8 @@ use rustix::net::SocketFlags;
 use rustix::process::{Signal, geteuid};
 
 use super::strangers::{User, seqpacket};
-use super::{Home, refusal, stuck, text};
+use super::stuck;
+use crate::support::home::{Home, refusal, text};
 use crate::support::{
     GUARD, Server, assert_echoes, cannot_run, facts, output, shell, until,
     until_another_signal_counts,

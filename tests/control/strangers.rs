@@ -17,8 +17,8 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::geteuid;
 use serde_json::Value;
 
-use super::{Home, number, refusal, text};
-use crate::support::clients::Bystander;
+use crate::support::clients::{Bystander, assert_over};
+use crate::support::home::{Home, number, refusal, text};
 use crate::support::{
     GUARD, Server, assert_echoes, cannot_run, connect, leave_descriptors, now, read_to_fin, shell,
     until,
@@ -355,7 +355,7 @@ fn with_every_place_taken_it_can_still_be_asked() {
             assert_eq!(home.json(&["list"]).as_array().unwrap().len(), 36);
         }
         home.answer(&["kill", "1"]);
-        super::assert_over(&mut clients[0]);
+        assert_over(&mut clients[0]);
         for client in &mut clients[1..] {
             assert_echoes(client, b"and the others go on");
         }
@@ -389,7 +389,7 @@ fn out_of_descriptors_it_can_still_be_asked() {
     // An operator makes room.
     let waiting = usize::try_from(open).unwrap() - clients.len();
     home.answer(&["kill", "1"]);
-    super::assert_over(&mut clients[0]);
+    assert_over(&mut clients[0]);
     let mut answer = [0; 5];
     more[waiting].read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"hello");

@@ -11,7 +11,7 @@ use std::time::Duration;
 use standfast::control::{Client, Control};
 use standfast::{CloseReason, Config, Context, Handle, Listen, Server, Service, Summary};
 
-use crate::control::Home;
+use crate::support::home::Home;
 use crate::support::{assert_echoes, connect, until};
 
 /// Whether a worker hangs, and is to.

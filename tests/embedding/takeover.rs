@@ -10,8 +10,8 @@ use standfast::{
     CloseReason, Config, Context, Error, Exported, Handle, Listen, Server, Service, Summary,
 };
 
-use crate::control::{Home, assert_over};
-use crate::support::clients::connect_with_window;
+use crate::support::clients::{assert_over, connect_with_window};
+use crate::support::home::Home;
 use crate::support::{assert_echoes, connect, read_to_fin, send_until_stuck, until};
 
 /// Echoes. A client that begins with `stay` cannot leave; with `panic`, the service fails at the attempt.

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::takeover::{serve, succeed};
+use super::takeover::words;
 use super::{children, exec, line, lives, local, script};
-use crate::control::{Home, number};
 use crate::support::clients::{narrow, reset, unread, vanish};
+use crate::support::home::{Home, number};
 use crate::support::{Server, leave_descriptors, now, pass, read_to_fin, row, until};
 
 /// More than a client's window takes, and not more than the server's kernel does.
@@ -269,12 +269,12 @@ fn a_process_that_is_ended_for_a_silent_client_goes_along_in_a_takeover() {
     let script =
         "trap 'echo $$ asked >&2' TERM; head -c 200000 /dev/zero; while :; do sleep 0.05; done";
     let flags = ["-i", "1s"];
-    let mut server = serve(&home, &flags, script);
+    let mut server = home.serve(&words(&flags, script));
     let mut client = narrow(server.address());
     let asked = server.log_line("that it is to end", |line| line.contains(" asked\""));
     let pid = asked.split_once("line=\"").unwrap().1;
     let pid = pid.split(' ').next().unwrap();
-    let mut next = succeed(&home, &mut server, &flags, script);
+    let mut next = home.succeed(&mut server, &words(&flags, script));
     until("it was ended", || !lives(pid));
     assert_delivered_despite_input(&mut client);
     let closed = next.closed();

@@ -8,8 +8,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::{children, exec, line, lives, local, script};
-use crate::control::{Home, number, text};
 use crate::support::clients::{reset, until_acknowledged, vanish};
+use crate::support::home::{Home, number, text};
 use crate::support::{Server, connect, now, read_to_fin, until, until_another_signal_counts};
 
 /// A script that says its number and then does `what`.

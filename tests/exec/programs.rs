@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 
 use super::{exec, line, netcat, script};
-use crate::control::Home;
+use crate::support::home::Home;
 use crate::support::{Server, output, pass, read_to_fin, standfast};
 
 #[test]

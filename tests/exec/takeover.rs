@@ -1,32 +1,18 @@
 //! Processes and their connections in another process's hands.
 
 use std::io::{Read, Write};
-use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use super::{children, line, lives};
-use crate::control::Home;
 use crate::support::clients::{narrow, unread};
-use crate::support::{Server, now, read_to_fin, until};
+use crate::support::home::Home;
+use crate::support::{now, read_to_fin, until};
 
-pub(super) fn serve(home: &Home, flags: &[&str], script: &str) -> Server {
-    home.serve(&[&["exec", "-l", "0"], flags, &["--", "sh", "-c", script]].concat())
-}
-
-/// Has a new process with `flags` take over from `server`.
-#[track_caller]
-pub(super) fn succeed(home: &Home, server: &mut Server, flags: &[&str], script: &str) -> Server {
-    let address = server.address().to_string();
-    let command = || -> Command {
-        let mut command = home.standfast(&["serve", "exec", "--replace", "-l", &address]);
-        command.args(flags).args(["--", "sh", "-c", script]);
-        command
-    };
-    let next = server.replaced_by(1, command);
-    assert_eq!(server.wait().code(), Some(0), "{:?}", server.lines);
-    next
+/// The words of a server that runs `script` for each connection.
+pub(super) fn words<'a>(flags: &[&'a str], script: &'a str) -> Vec<&'a str> {
+    [&["exec"], flags, &["--", "sh", "-c", script]].concat()
 }
 
 const TALK: &str = "echo $$; while read x; do echo got $x; echo noted $x >&2; done; echo bye";
@@ -34,12 +20,12 @@ const TALK: &str = "echo $$; while read x; do echo got $x; echo noted $x >&2; do
 #[test]
 fn processes_live_on_with_their_clients_and_their_stderr() {
     let home = Home::new();
-    let mut server = serve(&home, &["--workers", "2"], TALK);
+    let mut server = home.serve(&words(&["--workers", "2"], TALK));
     let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
     let pids: Vec<String> = clients.iter_mut().map(line).collect();
     let descriptors = server.descriptors_at_rest();
     for round in 0..3 {
-        let mut next = succeed(&home, &mut server, &["--workers", "2"], TALK);
+        let mut next = home.succeed(&mut server, &words(&["--workers", "2"], TALK));
         for (at, client) in clients.iter_mut().enumerate() {
             writeln!(client, "{round}-{at}").unwrap();
             assert_eq!(line(client), format!("got {round}-{at}"));
@@ -75,11 +61,11 @@ fn a_time_limit_goes_on_counting_and_the_number_of_processes_too() {
     let home = Home::new();
     let flags = ["--exec-timeout", "3s", "--max-children", "1"];
     let wait = "echo $$; exec sleep 1000";
-    let mut server = serve(&home, &flags, wait);
+    let mut server = home.serve(&words(&flags, wait));
     let start = now();
     let mut client = server.connect();
     let pid = line(&mut client);
-    let mut next = succeed(&home, &mut server, &flags, wait);
+    let mut next = home.succeed(&mut server, &words(&flags, wait));
     let mut second = next.connect();
     assert_eq!(read_to_fin(&mut second), b"");
     assert_eq!(next.closed().reason(), "limit");
@@ -97,10 +83,10 @@ fn a_time_limit_goes_on_counting_and_the_number_of_processes_too() {
 fn a_process_of_the_former_server_s_is_ended_with_its_connection() {
     let home = Home::new();
     let script = "echo $$; trap '' TERM; while :; do sleep 0.05; done";
-    let mut server = serve(&home, &[], script);
+    let mut server = home.serve(&words(&[], script));
     let mut client = server.connect();
     let pid = line(&mut client);
-    let mut next = succeed(&home, &mut server, &["--drain-timeout", "200ms"], script);
+    let mut next = home.succeed(&mut server, &words(&["--drain-timeout", "200ms"], script));
     assert_eq!(next.drain().code(), Some(1));
     assert!(!lives(&pid), "TERM, then KILL");
     drop(client);
@@ -109,7 +95,7 @@ fn a_process_of_the_former_server_s_is_ended_with_its_connection() {
 #[test]
 fn a_takeover_that_comes_to_nothing_changes_nothing() {
     let home = Home::new();
-    let mut server = serve(&home, &[], TALK);
+    let mut server = home.serve(&words(&[], TALK));
     let mut client = server.connect();
     let pid = line(&mut client);
     let address = server.address().to_string();
@@ -139,15 +125,15 @@ fn a_takeover_that_comes_to_nothing_changes_nothing() {
 fn an_answer_that_waits_for_its_client_goes_along() {
     let home = Home::new();
     let script = "head -c 200000 /dev/zero";
-    let mut server = serve(&home, &[], script);
+    let mut server = home.serve(&words(&[], script));
     let mut client = narrow(server.address());
     client.read_exact(&mut [0; 1000]).unwrap();
     until("its process ended", || children(&server).is_empty());
     // The former server ends at once: nothing stays with it.
     let flags = ["--drain-timeout", "off"];
-    let mut server = succeed(&home, &mut server, &flags, script);
+    let mut server = home.succeed(&mut server, &words(&flags, script));
     client.write_all(b"input that nobody reads").unwrap();
-    let mut server = succeed(&home, &mut server, &flags, script);
+    let mut server = home.succeed(&mut server, &words(&flags, script));
     assert_eq!(read_to_fin(&mut client).len(), 199_000);
     drop(client);
     let closed = server.closed();
@@ -159,10 +145,10 @@ fn an_answer_that_waits_for_its_client_goes_along() {
 fn a_process_that_ends_in_the_new_server_s_hands_has_its_answer_delivered() {
     let home = Home::new();
     let script = "echo up; read x; head -c 200000 /dev/zero";
-    let mut server = serve(&home, &[], script);
+    let mut server = home.serve(&words(&[], script));
     let mut client = narrow(server.address());
     assert_eq!(line(&mut client), "up");
-    let mut server = succeed(&home, &mut server, &[], script);
+    let mut server = home.succeed(&mut server, &words(&[], script));
     client.write_all(b"go\nand more that nobody reads").unwrap();
     until("all of it is written", || unread(&client) > 0);
     client.write_all(b"and more").unwrap();

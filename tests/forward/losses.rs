@@ -4,10 +4,10 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::time::Duration;
 
-use crate::control::{Home, entry, number};
 use crate::forward::{assert_ended, assert_pair, assert_reset, pair, relay};
 use crate::support::clients::{reset, unread, until_acknowledged, vanish};
 use crate::support::connecting::{Peer, assert_gets};
+use crate::support::home::{Home, entry, number};
 use crate::support::{
     Closed, Server, connect, now, read_to_fin, send_until_stuck, undeafen, until,
     until_another_signal_counts,

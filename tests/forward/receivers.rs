@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::control::{Home, text};
+use crate::support::home::{Home, text};
 use crate::support::{GUARD, Server, cannot_run, connect, until};
 
 const TEST: &str = "every_header_is_taken_by_haproxy_and_by_nginx";

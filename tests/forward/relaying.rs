@@ -6,10 +6,10 @@ use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::Duration;
 
-use crate::control::{Home, text};
 use crate::forward::{assert_ended, assert_pair, pair, relay};
 use crate::support::clients::{Stream, send_all};
 use crate::support::connecting::{Connecting, Netcat, Peer, assert_gets, assert_silent};
+use crate::support::home::{Home, text};
 use crate::support::{
     Server, cannot_run, connect, now, pass, read_to_fin, send_until_stuck, until,
 };

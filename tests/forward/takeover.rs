@@ -4,10 +4,10 @@ use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::control::{Home, entry, number};
 use crate::forward::{assert_pair, pair};
 use crate::support::clients::{Stream, unread, until_acknowledged};
 use crate::support::connecting::{Peer, Port, assert_gets, assert_silent};
+use crate::support::home::{Home, entry, number};
 use crate::support::loading::{Loading, NOTHING_HAPPENED};
 use crate::support::{Server, now, pass, read_to_fin, send_until_stuck, until};
 
@@ -20,14 +20,8 @@ fn relay(home: &Home, upstream: SocketAddr, args: &[&str]) -> Server {
 /// Has another process take over from `relay`.
 #[track_caller]
 fn succeed(home: &Home, relay: &mut Server, upstream: SocketAddr, args: &[&str]) -> Server {
-    let (at, to) = (relay.address().to_string(), upstream.to_string());
-    let next = relay.replaced_by(1, || {
-        let mut command = home.standfast(&["serve", "forward", &to, "--replace", "-l", &at]);
-        command.args(args);
-        command
-    });
-    assert_eq!(relay.wait().code(), Some(0), "{:#?}", relay.lines);
-    next
+    let to = upstream.to_string();
+    home.succeed(relay, &[&["forward", &to], args].concat())
 }
 
 #[test]

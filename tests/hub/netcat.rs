@@ -3,8 +3,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use crate::control::number;
 use crate::hub::Hub;
+use crate::support::home::number;
 use crate::support::{GUARD, cannot_run, until};
 
 /// Each that is installed, with the words before HOST and PORT, or None where both are one word.

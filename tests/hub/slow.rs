@@ -4,9 +4,9 @@ use std::io::Read;
 use std::net::Shutdown;
 use std::time::Duration;
 
-use crate::control::number;
 use crate::hub::{Client, Hub};
 use crate::support::clients::{narrow, until_acknowledged};
+use crate::support::home::number;
 use crate::support::{now, pass, read_to_fin};
 
 /// Line `number`, 100 bytes.

@@ -5,38 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::control::Home;
 use crate::hub::{Client, Hub};
-use crate::support::clients::narrow;
+use crate::support::clients::{Raised, narrow};
 use crate::support::{Server, pass};
 use crate::takeover::relay::{Relay, too_late};
-
-/// Has a new process with `args` take over from `server`, which ends as it should.
-#[track_caller]
-fn succeed(home: &Home, server: &mut Server, args: &[&str]) -> Server {
-    let address = server.address().to_string();
-    let next = server.replaced_by(1, || {
-        let mut command = home.standfast(&["serve", "hub", "--replace", "-l", &address]);
-        command.args(args);
-        command
-    });
-    assert_eq!(server.wait().code(), Some(0), "{:?}", server.lines);
-    next
-}
-
-/// Raises a flag when it goes, also when an assertion fails.
-struct Raised<'a>(&'a AtomicBool);
-
-impl Drop for Raised<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 impl Hub {
     #[track_caller]
     fn succeed(&mut self, args: &[&str]) {
-        self.server = succeed(&self.home, &mut self.server, args);
+        self.server = self
+            .home
+            .succeed(&mut self.server, &[&["hub"], args].concat());
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::control::{Home, number, text};
+use crate::support::home::{Home, number, text};
 use crate::support::loading::{Figures, Loading, Peer, figures, load_command, output, row};
 use crate::support::{Server, now, pass, until};
 

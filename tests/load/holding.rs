@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::control::{Home, number};
+use crate::support::home::{Home, number};
 use crate::support::loading::{Loading, Peer, connections_of, figures, load_command, output, row};
 use crate::support::{Server, cannot_run, now, shell, until};
 

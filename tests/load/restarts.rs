@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::control::{Home, seconds};
+use crate::support::home::{Home, seconds};
 use crate::support::loading::{Loading, NOTHING_HAPPENED, connections_of, counts, nobody, row};
 use crate::support::{Server, now, pass, until};
 

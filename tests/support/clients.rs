@@ -1,6 +1,6 @@
 //! Clients with more to them than connecting: small windows, streams that can be verified, resets, company.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -50,6 +50,14 @@ pub(crate) fn unacknowledged(client: &TcpStream) -> u64 {
     let answer = unsafe { libc::ioctl(client.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
     bytes.try_into().unwrap()
+}
+
+/// The server has ended this connection, in whichever way.
+#[track_caller]
+pub(crate) fn assert_over(client: &mut TcpStream) {
+    if let Err(error) = client.read_to_end(&mut Vec::new()) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    }
 }
 
 /// Bytes that wait for the client to read them.
@@ -207,4 +215,13 @@ pub(crate) fn send_all(client: &TcpStream, count: u64) -> JoinHandle<()> {
         }
         client.shutdown(std::net::Shutdown::Write).unwrap();
     })
+}
+
+/// Raises a flag at the end of its scope, also when an assertion fails.
+pub(crate) struct Raised<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

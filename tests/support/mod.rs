@@ -4,6 +4,7 @@ mod children;
 pub(crate) mod clients;
 pub(crate) mod connecting;
 pub(crate) mod embedded;
+pub(crate) mod home;
 pub(crate) mod loading;
 mod signals;
 mod skipped;

@@ -6,7 +6,7 @@ use std::thread;
 use serde_json::Value;
 
 use crate::control::strangers::{Caller, seqpacket};
-use crate::control::{Home, entry, number, seconds, text};
+use crate::support::home::{Home, entry, number, seconds, text};
 use crate::support::{Orphan, Server, assert_echoes, facts, output, restarted, until};
 
 fn pid(home: &Home) -> u32 {
@@ -262,7 +262,7 @@ fn a_list_that_is_asked_for_while_nobody_knows_who_serves_comes_when_that_is_kno
     let mut client = server.connect();
     assert_echoes(&mut client, b"hello");
     let hung = loop {
-        let mut command = super::successor(&home, &server.addresses, &[]);
+        let mut command = home.successor(&server.addresses, &[]);
         command.env("STANDFAST_FAULT", "hang-commit");
         let hung = Server::launch(command);
         let told = server.log_line("that nobody serves, or why", |line| {

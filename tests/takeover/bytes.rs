@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::{Raised, succeed, successor};
-use crate::control::{Home, entry, number};
-use crate::support::clients::{Stream, connect_with_window, send_all, until_acknowledged};
+use crate::support::clients::{Raised, Stream, connect_with_window, send_all, until_acknowledged};
+use crate::support::home::{Home, entry, number};
 use crate::support::{
     GUARD, Orphan, Server, assert_echoes, connect, listening, pass, read_to_fin, restarted, until,
 };
@@ -43,7 +42,7 @@ fn megabytes_that_wait_for_a_slow_reader_arrive() {
     let before = waiting(&clients[0]);
     assert!(before > 1 << 20, "{before}");
     for _ in 0..2 {
-        server = succeed(&home, &mut server, &args);
+        server = home.succeed(&mut server, &args);
         let after = waiting(&clients[0]);
         assert!(after > 1 << 20 && after <= before, "{after}");
     }
@@ -78,7 +77,7 @@ fn input_that_was_not_read_yet_is_read_by_the_next() {
             let now = [0, 1, 2].map(|at| counts(&home, &clients[at], ["read", "written"]));
             now.iter().all(|counts| counts[0] > 0) && before.replace(now) == Some(now)
         });
-        server = succeed(&home, &mut server, &args);
+        server = home.succeed(&mut server, &args);
         for (stream, client) in streams.iter_mut().zip(&mut clients) {
             stream.read(client, 3 << 20);
         }
@@ -109,7 +108,7 @@ fn under_full_load_no_byte_is_lost_doubled_or_moved() {
         .collect();
     let mut generations = 0;
     while !receiving.iter().all(thread::JoinHandle::is_finished) && generations < 10 {
-        server = succeed(&home, &mut server, &["--workers", "2"]);
+        server = home.succeed(&mut server, &["--workers", "2"]);
         generations += 1;
     }
     receiving.into_iter().for_each(|one| one.join().unwrap());
@@ -123,7 +122,7 @@ fn discard_reads_on() {
     let mut client = server.connect();
     client.write_all(&[b'x'; 100_000]).unwrap();
     until_acknowledged(&client);
-    let mut next = succeed(&home, &mut server, &["discard"]);
+    let mut next = home.succeed(&mut server, &["discard"]);
     client.write_all(&[b'x'; 100_000]).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_fin(&mut client), b"");
@@ -141,7 +140,7 @@ fn a_line_begun_before_is_printed_whole_by_the_next() {
     let mut client = server.connect();
     client.write_all(b"whole\nfirst half,").unwrap();
     assert_eq!(server.stdout_line(), "whole");
-    let mut next = succeed(&home, &mut server, &["print"]);
+    let mut next = home.succeed(&mut server, &["print"]);
     assert_eq!(server.stdout_rest(), b"", "no half line");
     client.write_all(b" and the rest\n").unwrap();
     assert_eq!(next.stdout_line(), "first half, and the rest");
@@ -256,7 +255,7 @@ fn what_a_blocked_stdout_did_not_take_yet_is_not_lost() {
         let now = counts(&home, &client, ["read"]);
         now[0] > 0 && before.replace(now) == Some(now)
     });
-    let mut command = successor(&home, &[address], &["print", "--buffer", "64k"]);
+    let mut command = home.successor(&[address], &["print", "--buffer", "64k"]);
     command.stdout(std::process::Stdio::piped());
     let mut next = Server::launch(command);
     next.log_line("it", |line| line.contains(" info took over "));

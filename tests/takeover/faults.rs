@@ -14,10 +14,9 @@ use rustix::net::{SendFlags, SocketFlags, accept_with};
 use rustix::process::Signal;
 
 use super::relay::{ABORT, KIND, PREPARED, Relay, Side};
-use super::{succeed, successor};
 use crate::control::strangers::{User, seqpacket};
-use crate::control::{Home, assert_over, entry, number, refusal, text};
-use crate::support::clients::{Bystander, Stream, connect_with_window};
+use crate::support::clients::{Bystander, Stream, assert_over, connect_with_window};
+use crate::support::home::{Home, entry, number, refusal, text};
 use crate::support::{
     GUARD, Server, assert_echoes, cannot_run, connect, read_to_fin, shell, until,
 };
@@ -72,7 +71,7 @@ impl Company {
 
     /// A new process that has `fault`; it has been started.
     fn launch(&self, fault: &str) -> Server {
-        let mut command = successor(&self.home, &self.server.addresses, &ARGS);
+        let mut command = self.home.successor(&self.server.addresses, &ARGS);
         command.env("STANDFAST_FAULT", fault);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         Server::launch(command)
@@ -107,7 +106,7 @@ impl Company {
     #[track_caller]
     pub(super) fn assert_unhurt(mut self) {
         self.assert_serves();
-        let mut next = succeed(&self.home, &mut self.server, &ARGS);
+        let mut next = self.home.succeed(&mut self.server, &ARGS);
         for client in &mut self.clients {
             assert_echoes(client, b"and on");
         }
@@ -265,7 +264,7 @@ fn a_halt_in_the_pre_copy_is_given_up_after_five_seconds() {
     assert!(told.contains(STILL), "{told}");
     company.assert_serves();
     // The next takeover works while the hung one lives; what that left goes with the one after its end.
-    company.server = succeed(&company.home, &mut company.server, &ARGS);
+    company.server = company.home.succeed(&mut company.server, &ARGS);
     drop(hung);
     company.assert_unhurt();
 }
@@ -334,7 +333,7 @@ fn connections_end_as_ever_while_a_hung_successor_holds_copies() {
 fn two_at_once() {
     let mut company = Company::start();
     let mut hung = company.launch_hanging();
-    let (code, line) = refusal(successor(&company.home, &company.server.addresses, &ARGS));
+    let (code, line) = refusal(company.home.successor(&company.server.addresses, &ARGS));
     assert!(
         code == 1 && line.contains("another takeover is under way"),
         "{line}"
@@ -379,7 +378,7 @@ fn another_version_or_too_few_descriptors() {
             "the new process may have 0: raise its limit",
         ),
     ] {
-        let mut command = successor(&company.home, &company.server.addresses, &ARGS);
+        let mut command = company.home.successor(&company.server.addresses, &ARGS);
         command.env("STANDFAST_FAULT", fault);
         assert_refused(&mut company, command, why);
     }
@@ -571,7 +570,7 @@ fn messages_that_arrive_changed_are_noticed() {
                 _ => Some(vec![message]),
             }
         });
-        let mut command = successor(&company.home, &company.server.addresses, &ARGS);
+        let mut command = company.home.successor(&company.server.addresses, &ARGS);
         command.args(["--control", text(&path)]);
         let (code, line) = refusal(command);
         assert_eq!(code, 1, "{harmed:?}: {line}");
@@ -631,7 +630,7 @@ fn sigterm_to_the_new_one_while_it_waits() {
             vec![message]
         })
     });
-    let mut command = successor(&company.home, &company.server.addresses, &ARGS);
+    let mut command = company.home.successor(&company.server.addresses, &ARGS);
     command.args(["--control", text(&path)]);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut waiting = Server::launch(command);

@@ -2,8 +2,8 @@
 
 use super::faults::{ARGS, Company};
 use super::relay::{Relay, too_late};
-use super::successor;
-use crate::control::{refusal, text};
+
+use crate::support::home::{refusal, text};
 
 #[test]
 fn a_freeze_that_comes_too_late_is_followed_by_another() {
@@ -13,7 +13,7 @@ fn a_freeze_that_comes_too_late_is_followed_by_another() {
     let relay = Relay::start(&path, &real, too_late(2));
     let addresses = company.server.addresses.clone();
     let next = company.server.replaced_by(1, || {
-        let mut command = successor(&company.home, &addresses, &ARGS);
+        let mut command = company.home.successor(&addresses, &ARGS);
         command.args(["--control", text(&path)]);
         command
     });
@@ -34,7 +34,7 @@ fn after_five_late_freezes_the_server_serves_on() {
     let real = company.home.socket_of(&company.server);
     let path = company.home.join("relay.sock");
     let _relay = Relay::start(&path, &real, too_late(usize::MAX));
-    let mut command = successor(&company.home, &company.server.addresses, &ARGS);
+    let mut command = company.home.successor(&company.server.addresses, &ARGS);
     command.args(["--control", text(&path)]);
     let (code, line) = refusal(command);
     assert_eq!(code, 1, "{line}");

@@ -5,8 +5,7 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use super::successor;
-use crate::control::{Home, text};
+use crate::support::home::{Home, text};
 use crate::support::{Server, assert_echoes, restarted};
 
 /// A server whose successors end by `fault`.
@@ -47,7 +46,7 @@ fn a_server_given_to_a_process_that_ended_at_once_says_so_and_has_failed() {
         let mut server = doomed(&home, "abort-running");
         let what = loop {
             let new = (!by_signal).then(|| {
-                let mut command = successor(&home, &server.addresses, &[]);
+                let mut command = home.successor(&server.addresses, &[]);
                 command.env("STANDFAST_FAULT", "abort-running");
                 command.stdin(Stdio::null()).stdout(Stdio::piped());
                 Server::launch(command)

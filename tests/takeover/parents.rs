@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use super::restart::{copy, put_script, restart};
-use crate::control::{Home, number, text};
+use crate::support::home::{Home, number, text};
 use crate::support::{
     Server, assert_echoes, cannot_run, connect, facts, lacks, output, read_to_fin, restarted, until,
 };

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use crate::control::strangers::Caller;
-use crate::control::{Home, entry, number};
+use crate::support::home::{Home, entry, number};
 use crate::support::{GUARD, Orphan, Server, assert_echoes, connect, output, restarted, until};
 
 /// `print` into a pipe that nobody reads yet. The first line is read.

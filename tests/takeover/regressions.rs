@@ -17,9 +17,9 @@ use rustix::net::{SendFlags, SocketFlags, accept_with};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::Socket;
 
-use super::{Raised, succeed, successor};
 use crate::control::strangers::{User, seqpacket};
-use crate::control::{Home, number, text};
+use crate::support::clients::Raised;
+use crate::support::home::{Home, number, refusal, text};
 use crate::support::{
     GUARD, Orphan, Server, assert_echoes, cannot_run, connect, now, output, pass, settle, shell,
     until,
@@ -106,7 +106,7 @@ fn a_server_whose_clients_never_pause_is_taken_over_or_says_soon_why_not() {
             number(&home.json(&["status"])["read"]) > 10_000_000
         });
         let since = now();
-        let mut command = successor(&home, &server.addresses, &["--workers", "1"]);
+        let mut command = home.successor(&server.addresses, &["--workers", "1"]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut next = Server::launch(command);
         if !next.has_said_something() {
@@ -139,7 +139,7 @@ fn keep_busy(clients: &[TcpStream], over: &AtomicBool) {
 fn hello(home: &Home, server: &Server) -> Vec<u8> {
     let (path, real) = (home.join("listening.sock"), home.socket_of(server));
     let listener = seqpacket::listen(&path);
-    let mut command = successor(home, &server.addresses, &["--control", text(&path)]);
+    let mut command = home.successor(&server.addresses, &["--control", text(&path)]);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let _asking = Server::launch(command);
     let mut message = vec![0; 128 * 1024];
@@ -187,7 +187,7 @@ fn who_asks_for_the_server_and_hangs_up_is_in_nobodys_way() {
     }
     // The last of them may be under way yet.
     for _ in 0..20 {
-        let mut command = successor(&home, &server.addresses, &[]);
+        let mut command = home.successor(&server.addresses, &[]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut next = Server::launch(command);
         until("the new one ends, or the old one", || {
@@ -340,7 +340,7 @@ fn a_takeover_that_fails_changes_no_socket() {
         let its = Some((Duration::from_secs(77), Duration::from_secs(7), 5));
         assert_eq!(before.0.keepalive, its);
         let args = ["--keepalive", "5:1:2", "--user-timeout", "7s"];
-        let mut command = successor(&home, &server.addresses, &args);
+        let mut command = home.successor(&server.addresses, &args);
         command.env("STANDFAST_FAULT", fault);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         Server::launch(command).wait();
@@ -376,7 +376,7 @@ fn what_is_off_in_the_new_one_is_off() {
         let was = watch_of(&server, &client);
         assert_eq!(was.user_timeout, Duration::from_secs(7));
         let args = ["--keepalive", keepalive, "--user-timeout", "off"];
-        let next = succeed(&home, &mut server, &args);
+        let next = home.succeed(&mut server, &args);
         let mut late = next.connect();
         assert_echoes(&mut late, b"new");
         assert_echoes(&mut client, b"after");
@@ -461,7 +461,7 @@ fn who_waits_for_a_place_gets_any_that_becomes_free() {
         for client in &mut clients {
             assert_echoes(client, b"before");
         }
-        let next = succeed(&home, &mut server, &args);
+        let next = home.succeed(&mut server, &args);
         let mut waiting = next.connect();
         waiting.write_all(b"hello").unwrap();
         // It has come, and there is no place.
@@ -488,7 +488,7 @@ fn a_lower_limit_on_connections_lets_those_that_are_there_stay() {
     for client in &mut clients {
         assert_echoes(client, b"before");
     }
-    let next = succeed(&home, &mut server, &["--max-conns", "2"]);
+    let next = home.succeed(&mut server, &["--max-conns", "2"]);
     for client in &mut clients {
         assert_echoes(client, b"after");
     }
@@ -530,7 +530,7 @@ fn more_listeners_than_go_over_are_told_as_that() {
     }
     let mut command = serve();
     command.arg("--replace");
-    let (code, line) = crate::control::refusal(command);
+    let (code, line) = refusal(command);
     assert_eq!(code, 1, "{line}");
     assert!(line.contains("listeners"), "{line}");
     let status = home.json(&["status", text(&control)]);
@@ -564,7 +564,7 @@ fn print_with_prefixes_begins_a_line_of_its_own_in_the_new_process() {
     let mut next = None;
     // A busy machine may be too slow for the freeze.
     for _ in 0..20 {
-        let mut command = successor(&home, &[address], &args);
+        let mut command = home.successor(&[address], &args);
         command.stdin(Stdio::null()).stdout(stdout());
         let mut tried = Server::launch(command);
         until("one of them ends", || {

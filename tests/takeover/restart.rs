@@ -9,7 +9,7 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use super::Netcat;
-use crate::control::{Home, number, text};
+use crate::support::home::{Home, number, text};
 use crate::support::{Orphan, Server, assert_echoes, connect, output, restarted, shell, until};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");

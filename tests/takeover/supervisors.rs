@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::restart::put_script;
-use crate::control::{Home, number, text};
+use crate::support::home::{Home, number, text};
 use crate::support::{assert_echoes, connect, lacks, restarted, until};
 
 /// A supervisor that runs one server; ended, and the server with it, when dropped.

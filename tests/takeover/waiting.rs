@@ -5,9 +5,8 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::{Raised, succeed};
-use crate::control::{Home, entry, number};
-use crate::support::clients::{Stream, connect_with_window};
+use crate::support::clients::{Raised, Stream, connect_with_window};
+use crate::support::home::{Home, entry, number};
 use crate::support::{assert_echoes, until};
 
 fn until_waiting(home: &Home, client: &TcpStream, bytes: usize) {
@@ -31,7 +30,7 @@ fn what_waits_crosses_before_the_freeze_however_long_that_takes() {
     for client in &clients {
         until_waiting(&home, client, COUNT / 2);
     }
-    let next = succeed(&home, &mut server, &args);
+    let next = home.succeed(&mut server, &args);
     for mut client in clients {
         Stream::default().read(&mut client, COUNT as u64);
         assert_echoes(&mut client, b"and on");
@@ -70,7 +69,7 @@ fn who_makes_output_faster_than_it_can_be_copied_is_not_read_for_a_moment() {
             })
             .collect();
         for _ in 0..2 {
-            server = succeed(&home, &mut server, &args);
+            server = home.succeed(&mut server, &args);
         }
         drop(raised);
         for (sending, reading) in threads {
