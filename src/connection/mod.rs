@@ -320,7 +320,7 @@ impl Connection {
         self.conclude_far(service, turn);
         let io = &mut self.io;
         if let Some(verdict) = io.verdict()
-            && (io.is_told() || !io.is(Is::Halted))
+            && io.may_end()
         {
             return Step::Close(verdict);
         }
@@ -329,8 +329,7 @@ impl Connection {
             self.finish_unasked(service, CloseReason::Drain);
             return self.conclude(service, turn, false);
         }
-        // A service that waits still holds what it was sent: that comes out before the end.
-        if io.finishing().is_some() && (io.is_told() || !io.is(Is::Halted)) && !io.owes() {
+        if io.finishing().is_some() && io.may_end() && !io.owes() {
             let ending = match io.at_last() {
                 Some(ending) => io.deliver_and_reset(turn, ending),
                 None => io.deliver_and_fin(turn),

@@ -268,6 +268,11 @@ impl Io {
         self.end.stage == Stage::Decided
     }
 
+    /// Whether the service has had its say. One that waits still holds what it was sent: that comes out before the end.
+    pub(crate) fn may_end(&self) -> bool {
+        self.is_told() || !self.is(Is::Halted)
+    }
+
     /// The server drains, and `unread` bytes have come that are served yet.
     pub(crate) fn drain(&mut self, unread: u64) {
         if self.is_open() {
@@ -376,7 +381,8 @@ impl Io {
         self.decide(Ending { reason, ..ending });
     }
 
-    /// Ends the connection at once, whatever was decided before, for somebody wants that: an operator, or its owner.
+    /// Ends the connection at once, whatever was decided before: an operator or its owner wants that, or it cannot be
+    /// served.
     pub(crate) fn cut_off(&mut self, ending: Ending) -> Ending {
         self.decide(ending);
         ending

@@ -452,7 +452,8 @@ impl Worker {
             io.marks.put(Mark::Closing, true);
             let errno = error.raw_os_error();
             let ending = Ending::reset(CloseReason::IoError);
-            self.closing.push((key, Ending { errno, ..ending }));
+            let ending = io.cut_off(Ending { errno, ..ending });
+            self.closing.push((key, ending));
             return;
         }
         if let Some(up) = io.far_up() {

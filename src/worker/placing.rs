@@ -175,10 +175,10 @@ impl Worker {
             Ok(()) if connected => connection.arrived(service, turn, buffer),
             Ok(()) => connection.opened(service, turn),
             // Out of memory for it (epoll_ctl(2): ENOMEM, ENOSPC): it cannot be served.
-            Err(error) => Step::Close(Ending {
+            Err(error) => Step::Close(connection.io.cut_off(Ending {
                 errno: error.raw_os_error(),
                 ..Ending::fin(CloseReason::IoError)
-            }),
+            })),
         });
         if self.draining.is_some() {
             self.step(key, Connection::drain);
