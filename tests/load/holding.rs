@@ -36,8 +36,10 @@ fn idle_connections_that_the_server_drains_are_reported_by_reason() {
     // It has ended when all have answered its FIN.
     assert!(server.drain().success());
     let figures = loading.failed();
-    assert_eq!(figures.ended_all_for("ended_peer_closed"), 5);
-    assert_eq!((figures.count("connects"), figures.count("up")), (5, 0));
+    // One that comes back before the listener is closed is let in, and drained, too.
+    let ended = figures.ended_all_for("ended_peer_closed");
+    assert!((5..=10).contains(&ended), "{figures:?}");
+    assert_eq!((figures.count("connects"), figures.count("up")), (ended, 0));
     assert_eq!(loading.said("no connection was up at the end"), 1);
     assert_eq!(figures.count("failed"), figures.count("refused"));
     assert_eq!(figures.faults(), [0; 4], "{figures:?}");
