@@ -10,11 +10,11 @@ use std::time::Duration;
 use rustix::process::Signal;
 use socket2::SockRef;
 
-use crate::support::clients::vanish;
+use crate::support::clients::{unacknowledged, vanish};
 use crate::support::home::{Home, entry, number};
 use crate::support::{
     GUARD, Server, assert_echoes, cannot_run, connect, listening, now, pass, read_to_fin,
-    send_until_stuck, standfast, unacknowledged, undeafen, until, until_another_signal_counts,
+    send_until_stuck, standfast, undeafen, until, until_another_signal_counts,
 };
 
 #[test]

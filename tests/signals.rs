@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::support::clients::unacknowledged;
 use crate::support::home::Home;
 use crate::support::{
-    Server, assert_echoes, facts, now, read_to_fin, send_until_stuck, shell, standfast,
-    unacknowledged, until, until_another_signal_counts,
+    Server, assert_echoes, facts, now, read_to_fin, send_until_stuck, shell, standfast, until,
+    until_another_signal_counts,
 };
 
 /// Sends `bytes` and waits until the server's kernel has them.
@@ -24,7 +25,7 @@ fn deliver(client: &mut TcpStream, bytes: &[u8]) {
 fn stuck(server: &Server) -> (TcpStream, usize) {
     let mut client = server.connect();
     let sent = send_until_stuck(&mut client, &[b'x'; 65536]);
-    let arrived = sent - unacknowledged(&client);
+    let arrived = sent - usize::try_from(unacknowledged(&client)).unwrap();
     (client, arrived)
 }
 

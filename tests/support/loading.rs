@@ -15,7 +15,8 @@ use std::thread::{self, JoinHandle};
 use rustix::process::Signal;
 use serde_json::{Map, Value};
 
-use super::{GUARD, Server, in_table, standfast, until};
+use super::kernel::in_table;
+use super::{GUARD, Server, standfast, until};
 
 /// `standfast load ARGS... TO`, which comes back fast unless `args` say how.
 pub(crate) fn load_command(to: impl Display, args: &[&str]) -> Command {

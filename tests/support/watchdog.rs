@@ -92,8 +92,8 @@ fn a_test_that_hangs_ends_the_run_with_its_name() {
     command.args(["--exact", &test, "--test-threads", "2"]);
     command.env(BOUND, "1").stdout(process::Stdio::null());
     let mut child = command.stderr(process::Stdio::piped()).spawn().unwrap();
-    let said = super::lines(child.stderr.take().unwrap());
-    let status = super::wait_for(&mut child, super::GUARD);
+    let said = super::server::lines(child.stderr.take().unwrap());
+    let status = super::server::wait_for(&mut child, super::GUARD);
     let said: Vec<String> = said.into_iter().collect();
     assert!(!status.success());
     let expected = format!("test {test} did not end within 1 s: it hangs, and all tests end here");
