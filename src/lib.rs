@@ -90,6 +90,9 @@ mod listen;
 mod liveness;
 mod memory;
 mod os;
+#[cfg(test)]
+#[path = "../tests/support/seeded.rs"]
+mod seeded;
 mod server;
 mod service;
 pub mod services;

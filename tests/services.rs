@@ -12,6 +12,7 @@ use socket2::SockRef;
 
 use crate::support::clients::{unacknowledged, vanish};
 use crate::support::home::{Home, entry, number};
+use crate::support::seeded::Seeded;
 use crate::support::{
     GUARD, Server, assert_echoes, cannot_run, connect, listening, now, pass, read_to_fin,
     send_until_stuck, standfast, undeafen, until, until_another_signal_counts,
@@ -35,13 +36,10 @@ fn echo_sends_every_byte_back_before_its_fin() {
 
 /// Bytes without a pattern that could hide a mistake, the same for the same `seed`.
 fn noise(seed: u64, count: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut random = Seeded::new(seed);
     let mut bytes = Vec::with_capacity(count + 8);
     while bytes.len() < count {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
+        bytes.extend_from_slice(&random.next().to_le_bytes());
     }
     bytes.truncate(count);
     bytes

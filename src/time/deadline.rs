@@ -252,6 +252,7 @@ impl Deadlines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seeded::Seeded;
 
     fn at(seconds: u64) -> Moment {
         Moment::at(Duration::from_secs(seconds))
@@ -298,13 +299,8 @@ mod tests {
     fn it_agrees_with_a_sorted_list() {
         let mut deadlines = Deadlines::default();
         let mut plain = std::collections::BTreeMap::new();
-        let mut random = 1_u64;
-        let mut draw = |below: u64| {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (random >> 33) % below
-        };
+        let mut random = Seeded::new(1);
+        let mut draw = |limit: u64| random.below(limit);
         for _ in 0..20_000 {
             let key = u32::try_from(draw(50)).unwrap();
             match draw(4) {

@@ -284,6 +284,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
 #[expect(clippy::indexing_slicing, reason = "a test that indexes wrongly fails")]
 mod tests {
     use super::*;
+    use crate::seeded::Seeded;
 
     fn record(id: u64) -> Record {
         Record {
@@ -419,13 +420,8 @@ mod tests {
     /// A seeded stream of damage, with and without an honest checksum: never a panic.
     #[test]
     fn garbage_is_an_error_or_another_message() {
-        let mut random = 1_u64;
-        let mut draw = move |below: usize| {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            usize::try_from(random >> 33).unwrap() % below
-        };
+        let mut random = Seeded::new(1);
+        let mut draw = move |limit: usize| random.below(limit);
         let originals: Vec<Vec<u8>> = messages()
             .iter()
             .map(|message| message.encode().unwrap())

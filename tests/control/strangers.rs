@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::support::clients::{Bystander, assert_over};
 use crate::support::home::{Home, number, refusal, text};
+use crate::support::seeded::Seeded;
 use crate::support::{
     GUARD, Server, assert_echoes, cannot_run, connect, leave_descriptors, now, read_to_fin, shell,
     until,
@@ -173,13 +174,10 @@ fn descriptors(server: &Server) -> usize {
 
 /// Pseudo-random bytes that are the same in every run, and no question in any encoding: they begin with 255.
 fn garbage(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut random = Seeded::new(seed);
     let mut bytes = vec![255; length];
     for byte in bytes.iter_mut().skip(1) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        *byte = state.to_le_bytes()[0];
+        *byte = random.next().to_le_bytes()[0];
     }
     bytes
 }

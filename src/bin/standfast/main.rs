@@ -12,6 +12,9 @@ mod logger;
 mod orphans;
 #[cfg(control)]
 mod parent;
+#[cfg(test)]
+#[path = "../../../tests/support/seeded.rs"]
+mod seeded;
 mod serve;
 mod service;
 mod signals;

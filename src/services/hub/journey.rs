@@ -164,6 +164,7 @@ fn number(bytes: &[u8]) -> u64 {
 #[expect(clippy::indexing_slicing, reason = "a test that indexes wrongly fails")]
 mod tests {
     use super::*;
+    use crate::seeded::Seeded;
 
     fn feed() -> Feed {
         let feed = Feed::new(1000);
@@ -288,13 +289,8 @@ mod tests {
         for length in 1..ahead.len() {
             assert!(unpack_ahead(&ahead[..length], &Feed::new(9)).is_err());
         }
-        let mut random = 1_u64;
-        let mut draw = move |below: usize| {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            usize::try_from(random >> 33).unwrap() % below
-        };
+        let mut random = Seeded::new(1);
+        let mut draw = move |limit: usize| random.below(limit);
         for round in 0..50_000 {
             let mut bytes = if round % 2 == 0 { &ahead } else { &rest }.clone();
             for _ in 0..=draw(3) {

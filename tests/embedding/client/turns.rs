@@ -20,6 +20,7 @@ use super::apart::{apart, descriptors, resident};
 use super::{Refusing, Running, Server, Told, dial};
 use crate::support::clients::{Stream, reset, until_acknowledged};
 use crate::support::embedded::{Embedded, listen};
+use crate::support::seeded::Seeded;
 use crate::support::{GUARD, cannot_run, now, pass, read_to_fin, until};
 
 #[test]
@@ -264,7 +265,7 @@ fn an_instant_a_turn_is_wanted_at_is_met_and_not_before() {
     #[derive(Debug)]
     struct Ticks {
         wanted: Option<Instant>,
-        random: u64,
+        random: Seeded,
         left: u32,
         late: Vec<Duration>,
         early: u32,
@@ -296,11 +297,7 @@ fn an_instant_a_turn_is_wanted_at_is_met_and_not_before() {
                 return None;
             }
             self.left -= 1;
-            self.random = self
-                .random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            let micros = (self.random >> 33) % 3000;
+            let micros = self.random.below(3000);
             self.wanted = Some(links.now() + Duration::from_micros(micros));
             self.wanted
         }
@@ -308,7 +305,7 @@ fn an_instant_a_turn_is_wanted_at_is_met_and_not_before() {
 
     let ticks = Ticks {
         wanted: None,
-        random: 1,
+        random: Seeded::new(1),
         left: 300,
         late: Vec::new(),
         early: 0,
@@ -461,24 +458,10 @@ fn links_for_which_no_descriptor_is_left_fail_and_come_back() {
     }
 }
 
-/// A seeded stream of small numbers.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-}
-
 /// Does anything at any time, and asserts that it is told only what can be.
 #[derive(Debug)]
 struct Wild {
-    random: Random,
+    random: Seeded,
     /// Of each link: whether it is connected, and whether it was aborted since.
     links: Vec<(bool, bool)>,
     most: usize,
@@ -578,7 +561,7 @@ impl Caller for Wild {
 }
 
 /// Does anything with whoever connects, until `over`.
-fn wild_server(server: &Server, mut random: Random, over: &AtomicBool) {
+fn wild_server(server: &Server, mut random: Seeded, over: &AtomicBool) {
     server.0.set_nonblocking(true).unwrap();
     let (mut peers, mut buffer) = (Vec::<TcpStream>::new(), vec![0; 100_000]);
     while !over.load(Ordering::Relaxed) {
@@ -619,10 +602,10 @@ fn whatever_both_sides_do_each_link_ends_once_and_is_forgotten() {
         };
         let serving = thread::spawn({
             let over = Arc::clone(&over);
-            move || wild_server(&server, Random(seed), &over)
+            move || wild_server(&server, Seeded::new(seed), &over)
         });
         let wild = Wild {
-            random: Random(!seed),
+            random: Seeded::new(!seed),
             links: Vec::new(),
             most: 300,
             ends: HashMap::new(),

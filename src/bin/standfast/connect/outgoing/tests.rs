@@ -1,6 +1,7 @@
 //! What waits for the server, against the plainest model: lines in a list, byte by byte.
 
 use super::*;
+use crate::seeded::Seeded;
 
 const POLICIES: [BufferPolicy; 3] = [
     BufferPolicy::Block,
@@ -78,23 +79,10 @@ impl Model {
     }
 }
 
-/// Numbers that look random and are the same each time (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ mixed >> 31) % bound as u64).unwrap()
-    }
-}
-
 #[test]
 fn it_does_what_the_plainest_model_does() {
     for seed in 0..600 {
-        let mut random = Random(seed);
+        let mut random = Seeded::new(seed);
         let most = 1 + random.below(40);
         let mean_line = 1 + random.below(30);
         let policy = POLICIES[random.below(3)];

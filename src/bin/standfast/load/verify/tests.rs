@@ -1,6 +1,7 @@
 //! The verifier against the plainest model: each fault at each alignment in chunks of each size, and mixes of them.
 
 use super::*;
+use crate::seeded::Seeded;
 
 const STREAM: Pattern = Pattern::new(5);
 
@@ -310,13 +311,8 @@ fn without_verifying_only_the_number_of_bytes_counts() {
 /// Any mix of faults, each piece long enough to be recognised and each break in sight.
 #[test]
 fn a_random_mix_of_faults_is_what_the_model_says() {
-    let mut seed = 0x1234_5678_9abc_def0_u64;
-    let mut random = |below: u64| {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        (seed >> 11) % below
-    };
+    let mut seeded = Seeded::new(1);
+    let mut random = |limit: u64| seeded.below(limit);
     for _ in 0..400 {
         // `at` is where the stream would go on, `high` where its fresh part would.
         let (mut pieces, mut at, mut high) = (Vec::new(), 0, 0);
