@@ -16,7 +16,7 @@ use crate::dial::{Attempt, Dial};
 use crate::error::Error;
 use crate::io::readiness;
 use crate::io::stats::Stats;
-use crate::io::{Io, Turn};
+use crate::io::{Io, Terms, Turn};
 use crate::liveness::close::{self, CloseReason, Ending, Errno, How};
 use crate::liveness::herd::{Due, Herd};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
@@ -73,11 +73,10 @@ pub(crate) struct Engine {
     pub(crate) horizon: Horizon,
     pub(crate) dial: Dial,
     pub(crate) options: SocketOptions,
-    pub(crate) limits: Limits,
-    /// Of connections whose link has gone on without them.
+    /// What holds for all connections,
+    pub(crate) terms: Terms,
+    /// but for those whose link has gone on without them.
     pub(crate) leaving: Limits,
-    pub(crate) stats: Stats,
-    pub(crate) memory: Memory,
     pub(crate) resolver: Resolver,
     /// By token.
     pub(crate) entries: Slab<Entry>,
@@ -176,11 +175,13 @@ impl Engine {
             horizon: Horizon::new(clock.now()),
             dial,
             options,
-            limits,
+            terms: Terms {
+                limits,
+                stats: Stats::default(),
+                // Nothing is queued here.
+                memory: Memory::new(usize::MAX),
+            },
             leaving,
-            stats: Stats::default(),
-            // Nothing is queued here.
-            memory: Memory::new(usize::MAX),
             resolver,
             entries: Slab::new(),
             links: Vec::new(),

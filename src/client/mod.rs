@@ -275,13 +275,7 @@ impl<C: Caller> Client<C> {
                 }
                 break;
             }
-            let turn = Turn {
-                now: engine.now,
-                known: engine.horizon.known(),
-                limits: &engine.limits,
-                stats: &engine.stats,
-                memory: &engine.memory,
-            };
+            let turn = engine.terms.turn(engine.now, engine.horizon.known());
             let count = up.io.take_in(&mut self.buffer, &turn);
             if count > 0 {
                 budget = budget.saturating_sub(count);
@@ -311,13 +305,7 @@ impl<C: Caller> Client<C> {
             // Nothing is to be read first, so the verdict need not wait until reading goes on.
             io.input_over();
         }
-        let mut turn = Turn {
-            now: engine.now,
-            known: engine.horizon.known(),
-            limits: &engine.limits,
-            stats: &engine.stats,
-            memory: &engine.memory,
-        };
+        let mut turn = engine.terms.turn(engine.now, engine.horizon.known());
         // What came before the server vanished is heard first, once reading goes on.
         if let Some(verdict) = io.verdict()
             && (aborted || !io.is(Is::Halted) || !io.holds_input())
@@ -374,17 +362,10 @@ impl<C: Caller> Client<C> {
         else {
             return;
         };
-        let turn = Turn {
-            now: engine.now,
-            known: engine.horizon.known(),
-            limits: if up.io.finishing().is_some() {
-                &engine.leaving
-            } else {
-                &engine.limits
-            },
-            stats: &engine.stats,
-            memory: &engine.memory,
-        };
+        let mut turn = engine.terms.turn(engine.now, engine.horizon.known());
+        if up.io.finishing().is_some() {
+            turn.limits = &engine.leaving;
+        }
         if up.io.linger().is_some_and(|until| until <= turn.known) {
             let ending = up.io.ending();
             return self.over(key, &ending);
@@ -433,13 +414,7 @@ impl<C: Caller> Client<C> {
             engine.free(key);
             return up.shut(ending);
         };
-        let turn = Turn {
-            now: engine.now,
-            known: engine.horizon.known(),
-            limits: &engine.limits,
-            stats: &engine.stats,
-            memory: &engine.memory,
-        };
+        let turn = engine.terms.turn(engine.now, engine.horizon.known());
         let end = up.end(ending, &turn);
         up.shut(ending);
         self.tell(key, id, &end);
@@ -456,13 +431,7 @@ impl<C: Caller> Client<C> {
             return;
         };
         let Some(id) = link.take() else { return };
-        let turn = Turn {
-            now: engine.now,
-            known: engine.horizon.known(),
-            limits: &engine.limits,
-            stats: &engine.stats,
-            memory: &engine.memory,
-        };
+        let turn = engine.terms.turn(engine.now, engine.horizon.known());
         let end = up.end(&Ending::fin(reason), &turn);
         up.io.set(Is::Halted, false);
         let turn = Turn {

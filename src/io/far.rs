@@ -4,26 +4,15 @@ use std::sync::Arc;
 
 use socket2::SockRef;
 
-use super::{Io, Turn};
+use super::{Io, Terms, Turn};
 use crate::address::endpoint::{Endpoint, Peer};
 use crate::dial::Attempt;
 use crate::dial::upstream::Upstream;
 use crate::io::Is;
 #[cfg(control)]
 use crate::io::marks::Mark;
-use crate::io::stats::Stats;
-use crate::liveness::reap::Limits;
-use crate::memory::Memory;
 use crate::os::sys;
 use crate::time::deadline::Moment;
-
-/// What holds for the far sides of a listener's connections: as for the connections, but they may be silent.
-#[derive(Debug)]
-pub(crate) struct Terms {
-    pub(crate) limits: Limits,
-    pub(crate) stats: Stats,
-    pub(crate) memory: Memory,
-}
 
 /// A far side.
 #[derive(Debug)]
@@ -61,13 +50,7 @@ pub(crate) struct Up {
 impl Up {
     #[inline]
     pub(crate) fn split(&mut self, turn: &Turn<'_>) -> (&mut Io, Turn<'_>) {
-        let turn = Turn {
-            now: turn.now,
-            known: turn.known,
-            limits: &self.terms.limits,
-            stats: &self.terms.stats,
-            memory: &self.terms.memory,
-        };
+        let turn = self.terms.turn(turn.now, turn.known);
         (&mut self.io, turn)
     }
 }

@@ -39,11 +39,11 @@ use crate::time::horizon::Pause;
 
 #[cfg(control)]
 pub(crate) use end::Carried;
-pub(crate) use far::{Dialing, Far, Terms, Up};
+pub(crate) use far::{Dialing, Far, Up};
 pub(crate) use lent::WATCHED;
 pub(crate) use pending::{Beside, Pending};
 
-/// What holds for a listener's connections in one turn.
+/// What holds for connections in one turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turn<'a> {
     pub(crate) now: Moment,
@@ -52,6 +52,27 @@ pub(crate) struct Turn<'a> {
     pub(crate) limits: &'a Limits,
     pub(crate) stats: &'a Stats,
     pub(crate) memory: &'a Memory,
+}
+
+/// What holds for connections of one kind at any time: those of a client, or the far sides of a listener's.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    pub(crate) limits: Limits,
+    pub(crate) stats: Stats,
+    pub(crate) memory: Memory,
+}
+
+impl Terms {
+    #[inline]
+    pub(crate) fn turn(&self, now: Moment, known: Moment) -> Turn<'_> {
+        Turn {
+            now,
+            known,
+            limits: &self.limits,
+            stats: &self.stats,
+            memory: &self.memory,
+        }
+    }
 }
 
 /// A connection without its service: the socket, its counters, and what waits.
