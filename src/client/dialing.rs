@@ -1,55 +1,23 @@
-//! A link's way to its server: the name is resolved, an attempt made, and what comes of that told.
+//! A link's way to its server: the name is resolved, an attempt made, and what comes of it told.
 
 use mio::Token;
 
 use super::{Caller, Client};
 use crate::address::endpoint::Peer;
 use crate::client::engine::{Entry, State, Up};
-use crate::dial::{Attempt, Dial, DialError, Manner, Progress};
+use crate::dial::{DialError, Dialed, Manner};
 use crate::io::Io;
 use crate::io::Is;
 use crate::liveness::herd;
 use crate::time::deadline::slot;
 
 impl<C: Caller> Client<C> {
-    /// Begins an attempt as soon as the name is resolved.
+    /// Goes on with dialling.
     pub(super) fn dial(&mut self, key: usize) {
         let engine = &mut self.engine;
         let Some(Entry {
-            state: state @ State::Resolving { .. },
-            ..
-        }) = engine.entries.get_mut(key)
-        else {
-            return;
-        };
-        let State::Resolving { until } = *state else {
-            return;
-        };
-        match engine.resolver.ask(engine.now) {
-            None => {
-                engine.resolving.push(key);
-                engine.deadlines.set(slot(key), until);
-            }
-            Some(Ok(addresses)) => {
-                *state = State::Dialing {
-                    attempt: Attempt::new(addresses, until),
-                    until,
-                };
-                self.attempt(key);
-            }
-            Some(Err(found)) => {
-                let error = DialError::resolve(&engine.dial.address, found.into());
-                self.failed(key, &error);
-            }
-        }
-    }
-
-    /// Goes on with an attempt.
-    pub(super) fn attempt(&mut self, key: usize) {
-        let engine = &mut self.engine;
-        let Some(Entry {
             link: Some(id),
-            state: State::Dialing { attempt, until },
+            state: State::Dialing(dialing),
         }) = engine.entries.get_mut(key)
         else {
             return;
@@ -66,13 +34,15 @@ impl<C: Caller> Client<C> {
             registry: engine.poll.registry(),
             token: Token(key),
         };
-        match attempt.advance(manner, engine.now) {
-            Progress::Pending if *until <= engine.horizon.known() => self.give_up(key),
-            Progress::Pending => {
-                let due = attempt.next().min(*until);
-                engine.deadlines.set(slot(key), due);
+        let (now, known) = (engine.now, engine.horizon.known());
+        let ask = || engine.resolver.ask(now);
+        match dialing.advance(&engine.dial, ask, manner, (now, known)) {
+            Dialed::Resolving => {
+                engine.resolving.push(key);
+                engine.deadlines.set(slot(key), dialing.due());
             }
-            Progress::Connected(server, socket) => {
+            Dialed::Pending => engine.deadlines.set(slot(key), dialing.due()),
+            Dialed::Connected(server, socket) => {
                 let peer = server.tcp().map_or(Peer::Unix(None), Peer::from);
                 let mut io = Io::new(socket, *id as u64, peer, 0, engine.now);
                 // What came with the connection, be it a FIN, made its edge before.
@@ -87,25 +57,11 @@ impl<C: Caller> Client<C> {
                 self.call(key, |caller, link| caller.connected(link));
                 self.advance(key);
             }
-            Progress::Failed => self.give_up(key),
+            Dialed::Failed(error) => self.failed(key, &error),
         }
     }
 
-    /// Ends an attempt that has failed, or had its time.
-    fn give_up(&mut self, key: usize) {
-        let Dial {
-            address,
-            connect_timeout,
-            ..
-        } = &self.engine.dial;
-        let state = std::mem::replace(&mut self.engine.entries[key].state, State::Waiting);
-        if let State::Dialing { attempt, .. } = state {
-            let error = attempt.into_error(address, *connect_timeout);
-            self.failed(key, &error);
-        }
-    }
-
-    pub(super) fn failed(&mut self, key: usize, error: &DialError) {
+    fn failed(&mut self, key: usize, error: &DialError) {
         self.engine.entries[key].state = State::Waiting;
         if let Some(id) = self.engine.entries[key].link {
             let next = self.caller.failed(id, error);

@@ -12,7 +12,7 @@ use crate::address::endpoint::Endpoint;
 use crate::client::timer::Timer;
 use crate::dial::backoff::Retries;
 use crate::dial::resolve::{Family, Resolver};
-use crate::dial::{Attempt, Dial};
+use crate::dial::{Dial, Dialing};
 use crate::error::Error;
 use crate::io::readiness;
 use crate::io::stats::Stats;
@@ -117,13 +117,7 @@ pub(crate) struct Entry {
 
 #[derive(Debug)]
 pub(crate) enum State {
-    Resolving {
-        until: Moment,
-    },
-    Dialing {
-        attempt: Attempt,
-        until: Moment,
-    },
+    Dialing(Dialing),
     Up(Up),
     /// Until the next attempt.
     Waiting,
@@ -221,8 +215,7 @@ impl Engine {
     /// Begins to connect in the next turn, which comes at once.
     pub(crate) fn start(&mut self, key: usize) {
         self.deadlines.remove(slot(key));
-        let until = self.now.after_if(self.dial.connect_timeout);
-        self.entries[key].state = State::Resolving { until };
+        self.entries[key].state = State::Dialing(Dialing::new(&self.dial, self.now));
         self.later.push(key);
     }
 

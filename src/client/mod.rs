@@ -18,7 +18,7 @@ use crate::client::engine::{
     EVENTS, Engine, Entry, PATIENCE, READ_BUDGET, Slot, State, TIMER, WAKER,
 };
 use crate::client::link::arm;
-use crate::dial::{Dial, DialError};
+use crate::dial::Dial;
 use crate::error::Error;
 use crate::io::Is;
 use crate::io::Turn;
@@ -191,9 +191,9 @@ impl<C: Caller> Client<C> {
                 self.advance(key);
             }
             Some(Entry {
-                state: State::Dialing { .. },
+                state: State::Dialing(dialing),
                 ..
-            }) => self.attempt(key),
+            }) if dialing.is_resolved() => self.dial(key),
             _ => {}
         }
     }
@@ -210,7 +210,7 @@ impl<C: Caller> Client<C> {
                     self.advance(key);
                 }
                 Some(Entry {
-                    state: State::Resolving { .. },
+                    state: State::Dialing(_),
                     ..
                 }) => self.dial(key),
                 _ => {}
@@ -226,17 +226,12 @@ impl<C: Caller> Client<C> {
                 continue;
             };
             match &entry.state {
-                State::Resolving { .. } => {
-                    self.engine.resolving.retain(|waiting| *waiting != key);
-                    let Dial {
-                        address,
-                        connect_timeout,
-                        ..
-                    } = &self.engine.dial;
-                    let error = DialError::resolve_too_slow(address, *connect_timeout);
-                    self.failed(key, &error);
+                State::Dialing(dialing) => {
+                    if !dialing.is_resolved() {
+                        self.engine.resolving.retain(|waiting| *waiting != key);
+                    }
+                    self.dial(key);
                 }
-                State::Dialing { .. } => self.attempt(key),
                 // Not here: an attempt that fails at once, to be followed by another at once, would be due again.
                 State::Waiting => self.engine.start(key),
                 State::Up(_) => self.due(key),

@@ -28,9 +28,8 @@ impl Connection {
         let pending = self.io.pending.as_mut();
         match pending.and_then(|pending| pending.far.as_deref_mut()) {
             Some(Far::Up(up)) => up.io.note(event),
-            Some(Far::Dialing(dialing)) => {
-                dialing.readable |=
-                    event.is_readable() || event.is_read_closed() || event.is_error();
+            Some(Far::Dialing { readable, .. }) => {
+                *readable |= event.is_readable() || event.is_read_closed() || event.is_error();
                 return true;
             }
             _ => {}
@@ -42,10 +41,10 @@ impl Connection {
     pub(crate) fn connected(
         &mut self,
         (server, socket): (&Endpoint, OwnedFd),
-        readable: bool,
         terms: &Arc<Terms>,
         turn: &Turn<'_>,
     ) {
+        let readable = matches!(self.io.far(), Some(Far::Dialing { readable: true, .. }));
         let peer = server.tcp().map_or(Peer::Unix(None), Peer::from);
         let mut io = Io::new(socket, self.io.id, peer, self.io.listener, turn.now);
         // What came with the connection, be it a FIN, made its edge before.

@@ -24,7 +24,7 @@ const STAGGER: Duration = Duration::from_millis(250);
 
 /// One attempt to reach a server.
 #[derive(Debug)]
-pub(crate) struct Attempt {
+pub(super) struct Attempt {
     /// Addresses not tried yet, the next one last.
     left: Vec<Endpoint>,
     under_way: Vec<(Endpoint, OwnedFd)>,
@@ -47,7 +47,7 @@ pub(crate) struct Manner<'a> {
 
 /// How an attempt stands.
 #[derive(Debug)]
-pub(crate) enum Progress {
+pub(super) enum Progress {
     Pending,
     Connected(Endpoint, OwnedFd),
     /// No address is left.
@@ -55,7 +55,7 @@ pub(crate) enum Progress {
 }
 
 impl Attempt {
-    pub(crate) fn new(mut addresses: Vec<Endpoint>, until: Moment) -> Self {
+    pub(super) fn new(mut addresses: Vec<Endpoint>, until: Moment) -> Self {
         addresses.reverse();
         Self {
             left: addresses,
@@ -67,12 +67,12 @@ impl Attempt {
     }
 
     /// When [`advance`](Self::advance) is due, though no event has come.
-    pub(crate) fn next(&self) -> Moment {
+    pub(super) fn next(&self) -> Moment {
         self.next
     }
 
     /// Looks what has become of the addresses under way, and tries further ones if it is time.
-    pub(crate) fn advance(&mut self, manner: Manner<'_>, now: Moment) -> Progress {
+    pub(super) fn advance(&mut self, manner: Manner<'_>, now: Moment) -> Progress {
         let mut at = 0;
         while let Some((_, socket)) = self.under_way.get(at) {
             match outcome(socket) {
@@ -113,7 +113,7 @@ impl Attempt {
     }
 
     /// What it failed for; what is still under way has not answered `within` the time it had.
-    pub(crate) fn into_error(self, address: &Address, within: Option<Duration>) -> DialError {
+    pub(super) fn into_error(self, address: &Address, within: Option<Duration>) -> DialError {
         let silent = self.under_way.into_iter().map(|(endpoint, _)| endpoint);
         DialError::connect(address, self.failed, silent, within)
     }
@@ -230,6 +230,7 @@ mod tests {
     use mio::{Events, Poll};
 
     use super::*;
+    use crate::dial::peers::{refusing, silent};
     use crate::time::deadline::Clock;
 
     /// What comes of an attempt with `within` for all of `addresses`, and after how long.
@@ -261,30 +262,6 @@ mod tests {
             }
             let due = attempt.next().min(until);
             poll.poll(&mut events, Some(due.since(now))).unwrap();
-        }
-    }
-
-    /// A port that is kept from others, and on which nobody listens.
-    fn refusing() -> (Socket, SocketAddr) {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        socket.bind(&any.into()).unwrap();
-        let address = socket.local_addr().unwrap().as_socket().unwrap();
-        (socket, address)
-    }
-
-    /// A listener whose backlog is full, so that it answers no more, and what fills it.
-    fn silent() -> (Vec<Socket>, SocketAddr) {
-        let (listener, address) = refusing();
-        listener.listen(0).unwrap();
-        let mut sockets = vec![listener];
-        loop {
-            let filling = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            let filled = filling.connect_timeout(&address.into(), Duration::from_millis(200));
-            if filled.is_err() {
-                return (sockets, address);
-            }
-            sockets.push(filling);
         }
     }
 

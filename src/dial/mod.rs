@@ -1,12 +1,16 @@
 //! The engine's other door: from the name of a server to a connected socket, or to the reason why there is none.
 //!
-//! One attempt (`attempt.rs`) tries every address of the server, the next one as soon as the former fails or has not
-//! answered for a while, and takes the first that answers (RFC 8305, "Happy Eyeballs"). When to attempt, how long,
-//! and how often is for the owner of the loop to say.
+//! Whoever wants that, a client's link or a server's connection, goes the same way (`dialing.rs`): the name is resolved
+//! (`resolve.rs`), then one attempt (`attempt.rs`) tries every address of the server, the next one as soon as the former
+//! fails or has not answered for a while, and takes the first that answers (RFC 8305, "Happy Eyeballs"). When to dial,
+//! and how often, is for the owner of the loop to say.
 
 mod attempt;
 pub(crate) mod backoff;
+mod dialing;
 mod error;
+#[cfg(test)]
+mod peers;
 pub(crate) mod resolve;
 pub(crate) mod upstream;
 
@@ -19,7 +23,8 @@ use crate::dial::resolve::Family;
 use crate::error::Error;
 use crate::liveness::keepalive::Keepalive;
 
-pub(crate) use attempt::{Attempt, Manner, Progress};
+pub(crate) use attempt::Manner;
+pub(crate) use dialing::{Dialed, Dialing};
 pub use error::{DialError, DialErrorKind};
 
 /// Whom to connect to, and how.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::dial::Dial;
-use crate::dial::resolve::Family;
 use crate::error::Error;
 
 /// Whom a server's connections may be connected to: a name or an address with a port, or a Unix socket. Made once, and
@@ -53,12 +52,8 @@ impl Upstream {
         self.0.number
     }
 
-    pub(crate) fn connect_timeout(&self) -> Option<Duration> {
-        self.0.dial.connect_timeout
-    }
-
-    pub(crate) fn family(&self) -> Family {
-        self.0.dial.family
+    pub(crate) fn dial(&self) -> &Dial {
+        &self.0.dial
     }
 }
 

@@ -6,7 +6,7 @@ use socket2::SockRef;
 
 use super::{Io, Terms, Turn};
 use crate::address::endpoint::{Endpoint, Peer};
-use crate::dial::Attempt;
+use crate::dial::Dialing;
 use crate::dial::upstream::Upstream;
 use crate::io::Is;
 #[cfg(control)]
@@ -22,22 +22,17 @@ pub(crate) enum Far {
         upstream: Upstream,
         at: Moment,
     },
-    Dialing(Dialing),
+    /// On its way.
+    Dialing {
+        upstream: Upstream,
+        dialing: Dialing,
+        /// An event said that there is something to read.
+        readable: bool,
+    },
     /// It was being dialled by the process that had the connection before.
     #[cfg(control)]
     Interrupted,
     Up(Up),
-}
-
-/// An attempt under way.
-#[derive(Debug)]
-pub(crate) struct Dialing {
-    pub(crate) upstream: Upstream,
-    /// `None` while the name is resolved.
-    pub(crate) attempt: Option<Attempt>,
-    pub(crate) until: Moment,
-    /// An event said that there is something to read.
-    pub(crate) readable: bool,
 }
 
 /// Connected.
@@ -62,10 +57,7 @@ impl Far {
             Self::Wanted { at, .. } => *at,
             #[cfg(control)]
             Self::Interrupted => Moment::at_start(),
-            Self::Dialing(dialing) => dialing
-                .attempt
-                .as_ref()
-                .map_or(dialing.until, |attempt| attempt.next().min(dialing.until)),
+            Self::Dialing { dialing, .. } => dialing.due(),
             Self::Up(up) => up.io.linger().unwrap_or(up.io.watch),
         }
     }

@@ -39,7 +39,7 @@ use crate::time::horizon::Pause;
 
 #[cfg(control)]
 pub(crate) use end::Carried;
-pub(crate) use far::{Dialing, Far, Up};
+pub(crate) use far::{Far, Up};
 pub(crate) use lent::WATCHED;
 pub(crate) use pending::{Beside, Pending};
 
