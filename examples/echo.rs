@@ -16,7 +16,7 @@ impl Service for Echo {
 }
 
 fn main() -> Result<(), Error> {
-    let listen = Listen::new("127.0.0.1:0".parse().map_err(Error::Config)?, Echo);
+    let listen = Listen::new("127.0.0.1:0".parse()?, Echo);
     let server = Server::bind(Config {
         listen: vec![listen],
         ..Config::default()

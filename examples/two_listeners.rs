@@ -32,7 +32,7 @@ impl Service for Count {
 }
 
 fn main() -> Result<(), Error> {
-    let loopback = || "127.0.0.1:0".parse().map_err(Error::Config);
+    let loopback = || "127.0.0.1:0".parse();
     let bound = Duration::from_secs(20);
     let count = Listen {
         read_timeout: Some(Duration::from_secs(60)),

@@ -6,6 +6,7 @@ use std::io;
 use crate::address::endpoint::Endpoint;
 use crate::liveness::keepalive::DetectionError;
 use crate::liveness::sockopt::{Refused, Unfit};
+use crate::parse::ParseError;
 
 /// Why a server could not be started. The system's word is the [`source`](std::error::Error::source).
 #[derive(Debug)]
@@ -142,6 +143,13 @@ impl std::error::Error for Error {
 impl From<DetectionError> for Error {
     fn from(error: DetectionError) -> Self {
         Self::Detection(error)
+    }
+}
+
+/// A setting that was wrong as it was written.
+impl From<ParseError> for Error {
+    fn from(error: ParseError) -> Self {
+        Self::Config(error.to_string())
     }
 }
 

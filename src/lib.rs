@@ -90,6 +90,7 @@ mod listen;
 mod liveness;
 mod memory;
 mod os;
+mod parse;
 #[cfg(test)]
 #[path = "../tests/support/seeded.rs"]
 mod seeded;
@@ -124,6 +125,7 @@ pub use memory::{Held, KernelMemory, Memory, MemorySource, WaitingKind};
 pub use os::children;
 pub use os::descriptors::{descriptors_for_connections, raise_descriptor_limit};
 pub use os::inherited;
+pub use parse::ParseError;
 pub use server::Server;
 pub use service::{AnyService, Context, Exported, Patience, Ready, Service, Stage};
 pub use services::forward::proxy_header::ProxyHeader;

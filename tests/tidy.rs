@@ -35,9 +35,10 @@ fn module(path: &Path) -> String {
 }
 
 /// The layers of the library, folders and single files: each imports only from those before it.
-const LAYERS: [&str; 20] = [
+const LAYERS: [&str; 21] = [
     "os",
     "time",
+    "parse",
     "address",
     "liveness",
     "error",

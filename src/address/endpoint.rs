@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use socket2::SockAddr;
 
+use crate::parse::ParseError;
+
 /// Where a listener stands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -82,15 +84,15 @@ impl fmt::Display for Endpoint {
 }
 
 impl FromStr for Endpoint {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         match text.strip_prefix("unix:") {
             None => text
                 .parse()
                 .map(Self::Tcp)
-                .map_err(|_| format!("{text:?} is no address")),
-            Some("" | "@") => Err("expected unix:PATH or unix:@NAME".to_owned()),
+                .map_err(|_| ParseError::new(format!("{text:?} is no address"))),
+            Some("" | "@") => Err(ParseError::new("expected unix:PATH or unix:@NAME")),
             Some(path) => Ok(match path.strip_prefix('@') {
                 Some(name) => Self::Abstract(name.to_owned()),
                 None => Self::Unix(path.into()),
@@ -180,10 +182,10 @@ impl fmt::Display for Peer {
 }
 
 impl FromStr for Peer {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no peer");
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let wrong = || ParseError::new(format!("{text:?} is no peer"));
         match text.strip_prefix("unix") {
             None => text.parse().map(Self::Tcp).map_err(|_| wrong()),
             Some("") => Ok(Self::Unix(None)),

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::address::endpoint::Endpoint;
+use crate::parse::ParseError;
 
 /// Where to listen.
 ///
@@ -95,18 +96,20 @@ impl From<SocketAddr> for Address {
 }
 
 impl FromStr for Address {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let port = |digits: &str| {
             digits
                 .parse::<u16>()
-                .map_err(|_| format!("{digits:?} is not a port (0 to 65535)"))
+                .map_err(|_| ParseError::new(format!("{digits:?} is not a port (0 to 65535)")))
         };
         if let Some(number) = text.strip_prefix("fd:") {
             return match number.parse() {
                 Ok(fd) if fd >= 0 => Ok(Self::Fd(fd)),
-                _ => Err(format!("{number:?} is not a descriptor number")),
+                _ => Err(ParseError::new(format!(
+                    "{number:?} is not a descriptor number"
+                ))),
             };
         }
         if text.starts_with("unix:") {
@@ -127,23 +130,23 @@ impl FromStr for Address {
         }
         if let Some(rest) = text.strip_prefix('[') {
             let Some((host, digits)) = rest.split_once("]:") else {
-                return Err("expected [IPV6]:PORT".to_owned());
+                return Err(ParseError::new("expected [IPV6]:PORT"));
             };
             let literal = host.split_once('%').map_or(host, |(literal, _)| literal);
             if literal.parse::<Ipv6Addr>().is_err() {
-                return Err(format!("{host:?} is not an IPv6 address"));
+                return Err(ParseError::new(format!("{host:?} is not an IPv6 address")));
             }
             return Ok(Self::Host(host.to_owned(), port(digits)?));
         }
         match text.rsplit_once(':') {
             Some(("" | "*", digits)) => port(digits).map(Self::Any),
-            Some((host, _)) if host.contains(':') => {
-                Err("an IPv6 address stands in brackets: [::1]:7000".to_owned())
-            }
+            Some((host, _)) if host.contains(':') => Err(ParseError::new(
+                "an IPv6 address stands in brackets: [::1]:7000",
+            )),
             Some((host, digits)) => Ok(Self::Host(host.to_owned(), port(digits)?)),
-            None => Err(
-                "expected PORT, :PORT, HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME, fd:N or systemd[:NAME]".to_owned(),
-            ),
+            None => Err(ParseError::forms(
+                "expected PORT, :PORT, HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME, fd:N or systemd[:NAME]",
+            )),
         }
     }
 }
@@ -207,7 +210,7 @@ mod tests {
             ("fd:-1", "not a descriptor"),
         ] {
             let error = text.parse::<Address>().unwrap_err();
-            assert!(error.contains(hint), "{text}: {error}");
+            assert!(error.to_string().contains(hint), "{text}: {error}");
         }
     }
 

@@ -7,6 +7,8 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::parse::ParseError;
+
 /// TCP keepalive: when a silent peer is first probed, how often again, and after how many unanswered probes the
 /// kernel reports `ETIMEDOUT`. A field that is `None` keeps the system's value (`net.ipv4.tcp_keepalive_*`).
 ///
@@ -125,23 +127,27 @@ impl fmt::Display for Keepalive {
 }
 
 impl FromStr for Keepalive {
-    type Err = String;
+    type Err = ParseError;
 
     /// `IDLE:INTERVAL:RETRIES`; an empty field keeps the system's.
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let field = |name: &str, text: &str| match text {
             "" => Ok(None),
             text => match text.parse::<u32>() {
-                Ok(0) => Err(format!(
+                Ok(0) => Err(ParseError::new(format!(
                     "{name} is 0; leave it empty to keep the system's, or say off"
-                )),
+                ))),
                 Ok(value) => Ok(NonZeroU32::new(value)),
-                Err(_) => Err(format!("{name} {text:?} is not a whole number")),
+                Err(_) => Err(ParseError::new(format!(
+                    "{name} {text:?} is not a whole number"
+                ))),
             },
         };
         let fields: Vec<&str> = text.split(':').collect();
         let &[idle, interval, retries] = fields.as_slice() else {
-            return Err("expected IDLE:INTERVAL:RETRIES, such as 60:10:3, or off".to_owned());
+            return Err(ParseError::new(
+                "expected IDLE:INTERVAL:RETRIES, such as 60:10:3, or off",
+            ));
         };
         Ok(Self {
             idle: field("idle", idle.strip_suffix('s').unwrap_or(idle))?,
@@ -470,7 +476,7 @@ mod tests {
             ("60:10:x", "retries \"x\""),
         ] {
             let error = text.parse::<Keepalive>().unwrap_err();
-            assert!(error.contains(hint), "{text}: {error}");
+            assert!(error.to_string().contains(hint), "{text}: {error}");
         }
     }
 }

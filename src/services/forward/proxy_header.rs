@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use crate::address::endpoint::Peer;
+use crate::parse::ParseError;
 
 /// Which form of the PROXY protocol header an upstream is told about its client in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,13 +32,13 @@ impl ProxyHeader {
 }
 
 impl FromStr for ProxyHeader {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         match text {
             "v1" => Ok(Self::V1),
             "v2" => Ok(Self::V2),
-            _ => Err("expected v1 or v2".to_owned()),
+            _ => Err(ParseError::new("expected v1 or v2")),
         }
     }
 }

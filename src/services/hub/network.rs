@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use crate::parse::ParseError;
+
 /// A range of IP addresses in CIDR notation (RFC 4632, RFC 4291).
 ///
 /// ```
@@ -38,9 +40,9 @@ impl Network {
 }
 
 impl FromStr for Network {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(prefix)),
             None => (text, None),
@@ -49,7 +51,10 @@ impl FromStr for Network {
             .trim_start_matches('[')
             .trim_end_matches(']')
             .parse()
-            .map_err(|_| format!("{text}: expected an address or a range, such as 10.0.0.0/8"))?;
+            .map_err(|_| {
+                let what = "expected an address or a range, such as 10.0.0.0/8";
+                ParseError::new(format!("{text}: {what}"))
+            })?;
         let width = width(first);
         let prefix = match prefix {
             None => width,
@@ -57,12 +62,15 @@ impl FromStr for Network {
                 .parse()
                 .ok()
                 .filter(|&prefix| prefix <= width)
-                .ok_or_else(|| format!("{text}: expected 0 to {width} bits after the slash"))?,
+                .ok_or_else(|| {
+                    let what = format!("expected 0 to {width} bits after the slash");
+                    ParseError::new(format!("{text}: {what}"))
+                })?,
         };
         if masked(bits(first), prefix, width) != bits(first) {
-            return Err(format!(
+            return Err(ParseError::new(format!(
                 "{text}: the address has bits beyond the first {prefix}"
-            ));
+            )));
         }
         Ok(match first.to_canonical() {
             // Clients are known by the IPv4 address, whatever the listener shows.
@@ -141,7 +149,7 @@ mod tests {
             ("::ffff:127.0.0.1/104", "beyond the first 104"),
         ] {
             let error = text.parse::<Network>().unwrap_err();
-            assert!(error.contains(why), "{text}: {error}");
+            assert!(error.to_string().contains(why), "{text}: {error}");
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use standfast::Keepalive;
+use standfast::{Keepalive, ParseError};
 
 use crate::Failure;
 use crate::units::{Setting, duration, duration_or_off};
@@ -46,6 +46,8 @@ fn keepalive(text: &str) -> Result<Setting<Keepalive>, String> {
     if text == "off" {
         Ok(Setting::Off)
     } else {
-        text.parse().map(Setting::On)
+        text.parse()
+            .map(Setting::On)
+            .map_err(|error: ParseError| error.to_string())
     }
 }

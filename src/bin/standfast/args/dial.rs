@@ -148,16 +148,11 @@ fn address(host: &str, port: Option<&str>) -> Result<Address, Failure> {
     };
     let has_port = port.is_some() && host.contains(':') && !typed.starts_with('[');
     let forms = "expected HOST:PORT, HOST PORT, PORT, [IPV6]:PORT, unix:PATH or unix:@NAME";
-    let why = match typed.parse() {
+    let why = match typed.parse::<Address>() {
         Ok(address) if !has_port => return Ok(address),
-        Err(why) if !has_port => why,
+        // The library names the forms for listening, too.
+        Err(why) if !has_port && !why.lists_forms() => why.to_string(),
         _ => forms.to_owned(),
-    };
-    // The library names the forms for listening, too.
-    let why = if why.starts_with("expected PORT") {
-        forms
-    } else {
-        &why
     };
     Err(Failure::usage(format!(
         "cannot connect to {typed:?}: {why}"

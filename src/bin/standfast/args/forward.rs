@@ -130,7 +130,7 @@ fn fails_or_off(text: &str) -> Result<Setting<NonZeroU32>, String> {
 /// One upstream.
 fn address(typed: &OsStr) -> Result<Address, Failure> {
     let forms = "expected HOST:PORT, PORT, [IPV6]:PORT, unix:PATH or unix:@NAME";
-    let why = match typed.to_str().map(str::parse) {
+    let why = match typed.to_str().map(str::parse::<Address>) {
         Some(Ok(Address::Any(port))) => {
             format!(
                 "it names no server; to listen there: -l :{port}; to relay to this host: {port}"
@@ -138,7 +138,7 @@ fn address(typed: &OsStr) -> Result<Address, Failure> {
         }
         Some(Ok(address)) => return Ok(address),
         // The library names the forms for listening, too.
-        Some(Err(why)) if !str::starts_with(&why, "expected PORT") => why,
+        Some(Err(why)) if !why.lists_forms() => why.to_string(),
         _ => forms.to_owned(),
     };
     Err(Failure::usage(format!(

@@ -9,7 +9,7 @@ use std::net::{IpAddr, ToSocketAddrs};
 
 use clap::ValueEnum;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use standfast::Address;
+use standfast::{Address, ParseError};
 
 use crate::Failure;
 use crate::args::service::ServiceName;
@@ -93,7 +93,7 @@ fn of_name(host: &str, port: u16, v6: bool) -> Vec<Address> {
     fitting.map(Address::from).collect()
 }
 
-fn unix(path: &str) -> Result<Address, String> {
+fn unix(path: &str) -> Result<Address, ParseError> {
     format!("unix:{path}").parse()
 }
 
