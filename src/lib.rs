@@ -67,6 +67,9 @@
 //! info, `closed`, with `id peer listener reason age read written`, and `errno probes retransmits` where the kernel
 //! gave a verdict.
 //!
+//! A logger that does not show key-values shows the word `closed` and nothing else. `env_logger` shows them with its feature
+//! `kv`, which its default features leave out; `tracing-log` (0.2) leaves them out, whatever its features.
+//!
 //! # Features
 //!
 //! `cli` (default) carries what only the binary needs: an embedder sets `default-features = false`. `control` (part of

@@ -72,6 +72,7 @@ pub(crate) type Farewell = Arc<dyn Fn(&Takeover) + Send + Sync>;
 pub(crate) type Objection = Arc<dyn Fn(u32) -> Option<String> + Send + Sync>;
 
 /// A server's control socket. Dropping it takes the path away, and waits a moment for those who gave an order.
+#[must_use = "dropped, it takes the control socket away at once"]
 #[derive(Debug)]
 pub struct Control {
     desk: Arc<Desk>,
