@@ -85,6 +85,10 @@ impl Connection {
         if record.dialing {
             connection.io.pending().far = Some(Box::new(Far::Interrupted));
         }
+        connection.io.set_aside(record, &terms.memory)?;
+        if let (Some(far), Some(up)) = (&record.far, connection.io.far_up()) {
+            up.io.set_aside(&far.1, &terms.memory)?;
+        }
         Ok(connection)
     }
 
@@ -92,7 +96,7 @@ impl Connection {
     pub(crate) fn update(
         &mut self,
         update: &Update,
-        (service, memory): (&AnyService, &Memory),
+        (service, terms): (&AnyService, &Terms),
         now: Moment,
     ) -> Result<bool, String> {
         let record = &update.record;
@@ -100,12 +104,12 @@ impl Connection {
         self.io.restore(record, service.hears_out(), now)?;
         let mut more = self
             .io
-            .take_bytes(record, &update.output, &update.input, memory)?;
+            .take_bytes(record, &update.output, &update.input, terms)?;
         if let (Some(far), Some(up)) = (&record.far, self.io.far_up()) {
             up.io.restore(&far.1, false, now)?;
             more |= up
                 .io
-                .take_bytes(&far.1, &update.far, &Piece::default(), memory)?;
+                .take_bytes(&far.1, &update.far, &Piece::default(), terms)?;
         }
         Ok(more)
     }
@@ -132,18 +136,6 @@ impl Arrival {
 }
 
 impl Io {
-    /// Whether it has bytes that the kernel does not keep.
-    pub(crate) fn holds_bytes(&self) -> bool {
-        let holds = |pending: &Pending| {
-            let far = match pending.far.as_deref() {
-                Some(Far::Up(up)) => up.io.waiting_output(),
-                _ => 0,
-            };
-            !pending.outbox.is_empty() || !pending.kept.is_empty() || far > 0
-        };
-        self.pending.as_deref().is_some_and(holds)
-    }
-
     /// The descriptors that go along with the socket's: the far side's, then those that the service watches.
     pub(crate) fn travels_along(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let far = match self.far() {
@@ -278,13 +270,15 @@ impl Io {
     /// Keeps of the bytes it had in `former` what `record` says still waits.
     fn keep_bytes(&mut self, former: Box<Pending>, written: u64, record: &Record) {
         let mut outbox = former.outbox;
-        let gone = record.written.saturating_sub(written);
-        outbox.advance(
-            outbox
-                .len()
-                .min(usize::try_from(gone).unwrap_or(usize::MAX)),
-        );
-        if record.output > 0 && !outbox.is_empty() {
+        if !outbox.is_empty() {
+            let gone = record.written.saturating_sub(written);
+            outbox.advance(
+                outbox
+                    .len()
+                    .min(usize::try_from(gone).unwrap_or(usize::MAX)),
+            );
+        }
+        if record.output > 0 {
             self.pending().outbox = outbox;
         }
         let mut kept = former.kept;
@@ -298,6 +292,20 @@ impl Io {
         }
     }
 
+    /// Sets memory aside for output that is to come. That of all connections comes later, so the budget counts it before
+    /// any of them gets room for more.
+    ///
+    /// # Errors
+    /// There is none.
+    fn set_aside(&mut self, record: &Record, memory: &Memory) -> Result<(), String> {
+        if record.output == 0 {
+            return Ok(());
+        }
+        let needed = usize::try_from(record.output).unwrap_or(usize::MAX);
+        let reserved = self.pending().outbox.reserve(needed, memory, needed);
+        reserved.map_err(|error| error.to_string())
+    }
+
     /// Takes in what comes of its bytes, in order. Answers whether more are to come.
     ///
     /// # Errors
@@ -307,7 +315,7 @@ impl Io {
         record: &Record,
         output: &Piece,
         input: &Piece,
-        memory: &Memory,
+        terms: &Terms,
     ) -> Result<bool, String> {
         let behind = |piece: &Piece, end: u64| {
             if piece.bytes.is_empty() || piece.at == end {
@@ -315,6 +323,12 @@ impl Io {
             } else {
                 Err("a piece of a connection's bytes out of order".to_owned())
             }
+        };
+        let memory = &terms.memory;
+        // Filled to the brim it would all be copied for the next byte; and that of every client in the first turn of all.
+        let room = |bytes: u64| {
+            let whole = usize::try_from(bytes).unwrap_or(usize::MAX);
+            (whole, memory.mark(terms.limits.buffer).max(whole))
         };
         let written = self.written;
         let output_end = behind(output, written + self.waiting_output() as u64)?;
@@ -327,14 +341,19 @@ impl Io {
             return Err("more bytes than the connection has".to_owned());
         }
         if !output.bytes.is_empty() {
-            let most = usize::try_from(record.output).unwrap_or(usize::MAX);
+            let (whole, most) = room(record.output);
             let outbox = &mut self.pending().outbox;
-            let pushed = outbox.push(&output.bytes, memory, most);
+            if outbox.is_empty() {
+                // What was set aside is made anew, as large as the old process's: there is nothing in it to be copied.
+                outbox.clear();
+            }
+            let reserved = outbox.reserve(whole, memory, most);
+            let pushed = reserved.and_then(|()| outbox.push(&output.bytes, memory, most));
             pushed.map_err(|error| error.to_string())?;
         }
         if !input.bytes.is_empty() {
             let pending = self.pending();
-            let most = usize::try_from(record.input).unwrap_or(usize::MAX);
+            let (_, most) = room(record.input);
             let pushed = pending.kept.push(&input.bytes, memory, most);
             pushed.map_err(|error| error.to_string())?;
             pending.kept_at = record.input_at;

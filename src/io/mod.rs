@@ -244,6 +244,18 @@ impl Io {
         self.marks.has(Mark::Held)
     }
 
+    /// Whether it has bytes that the kernel does not keep.
+    pub(crate) fn holds_bytes(&self) -> bool {
+        let holds = |pending: &Pending| {
+            let far = match pending.far.as_deref() {
+                Some(Far::Up(up)) => up.io.waiting_output(),
+                _ => 0,
+            };
+            !pending.outbox.is_empty() || !pending.kept.is_empty() || far > 0
+        };
+        self.pending.as_deref().is_some_and(holds)
+    }
+
     /// Bytes in the outbox.
     pub(crate) fn waiting_output(&self) -> usize {
         self.pending

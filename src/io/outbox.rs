@@ -35,16 +35,29 @@ impl Outbox {
         memory: &Memory,
         most: usize,
     ) -> Result<(), TryReserveError> {
-        let needed = self.len() + bytes.len();
-        if needed > self.bytes.capacity() {
-            let (held, len) = ((&mut self.held, WaitingKind::Output), self.bytes.len());
-            memory.reserve(held, (len, needed, most), |more| {
-                self.bytes.try_reserve_exact(more)?;
-                Ok(self.bytes.capacity())
-            })?;
-        }
+        self.reserve(self.len() + bytes.len(), memory, most)?;
         self.bytes.extend(bytes);
         Ok(())
+    }
+
+    /// Has room for `needed` bytes in all, and for more as long as that stays within `most`.
+    ///
+    /// # Errors
+    /// There is no memory; nothing has changed.
+    pub(crate) fn reserve(
+        &mut self,
+        needed: usize,
+        memory: &Memory,
+        most: usize,
+    ) -> Result<(), TryReserveError> {
+        if needed <= self.bytes.capacity() {
+            return Ok(());
+        }
+        let (held, len) = ((&mut self.held, WaitingKind::Output), self.bytes.len());
+        memory.reserve(held, (len, needed, most), |more| {
+            self.bytes.try_reserve_exact(more)?;
+            Ok(self.bytes.capacity())
+        })
     }
 
     /// Bytes to write next; more may follow behind them.

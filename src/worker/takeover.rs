@@ -189,7 +189,7 @@ impl Taker for Worker {
             .get_mut(key)
             .ok_or("a connection that was forgotten")?;
         let origin = &self.origins[usize::from(connection.io.listener)];
-        let terms = (&origin.settings.service, &origin.terms.memory);
+        let terms = (&origin.settings.service, &*origin.terms);
         let more = connection.update(update, terms, self.now)?;
         // Ready by the time it is ours: to try to write for each then would keep the others waiting.
         let registry = self.poll.registry();

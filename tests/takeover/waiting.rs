@@ -77,3 +77,25 @@ fn who_makes_output_faster_than_it_can_be_copied_is_not_read_for_a_moment() {
         }
     });
 }
+
+/// Were it filled to the brim, the first byte more would have all of it copied: with thousands of clients that took seconds.
+#[test]
+fn what_waits_has_as_much_room_after_a_takeover_as_before() {
+    const COUNT: usize = 7 << 20;
+    let home = Home::new();
+    let args = ["--buffer", "8m"];
+    let mut server = home.serve(&args);
+    let mut client = connect_with_window(server.address(), 65536);
+    client.write_all(&Stream::default().next(COUNT)).unwrap();
+    let row = |key: &str| number(&entry(&home.json(&["list"]), &client)[key]);
+    until("all is read", || row("read") == COUNT as u64);
+    until_waiting(&home, &client, 1 << 20);
+    let before = row("held");
+    assert!(before > row("waiting"));
+    for _ in 0..2 {
+        server = home.succeed(&mut server, &args);
+        assert_eq!(row("held"), before);
+    }
+    Stream::default().read(&mut client, COUNT as u64);
+    assert_echoes(&mut client, b"and on");
+}
