@@ -119,6 +119,22 @@ impl Connection {
         self.conclude(service, turn, more)
     }
 
+    /// As [`advance`](Self::advance), in a later turn if it is `late` in this one.
+    #[inline]
+    pub(crate) fn advance_unless(
+        &mut self,
+        late: bool,
+        service: &AnyService,
+        turn: &Turn<'_>,
+        buffer: &mut [u8],
+    ) -> Step {
+        if late {
+            self.io.marks.put(Mark::PutOff, true);
+            return Step::Again;
+        }
+        self.advance(service, turn, buffer)
+    }
+
     /// Services were prompted: this one may have output.
     pub(crate) fn prompted(
         &mut self,

@@ -9,6 +9,8 @@ pub(crate) type Marks = Flags<Mark>;
 pub(crate) enum Mark {
     /// On the list of connections with something left to do in the next turn.
     Leftover,
+    /// There with what an event has told: its deadlines are not judged before that is looked at.
+    PutOff,
     /// On the list of connections whose service waits.
     Waiting,
     /// The process that is taking over has a copy of it.

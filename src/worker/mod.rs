@@ -8,6 +8,7 @@ mod short;
 #[cfg(control)]
 mod takeover;
 
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -44,6 +45,10 @@ const EVENTS: usize = 1024;
 
 /// Descriptors of a connection that events may come from: its own, its far side's, and what stands beside them.
 const DESCRIPTORS: usize = 4;
+
+/// How long in a turn those are served whose bytes wait already, before the others have theirs. Thousands of them may have
+/// something to read at once, as after a takeover, and each may take a fraction of a millisecond.
+const SLICE: Duration = Duration::from_millis(2);
 
 /// What one read may bring; one such buffer a worker.
 const READ_BUFFER: usize = 256 * 1024;
@@ -93,7 +98,7 @@ pub(crate) struct Worker {
     connections: Slab<Connection>,
     deadlines: Deadlines,
     /// Connections that stopped at their read budget: they get no second event.
-    leftovers: Vec<usize>,
+    leftovers: VecDeque<usize>,
     /// Connections whose far side is to be dialled, or may be further on.
     dials: Vec<usize>,
     /// Connections that wait for the name of their far side.
@@ -177,7 +182,7 @@ impl Worker {
             horizon: Horizon::new(clock.now()),
             connections: Slab::new(),
             deadlines: Deadlines::default(),
-            leftovers: Vec::new(),
+            leftovers: VecDeque::new(),
             dials: Vec::new(),
             resolving: Vec::new(),
             resolvers: Resolvers::new(Arc::clone(&shared.workers[index].waker)),
@@ -333,9 +338,10 @@ impl Worker {
                 Token(token) if token & BESIDE != 0 => {
                     let key = token & !BESIDE;
                     let mut dialing = false;
+                    let late = self.is_late(key);
                     self.step(key, |connection, service, turn, buffer| {
                         dialing = connection.note_far(event);
-                        connection.advance(service, turn, buffer)
+                        connection.advance_unless(late, service, turn, buffer)
                     });
                     if dialing {
                         self.dials.push(key);
@@ -343,9 +349,10 @@ impl Worker {
                 }
                 Token(key) => {
                     log::trace!(key, event:? = event; "ready");
+                    let late = self.is_late(key);
                     self.step(key, |connection, service, turn, buffer| {
                         connection.io.note(event);
-                        connection.advance(service, turn, buffer)
+                        connection.advance_unless(late, service, turn, buffer)
                     });
                 }
             }
@@ -358,19 +365,31 @@ impl Worker {
         self.step(key, Connection::beside);
     }
 
+    /// Whether a connection is to wait for the others: bytes of it wait already, and the turn has taken long.
+    #[inline]
+    fn is_late(&self, key: usize) -> bool {
+        let connection = self.connections.get(key);
+        connection.is_some_and(|connection| connection.io.holds_bytes())
+            && self.clock.now().since(self.now) >= SLICE
+    }
+
     fn serve_leftovers(&mut self) {
-        // Those that are not done stand on the list anew.
-        let mut leftovers = std::mem::take(&mut self.leftovers);
-        for key in leftovers.drain(..) {
+        let until = self.clock.now().after(SLICE);
+        // Those that are not done stand on the list anew, behind the others.
+        for _ in 0..self.leftovers.len() {
+            let Some(key) = self.leftovers.pop_front() else {
+                break;
+            };
             #[cfg(control)]
             self.freeze_in_time();
             self.step(key, |connection, service, turn, buffer| {
                 connection.io.marks.put(Mark::Leftover, false);
+                connection.io.marks.put(Mark::PutOff, false);
                 connection.advance(service, turn, buffer)
             });
-        }
-        if self.leftovers.is_empty() {
-            self.leftovers = leftovers;
+            if self.clock.now() >= until {
+                break;
+            }
         }
     }
 
@@ -389,8 +408,8 @@ impl Worker {
             let origin = &self.origins[usize::from(connection.io.listener)];
             let turn = origin.turn(self.now);
             let due = connection.io.due(&turn);
-            if due > known {
-                // Renewed since.
+            if due > known || connection.io.marks.has(Mark::PutOff) {
+                // Renewed since, or perhaps by what is not read yet.
                 self.deadlines.set(slot(key), due);
             } else {
                 self.step(key, |connection, service, turn, buffer| {
@@ -430,7 +449,7 @@ impl Worker {
                 self.closing.push((key, ending));
                 return;
             }
-            Step::Again if !io.marks.put(Mark::Leftover, true) => self.leftovers.push(key),
+            Step::Again if !io.marks.put(Mark::Leftover, true) => self.leftovers.push_back(key),
             Step::Again | Step::Rest => {}
         }
         #[cfg(control)]
@@ -439,7 +458,7 @@ impl Worker {
             && giving.changed(key, io)
             && !io.marks.put(Mark::Leftover, true)
         {
-            self.leftovers.push(key);
+            self.leftovers.push_back(key);
         }
         if io.is(Is::Short) {
             self.short.push(key);

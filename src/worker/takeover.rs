@@ -64,7 +64,7 @@ impl Worker {
         for (key, connection) in &mut self.connections {
             let marks = &mut connection.io.marks;
             if marks.put(Mark::Held, false) && !marks.put(Mark::Leftover, true) {
-                self.leftovers.push(key);
+                self.leftovers.push_back(key);
             }
         }
     }
@@ -247,10 +247,12 @@ impl Taker for Worker {
 
     fn own(&mut self, first: impl Iterator<Item = usize>) {
         for key in first {
-            if let Some(connection) = self.connections.get_mut(key)
-                && !connection.io.marks.put(Mark::Leftover, true)
-            {
-                self.leftovers.push(key);
+            let Some(connection) = self.connections.get_mut(key) else {
+                continue;
+            };
+            connection.io.marks.put(Mark::PutOff, true);
+            if !connection.io.marks.put(Mark::Leftover, true) {
+                self.leftovers.push_back(key);
             }
         }
         self.unconfigured = self.connections.capacity();
