@@ -22,8 +22,7 @@ impl<C: Caller> Client<C> {
         else {
             return;
         };
-        let has_herd = herd::is_herd(engine.live);
-        let options = if has_herd {
+        let options = if herd::is_herd(engine.live) {
             engine.options.in_herd(*id as u64)
         } else {
             engine.options
@@ -50,9 +49,6 @@ impl<C: Caller> Client<C> {
                 io.set(Is::ReadOn, true);
                 log::debug!(id = *id, server:%; "connected");
                 engine.deadlines.remove(slot(key));
-                if has_herd && server.tcp().is_some() {
-                    engine.herd.add(key, *id as u64, options.idle(), engine.now);
-                }
                 engine.entries[key].state = State::Up(Up::new(io, server));
                 self.call(key, |caller, link| caller.connected(link));
                 self.advance(key);

@@ -18,7 +18,6 @@ use crate::io::readiness;
 use crate::io::stats::Stats;
 use crate::io::{Io, Terms, Turn};
 use crate::liveness::close::{self, CloseReason, Ending, Errno, How};
-use crate::liveness::herd::{Due, Herd};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
 use crate::liveness::reap::{Limits, SLOWEST_READER};
 use crate::liveness::sockopt::SocketOptions;
@@ -89,8 +88,6 @@ pub(crate) struct Engine {
     /// Links that are not gone.
     pub(crate) live: usize,
     pub(crate) deadlines: Deadlines,
-    /// Connections whose keepalive is to differ from that of the others.
-    pub(crate) herd: Herd,
     /// Waiting for the name to be resolved.
     pub(crate) resolving: Vec<usize>,
     /// To look after in the next turn: edges come once.
@@ -183,7 +180,6 @@ impl Engine {
             opened: 0,
             live: 0,
             deadlines: Deadlines::default(),
-            herd: Herd::default(),
             resolving: Vec::new(),
             later: Vec::new(),
             gone: Vec::new(),
@@ -225,7 +221,7 @@ impl Engine {
         events: &mut Events,
         wanted: Moment,
     ) -> io::Result<Option<Pause>> {
-        let mut until = self.deadlines.next().min(self.herd.next());
+        let mut until = self.deadlines.next();
         let began = self.clock.now();
         if let Some(turn) = self.horizon.long_turn(began) {
             for (_, entry) in &mut self.entries {
@@ -260,26 +256,6 @@ impl Engine {
         });
         // Of one that nothing was due in, nobody knows the length.
         Ok(pause.filter(|pause| !pause.at_most))
-    }
-
-    /// Those of many connections that are probed ahead of time.
-    pub(crate) fn disperse(&mut self) {
-        if self.herd.next() > self.now {
-            return;
-        }
-        for due in self.herd.due(self.now) {
-            let (Due::Probe(member) | Due::Settle(member)) = due;
-            if let Some(Entry {
-                link: Some(id),
-                state: State::Up(up),
-            }) = self.entries.get(member.key)
-                && *id as u64 == member.id
-                && let Err(error) = self.options.disperse(&up.io.socket, due)
-            {
-                // The system has ended it already.
-                log::debug!(id, error:%; "option refused");
-            }
-        }
     }
 
     /// An entry is used no more; its link, if it has one, is gone.

@@ -143,7 +143,6 @@ impl<C: Caller> Client<C> {
             }
             self.dispatch(&events);
             self.look_after();
-            self.engine.disperse();
             self.expire();
             next = self.ask();
             self.engine.forget();

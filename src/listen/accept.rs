@@ -99,7 +99,7 @@ impl Door {
     /// Sees to it that connections of a herd inherit not all the same keepalive.
     fn vary(&mut self, accepted: &OwnedFd, id: u64, is_one_of_many: bool) -> Result<(), Refused> {
         let options = &self.settings.options;
-        if self.address.tcp().is_none() || !sockopt::INHERITED || options.idle().is_none() {
+        if self.address.tcp().is_none() || !sockopt::INHERITED || options.keepalive().is_none() {
             return Ok(());
         }
         let varied = if is_one_of_many {

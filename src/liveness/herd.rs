@@ -5,12 +5,11 @@
 //! (`net.core.netdev_max_backlog`) and drop the rest, and living peers count as vanished.
 //!
 //! So each of many has an idle time of its own ([`Keepalive::spread`]), which costs no system call: accepted ones inherit
-//! it from their listener, which has another for every few ([`Rotation`]). Idle times count in whole seconds: short ones
-//! differ too little, and those connections are probed once ahead of time, each at a moment of its own ([`Herd`]).
+//! it from their listener, which has another for every few ([`Rotation`]). It is the kernel that keeps the times: a
+//! worker that is late for anything changes nothing.
 //!
 //! [`Keepalive::spread`]: crate::liveness::keepalive::Keepalive::spread
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::time::deadline::Moment;
@@ -21,6 +20,44 @@ const MANY: usize = 500;
 /// Whether so many connections are a herd.
 pub(crate) fn is_herd(connections: usize) -> bool {
     connections >= MANY
+}
+
+/// Behind the beginning some come that were accepted before it.
+const JOINING: Duration = Duration::from_millis(100);
+
+/// A worker's connections, while all workers' are many: the first of them came before that.
+#[derive(Debug, Default)]
+pub(crate) struct Herd {
+    began: Option<Moment>,
+}
+
+/// Who gets a keepalive of its own now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Joins {
+    Nobody,
+    /// The one that has just come,
+    Newcomer,
+    /// and all that are there.
+    All,
+}
+
+impl Herd {
+    /// One more came, and all workers have so many now.
+    pub(crate) fn grown(&mut self, connections: usize, now: Moment) -> Joins {
+        match self.began {
+            None if is_herd(connections) => {
+                self.began = Some(now);
+                Joins::All
+            }
+            Some(began) if now.since(began) < JOINING => Joins::Newcomer,
+            // Not at once: their number goes up and down.
+            Some(_) if connections < MANY / 2 => {
+                self.began = None;
+                Joins::Nobody
+            }
+            _ => Joins::Nobody,
+        }
+    }
 }
 
 /// How many connections in a row may have the same idle time.
@@ -77,155 +114,24 @@ impl Rotation {
     }
 }
 
-/// Below that idle time connections are probed ahead of time, too: timers are exact to less than a second there.
-const SHORT: Duration = Duration::from_secs(32);
-
-/// The shortest idle time there is. Set on a connection that was silent for longer, it has it probed at once.
-pub(crate) const AT_ONCE: Duration = Duration::from_secs(1);
-
-/// How often some are probed: until the next time the kernel has looked at its timers.
-const STEP: Duration = Duration::from_millis(15);
-
-/// New connections of a herd with a short idle time, each until its turn comes.
-#[derive(Debug, Default)]
-pub(crate) struct Herd {
-    waiting: VecDeque<Member>,
-    /// So many of the first have just been probed.
-    probed: usize,
-    /// The most that have waited at a time since none did, and the shortest of their idle times.
-    most: usize,
-    idle: Duration,
-    next: Option<Moment>,
-}
-
-/// A new connection of a herd.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Member {
-    /// Where it was when it came.
-    pub(crate) key: usize,
-    /// Its number, for another may be there by now.
-    pub(crate) id: u64,
-    came: Moment,
-}
-
-/// What a member's turn brings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Due {
-    /// It gets the idle time [`AT_ONCE`].
-    Probe(Member),
-    /// It gets the idle time of its own, behind that.
-    Settle(Member),
-}
-
-impl Herd {
-    /// A connection has come, with that idle time.
-    pub(crate) fn add(&mut self, key: usize, id: u64, idle: Option<Duration>, now: Moment) {
-        let Some(idle) = idle.filter(|idle| *idle < SHORT) else {
-            return;
-        };
-        self.idle = match self.next {
-            Some(_) => self.idle.min(idle),
-            None => idle,
-        };
-        self.waiting.push_back(Member { key, id, came: now });
-        self.most = self.most.max(self.waiting.len());
-        self.next.get_or_insert_with(|| now.after(AT_ONCE));
-    }
-
-    /// When the next are due.
-    pub(crate) fn next(&self) -> Moment {
-        self.next.unwrap_or(Moment::NEVER)
-    }
-
-    /// Those who are due, once [`next`](Self::next) has come: spread over the idle time, but for its beginning.
-    pub(crate) fn due(&mut self, now: Moment) -> impl Iterator<Item = Due> {
-        let steps = self.idle.saturating_sub(AT_ONCE).as_millis() / STEP.as_millis();
-        let part = self.most / usize::try_from(steps).unwrap_or(0).max(1) + 1;
-        let mut settle = std::mem::take(&mut self.probed);
-        let silent = |member: &&Member| now.since(member.came) >= AT_ONCE;
-        let due = self.waiting.iter().skip(settle).take(part);
-        let probe = due.take_while(silent).count();
-        let soon = now.after(STEP);
-        let next = self.waiting.get(settle);
-        self.next = next.map(|first| first.came.after(AT_ONCE).max(soon));
-        std::iter::from_fn(move || {
-            if settle > 0 {
-                settle -= 1;
-                return self.waiting.pop_front().map(Due::Settle);
-            }
-            if self.probed < probe {
-                self.probed += 1;
-                return self.waiting.get(self.probed - 1).copied().map(Due::Probe);
-            }
-            if self.waiting.is_empty() {
-                // What they took is for bursts.
-                *self = Self::default();
-            }
-            None
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn at(millis: u64) -> Moment {
-        Moment::at(Duration::from_millis(millis))
-    }
-
     #[test]
-    fn a_burst_is_probed_evenly_over_the_idle_time() {
+    fn who_was_there_before_they_were_many_joins_them() {
+        let at = |millis| Moment::at(Duration::from_millis(millis));
         let mut herd = Herd::default();
-        assert_eq!(herd.next(), Moment::NEVER);
-        for id in 0..18_000 {
-            herd.add(7, id, Some(Duration::from_secs(5)), at(0));
-        }
-        let (mut probed, mut settled, mut last) = (0, 0, at(0));
-        assert_eq!(herd.next(), at(1000));
-        while herd.next() != Moment::NEVER {
-            last = herd.next();
-            let before = probed;
-            for due in herd.due(last) {
-                match due {
-                    Due::Settle(member) => {
-                        assert_eq!(member.id, settled);
-                        settled += 1;
-                    }
-                    Due::Probe(member) => {
-                        assert_eq!(member.id, probed);
-                        probed += 1;
-                    }
-                }
-            }
-            // Whoever was probed in the step before.
-            assert_eq!(settled, before);
-            assert!(probed - before <= 69, "{} at once", probed - before);
-        }
-        assert_eq!((probed, settled), (18_000, 18_000));
-        assert!(last > at(4800) && last <= at(5100), "{last:?}");
-        assert_eq!(herd.waiting.capacity(), 0);
-    }
-
-    #[test]
-    fn who_came_less_than_a_second_ago_is_left_alone() {
-        let mut herd = Herd::default();
-        let idle = Some(Duration::from_secs(5));
-        herd.add(1, 1, idle, at(0));
-        herd.add(2, 2, idle, at(900));
-        let due: Vec<Due> = herd.due(at(1000)).collect();
-        assert!(matches!(due[..], [Due::Probe(Member { id: 1, .. })]));
-        let due: Vec<Due> = herd.due(herd.next()).collect();
-        assert!(matches!(due[..], [Due::Settle(Member { id: 1, .. })]));
-        assert_eq!(herd.next(), at(1900));
-    }
-
-    #[test]
-    fn who_is_idle_for_long_is_not_probed_ahead_of_time() {
-        let mut herd = Herd::default();
-        herd.add(1, 2, Some(Duration::from_secs(60)), at(0));
-        herd.add(1, 3, None, at(0));
-        assert_eq!(herd.next(), Moment::NEVER);
+        assert_eq!(herd.grown(499, at(0)), Joins::Nobody);
+        assert_eq!(herd.grown(500, at(10)), Joins::All);
+        assert_eq!(herd.grown(501, at(10)), Joins::Newcomer);
+        assert_eq!(herd.grown(502, at(109)), Joins::Newcomer);
+        assert_eq!(herd.grown(503, at(110)), Joins::Nobody);
+        // They join once, be they now more and now less than that.
+        assert_eq!(herd.grown(499, at(200)), Joins::Nobody);
+        assert_eq!(herd.grown(500, at(300)), Joins::Nobody);
+        assert_eq!(herd.grown(249, at(400)), Joins::Nobody);
+        assert_eq!(herd.grown(500, at(500)), Joins::All);
     }
 
     #[test]

@@ -10,9 +10,6 @@ use mio::Interest;
 use rustix::net::sockopt::{set_tcp_keepcnt, set_tcp_keepidle};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-use crate::liveness::herd;
-use crate::liveness::herd::Due;
 #[cfg(control)]
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
 use crate::liveness::keepalive::{Detection, DetectionError, Keepalive};
@@ -130,12 +127,6 @@ impl SocketOptions {
         self
     }
 
-    /// How long a connection is silent before it is probed.
-    pub(crate) fn idle(&self) -> Option<Duration> {
-        let idle = self.keepalive()?.idle?;
-        Some(Duration::from_secs(idle.get().into()))
-    }
-
     /// Gives a socket that has these options the keepalive of connection number `nth` among many, or of none. Whoever
     /// inherits it meanwhile has not more retries and the longer idle time.
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -157,17 +148,6 @@ impl SocketOptions {
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     pub(crate) fn vary(&self, _: &impl AsFd, _: Option<u64>) -> io::Result<()> {
         Ok(())
-    }
-
-    /// Does what is due for a connection of a herd: a shorter idle time than it was silent for has it probed at once.
-    pub(crate) fn disperse(&self, socket: &impl AsFd, due: Due) -> io::Result<()> {
-        match due {
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            Due::Probe(_) => Ok(set_tcp_keepidle(socket, herd::AT_ONCE)?),
-            #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            Due::Probe(_) => Ok(()),
-            Due::Settle(member) => self.vary(socket, Some(member.id)),
-        }
     }
 
     /// Sets all of them on a socket that has another process's: what is off is switched off, what is left to the system

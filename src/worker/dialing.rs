@@ -141,16 +141,10 @@ impl Worker {
     }
 
     fn connected(&mut self, key: usize, (server, socket): (&Endpoint, OwnedFd)) {
-        let has_herd = self.has_herd();
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         let origin = &self.origins[usize::from(connection.io.listener)];
-        if has_herd && server.tcp().is_some() {
-            let id = connection.io.id;
-            let idle = origin.settings.options.in_herd(id).idle();
-            self.herd.add(BESIDE | key, id, idle, self.now);
-        }
         connection.connected((server, socket), &origin.terms, &origin.turn(self.now));
     }
 }

@@ -126,7 +126,6 @@ pub(crate) struct Worker {
     listings: Vec<(Sender<Vec<ConnectionInfo>>, usize)>,
     round: Round,
     shared: Arc<Shared>,
-    /// Connections whose keepalive is to differ from that of the others.
     herd: Herd,
     /// A takeover is under way, and this is our share in it.
     #[cfg(control)]
@@ -253,7 +252,6 @@ impl Worker {
         self.dial();
         self.prompt();
         self.list();
-        self.disperse();
         #[cfg(control)]
         self.hand_over();
         self.expire();
@@ -279,7 +277,6 @@ impl Worker {
         #[cfg(not(control))]
         let pressing = false;
         until = until.min(self.shared.workers[self.index].prompted.get());
-        until = until.min(self.herd.next());
         let began = self.clock.now();
         if let Some(turn) = self.horizon.long_turn(began) {
             for (_, connection) in &mut self.connections {

@@ -11,9 +11,9 @@ use mio::Token;
 use super::{BESIDE, Worker};
 use crate::connection::{Connection, Step};
 use crate::handle::Newcomer;
-use crate::io::Io;
+use crate::io::{Far, Io};
 use crate::liveness::close::{CloseReason, Ending};
-use crate::liveness::herd::{self, Due};
+use crate::liveness::herd::{self, Joins};
 use crate::time::deadline::slot;
 
 impl Worker {
@@ -109,27 +109,23 @@ impl Worker {
         herd::is_herd(self.shared.open())
     }
 
-    /// Those of many connections that are probed ahead of time.
-    pub(super) fn disperse(&mut self) {
-        if self.herd.next() > self.now {
-            return;
-        }
-        for due in self.herd.due(self.now) {
-            let (Due::Probe(member) | Due::Settle(member)) = due;
-            let Some(connection) = self.connections.get_mut(member.key & !BESIDE) else {
-                continue;
+    /// Gives connections that came when they were few a keepalive of their own.
+    fn join(&self, joins: Joins, newcomer: usize) {
+        let joining: &mut dyn Iterator<Item = &Connection> = match joins {
+            Joins::Nobody => return,
+            Joins::Newcomer => &mut self.connections.get(newcomer).into_iter(),
+            Joins::All => &mut self.connections.iter().map(|(_, connection)| connection),
+        };
+        for connection in joining {
+            let near = &connection.io;
+            let origin = &self.origins[usize::from(near.listener)];
+            let far = match near.far() {
+                Some(Far::Up(up)) => Some(&up.io),
+                _ => None,
             };
-            let origin = &self.origins[usize::from(connection.io.listener)];
-            let io = if member.key & BESIDE == 0 {
-                Some(&connection.io)
-            } else {
-                connection.io.far_up().map(|up| &up.io)
-            };
-            if let Some(io) = io.filter(|io| io.id == member.id)
-                && let Err(error) = origin.settings.options.disperse(&io.socket, due)
-            {
-                // The system has ended it already.
-                log::debug!(id = io.id, error:%; "option refused");
+            for io in [Some(near), far].into_iter().flatten() {
+                // Where that fails the system has ended it already, or it has no keepalive.
+                let _ = origin.settings.options.vary(&io.socket, Some(near.id));
             }
         }
     }
@@ -141,13 +137,9 @@ impl Worker {
             return;
         };
         let turn = origin.turn(self.now);
-        let has_herd = self.has_herd();
+        let joins = self.herd.grown(self.shared.open(), self.now);
         let entry = self.connections.vacant_entry();
         let key = entry.key();
-        if has_herd && state.is_none() && origin.address.tcp().is_some() {
-            let options = origin.settings.options.in_herd(io.id);
-            self.herd.add(key, io.id, options.idle(), self.now);
-        }
         let registry = self.poll.registry();
         let mut registered = io.register(registry, Token(key));
         let connected = state.is_some();
@@ -167,6 +159,7 @@ impl Worker {
             }
         };
         entry.insert(connection);
+        self.join(joins, key);
         #[cfg(control)]
         if let Some(giving) = &mut self.giving {
             giving.arrived(key);
