@@ -237,7 +237,8 @@ pub trait Service: Send + Sync + 'static {
     }
 
     /// What all connections have in common, as another process exported it; what went ahead and the states of
-    /// connections came before.
+    /// connections came before. After a freeze that came too late it comes once more, as it is then: it takes the place of
+    /// what came before.
     ///
     /// # Errors
     /// In words, what is wrong with it (default: that this service has nothing in common); then nothing is taken over.

@@ -254,8 +254,12 @@ impl Feed {
         (kept.newest().end(), kept.newest().last())
     }
 
-    /// Adds a block of another feed; begins anew with it if it does not follow upon what there is.
+    /// Adds a block of another feed; begins anew with it if it does not follow upon what there is. One that is there
+    /// already, from a freeze that came too late, changes nothing.
     pub(super) fn append(&self, block: Block) {
+        if block.position >= self.oldest() && block.end() <= self.end() {
+            return;
+        }
         self.begin_at(block.position, block.first);
         self.add(&mut self.lock(), block);
     }

@@ -248,6 +248,27 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_again_after_a_late_freeze_takes_nothing_of_what_is_there() {
+        let (here, there) = (Feed::new(1000), Feed::new(1000));
+        let publish = |text: &'static str| {
+            here.publish(1, std::iter::once(text.as_bytes()), true, u64::MAX);
+        };
+        publish("one\n");
+        let (bytes, ahead) = pack_ahead(&here, 0).unwrap();
+        assert_eq!(unpack_ahead(&bytes, &there), Ok(()));
+        publish("two\n");
+        // The freeze, too late: the old process serves on.
+        assert_eq!(unpack(&pack(&here, ahead, 0), &there), Ok(0));
+        publish("three\n");
+        let (bytes, ahead) = pack_ahead(&here, ahead).unwrap();
+        assert_eq!(unpack_ahead(&bytes, &there), Ok(()));
+        publish("four\n");
+        assert_eq!(unpack(&pack(&here, ahead, 0), &there), Ok(0));
+        assert_eq!(heard(&there, None), "one\ntwo\nthree\nfour\n");
+        assert_eq!((there.oldest(), there.head()), (here.oldest(), here.head()));
+    }
+
+    #[test]
     fn a_feed_that_runs_ahead_of_its_parts_begins_anew() {
         let (here, there) = (Feed::new(8), Feed::new(8));
         here.publish(1, std::iter::once("one\n"), true, u64::MAX);
