@@ -449,8 +449,10 @@ impl Worker {
             Step::Again if !io.marks.put(Mark::Leftover, true) => self.leftovers.push_back(key),
             Step::Again | Step::Rest => {}
         }
+        // One that was put off is as it was.
         #[cfg(control)]
         if io.marks.has(Mark::Copied)
+            && !io.marks.has(Mark::PutOff)
             && let Some(giving) = &mut self.giving
             && giving.changed(key, io)
             && !io.marks.put(Mark::Leftover, true)
