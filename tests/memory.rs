@@ -194,6 +194,29 @@ fn a_process_that_gets_no_more_memory_serves_on() {
 }
 
 #[test]
+fn a_crowd_for_which_there_is_no_memory_waits_and_ends_nobody() {
+    let home = Home::new();
+    let mut command = home.standfast(&["serve", "-l", "0", "--workers", "1"]);
+    command.env("MALLOC_ARENA_MAX", "1");
+    let mut server = Server::spawn(command, 1);
+    let mut early = server.connect();
+    assert_echoes(&mut early, b"there is memory yet");
+    // Less than the crowd takes.
+    leave_address_space(&server, 64 << 10);
+    let crowd: Vec<_> = (0..900).map(|_| server.connect()).collect();
+    server.log_line("newcomers wait", |line| {
+        line.contains(" warn accepting paused, clients wait in the backlog ")
+            && line.contains("errno=ENOMEM")
+    });
+    assert!(server.is_running());
+    assert_echoes(&mut early, b"who was there is served");
+    leave_address_space(&server, 64 << 20);
+    for mut client in crowd {
+        assert_echoes(&mut client, b"and who waited, once there is memory");
+    }
+}
+
+#[test]
 fn who_holds_most_of_half_lines_makes_room_for_the_others() {
     let home = Home::new();
     let flags = ["hub", "--memory", "1m", "--write-timeout", "2s"];

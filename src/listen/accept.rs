@@ -34,6 +34,14 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How long the log is spared the next word about a lack that comes and goes.
 const SAID: Duration = Duration::from_secs(60);
 
+/// Who serves what is accepted.
+pub(crate) trait Placing {
+    /// Whether there is memory for one more.
+    fn has_room(&mut self) -> bool;
+
+    fn place(&mut self, io: Io);
+}
+
 /// The listeners, and whether they are accepted from.
 #[derive(Debug)]
 pub(crate) struct Acceptor {
@@ -198,7 +206,7 @@ impl Acceptor {
     }
 
     /// Accepts a batch from each listener that has some waiting, and gives each admitted connection to `place`.
-    pub(crate) fn accept(&mut self, now: Moment, shared: &Shared, mut place: impl FnMut(Io)) {
+    pub(crate) fn accept(&mut self, now: Moment, shared: &Shared, placing: &mut impl Placing) {
         if self.paused.is_some_and(|until| now < until) {
             return;
         }
@@ -214,14 +222,16 @@ impl Acceptor {
                     holds_back = true;
                     break;
                 }
-                let accepted = {
+                let accepted = if placing.has_room() {
                     let _alone = shared.descriptors.lock();
                     accept(self.doors[at].socket.as_fd())
+                } else {
+                    Err(io::Error::from_raw_os_error(libc::ENOMEM))
                 };
                 match accepted {
                     Ok((socket, peer)) => {
                         if let Some(io) = self.admit(at, socket, peer, now, shared) {
-                            place(io);
+                            placing.place(io);
                         }
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -344,7 +354,7 @@ impl Acceptor {
         registry: &Registry,
         now: Moment,
         shared: &Shared,
-        mut place: impl FnMut(Io),
+        placing: &mut impl Placing,
     ) {
         self.paused = None;
         for door in &mut self.doors {
@@ -359,7 +369,7 @@ impl Acceptor {
             if self.next() != Moment::at_start() {
                 break;
             }
-            self.accept(now, shared, &mut place);
+            self.accept(now, shared, placing);
         }
         #[cfg(control)]
         for door in &self.doors {

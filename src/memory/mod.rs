@@ -266,6 +266,11 @@ impl Memory {
         Ok(())
     }
 
+    /// Whether the system has that many bytes beside what is kept for need: that is for those who are there.
+    pub(crate) fn could_have(&self, bytes: usize) -> bool {
+        !self.is_short() && Spare::new(bytes).is_ok()
+    }
+
     /// The system has no memory: gives up what is kept for that.
     pub(crate) fn fall_short(&self) {
         let mut kept = self.kept();

@@ -139,6 +139,14 @@ pub(crate) fn slot(key: usize) -> u32 {
 }
 
 impl Deadlines {
+    /// Makes room for keys below `count`: setting theirs takes no memory then.
+    pub(crate) fn reserve(&mut self, count: usize) {
+        self.heap
+            .reserve_exact(count.saturating_sub(self.heap.len()));
+        self.places
+            .reserve_exact(count.saturating_sub(self.places.len()));
+    }
+
     /// The earliest deadline.
     pub(crate) fn next(&self) -> Moment {
         self.at(0)

@@ -7,7 +7,7 @@ use std::sync::mpsc::Sender;
 use super::Worker;
 use crate::connection::{Connection, Step};
 use crate::handle::wanted::Wanted;
-use crate::handle::{Mail, Newcomer, Order};
+use crate::handle::{Mail, Order};
 use crate::io::marks::Mark;
 use crate::liveness::close::{CloseReason, Ending};
 
@@ -134,12 +134,7 @@ impl Worker {
         let registry = self.poll.registry().try_clone();
         let shared = Arc::clone(&self.shared);
         if let Ok(registry) = registry {
-            acceptor.close(&registry, self.now, &shared, |io| {
-                shared.workers[self.index]
-                    .open
-                    .fetch_add(1, Ordering::Relaxed);
-                self.adopt(Newcomer { io, state: None });
-            });
+            acceptor.close(&registry, self.now, &shared, self);
         }
         shared.closed.store(true, Ordering::Release);
         shared.wake_all();

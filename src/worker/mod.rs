@@ -4,6 +4,7 @@ mod asked;
 mod dialing;
 mod placing;
 mod prompt;
+mod room;
 mod short;
 #[cfg(control)]
 mod takeover;
@@ -110,6 +111,8 @@ pub(crate) struct Worker {
     closing: Vec<(usize, Ending)>,
     /// Connections whose deadline has come in this turn.
     due: Vec<u32>,
+    /// Newcomers whose small memory was made sure of.
+    vouched: usize,
     /// Connections that are read once there is memory.
     short: Short,
     /// Worker 0 looks after the kernel's memory.
@@ -188,6 +191,7 @@ impl Worker {
             receivers: Vec::new(),
             closing: Vec::new(),
             due: Vec::new(),
+            vouched: 0,
             short: Short::new(shared.memory.clone()),
             pressure: Pressure::new(),
             halted: Vec::new(),
@@ -519,26 +523,9 @@ impl Worker {
             {
                 giving.ended(io.id);
             }
-            self.count_out(key, &connection, ending.reason);
-            let io = &connection.io;
-            let origin = &self.origins[usize::from(io.listener)];
-            let obituary = Obituary {
-                id: io.id,
-                peer: io.peer(),
-                listener: &origin.address,
-                upstream: io.upstream(),
-                ending: &ending,
-                note: io.remark(),
-                age: self.now.since(io.opened),
-                read: io.read,
-                written: io.written,
-            };
-            obituary.log();
-            // The service's state goes along, and its destructor may panic as anything else.
-            let closed = catch_unwind(AssertUnwindSafe(|| connection.close(&ending)));
-            if let Ok(Err(error)) = closed {
-                log::debug!(error:% = error; "cannot reset a connection");
-            }
+            self.deadlines.remove(slot(key));
+            self.count_out(&connection, ending.reason);
+            self.bury(connection, &ending);
         }
         if let Some(acceptor) = &mut self.acceptor {
             acceptor.retry();
@@ -547,9 +534,31 @@ impl Worker {
         }
     }
 
+    /// The last that is done with a connection: its log line, and its socket.
+    fn bury(&self, connection: Connection, ending: &Ending) {
+        let io = &connection.io;
+        let origin = &self.origins[usize::from(io.listener)];
+        let obituary = Obituary {
+            id: io.id,
+            peer: io.peer(),
+            listener: &origin.address,
+            upstream: io.upstream(),
+            ending,
+            note: io.remark(),
+            age: self.now.since(io.opened),
+            read: io.read,
+            written: io.written,
+        };
+        obituary.log();
+        // The service's state goes along, and its destructor may panic as anything else.
+        let closed = catch_unwind(AssertUnwindSafe(|| connection.close(ending)));
+        if let Ok(Err(error)) = closed {
+            log::debug!(error:% = error; "cannot reset a connection");
+        }
+    }
+
     /// A connection has left this worker.
-    fn count_out(&mut self, key: usize, connection: &Connection, reason: CloseReason) {
-        self.deadlines.remove(slot(key));
+    fn count_out(&self, connection: &Connection, reason: CloseReason) {
         let io = &connection.io;
         let origin = &self.origins[usize::from(io.listener)];
         origin.stats.closed(reason);

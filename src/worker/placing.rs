@@ -12,9 +12,26 @@ use super::{BESIDE, Worker};
 use crate::connection::{Connection, Step};
 use crate::handle::Newcomer;
 use crate::io::{Far, Io};
-use crate::liveness::close::{CloseReason, Ending};
+use crate::listen::accept::Placing;
+use crate::liveness::close::{CloseReason, Ending, Note};
 use crate::liveness::herd::{self, Joins};
 use crate::time::deadline::slot;
+
+impl Placing for Worker {
+    fn has_room(&mut self) -> bool {
+        self.has_room_for_more()
+    }
+
+    fn place(&mut self, io: Io) {
+        // The others may have ended once nobody is let in any more.
+        let to = if self.draining.is_some() || self.dials(&io) {
+            self.index
+        } else {
+            self.receiver()
+        };
+        self.send(Newcomer { io, state: None }, to);
+    }
+}
 
 impl Worker {
     /// Accepts, and hands over what another worker is to serve from the beginning.
@@ -24,14 +41,7 @@ impl Worker {
         };
         if acceptor.next() <= self.now {
             let shared = Arc::clone(&self.shared);
-            acceptor.accept(self.now, &shared, |io| {
-                let to = if self.dials(&io) {
-                    self.index
-                } else {
-                    self.receiver()
-                };
-                self.place(Newcomer { io, state: None }, to);
-            });
+            acceptor.accept(self.now, &shared, self);
             self.wake_receivers();
         } else if acceptor.holds_back() {
             self.shared.accept_waits(true);
@@ -73,12 +83,12 @@ impl Worker {
         self.deadlines.remove(slot(key));
         let (io, state) = connection.into_parts();
         let state = Some(state);
-        self.place(Newcomer { io, state }, to);
+        self.send(Newcomer { io, state }, to);
         true
     }
 
     /// A connection that counts nowhere is that worker's from here on; it looks when it is woken.
-    fn place(&mut self, newcomer: Newcomer, to: usize) {
+    fn send(&mut self, newcomer: Newcomer, to: usize) {
         let workers = &self.shared.workers;
         workers[to].open.fetch_add(1, Ordering::Relaxed);
         let unsent = if to == self.index {
@@ -130,8 +140,33 @@ impl Worker {
         }
     }
 
+    /// There is no memory to serve a connection with.
+    fn turn_away(&mut self, newcomer: Newcomer) {
+        let Newcomer { mut io, state } = newcomer;
+        io.set_remark(Note::Limit("memory"));
+        let ending = Ending::fin(CloseReason::Limit);
+        let (service, turn) = match self.origins.get(usize::from(io.listener)) {
+            Some(origin) => (&origin.settings.service, origin.turn(self.now)),
+            None => return,
+        };
+        let connection = match state {
+            Some(state) => {
+                let mut connection = Connection::with_state(io, state);
+                connection.over(service, &turn, ending.reason);
+                connection
+            }
+            // The service has not heard of it, and does not.
+            None => Connection::with_state(io, Box::new(())),
+        };
+        self.count_out(&connection, ending.reason);
+        self.bury(connection, &ending);
+    }
+
     /// A connection is this worker's from here on.
     pub(super) fn adopt(&mut self, newcomer: Newcomer) {
+        if !self.grow() {
+            return self.turn_away(newcomer);
+        }
         let Newcomer { mut io, state } = newcomer;
         let Some(origin) = self.origins.get(usize::from(io.listener)) else {
             return;

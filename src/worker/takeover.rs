@@ -137,7 +137,8 @@ impl Worker {
             connection.over(&origin.settings.service, &turn, CloseReason::HandedOff);
             let io = &connection.io;
             log::debug!(id = io.id, peer:% = io.peer(), listener:% = origin.address, reason:% = CloseReason::HandedOff, read = io.read, written = io.written; "closed");
-            self.count_out(key, &connection, CloseReason::HandedOff);
+            self.deadlines.remove(slot(key));
+            self.count_out(&connection, CloseReason::HandedOff);
             // The service's state goes along, and its destructor may panic as anything else.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(connection)));
         }
@@ -157,6 +158,9 @@ impl Taker for Worker {
         socket: OwnedFd,
         beside: Vec<OwnedFd>,
     ) -> Result<usize, String> {
+        if !self.has_room_for_more() {
+            return Err("no memory for so many connections".to_owned());
+        }
         let origin = self
             .origins
             .get(usize::from(arrival.listener))
@@ -211,7 +215,8 @@ impl Taker for Worker {
     fn forget(&mut self, key: usize) {
         if let Some(connection) = self.connections.try_remove(key) {
             connection.io.deregister(self.poll.registry());
-            self.count_out(key, &connection, CloseReason::HandedOff);
+            self.deadlines.remove(slot(key));
+            self.count_out(&connection, CloseReason::HandedOff);
         }
     }
 
