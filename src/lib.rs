@@ -68,7 +68,7 @@
 //! gave a verdict.
 //!
 //! A logger that does not show key-values shows the word `closed` and nothing else. `env_logger` shows them with its feature
-//! `kv`, which its default features leave out; `tracing-log` (0.2) leaves them out, whatever its features.
+//! `kv`, which its default features leave out; `tracing-log` leaves them out, whatever its features.
 //!
 //! # Features
 //!
