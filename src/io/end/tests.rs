@@ -68,18 +68,26 @@ impl Event {
             Self::Kill => drop(io.cut_off(Ending::reset(Killed))),
             Self::FarSideEnded => io.finish_for(PeerClosed),
             Self::FarSideLost => io.fail_at_last(Ending::reset(UpstreamFailed)),
-            Self::HandedOver => {
-                if io.is_carriable() {
-                    let carried = io.carried();
-                    let (mut other, _client) = self::io();
-                    other.go_on_from(&carried, false);
-                    assert_eq!(other.carried(), carried);
-                    *io = other;
-                }
-            }
+            Self::HandedOver => hand_over(io),
         }
     }
 }
+
+/// Has another one go on from where it is, as another process does.
+#[cfg(control)]
+fn hand_over(io: &mut Io) {
+    if io.is_carriable() {
+        let carried = io.carried();
+        let (mut other, _client) = self::io();
+        other.go_on_from(&carried, false);
+        assert_eq!(other.carried(), carried);
+        *io = other;
+    }
+}
+
+/// Where there is no takeover nothing is handed over.
+#[cfg(not(control))]
+fn hand_over(_: &mut Io) {}
 
 const LEFT: usize = 10;
 
