@@ -68,10 +68,10 @@ class Generation(Server):
         self.reader.join()
         return bytes(self.output).partition(b"\n")[2]
 
-    def logged(self, message):
+    def logged(self, message, bound=BOUND / 5):
         """The keys of its last log line with that message, `at`, its time on time.monotonic(), and the `line`; None if
         it does not come: a thread of its own writes the log, so it may be a little late."""
-        deadline = time.monotonic() + BOUND / 5
+        deadline = time.monotonic() + bound
         while True:
             over = not self.is_alive() or time.monotonic() > deadline  # asked first: then all is written that will be
             for line in reversed(self.log()):
@@ -189,7 +189,8 @@ class Chain:
         try:
             if fault == "abort-init":  # which is before it has asked
                 faulty.wait()
-            elif not self.current.logged(f"takeover (?:failed, serving on|refused) pid={faulty.pid}"):
+            # With one that hangs in the freeze the old process has 5 s of patience.
+            elif not self.current.logged(f"takeover (?:failed, serving on|refused) pid={faulty.pid}", BOUND):
                 raise Failure(f"the old process says nothing of a takeover with the fault {fault}: "
                               f"{self.current.last_words()}")
             if faulty.listened or not self.current.is_alive():
