@@ -189,7 +189,7 @@ class Chain:
         try:
             if fault == "abort-init":  # which is before it has asked
                 faulty.wait()
-            # With one that hangs in the freeze the old process has 5 s of patience.
+            # With one that hangs in the freeze the old process has 2 s of patience.
             elif not self.current.logged(f"takeover (?:failed, serving on|refused) pid={faulty.pid}", BOUND):
                 raise Failure(f"the old process says nothing of a takeover with the fault {fault}: "
                               f"{self.current.last_words()}")

@@ -19,6 +19,9 @@ use crate::wire::record::{DESCRIPTORS, Message, PROTOCOL, SCHEMA};
 /// How long the new process may take nothing in.
 const STILL: Duration = Duration::from_secs(5);
 
+/// How long it may take to hear that a freeze came too late: meanwhile who is to be dialled for waits.
+const HEARS: Duration = Duration::from_secs(2);
+
 /// How long it is waited for changes to become fewer, once everything was sent, before a freeze is tried that takes
 /// longer than it should; and what is too much for that.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -377,9 +380,9 @@ impl Conversation<'_> {
 
     /// Tells the new process that the freeze came too late, and waits until it has heard that.
     fn thaw(&self) -> Result<(), String> {
-        self.pass(&Message::Thaw, &[], now() + STILL)
+        self.pass(&Message::Thaw, &[], now() + HEARS)
             .map_err(Failure::into_words)?;
-        let until = now() + STILL;
+        let until = now() + HEARS;
         loop {
             self.nobody_failed()?;
             self.not_ending()?;
@@ -391,8 +394,8 @@ impl Conversation<'_> {
                 Ok((message, _)) => return Err(out_of_turn(message)),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && now() < until => {}
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    let seconds = STILL.as_secs();
-                    return Err(format!("the new process took nothing in for {seconds} s"));
+                    let seconds = HEARS.as_secs();
+                    return Err(format!("the new process heard nothing for {seconds} s"));
                 }
                 Err(error) => return Err(lost(&error)),
             }
