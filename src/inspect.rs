@@ -184,7 +184,7 @@ pub struct Takeover {
     pub pid: u32,
     /// Connections that changed hands.
     pub connections: u64,
-    /// Connections that could not leave: the former process drains them.
+    /// Connections that could not leave: the predecessor drains them.
     pub staying: u64,
     /// How long nobody served: from the freeze until the new process ran.
     #[cfg_attr(control, serde(with = "seconds"))]

@@ -140,7 +140,7 @@ impl Link<'_> {
     /// Sends what the kernel takes of `bytes` at once, and answers how much that is. When it was less than all,
     /// [`Caller::writable`] follows, or the end.
     pub fn send(&mut self, bytes: &[u8]) -> usize {
-        let watch = self.up.io.watch;
+        let watch = self.up.io.look_at;
         let count = self.up.io.send(bytes, &self.turn);
         if count < bytes.len() {
             self.up.short = true;
@@ -148,7 +148,7 @@ impl Link<'_> {
                 self.come_back();
             }
         }
-        if self.up.io.watch != watch {
+        if self.up.io.look_at != watch {
             self.arm();
         }
         count

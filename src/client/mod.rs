@@ -314,7 +314,7 @@ impl<C: Caller> Client<C> {
             if let Some(ending) = io.deliver_and_fin(&turn) {
                 return self.over(key, &ending);
             }
-            io.watch = io.watch.min(turn.now.after(PATIENCE / 8));
+            io.look_at = io.look_at.min(turn.now.after(PATIENCE / 8));
             if link.is_some() && reason != CloseReason::Service {
                 return self.leave_behind(key, reason);
             }
@@ -364,7 +364,7 @@ impl<C: Caller> Client<C> {
             let ending = up.io.ending();
             return self.over(key, &ending);
         }
-        if up.io.watch <= turn.known {
+        if up.io.look_at <= turn.known {
             up.io.look(&turn, None);
         }
         if up.io.read_deadline(&turn) <= turn.known {

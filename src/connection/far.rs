@@ -201,7 +201,7 @@ impl Connection {
         }
         if far.half_closed() {
             let wait = far_turn.limits.half_close_timeout.map(|wait| wait / 8);
-            far.watch = far.watch.min(turn.now.after_if(wait));
+            far.look_at = far.look_at.min(turn.now.after_if(wait));
         }
         if far.pending.is_some() {
             far.tidy(&far_turn);
@@ -229,7 +229,7 @@ impl Connection {
 
     /// Looks whether the far side acknowledges, if it is time for that.
     pub(super) fn look_far(&mut self, turn: &Turn<'_>) {
-        let Some(up) = self.io.far_up().filter(|up| up.io.watch <= turn.known) else {
+        let Some(up) = self.io.far_up().filter(|up| up.io.look_at <= turn.known) else {
             return;
         };
         let half_closed = up.io.half_closed();

@@ -20,7 +20,7 @@ impl Connection {
         turn: &Turn<'_>,
         buffer: &mut [u8],
     ) -> Step {
-        self.tell(service, turn, Ready::Beside);
+        self.tell(service, turn, Ready::Watched);
         self.advance(service, turn, buffer)
     }
 
@@ -46,7 +46,7 @@ impl Connection {
         if let Some(beside) = pending.and_then(|pending| pending.beside.as_mut())
             && std::mem::take(&mut beside.again)
         {
-            self.tell(service, turn, Ready::Beside);
+            self.tell(service, turn, Ready::Watched);
         }
     }
 
@@ -73,7 +73,7 @@ impl Connection {
             let ending = io.last_word(CloseReason::PeerReset, turn);
             io.overrule(ending);
         }
-        if io.watch <= known {
+        if io.look_at <= known {
             io.look_from_afar(turn);
         }
         if io.read_deadline(turn) <= known && io.is_silent(turn) {

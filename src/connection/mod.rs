@@ -361,7 +361,7 @@ impl Connection {
         let io = &mut self.io;
         if io.half_closed() && !io.is(Is::Halted) {
             let limits = turn.limits;
-            io.watch = io.watch.min(
+            io.look_at = io.look_at.min(
                 turn.now
                     .after_if(limits.half_close_timeout.map(|wait| wait / 8)),
             );
@@ -393,7 +393,7 @@ impl Connection {
         if self.io.linger().is_some_and(|until| until <= known) {
             return self.hang_up(service, turn, buffer);
         }
-        if self.io.watch <= known {
+        if self.io.look_at <= known {
             let other = match self.io.far() {
                 Some(Far::Up(up)) if self.io.half_closed() => Some(up.io.as_other()),
                 _ => None,

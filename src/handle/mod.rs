@@ -260,7 +260,7 @@ pub(crate) struct Shared {
     pub(crate) common: OnceLock<Vec<Common>>,
     /// What the services connect clients to.
     pub(crate) upstreams: OnceLock<Box<dyn Fn() -> Vec<UpstreamInfo> + Send + Sync>>,
-    /// What former processes counted, by listener, and for how long.
+    /// What predecessors counted, by listener, and for how long.
     #[cfg(control)]
     before: OnceLock<(Vec<Counts>, Duration)>,
     /// No process that was taken over from lives any more.
@@ -531,7 +531,7 @@ impl Shared {
         listeners.map(|at| self.counted(at).counts()).collect()
     }
 
-    /// Counting goes on where a former process ended: `counts` are those of its listeners, which are here the `ours`th.
+    /// Counting goes on where a predecessor ended: `counts` are those of its listeners, which are here the `ours`th.
     #[cfg(control)]
     pub(crate) fn go_on_counting(&self, counts: Vec<Counts>, ours: &[u16], counted_for: Duration) {
         let mut before = vec![Counts::default(); self.listeners.len()];

@@ -28,7 +28,7 @@ impl Connection {
     pub(crate) fn export(&self, service: &AnyService, now: Moment) -> Option<Record> {
         let io = &self.io;
         let pending = io.pending.as_deref();
-        let late = pending.is_some_and(|pending| pending.beside_late);
+        let late = pending.is_some_and(|pending| pending.late_descriptor);
         if io.marks.has(Mark::Closing)
             || !io.is_carriable()
             || io.travels_along().count() > MOST_BESIDE
@@ -197,7 +197,7 @@ impl Io {
             progress: pending
                 .and_then(|pending| pending.progress)
                 .map(|progress| (progress.moved, micros(now.since(progress.since)))),
-            watch: until(self.watch),
+            look_at: until(self.look_at),
             linger: end.linger.and_then(until),
             lent: self.is(Is::Lent),
             alarm: until(self.alarm()),
@@ -235,7 +235,7 @@ impl Io {
             linger: record.linger.map(within),
         };
         self.go_on_from(&end, hears_out);
-        self.watch = record.watch.map_or(Moment::NEVER, within);
+        self.look_at = record.look_at.map_or(Moment::NEVER, within);
         // An edge came to the old process, or comes to us: looking costs one read.
         self.set(Is::Readable, !record.peer_fin);
         self.set(Is::ReadOn, self.is(Is::Readable));

@@ -239,7 +239,7 @@ impl Giver {
                 } if let Some(last_id) = prepared => {
                     let mut descriptors = sockets.into_iter();
                     may_fail("owned");
-                    // From here on they are ours. A former process that hears nothing any more has ended.
+                    // From here on they are ours. A predecessor that hears nothing any more has ended.
                     let _ = self.say(&Message::Owned);
                     return Ok(Taken {
                         connections: taking.own(),

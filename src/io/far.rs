@@ -58,7 +58,7 @@ impl Far {
             #[cfg(control)]
             Self::Interrupted => Moment::at_start(),
             Self::Dialing { dialing, .. } => dialing.due(),
-            Self::Up(up) => up.io.linger().unwrap_or(up.io.watch),
+            Self::Up(up) => up.io.linger().unwrap_or(up.io.look_at),
         }
     }
 }

@@ -49,7 +49,7 @@ impl Io {
         self.beside().watched.push(fd);
         #[cfg(control)]
         if self.marks.has(Mark::Copied) {
-            self.pending().beside_late = true;
+            self.pending().late_descriptor = true;
         }
     }
 
@@ -101,8 +101,8 @@ impl Io {
         self.set(Is::Lent, true);
         self.set(Is::Readable, false);
         let _ = self.beside();
-        self.watch = self
-            .watch
+        self.look_at = self
+            .look_at
             .min(next_look(turn.limits, turn.now, Duration::ZERO));
         Ok(copy)
     }
@@ -128,7 +128,7 @@ impl Io {
         self.settle_fins(false, fin_sent);
         self.set(Is::Readable, true);
         self.set(Is::ReadOn, true);
-        self.watch = reap::first_look(turn.limits, turn.now, self.last_in);
+        self.look_at = reap::first_look(turn.limits, turn.now, self.last_in);
         Ok(())
     }
 
@@ -197,7 +197,7 @@ impl Io {
         };
         self.find_lost(&info, turn.now);
         if info.journal.state == TcpState::Over {
-            self.watch = Moment::NEVER;
+            self.look_at = Moment::NEVER;
             return;
         }
         let queued = sys::unacknowledged(self.socket.as_fd()).unwrap_or(0);
@@ -227,7 +227,7 @@ impl Io {
     /// As [`look_from_afar`](Self::look_from_afar), of a Unix socket: whether its client has gone. One that has left
     /// output unread has broken off; any other may leave its input to whoever has the socket, as a half-closed one does.
     fn look_at_local(&mut self, turn: &Turn<'_>) {
-        self.watch = Moment::NEVER;
+        self.look_at = Moment::NEVER;
         let polled = self.polled();
         if polled.contains(PollFlags::ERR) {
             let beside = self.beside();
@@ -263,10 +263,10 @@ impl Io {
         let verdict = reap::judge(turn.limits, when, seen, &mut progress);
         self.pending().progress = progress;
         match verdict {
-            Verdict::Quiet => self.watch = next,
-            Verdict::Wait(until) => self.watch = until.min(next),
+            Verdict::Quiet => self.look_at = next,
+            Verdict::Wait(until) => self.look_at = until.min(next),
             Verdict::Reap(ending) => {
-                self.watch = Moment::NEVER;
+                self.look_at = Moment::NEVER;
                 self.overrule(ending);
             }
         }

@@ -95,7 +95,7 @@ pub(crate) struct Io {
     /// When the last byte came, later by the time we did not read: what the read deadline counts from.
     pub(crate) last_in: Moment,
     /// When to look next whether output is acknowledged. Armed by a write.
-    pub(crate) watch: Moment,
+    pub(crate) look_at: Moment,
     pub(crate) read: u64,
     /// Bytes the kernel took.
     pub(crate) written: u64,
@@ -142,7 +142,7 @@ impl Io {
             peer: peer.into(),
             opened,
             last_in: opened,
-            watch: Moment::NEVER,
+            look_at: Moment::NEVER,
             read: 0,
             written: 0,
             pending: None,
@@ -370,7 +370,7 @@ impl Io {
         if let Some(until) = self.linger() {
             return until;
         }
-        let due = self.watch.min(self.read_deadline(turn));
+        let due = self.look_at.min(self.read_deadline(turn));
         if self.pending.is_none() {
             return due;
         }

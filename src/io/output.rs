@@ -77,14 +77,14 @@ impl Io {
     /// Something waits for the peer from now on: arms the look at whether it is acknowledged.
     #[inline]
     fn watch_output(&mut self, turn: &Turn<'_>) {
-        if self.watch == Moment::NEVER {
+        if self.look_at == Moment::NEVER {
             // Reading had paused: the last byte is older than its moment says, so it does not count.
             let last_in = if self.is(Is::Shifted) {
                 turn.now.before(Duration::MAX)
             } else {
                 self.last_in
             };
-            self.watch = reap::first_look(turn.limits, turn.now, last_in);
+            self.look_at = reap::first_look(turn.limits, turn.now, last_in);
         }
     }
 
@@ -156,7 +156,7 @@ impl Io {
         // Acknowledgements make no event: looked for at once, and then in pauses that grow with the time they take.
         let since = self.delivering_since(turn.now);
         let pause = (turn.now.since(since) / 8).max(RECHECK);
-        self.watch = self.watch.min(turn.now.after(pause));
+        self.look_at = self.look_at.min(turn.now.after(pause));
         None
     }
 
@@ -170,9 +170,9 @@ impl Io {
             }
         }
         // A look may be armed for a half-closed connection with nothing to deliver: that is too late now.
-        let armed = std::mem::replace(&mut self.watch, Moment::NEVER);
+        let armed = std::mem::replace(&mut self.look_at, Moment::NEVER);
         self.watch_output(turn);
-        self.watch = self.watch.min(armed);
+        self.look_at = self.look_at.min(armed);
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct Pending {
     pub(crate) far: Option<Box<Far>>,
     /// It came after the connection was copied for another process, which has no descriptor of it.
     #[cfg(control)]
-    pub(crate) beside_late: bool,
+    pub(crate) late_descriptor: bool,
     /// What the service wants to be told of beside the socket.
     pub(crate) beside: Option<Box<Beside>>,
 }

@@ -49,10 +49,10 @@ impl Io {
             self.pending().progress = progress;
         }
         match verdict {
-            Verdict::Quiet => self.watch = Moment::NEVER,
-            Verdict::Wait(until) => self.watch = until,
+            Verdict::Quiet => self.look_at = Moment::NEVER,
+            Verdict::Wait(until) => self.look_at = until,
             Verdict::Reap(mut ending) => {
-                self.watch = Moment::NEVER;
+                self.look_at = Moment::NEVER;
                 // It ends in any case, so a soft error may be taken now: the network's word on why.
                 if ending.reason == CloseReason::Unacknowledged
                     && let Ok(Some(error)) = SockRef::from(&self.socket).take_error()
@@ -88,7 +88,7 @@ impl Io {
         let stall = reap::stall(limits, waits, half_closed, self.taken(queued))?;
         let progress = self.pending.as_ref().and_then(|pending| pending.progress);
         // It counts from the first look.
-        let since = progress.map_or(self.watch, |progress| progress.since);
+        let since = progress.map_or(self.look_at, |progress| progress.since);
         let until = since.after(stall.limit);
         (until != Moment::NEVER).then_some((until, stall.reason))
     }

@@ -81,7 +81,7 @@ impl Admission {
         Ok(())
     }
 
-    /// Counts a connection in that a former process admitted, whatever the limits.
+    /// Counts a connection in that a predecessor admitted, whatever the limits.
     #[cfg(control)]
     pub(crate) fn count(&self, ip: Option<IpAddr>) {
         self.own.open.fetch_add(1, Ordering::SeqCst);

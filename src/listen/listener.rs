@@ -436,7 +436,7 @@ fn inherit(address: &Address, fd: RawFd, settings: &Arc<Settings>) -> Result<Lis
     })
 }
 
-/// A listening socket that a former process had.
+/// A listening socket that a predecessor had.
 #[cfg(control)]
 pub(crate) fn taken_over(
     socket: OwnedFd,

@@ -242,7 +242,7 @@ impl Server {
         self.handle.clone()
     }
 
-    /// What to do once this server serves: after a takeover, that is when the former one does not any more.
+    /// What to do once this server serves: after a takeover, that is when the predecessor does not any more.
     pub fn on_running(&mut self, what: impl FnOnce() + Send + 'static) {
         self.running = Some(Box::new(what));
     }
@@ -253,7 +253,7 @@ impl Server {
         self.alone = Some(Box::new(what));
     }
 
-    /// What to do once this server runs and, if it has taken over, whoever watches over the former one knows of it.
+    /// What to do once this server runs and, if it has taken over, whoever watches over the predecessor knows of it.
     pub fn on_settled(&mut self, what: impl FnOnce() + Send + 'static) {
         self.settled = Some(Box::new(what));
     }
@@ -270,7 +270,7 @@ impl Server {
     ///
     /// # Errors
     /// A thread that could not be started, or an event queue that failed. A takeover that came to nothing; the
-    /// former server goes on then, as if nothing had happened.
+    /// predecessor goes on then, as if nothing had happened.
     pub fn run(mut self) -> Result<Summary, Error> {
         for service in &self.services {
             service.start(&self.handle);
@@ -295,7 +295,7 @@ impl Server {
         if let Some(running) = self.running.take() {
             running();
         }
-        // Still here unless another thread waits for the former server.
+        // Still here unless another thread waits for the predecessor.
         if let Some(settled) = self.settled.take() {
             settled();
         }
@@ -402,7 +402,7 @@ fn show_upstreams(shared: &Shared, services: &[AnyService]) {
 /// A thread that runs a worker, once it gets one.
 type WorkerThread = JoinHandle<io::Result<Option<Ended>>>;
 
-/// No former server lives any more.
+/// No predecessor lives any more.
 fn become_alone(what: Option<Box<dyn FnOnce() + Send>>, handle: &Handle) {
     if let Some(what) = what {
         what();

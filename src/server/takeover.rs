@@ -179,7 +179,7 @@ impl Server {
     }
 
     /// Opens this server's control socket at `path`; it stands there until what this answers is dropped. After
-    /// [`take_over`](Self::take_over) it is the former server's, which answers there until this one [runs](Self::run).
+    /// [`take_over`](Self::take_over) it is the predecessor's, which answers there until this one [runs](Self::run).
     ///
     /// # Errors
     /// `AddrInUse` while another server has that path; `AlreadyExists` if something else than a socket stands there;
@@ -225,7 +225,7 @@ impl Server {
         self.takeover.objection = Some(Arc::new(why));
     }
 
-    /// Takes everything over from the former server, if there is one.
+    /// Takes everything over from the predecessor, if there is one.
     pub(super) fn take(&mut self) -> Result<Option<(Taken, PathBuf, Sender<Taken>)>, Error> {
         let Some((giver, path)) = self.takeover.giver.take() else {
             return Ok(None);
@@ -252,7 +252,7 @@ impl Server {
         Ok(Some((taken, path, afterwards)))
     }
 
-    /// The workers run: says so to the former server, and takes the paths over.
+    /// The workers run: says so to the predecessor, and takes the paths over.
     pub(super) fn succeed(
         &mut self,
         (mut taken, path, afterwards): (Taken, PathBuf, Sender<Taken>),
@@ -274,7 +274,7 @@ impl Server {
         let _ = afterwards.send(taken);
     }
 
-    /// A thread for what follows when the former server has told of this one, and when it has ended. It gets what was
+    /// A thread for what follows when the predecessor has told of this one, and when it has ended. It gets what was
     /// taken over; nothing follows if it does not.
     fn afterwards(&mut self) -> io::Result<Sender<Taken>> {
         let (way, taken) = mpsc::channel::<Taken>();
@@ -414,7 +414,7 @@ impl From<Error> for Refused {
     }
 }
 
-/// The listeners as the settings want them, and our number of each of the former server's.
+/// The listeners as the settings want them, and our number of each of the predecessor's.
 fn assemble(
     wanted: Vec<(Wanted, &Listen, Arc<Settings>)>,
     given: Vec<(ListenerRecord, OwnedFd)>,

@@ -332,7 +332,7 @@ pub struct Exported {
 #[non_exhaustive]
 pub enum Ready {
     /// A watched descriptor may be read. Which one, and whether there is really something, a read shows.
-    Beside,
+    Watched,
     /// The alarm was due.
     Alarm,
     /// A waiting connection was resumed.
@@ -435,7 +435,7 @@ impl Context<'_> {
         }));
         #[cfg(control)]
         if self.io.marks.has(Mark::Copied) {
-            self.io.pending().beside_late = true;
+            self.io.pending().late_descriptor = true;
         }
     }
 
@@ -558,7 +558,7 @@ impl Context<'_> {
         self.io.watched()
     }
 
-    /// Has [`Service::ready`] called with [`Ready::Beside`] again in the next turn, after the other connections: for a
+    /// Has [`Service::ready`] called with [`Ready::Watched`] again in the next turn, after the other connections: for a
     /// service that reads only some of what a watched descriptor has at a time.
     pub fn again(&mut self) {
         self.io.beside().again = true;

@@ -78,7 +78,7 @@ pub(crate) struct Clock {
     epoch: Instant,
 }
 
-/// What a clock shows at its start: late enough that what a former process began still has its moment.
+/// What a clock shows at its start: late enough that what a predecessor began still has its moment.
 const EPOCH: u64 = 1 << 62;
 
 impl Clock {

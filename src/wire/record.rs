@@ -137,7 +137,7 @@ pub(crate) struct Record {
     /// Bytes acknowledged when that was last looked at, and how long ago they stood there.
     pub(crate) progress: Option<(u64, u64)>,
     /// Until the next look at the output.
-    pub(crate) watch: Option<u64>,
+    pub(crate) look_at: Option<u64>,
     /// Until the client's FIN is awaited no longer.
     pub(crate) linger: Option<u64>,
     /// Its far side was being dialled.
@@ -303,7 +303,7 @@ mod tests {
             finishing: Some(2),
             failed: None,
             progress: Some((9, 10)),
-            watch: Some(11),
+            look_at: Some(11),
             linger: None,
             dialing: false,
             far: (id == 7).then(|| {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use mio::{Token, Waker};
 
-use super::{BESIDE, Worker};
+use super::{FAR, Worker};
 use crate::address::endpoint::Endpoint;
 use crate::connection::Step;
 #[cfg(control)]
@@ -105,7 +105,7 @@ impl Worker {
             options: &options,
             source: None,
             registry: self.poll.registry(),
-            token: Token(BESIDE | key),
+            token: Token(FAR | key),
         };
         let ask = || self.resolvers.ask(upstream, now);
         Some(dialing.advance(upstream.dial(), ask, manner, (now, known)))

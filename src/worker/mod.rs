@@ -58,7 +58,7 @@ const READ_BUFFER: usize = 256 * 1024;
 pub(crate) const WAKER: Token = Token(usize::MAX);
 
 /// In the token of a connection's far side, beside the connection's key.
-const BESIDE: usize = 1 << (usize::BITS - 2);
+const FAR: usize = 1 << (usize::BITS - 2);
 
 /// The token of listener `at`.
 pub(crate) fn listener_token(at: usize) -> Token {
@@ -336,8 +336,8 @@ impl Worker {
                     }
                 }
                 Token(token) if token & WATCHED != 0 => self.watched(token & !WATCHED),
-                Token(token) if token & BESIDE != 0 => {
-                    let key = token & !BESIDE;
+                Token(token) if token & FAR != 0 => {
+                    let key = token & !FAR;
                     let mut dialing = false;
                     let late = self.is_late(key);
                     self.step(key, |connection, service, turn, buffer| {
@@ -479,8 +479,7 @@ impl Worker {
             return;
         }
         if let Some(up) = io.far_up() {
-            up.io
-                .watch_writes(self.poll.registry(), Token(BESIDE | key));
+            up.io.watch_writes(self.poll.registry(), Token(FAR | key));
         } else if io.wants_to_dial(self.now) {
             self.dials.push(key);
         }

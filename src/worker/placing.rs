@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use mio::Token;
 
-use super::{BESIDE, Worker};
+use super::{FAR, Worker};
 use crate::connection::{Connection, Step};
 use crate::handle::Newcomer;
 use crate::io::{Far, Io};
@@ -182,7 +182,7 @@ impl Worker {
             Some(state) => {
                 if let Some(up) = io.far_up() {
                     up.terms = Arc::clone(&origin.terms);
-                    let far = up.io.register(registry, Token(BESIDE | key));
+                    let far = up.io.register(registry, Token(FAR | key));
                     registered = registered.and(far);
                 }
                 log::debug!(id = io.id, worker = self.index; "passed on");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mio::Token;
 
-use super::{BESIDE, Worker};
+use super::{FAR, Worker};
 use crate::connection::Connection;
 use crate::handoff::share::{Giving, Share};
 use crate::handoff::take::Taker;
@@ -53,7 +53,7 @@ impl Worker {
                     self.dials.push(key);
                 }
                 if let Some(pending) = &mut connection.io.pending {
-                    pending.beside_late = false;
+                    pending.late_descriptor = false;
                 }
             }
         }
@@ -175,7 +175,7 @@ impl Taker for Worker {
             .map_err(|error| format!("cannot register a connection: {error}"))?;
         if let Some(up) = connection.io.far_up() {
             up.io
-                .register(self.poll.registry(), Token(BESIDE | key))
+                .register(self.poll.registry(), Token(FAR | key))
                 .map_err(|error| format!("cannot register a far side: {error}"))?;
         }
         let due = connection.io.due(&origin.turn(self.now));
@@ -203,7 +203,7 @@ impl Taker for Worker {
         if let Some(up) = connection.io.far_up()
             && up.io.waiting_output() > 0
         {
-            up.io.watch_writes(registry, Token(BESIDE | key));
+            up.io.watch_writes(registry, Token(FAR | key));
         }
         let due = connection.io.due(&origin.turn(self.now));
         if due < self.deadlines.get(slot(key)) {

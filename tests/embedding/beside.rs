@@ -34,7 +34,7 @@ impl Service for &'static Pipes {
 
     fn ready(&self, (): &mut (), conn: &mut Context<'_>, what: Ready) {
         match what {
-            Ready::Beside => {
+            Ready::Watched => {
                 let mut byte = [0];
                 if let Ok(1) = rustix::io::read(conn.watched()[0].as_fd(), &mut byte) {
                     conn.write(&byte);

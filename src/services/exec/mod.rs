@@ -447,7 +447,7 @@ impl Service for Exec {
                 Self::settle(process, conn);
             }
             Ready::Alarm => self.remind(process, conn),
-            Ready::Beside => self.look(process, conn),
+            Ready::Watched => self.look(process, conn),
         }
     }
 

@@ -102,7 +102,7 @@ pub struct HubClient {
 #[derive(Debug)]
 enum Place {
     Here(Cursor),
-    /// In the feed of a former process: position, and number of the line.
+    /// In the feed of a predecessor: position, and number of the line.
     Former(u64, u64),
     /// It has got all that it gets.
     Over,
