@@ -119,16 +119,16 @@ impl Connection {
         self.conclude(service, turn, more)
     }
 
-    /// As [`advance`](Self::advance), in a later turn if it is `late` in this one.
+    /// As [`advance`](Self::advance), but in a later turn if bytes of it wait already, and this one `is_late`.
     #[inline]
     pub(crate) fn advance_unless(
         &mut self,
-        late: bool,
+        is_late: impl FnOnce(&Turn<'_>) -> bool,
         service: &AnyService,
         turn: &Turn<'_>,
         buffer: &mut [u8],
     ) -> Step {
-        if late {
+        if self.io.holds_bytes() && is_late(turn) {
             self.io.marks.put(Mark::PutOff, true);
             return Step::Again;
         }

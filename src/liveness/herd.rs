@@ -6,8 +6,8 @@
 //!
 //! So each of many has an idle time of its own ([`Keepalive::spread`]). It costs no system call where they are many already:
 //! accepted ones inherit it from their listener, which has another for every few ([`Rotation`]); those who were there before,
-//! and who come in that moment, are given theirs. It is the kernel that keeps the times: a
-//! worker that is late for anything changes nothing.
+//! and who come in that moment, are given theirs. It is the kernel that keeps the times: a worker that is late for anything
+//! changes nothing.
 //!
 //! [`Keepalive::spread`]: crate::liveness::keepalive::Keepalive::spread
 

@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn the_probes_of_a_burst_fit_into_a_queue_of_1000_packets() {
+    fn of_a_burst_within_a_second_few_probes_leave_in_one_tick() {
         for idle in 2..8 {
             let most = most_at_once(Keepalive::new(idle, 1, 3), 5);
             assert!(most <= 600, "{most} for {idle} s");

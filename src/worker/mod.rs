@@ -324,6 +324,8 @@ impl Worker {
     }
 
     fn dispatch(&mut self, events: &Events) {
+        let clock = self.clock;
+        let is_late = |turn: &Turn<'_>| clock.now().since(turn.now) >= SLICE;
         let first_listener = listener_token(self.origins.len()).0;
         for event in events {
             #[cfg(control)]
@@ -339,10 +341,9 @@ impl Worker {
                 Token(token) if token & FAR != 0 => {
                     let key = token & !FAR;
                     let mut dialing = false;
-                    let late = self.is_late(key);
                     self.step(key, |connection, service, turn, buffer| {
                         dialing = connection.note_far(event);
-                        connection.advance_unless(late, service, turn, buffer)
+                        connection.advance_unless(is_late, service, turn, buffer)
                     });
                     if dialing {
                         self.dials.push(key);
@@ -350,10 +351,9 @@ impl Worker {
                 }
                 Token(key) => {
                     log::trace!(key, event:? = event; "ready");
-                    let late = self.is_late(key);
                     self.step(key, |connection, service, turn, buffer| {
                         connection.io.note(event);
-                        connection.advance_unless(late, service, turn, buffer)
+                        connection.advance_unless(is_late, service, turn, buffer)
                     });
                 }
             }
@@ -362,19 +362,14 @@ impl Worker {
 
     /// A descriptor that a connection's service watches may be read.
     fn watched(&mut self, key: usize) {
-        log::trace!(key; "ready beside");
+        log::trace!(key; "watched descriptor ready");
         self.step(key, Connection::beside);
     }
 
-    /// Whether a connection is to wait for the others: bytes of it wait already, and the turn has taken long.
-    #[inline]
-    fn is_late(&self, key: usize) -> bool {
-        let connection = self.connections.get(key);
-        connection.is_some_and(|connection| connection.io.holds_bytes())
-            && self.clock.now().since(self.now) >= SLICE
-    }
-
     fn serve_leftovers(&mut self) {
+        if self.leftovers.is_empty() {
+            return;
+        }
         let until = self.clock.now().after(SLICE);
         // Those that are not done stand on the list anew, behind the others.
         for _ in 0..self.leftovers.len() {

@@ -229,15 +229,23 @@ mod tests {
         assert_eq!((arrived.head(), arrived.oldest()), ((77, 5), 77));
     }
 
-    #[test]
-    fn what_is_published_while_parts_go_ahead_arrives_too() {
+    fn say(feed: &Feed, line: &'static str) {
+        feed.publish(1, std::iter::once(line), true, u64::MAX);
+    }
+
+    /// A feed, the one it goes to, and how far: its first line is there.
+    fn one_ahead() -> (Feed, Feed, u64) {
         let (here, there) = (Feed::new(1000), Feed::new(1000));
-        let publish = |text: &'static str| {
-            here.publish(1, std::iter::once(text.as_bytes()), true, u64::MAX);
-        };
-        publish("one\n");
+        say(&here, "one\n");
         let (bytes, ahead) = pack_ahead(&here, 0).unwrap();
         assert_eq!(unpack_ahead(&bytes, &there), Ok(()));
+        (here, there, ahead)
+    }
+
+    #[test]
+    fn what_is_published_while_parts_go_ahead_arrives_too() {
+        let (here, there, ahead) = one_ahead();
+        let publish = |text| say(&here, text);
         assert_eq!(pack_ahead(&here, ahead), None);
         publish("two\n");
         let (bytes, ahead) = pack_ahead(&here, ahead).unwrap();
@@ -249,13 +257,8 @@ mod tests {
 
     #[test]
     fn what_comes_again_after_a_late_freeze_takes_nothing_of_what_is_there() {
-        let (here, there) = (Feed::new(1000), Feed::new(1000));
-        let publish = |text: &'static str| {
-            here.publish(1, std::iter::once(text.as_bytes()), true, u64::MAX);
-        };
-        publish("one\n");
-        let (bytes, ahead) = pack_ahead(&here, 0).unwrap();
-        assert_eq!(unpack_ahead(&bytes, &there), Ok(()));
+        let (here, there, ahead) = one_ahead();
+        let publish = |text| say(&here, text);
         publish("two\n");
         // The freeze, too late: the old process serves on.
         assert_eq!(unpack(&pack(&here, ahead, 0), &there), Ok(0));
