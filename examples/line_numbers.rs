@@ -8,8 +8,9 @@
 //! ```
 
 use std::path::Path;
+use std::sync::Arc;
 
-use standfast::{Config, Context, Exported, Listen, Server, Service};
+use standfast::{Config, Context, Exported, Handle, Lifecycle, Listen, Server, Service};
 
 /// Where the control socket is, by which the next process asks this one for its connections.
 const CONTROL: &str = "/tmp/line-numbers.sock";
@@ -56,6 +57,15 @@ impl Service for LineNumbers {
     }
 }
 
+#[derive(Debug)]
+struct Said;
+
+impl Lifecycle for Said {
+    fn running(&self, server: &Handle) {
+        println!("listening on {}", server.addresses()[0]);
+    }
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "7001".to_owned());
     let control = std::env::args()
@@ -63,6 +73,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .unwrap_or_else(|| CONTROL.to_owned());
     let config = Config {
         listen: vec![Listen::new(address.parse()?, LineNumbers)],
+        lifecycle: Arc::new(Said),
         ..Config::default()
     };
     let control = Path::new(&control);
@@ -71,8 +82,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         None => Server::bind(config)?,
     };
     let _control = server.control(control)?;
-    let address = server.addresses()[0].clone();
-    server.on_running(move || println!("listening on {address}"));
     println!("ended: {}", server.run()?);
     Ok(())
 }

@@ -2,10 +2,12 @@
 //! [`Server::bind`](crate::Server::bind).
 
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::Address;
 use crate::error::Error;
+use crate::handle::lifecycle::Lifecycle;
 use crate::liveness::keepalive::Keepalive;
 use crate::liveness::reap::SLOWEST_READER;
 use crate::memory::{self, Memory};
@@ -29,6 +31,8 @@ pub struct Config {
     /// it nobody is read until there is room. At least 1 MiB. `None` (default): a quarter of what the machine, or the
     /// cgroup or the address space of this process, has, at most 1 GiB.
     pub memory: Option<NonZeroUsize>,
+    /// Who is told what happens to the server. Default `()`: nobody.
+    pub lifecycle: Arc<dyn Lifecycle>,
 }
 
 impl Default for Config {
@@ -39,6 +43,7 @@ impl Default for Config {
             drain_timeout: Some(Duration::from_secs(10)),
             max_conns: None,
             memory: None,
+            lifecycle: Arc::new(()),
         }
     }
 }

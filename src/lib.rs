@@ -115,6 +115,7 @@ pub use dial::upstream::Upstream;
 pub use dial::{Dial, DialError, DialErrorKind};
 pub use error::Error;
 pub use handle::Handle;
+pub use handle::lifecycle::Lifecycle;
 pub use inspect::{
     ConnectionInfo, DeadlineKind, ListenerInfo, MemoryInfo, NextDeadline, Role, Status, Takeover,
     UpstreamInfo,

@@ -7,7 +7,6 @@
 mod client;
 mod orders;
 pub mod path;
-mod successor;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -33,13 +32,12 @@ use crate::handoff::give::{self, Paths};
 use crate::handoff::take;
 use crate::inspect::Takeover;
 use crate::os::socket_file::SocketFile;
+pub use crate::os::successor::Successor;
 use crate::wire::baton::Baton;
 use crate::wire::line::{Line, now};
 use crate::wire::question::{Answer, Hello, Question};
 pub use client::Client;
 use orders::Orders;
-pub(crate) use successor::Start;
-pub use successor::Successor;
 
 /// What a thread that answers a client has as its stack, bytes: it shall be had where there is little left.
 const STACK: usize = 512 * 1024;
@@ -65,12 +63,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Connections shown in one message.
 const BATCH: usize = 128;
 
-/// What a takeover is told to, in the process that gives.
-pub(crate) type Farewell = Arc<dyn Fn(&Takeover) + Send + Sync>;
-
-/// Asked before process PID takes over: why it may not, if it may not.
-pub(crate) type Objection = Arc<dyn Fn(u32) -> Option<String> + Send + Sync>;
-
 /// A server's control socket. Dropping it takes the path away, and waits a moment for those who gave an order.
 #[must_use = "dropped, it takes the control socket away at once"]
 #[derive(Debug)]
@@ -90,9 +82,6 @@ pub(crate) struct Desk {
     /// when the last client here has its answer.
     listeners: Vec<Weak<SocketFile>>,
     handle: Handle,
-    successor: Option<Start>,
-    farewell: Option<Farewell>,
-    objection: Option<Objection>,
     /// Those who are being answered, the longest there first.
     clients: Mutex<VecDeque<Arc<OwnedFd>>>,
     orders: Orders,
@@ -131,9 +120,6 @@ impl Control {
         file: SocketFile,
         listeners: &[Arc<SocketFile>],
         handle: &Handle,
-        successor: Option<Start>,
-        farewell: Option<Farewell>,
-        objection: Option<Objection>,
     ) -> io::Result<(Self, Arc<Desk>)> {
         let (begin, begun) = mpsc::channel();
         let (closed, open) = io::pipe()?;
@@ -144,9 +130,6 @@ impl Control {
             open: Mutex::new(Some(open)),
             listeners: listeners.iter().map(Arc::downgrade).collect(),
             handle: handle.clone(),
-            successor,
-            farewell,
-            objection,
             clients: Mutex::default(),
             orders: Orders::default(),
             turn: Mutex::default(),
@@ -494,9 +477,10 @@ impl Desk {
                 if baton.line.is_hung_up().unwrap_or(false) {
                     log::error!(pid; "the process that took over has ended at once: nobody serves any more");
                     self.in_vain.store(true, Ordering::Release);
-                } else if let Some(farewell) = &self.farewell {
+                } else {
+                    let farewell = || shared.lifecycle.handed_over(&takeover);
                     // Whatever becomes of it, the server may end.
-                    let _ = catch_unwind(AssertUnwindSafe(|| farewell(&takeover)));
+                    let _ = catch_unwind(AssertUnwindSafe(farewell));
                 }
                 baton.say_told();
                 let _ = shared.gave.set(takeover);
@@ -513,11 +497,10 @@ impl Desk {
     /// Starts a successor, and waits for what comes of it. Whoever asked hears that it takes its time.
     fn restart(&self, line: &Line) -> Result<Takeover, String> {
         let shared = &self.handle.shared;
-        let successor = self.successor.as_ref();
-        let start = successor.ok_or("this server does not know how to start a successor")?;
         self.object(std::process::id())?;
         lock(&self.refusal).take();
-        let successor = start().map_err(|error| format!("cannot start a successor: {error}"))?;
+        let successor = shared.lifecycle.successor(self.file.path());
+        let successor = successor.map_err(|error| format!("cannot start a successor: {error}"))?;
         let pid = successor.pid;
         log::info!(pid; "successor started");
         let until = now() + SUCCESSOR;
@@ -556,7 +539,7 @@ impl Desk {
     }
 
     fn object(&self, pid: u32) -> Result<(), String> {
-        let why = self.objection.as_ref().and_then(|object| object(pid));
+        let why = self.handle.shared.lifecycle.objection(pid);
         why.map_or(Ok(()), Err)
     }
 

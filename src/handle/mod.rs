@@ -1,5 +1,6 @@
 //! The way into a running server from other threads.
 
+pub(crate) mod lifecycle;
 pub(crate) mod wanted;
 
 use std::any::Any;
@@ -15,6 +16,8 @@ use std::time::Instant;
 
 use mio::Waker;
 
+use crate::address::endpoint::Endpoint;
+use crate::handle::lifecycle::Lifecycle;
 use crate::handle::wanted::Wanted;
 use crate::inspect::{ConnectionInfo, ListenerInfo, Status, Takeover, UpstreamInfo};
 use crate::io::Io;
@@ -72,6 +75,13 @@ impl Handle {
         self.shared.workers.len()
     }
 
+    /// Where it listens, with real ports, in the order of the settings.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<Endpoint> {
+        let listeners = self.shared.listeners.iter();
+        listeners.map(|one| one.address.clone()).collect()
+    }
+
     /// The server, its listeners and its counters.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -88,6 +98,7 @@ impl Handle {
                 }
             })
             .collect();
+        let upstreams = shared.upstreams.get();
         let reasons = CloseReason::ALL.into_iter();
         let closed = reasons.map(|reason| (reason.as_str().to_owned(), sum.closed(reason)));
         Status {
@@ -103,10 +114,7 @@ impl Handle {
             written: sum.written,
             closed: closed.filter(|&(_, count)| count > 0).collect(),
             memory: shared.memory.info(),
-            upstreams: shared
-                .upstreams
-                .get()
-                .map_or_else(Vec::new, |upstreams| upstreams()),
+            upstreams: upstreams.map_or_else(Vec::new, |upstreams| upstreams()),
             listeners,
             takeover: shared.gave.get().or_else(|| shared.took.get()).cloned(),
         }
@@ -253,8 +261,8 @@ pub(crate) struct Shared {
     partner: AtomicU32,
     /// It was told to end, or is just about to be.
     ends: AtomicBool,
-    /// Called when the server is told to end.
-    pub(crate) ending: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Whom it tells what happens to it.
+    pub(crate) lifecycle: Arc<dyn Lifecycle>,
     /// What all connections of each service have in common, for a process that takes over.
     #[cfg(control)]
     pub(crate) common: OnceLock<Vec<Common>>,
@@ -389,11 +397,11 @@ impl Mailbox {
     }
 
     pub(crate) fn wake(&self) {
-        if let Err(error) = self.waker.wake() {
-            // An eventfd whose counter is full is awake already.
-            if error.kind() != io::ErrorKind::WouldBlock {
-                log::error!(error:% = error; "cannot wake a worker");
-            }
+        // An eventfd whose counter is full is awake already.
+        if let Err(error) = self.waker.wake()
+            && error.kind() != io::ErrorKind::WouldBlock
+        {
+            log::error!(error:% = error; "cannot wake a worker");
         }
     }
 }
@@ -413,8 +421,10 @@ impl Shared {
         stats: Vec<Vec<Arc<Stats>>>,
         clock: Clock,
         memory: Memory,
+        lifecycle: Arc<dyn Lifecycle>,
     ) -> Self {
         Self {
+            lifecycle,
             memory,
             listeners,
             stats,
@@ -431,7 +441,6 @@ impl Shared {
             gave: OnceLock::new(),
             partner: AtomicU32::new(0),
             ends: AtomicBool::new(false),
-            ending: OnceLock::new(),
             #[cfg(control)]
             common: OnceLock::new(),
             upstreams: OnceLock::new(),
@@ -457,10 +466,8 @@ impl Shared {
 
     fn order(&self, order: Order) {
         // Said first: an idle server ends as soon as it has the order.
-        if !self.ends.swap(true, Ordering::AcqRel)
-            && let Some(ending) = self.ending.get()
-        {
-            ending();
+        if !self.ends.swap(true, Ordering::AcqRel) {
+            self.lifecycle.ending();
         }
         self.order.fetch_max(order as u8, Ordering::AcqRel);
         // Whoever waits has looked at the order before this, and waits by now, or will look after it.
@@ -586,9 +593,7 @@ impl Shared {
     /// The worker with the fewest connections; the asking one, unless another has fewer.
     pub(crate) fn least_loaded(&self, asking: usize) -> usize {
         let open = |at: usize| self.workers[at].open.load(Ordering::Relaxed);
-        (0..self.workers.len()).fold(
-            asking,
-            |best, at| if open(at) < open(best) { at } else { best },
-        )
+        let fewer = |best, at| if open(at) < open(best) { at } else { best };
+        (0..self.workers.len()).fold(asking, fewer)
     }
 }

@@ -6,4 +6,6 @@ pub(crate) mod descriptors;
 pub(crate) mod holder;
 pub mod inherited;
 pub(crate) mod socket_file;
+#[cfg(control)]
+pub(crate) mod successor;
 pub(crate) mod sys;

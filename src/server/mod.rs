@@ -62,11 +62,6 @@ pub struct Server {
     stats: Vec<Vec<Arc<Stats>>>,
     clock: Clock,
     drain_timeout: Option<Duration>,
-    /// Called once it serves.
-    running: Option<Box<dyn FnOnce() + Send>>,
-    /// Called once it is the only one.
-    alone: Option<Box<dyn FnOnce() + Send>>,
-    settled: Option<Box<dyn FnOnce() + Send>>,
     #[cfg(control)]
     takeover: takeover::Part,
 }
@@ -103,26 +98,33 @@ impl Server {
         if listeners.is_empty() {
             return Err(Error::Config("nothing to listen on".to_owned()));
         }
-        let workers = Self::workers(&config);
-        Self::start(listeners, services, workers, config.drain_timeout, &memory).map_err(|source| {
-            Error::Start {
-                what: "make an event loop",
-                source,
-            }
-        })
+        Self::start(listeners, services, &config, &memory)
     }
 
     fn start(
         listeners: Vec<Listener>,
         services: Vec<AnyService>,
-        workers: NonZeroUsize,
-        drain_timeout: Option<Duration>,
+        config: &Config,
+        memory: &Memory,
+    ) -> Result<Self, Error> {
+        let started = Self::with(listeners, services, config, memory);
+        started.map_err(|source| Error::Start {
+            what: "make an event loop",
+            source,
+        })
+    }
+
+    fn with(
+        listeners: Vec<Listener>,
+        services: Vec<AnyService>,
+        config: &Config,
         memory: &Memory,
     ) -> io::Result<Self> {
+        let drain_timeout = config.drain_timeout;
         let clock = Clock::start();
         let mut polls = Vec::new();
         let mut mailboxes = Vec::new();
-        for _ in 0..workers.get() {
+        for _ in 0..Self::workers(config).get() {
             let poll = Poll::new()?;
             let (mailbox, mail) = Mailbox::new(Waker::new(poll.registry(), WAKER)?);
             polls.push((poll, mail));
@@ -146,7 +148,14 @@ impl Server {
         for mailbox in &mailboxes {
             memory.wakes(Arc::clone(&mailbox.waker));
         }
-        let shared = Shared::new(mailboxes, named, stats.clone(), clock, memory.clone());
+        let shared = Shared::new(
+            mailboxes,
+            named,
+            stats.clone(),
+            clock,
+            memory.clone(),
+            Arc::clone(&config.lifecycle),
+        );
         let shared = Arc::new(shared);
         show_upstreams(&shared, &services);
         #[cfg(control)]
@@ -206,9 +215,6 @@ impl Server {
             stats,
             clock,
             drain_timeout,
-            running: None,
-            alone: None,
-            settled: None,
             #[cfg(control)]
             takeover,
         })
@@ -242,28 +248,6 @@ impl Server {
         self.handle.clone()
     }
 
-    /// What to do once this server serves: after a takeover, that is when the predecessor does not any more.
-    pub fn on_running(&mut self, what: impl FnOnce() + Send + 'static) {
-        self.running = Some(Box::new(what));
-    }
-
-    /// What to do once this server is the only one, just before [`Handle::wait_until_alone`] returns: a former one has
-    /// ended and writes nothing any more.
-    pub fn on_alone(&mut self, what: impl FnOnce() + Send + 'static) {
-        self.alone = Some(Box::new(what));
-    }
-
-    /// What to do once this server runs and, if it has taken over, whoever watches over the predecessor knows of it.
-    pub fn on_settled(&mut self, what: impl FnOnce() + Send + 'static) {
-        self.settled = Some(Box::new(what));
-    }
-
-    /// What to do once this server is told to end, by whomever.
-    pub fn on_ending(&mut self, what: impl Fn() + Send + Sync + 'static) {
-        // Once: a second wish is not heard.
-        let _ = self.handle.shared.ending.set(Box::new(what));
-    }
-
     /// Serves until told to end by a [`Handle`], and answers what happened. After
     /// [`take_over`](Self::take_over) it takes the connections over first. When another process has taken over from it,
     /// it ends after those that it has taken over from itself.
@@ -292,15 +276,12 @@ impl Server {
         if let Some(taken) = taken {
             self.succeed(taken);
         }
-        if let Some(running) = self.running.take() {
-            running();
-        }
-        // Still here unless another thread waits for the predecessor.
-        if let Some(settled) = self.settled.take() {
-            settled();
-        }
+        let lifecycle = &self.handle.shared.lifecycle;
+        lifecycle.running(&self.handle);
+        // Else another thread waits for the predecessor.
         if alone {
-            become_alone(self.alone.take(), &self.handle);
+            lifecycle.settled(&self.handle);
+            become_alone(&self.handle);
         }
         let mut summary = Summary::default();
         let mut drained_from = Moment::NEVER;
@@ -403,10 +384,8 @@ fn show_upstreams(shared: &Shared, services: &[AnyService]) {
 type WorkerThread = JoinHandle<io::Result<Option<Ended>>>;
 
 /// No predecessor lives any more.
-fn become_alone(what: Option<Box<dyn FnOnce() + Send>>, handle: &Handle) {
-    if let Some(what) = what {
-        what();
-    }
+fn become_alone(handle: &Handle) {
+    handle.shared.lifecycle.alone(handle);
     handle.shared.set_partner(None);
     handle.shared.become_alone();
 }

@@ -13,7 +13,7 @@ use super::Server;
 use crate::address::Address;
 use crate::address::endpoint::Endpoint;
 use crate::config::{Config, Listen};
-use crate::control::{Client, Control, Desk, Farewell, Objection, Start, Successor};
+use crate::control::{Client, Control, Desk};
 use crate::error::Error;
 use crate::handle::{Common, Shared};
 use crate::handoff::take::{self, Giver, Taken};
@@ -34,9 +34,6 @@ pub(super) struct Part {
     /// The paths of the listeners that are Unix sockets.
     files: Vec<Arc<SocketFile>>,
     desk: Option<Arc<Desk>>,
-    successor: Option<Start>,
-    farewell: Option<Farewell>,
-    objection: Option<Objection>,
 }
 
 impl fmt::Debug for Part {
@@ -168,12 +165,7 @@ impl Server {
             Refused::Theirs(why) => failed(giver.abort(&why)),
         })?;
         giver.listener_of = order;
-        let workers = Self::workers(&config);
-        let started = Self::start(listeners, services, workers, config.drain_timeout, &memory);
-        let mut server = started.map_err(|source| Error::Start {
-            what: "make an event loop",
-            source,
-        })?;
+        let mut server = Self::start(listeners, services, &config, &memory)?;
         server.takeover.giver = Some((giver, path.to_owned()));
         Ok(Some(server))
     }
@@ -193,36 +185,12 @@ impl Server {
         } else {
             SocketFile::claim(path)?
         };
-        let (control, desk) = Control::open(
-            file,
-            &self.takeover.files,
-            &self.handle,
-            self.takeover.successor.clone(),
-            self.takeover.farewell.clone(),
-            self.takeover.objection.clone(),
-        )?;
+        let (control, desk) = Control::open(file, &self.takeover.files, &self.handle)?;
         if !heir {
             desk.listen()?;
         }
         self.takeover.desk = Some(desk);
         Ok(control)
-    }
-
-    /// How to start the program that takes over from this one when its control socket is asked for a restart. To be
-    /// said before [`control`](Self::control).
-    pub fn successor(&mut self, start: impl Fn() -> io::Result<Successor> + Send + Sync + 'static) {
-        self.takeover.successor = Some(Arc::new(start));
-    }
-
-    /// What to do once another process has taken over. To be said before [`control`](Self::control).
-    pub fn on_handed_over(&mut self, what: impl Fn(&Takeover) + Send + Sync + 'static) {
-        self.takeover.farewell = Some(Arc::new(what));
-    }
-
-    /// Asked with its number before another process takes over: why it may not, if it may not. With this process's own it
-    /// is asked before a successor is started. To be said before [`control`](Self::control).
-    pub fn objection(&mut self, why: impl Fn(u32) -> Option<String> + Send + Sync + 'static) {
-        self.takeover.objection = Some(Arc::new(why));
     }
 
     /// Takes everything over from the predecessor, if there is one.
@@ -276,20 +244,17 @@ impl Server {
 
     /// A thread for what follows when the predecessor has told of this one, and when it has ended. It gets what was
     /// taken over; nothing follows if it does not.
-    fn afterwards(&mut self) -> io::Result<Sender<Taken>> {
+    fn afterwards(&self) -> io::Result<Sender<Taken>> {
         let (way, taken) = mpsc::channel::<Taken>();
-        let (settled, alone) = (self.settled.take(), self.alone.take());
         let handle = self.handle.clone();
         thread::Builder::new()
             .name("predecessor".to_owned())
             .spawn(move || {
                 let Ok(taken) = taken.recv() else { return };
                 taken.until_told();
-                if let Some(settled) = settled {
-                    settled();
-                }
+                handle.shared.lifecycle.settled(&handle);
                 taken.until_alone();
-                super::become_alone(alone, &handle);
+                super::become_alone(&handle);
             })?;
         Ok(way)
     }

@@ -6,6 +6,7 @@ mod check;
 mod connect;
 #[cfg(control)]
 mod ctl;
+mod lifecycle;
 mod load;
 mod logger;
 #[cfg(all(target_os = "linux", not(standfast_portable)))]

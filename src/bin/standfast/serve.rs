@@ -2,18 +2,21 @@
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+#[cfg(not(control))]
+use standfast::Server;
 #[cfg(control)]
 use standfast::control::Control;
-use standfast::{Config, Effective, Endpoint, Listen, Server, WhenFull};
+use standfast::{Config, Listen, WhenFull};
 
 use crate::Failure;
 use crate::args::{Full, ServeArgs, ServiceName};
+use crate::lifecycle::Told;
 use crate::signals::Meaning;
-use crate::supervisor::Supervisor;
 #[cfg(control)]
 use crate::takeover;
-use crate::units::{Setting, shown_or};
+use crate::units::Setting;
 use crate::{logger, service, signals, stdout};
 
 /// Runs the server to its end. Exit code 0 if everything was drained, 1 if something had to be cut.
@@ -26,16 +29,17 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     if let Some(doubt) = service::doubt(args) {
         log::warn!("{doubt}");
     }
-    let supervisor = Supervisor::from_env();
+    let config = Config {
+        lifecycle: Arc::new(Told::by(args, &effective)),
+        ..config
+    };
     #[cfg(control)]
-    let (mut server, control) = takeover::start(args, config, &effective, &supervisor)?;
+    let (server, control) = takeover::start(args, config, &effective)?;
     #[cfg(not(control))]
-    let mut server = Server::bind(config)?;
+    let server = Server::bind(config)?;
     // A port that was chosen, and an inherited socket, are known only now.
     service::refuse_loop(args, server.addresses())?;
     logger::count_in(server.handle().memory());
-    let told = supervisor.clone();
-    server.on_ending(move || told.stopping());
     let handle = server.handle();
     #[cfg(control)]
     let restart = takeover::restart(control.as_ref());
@@ -60,24 +64,6 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         })
         .map_err(|error| Failure::failed(format!("cannot watch stdout: {error}")))?;
     }
-    let announce = announce(args, &effective, &server);
-    let addresses = server.addresses().to_vec();
-    let say = move || say_listening(&addresses);
-    if args.service.service == ServiceName::Print {
-        server.on_running(announce);
-        // What a server that this one takes over from prints comes first, in whole lines.
-        server.on_alone(say);
-    } else {
-        server.on_running(move || {
-            announce();
-            say();
-        });
-    }
-    let (addresses, handle) = (server.addresses().to_vec(), server.handle());
-    server.on_settled(move || {
-        supervisor.watch(move |patience| handle.is_turning(patience));
-        supervisor.ready(&addresses);
-    });
     let summary = server.run()?;
     // With the control socket goes what a successor takes for this one's end: it prints from then on.
     stdout::until_greeted();
@@ -100,40 +86,6 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// Says that the server accepts: in the log.
-fn announce(
-    args: &ServeArgs,
-    effective: &Effective,
-    server: &Server,
-) -> impl FnOnce() + Send + use<> {
-    let service = args.service.service.as_str();
-    let keepalive = effective.keepalive;
-    let keepalive = keepalive.map_or_else(|| "off".to_owned(), |triple| triple.to_string());
-    let dead_after = shown_or(effective.dead_after, "off");
-    let read_timeout = shown_or(effective.read_timeout, "off");
-    let max_conns = effective.max_conns;
-    let addresses = server.addresses().to_vec();
-    move || {
-        for address in &addresses {
-            log::info!(
-                listener:% = address,
-                service,
-                keepalive = keepalive.as_str(),
-                dead_after = dead_after.as_str(),
-                read_timeout = read_timeout.as_str(),
-                max_conns;
-                "listening"
-            );
-        }
-    }
-}
-
-/// The same on stdout: a line for each listener.
-fn say_listening(addresses: &[Endpoint]) {
-    let lines = addresses.iter().map(|it| format!("listening on {it}\n"));
-    stdout::greet(lines.collect());
 }
 
 /// The settings that `args` ask for.
@@ -184,5 +136,6 @@ pub(crate) fn meant(args: &ServeArgs) -> Result<Config, Failure> {
         drain_timeout: args.drain_timeout.into_option(),
         max_conns: args.max_conns,
         memory: args.memory.and_then(NonZeroUsize::new),
+        ..Config::default()
     })
 }

@@ -15,7 +15,6 @@ use standfast::{Config, Effective, Error, ListenerInfo, Server};
 
 use crate::Failure;
 use crate::args::{ControlPath, ServeArgs, ServiceName};
-use crate::supervisor::Supervisor;
 use crate::{parent, successor};
 
 /// Set for a process that a server starts as its successor: it takes over, or ends.
@@ -26,7 +25,6 @@ pub(crate) fn start(
     args: &ServeArgs,
     config: Config,
     effective: &Effective,
-    supervisor: &Supervisor,
 ) -> Result<(Server, Option<Control>), Failure> {
     let replaced = if args.replace {
         Server::take_over(config.clone(), &path_to_replace(args, effective)?)?
@@ -42,20 +40,9 @@ pub(crate) fn start(
         }
         None => Server::bind(config).map_err(|error| not_bound(error, args, effective))?,
     };
-    let told = supervisor.clone();
-    server.on_handed_over(move |takeover| told.handed_over(takeover.pid));
     let Some((path, asked)) = control_path(args, &server) else {
         return Ok((server, None));
     };
-    let (replaces, prints) = (args.replace, args.service.service == ServiceName::Print);
-    server.objection(move |pid| {
-        // Of a process that asks by itself its starter knows, and its stdout is its own.
-        let is_restart = pid == process::id();
-        parent::objection(pid)
-            .or_else(|| (is_restart && !replaces).then(parent::would_start_another)?)
-            .or_else(|| (is_restart && prints).then(parent::would_close_stdout)?)
-    });
-    server.successor(successor_of(&path));
     let control = open_control(&mut server, &path, asked)?;
     Ok((server, control))
 }
@@ -129,32 +116,55 @@ fn open_control(server: &mut Server, path: &Path, asked: bool) -> Result<Option<
     }
 }
 
-/// Starts this program anew, to take over from this process: the same arguments, the program's path opened again.
-fn successor_of(control: &Path) -> impl Fn() -> io::Result<Successor> + Send + Sync + 'static {
-    let program = program();
-    let mut arguments: Vec<OsString> = env::args_os().skip(1).collect();
-    for (flag, value) in [
-        ("--replace", None),
-        ("--control", Some(control.as_os_str())),
-    ] {
-        let equals = format!("{flag}=");
-        let is_flag = |argument: &OsString| {
-            let argument = argument.to_string_lossy();
-            argument == flag || argument.starts_with(&equals)
-        };
-        // What stands behind `--` is a command's, and none of ours.
-        let ours = arguments.iter().take_while(|argument| *argument != "--");
-        if !ours.clone().any(is_flag) {
-            let added = [Some(flag.into()), value.map(OsString::from)];
-            // Behind the name of the subcommand.
-            let at = arguments.len().min(1);
-            arguments.splice(at..at, added.into_iter().flatten());
+/// How this server is restarted.
+#[derive(Debug)]
+pub(crate) struct Restart {
+    replaces: bool,
+    prints: bool,
+    program: io::Result<PathBuf>,
+}
+
+impl Restart {
+    pub(crate) fn of(args: &ServeArgs) -> Self {
+        Self {
+            replaces: args.replace,
+            prints: args.service.service == ServiceName::Print,
+            program: program(),
         }
     }
-    move || {
-        let program = program
-            .as_ref()
-            .map_err(|error| io::Error::from(error.kind()))?;
+
+    /// Why process `pid` may not take over from this one, if it may not.
+    pub(crate) fn objection(&self, pid: u32) -> Option<String> {
+        // Of a process that asks by itself its starter knows, and its stdout is its own.
+        let is_restart = pid == process::id();
+        parent::objection(pid)
+            .or_else(|| (is_restart && !self.replaces).then(parent::would_start_another)?)
+            .or_else(|| (is_restart && self.prints).then(parent::would_close_stdout)?)
+    }
+
+    /// Starts this program anew, to take over from this process: the same arguments, the program's path opened again.
+    pub(crate) fn successor(&self, control: &Path) -> io::Result<Successor> {
+        let program = self.program.as_ref();
+        let program = program.map_err(|error| io::Error::from(error.kind()))?;
+        let mut arguments: Vec<OsString> = env::args_os().skip(1).collect();
+        for (flag, value) in [
+            ("--replace", None),
+            ("--control", Some(control.as_os_str())),
+        ] {
+            let equals = format!("{flag}=");
+            let is_flag = |argument: &OsString| {
+                let argument = argument.to_string_lossy();
+                argument == flag || argument.starts_with(&equals)
+            };
+            // What stands behind `--` is a command's, and none of ours.
+            let ours = arguments.iter().take_while(|argument| *argument != "--");
+            if !ours.clone().any(is_flag) {
+                let added = [Some(flag.into()), value.map(OsString::from)];
+                // Behind the name of the subcommand.
+                let at = arguments.len().min(1);
+                arguments.splice(at..at, added.into_iter().flatten());
+            }
+        }
         let mut command = Command::new(program);
         command.args(&arguments).env(SUCCESSOR, "1");
         successor::start(command).map_err(|error| {

@@ -1,14 +1,10 @@
 //! A process that was started to take over.
 
 use std::io::{self, PipeReader};
-use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, Signal, kill_process};
-
-/// Starts the program that is to take over from this server.
-pub(crate) type Start = Arc<dyn Fn() -> io::Result<Successor> + Send + Sync>;
 
 /// A process that was started to take over. It need not be a child of this one.
 #[derive(Debug)]
@@ -20,13 +16,13 @@ pub struct Successor {
 }
 
 impl Successor {
-    pub(super) fn has_ended(&self) -> io::Result<bool> {
+    pub(crate) fn has_ended(&self) -> io::Result<bool> {
         let mut polled = [PollFd::new(&self.life, PollFlags::empty())];
         let at_once = Timespec::default();
         Ok(retry_on_intr(|| poll(&mut polled, Some(&at_once)))? > 0)
     }
 
-    pub(super) fn kill(&self) {
+    pub(crate) fn kill(&self) {
         if let Some(pid) = Pid::from_raw(self.pid.cast_signed()) {
             // It may have ended by now.
             let _ = kill_process(pid, Signal::KILL);

@@ -1,0 +1,104 @@
+//! What happens to the server, told to the log, to stdout, and to the service manager.
+
+#[cfg(control)]
+use std::io;
+#[cfg(control)]
+use std::path::Path;
+
+#[cfg(control)]
+use standfast::control::Successor;
+use standfast::{Effective, Endpoint, Handle, Lifecycle, Takeover};
+
+use crate::args::{ServeArgs, ServiceName};
+use crate::stdout;
+use crate::supervisor::Supervisor;
+#[cfg(control)]
+use crate::takeover::Restart;
+use crate::units::shown_or;
+
+/// Whoever is told.
+#[derive(Debug)]
+pub(crate) struct Told {
+    service: ServiceName,
+    effective: Effective,
+    supervisor: Supervisor,
+    #[cfg(control)]
+    restart: Restart,
+}
+
+impl Told {
+    pub(crate) fn by(args: &ServeArgs, effective: &Effective) -> Self {
+        Self {
+            service: args.service.service,
+            effective: effective.clone(),
+            supervisor: Supervisor::from_env(),
+            #[cfg(control)]
+            restart: Restart::of(args),
+        }
+    }
+}
+
+impl Lifecycle for Told {
+    fn running(&self, server: &Handle) {
+        let addresses = server.addresses();
+        announce(self.service, &self.effective, &addresses);
+        if self.service != ServiceName::Print {
+            say_listening(&addresses);
+        }
+    }
+
+    fn settled(&self, server: &Handle) {
+        let handle = server.clone();
+        self.supervisor
+            .watch(move |patience| handle.is_turning(patience));
+        self.supervisor.ready(&server.addresses());
+    }
+
+    fn alone(&self, server: &Handle) {
+        // What a server that this one takes over from prints comes first, in whole lines.
+        if self.service == ServiceName::Print {
+            say_listening(&server.addresses());
+        }
+    }
+
+    #[cfg(control)]
+    fn objection(&self, pid: u32) -> Option<String> {
+        self.restart.objection(pid)
+    }
+
+    #[cfg(control)]
+    fn successor(&self, control: &Path) -> io::Result<Successor> {
+        self.restart.successor(control)
+    }
+
+    fn handed_over(&self, takeover: &Takeover) {
+        self.supervisor.handed_over(takeover.pid);
+    }
+
+    fn ending(&self) {
+        self.supervisor.stopping();
+    }
+}
+
+/// Says that the server accepts: in the log.
+fn announce(service: ServiceName, effective: &Effective, addresses: &[Endpoint]) {
+    let keepalive = effective.keepalive;
+    let keepalive = keepalive.map_or_else(|| "off".to_owned(), |triple| triple.to_string());
+    for address in addresses {
+        log::info!(
+            listener:% = address,
+            service = service.as_str(),
+            keepalive = keepalive.as_str(),
+            dead_after = shown_or(effective.dead_after, "off").as_str(),
+            read_timeout = shown_or(effective.read_timeout, "off").as_str(),
+            max_conns = effective.max_conns;
+            "listening"
+        );
+    }
+}
+
+/// The same on stdout: a line for each listener.
+fn say_listening(addresses: &[Endpoint]) {
+    let lines = addresses.iter().map(|it| format!("listening on {it}\n"));
+    stdout::greet(lines.collect());
+}

@@ -1,0 +1,60 @@
+//! What a server tells whoever runs it, from its first turn to its end, and asks before another takes over.
+
+use std::fmt;
+#[cfg(control)]
+use std::io;
+#[cfg(control)]
+use std::path::Path;
+
+use super::Handle;
+use crate::inspect::Takeover;
+#[cfg(control)]
+use crate::os::successor::Successor;
+
+/// What a server tells whoever runs it: given with its [`Config`](crate::Config), called from threads of the server, in
+/// about this order. Every call does nothing unless it is written.
+pub trait Lifecycle: fmt::Debug + Send + Sync + 'static {
+    /// It serves: after a takeover, that is when the predecessor does not any more.
+    fn running(&self, server: &Handle) {
+        let _ = server;
+    }
+
+    /// It serves and, if it has taken over, whoever watches over the predecessor knows of it.
+    fn settled(&self, server: &Handle) {
+        let _ = server;
+    }
+
+    /// It is the only one, just before [`Handle::wait_until_alone`] returns: a predecessor has ended and writes nothing any
+    /// more.
+    fn alone(&self, server: &Handle) {
+        let _ = server;
+    }
+
+    /// Why process `pid` may not take over, if it may not. With this process's own number it is asked before a successor is
+    /// started.
+    fn objection(&self, pid: u32) -> Option<String> {
+        let _ = pid;
+        None
+    }
+
+    /// Starts the program that takes over, when the control socket at `control` is asked for a restart.
+    ///
+    /// # Errors
+    /// Why there is none (default: that this server knows of none); the server goes on.
+    #[cfg(control)]
+    fn successor(&self, control: &Path) -> io::Result<Successor> {
+        let _ = control;
+        Err(io::Error::other("this server knows of none"))
+    }
+
+    /// Another process has taken over. When this returns that one is told so, and this one may end.
+    fn handed_over(&self, takeover: &Takeover) {
+        let _ = takeover;
+    }
+
+    /// It is told to end, by whomever: said before it is, or its end may come first.
+    fn ending(&self) {}
+}
+
+/// Nobody wants to know.
+impl Lifecycle for () {}
