@@ -7,10 +7,9 @@
 //! cargo run --example line_numbers --no-default-features --features control
 //! ```
 
-use std::path::Path;
-use std::sync::Arc;
-
-use standfast::{Config, Context, Exported, Handle, Lifecycle, Listen, Server, Service};
+use standfast::{
+    Config, Context, ControlSocket, Error, Exported, Listen, Replace, Server, Service,
+};
 
 /// Where the control socket is, by which the next process asks this one for its connections.
 const CONTROL: &str = "/tmp/line-numbers.sock";
@@ -57,31 +56,19 @@ impl Service for LineNumbers {
     }
 }
 
-#[derive(Debug)]
-struct Said;
-
-impl Lifecycle for Said {
-    fn running(&self, server: &Handle) {
-        println!("listening on {}", server.addresses()[0]);
-    }
-}
-
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "7001".to_owned());
-    let control = std::env::args()
-        .nth(2)
-        .unwrap_or_else(|| CONTROL.to_owned());
-    let config = Config {
+fn main() -> Result<(), Error> {
+    let mut args = std::env::args().skip(1);
+    let address = args.next().unwrap_or_else(|| "7001".to_owned());
+    let control = args.next().unwrap_or_else(|| CONTROL.to_owned());
+    let server = Server::bind(Config {
         listen: vec![Listen::new(address.parse()?, LineNumbers)],
-        lifecycle: Arc::new(Said),
+        control: Some(ControlSocket {
+            path: Some(control.into()),
+            replace: Replace::IfRunning,
+        }),
         ..Config::default()
-    };
-    let control = Path::new(&control);
-    let mut server = match Server::take_over(config.clone(), control)? {
-        Some(server) => server,
-        None => Server::bind(config)?,
-    };
-    let _control = server.control(control)?;
+    })?;
+    println!("listening on {}", server.addresses()[0]);
     println!("ended: {}", server.run()?);
     Ok(())
 }

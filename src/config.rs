@@ -2,6 +2,8 @@
 //! [`Server::bind`](crate::Server::bind).
 
 use std::num::{NonZeroU32, NonZeroUsize};
+#[cfg(control)]
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +33,9 @@ pub struct Config {
     /// it nobody is read until there is room. At least 1 MiB. `None` (default): a quarter of what the machine, or the
     /// cgroup or the address space of this process, has, at most 1 GiB.
     pub memory: Option<NonZeroUsize>,
+    /// How it is asked from other processes, and replaced by the next one. Default `None`: not at all.
+    #[cfg(control)]
+    pub control: Option<ControlSocket>,
     /// Who is told what happens to the server. Default `()`: nobody.
     pub lifecycle: Arc<dyn Lifecycle>,
 }
@@ -43,6 +48,8 @@ impl Default for Config {
             drain_timeout: Some(Duration::from_secs(10)),
             max_conns: None,
             memory: None,
+            #[cfg(control)]
+            control: None,
             lifecycle: Arc::new(()),
         }
     }
@@ -151,6 +158,36 @@ impl Listen {
             buffer: 256 * 1024,
         }
     }
+}
+
+/// The control socket of a server: a path at which other processes of this user ask it, and the next server takes over.
+#[cfg(control)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "settings, given with `..ControlSocket::default()`"
+)]
+pub struct ControlSocket {
+    /// Where it stands while the server runs; the server does not start without. `None` (default): where
+    /// [the first address](crate::control::path::of) has it, as the commands of `standfast` expect, if it can be had.
+    pub path: Option<PathBuf>,
+    /// What to do about a server that is running there.
+    pub replace: Replace,
+}
+
+/// Whether a server takes over from a running one: its listeners and its live connections. It must listen on all that the
+/// running one listens on.
+#[cfg(control)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "there is no fourth way")]
+pub enum Replace {
+    /// No: it fails where the running one has its addresses.
+    #[default]
+    Never,
+    /// If there is one.
+    IfRunning,
+    /// Yes: it fails where there is none.
+    Always,
 }
 
 /// What happens to a connection over the limit on all connections.

@@ -46,6 +46,13 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The control socket could not be opened.
+    Control {
+        /// Its path.
+        path: std::path::PathBuf,
+        /// What is in the way.
+        source: io::Error,
+    },
     /// The running server was not taken over; it goes on.
     TakeOver {
         /// Its control socket.
@@ -118,6 +125,9 @@ impl fmt::Display for Error {
             Self::Bind { address, .. } => write!(f, "cannot listen on {address}"),
             Self::Inherit { address, .. } => write!(f, "cannot listen on {address}"),
             Self::Option { option, .. } => write!(f, "cannot set {option}"),
+            Self::Control { path, .. } => {
+                write!(f, "cannot open the control socket {}", path.display())
+            }
             Self::TakeOver { path, .. } => {
                 write!(f, "cannot take over from the server at {}", path.display())
             }
@@ -134,6 +144,7 @@ impl std::error::Error for Error {
             | Self::Bind { source, .. }
             | Self::Inherit { source, .. }
             | Self::Option { source, .. }
+            | Self::Control { source, .. }
             | Self::TakeOver { source, .. }
             | Self::Start { source, .. } => Some(source),
         }

@@ -73,7 +73,7 @@
 //! # Features
 //!
 //! `cli` (default) carries what only the binary needs: an embedder sets `default-features = false`. `control` (part of
-//! `cli`, Linux) is the control socket and the takeover: [`Server::control`](crate::Server) and what stands beside it.
+//! `cli`, Linux) is the control socket and the takeover: [`Config::control`](crate::Config) and what stands beside it.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod address;
@@ -109,6 +109,8 @@ pub use address::Address;
 pub use address::endpoint::{Endpoint, Peer};
 pub use client::{Caller, Client, End, Link, LinkId, Links, Next, Wake};
 pub use config::{Config, Listen, WhenFull};
+#[cfg(control)]
+pub use config::{ControlSocket, Replace};
 pub use dial::backoff::Backoff;
 pub use dial::resolve::Family;
 pub use dial::upstream::Upstream;

@@ -23,7 +23,8 @@ use std::time::Duration;
 
 use standfast::services::{Discard, Echo};
 use standfast::{
-    CloseReason, Config, Context, Exported, Handle, Keepalive, Listen, Server, Service,
+    CloseReason, Config, Context, ControlSocket, Exported, Handle, Keepalive, Listen, Replace,
+    Server, Service,
 };
 
 use crate::support::clients::{Stream, connect_with_window, send_all, until_acknowledged};
@@ -696,17 +697,20 @@ impl Service for Numbering {
 #[test]
 fn a_services_state_goes_along_and_what_cannot_leave_stays() {
     let control = std::env::temp_dir().join(format!("standfast-embedded-{}", std::process::id()));
-    let numbering = |port: u16| Config {
+    let numbering = |port: u16, replace: Replace| Config {
         listen: vec![Listen::new(
             format!("127.0.0.1:{port}").parse().unwrap(),
             Numbering,
         )],
         workers: NonZeroUsize::new(2),
+        control: Some(ControlSocket {
+            path: Some(control.clone()),
+            replace,
+        }),
         ..Config::default()
     };
-    let mut old = Server::bind(numbering(0)).unwrap();
+    let old = Server::bind(numbering(0, Replace::IfRunning)).unwrap();
     let address = old.addresses()[0].tcp().unwrap();
-    let old_control = old.control(&control).unwrap();
     let old = thread::spawn(|| old.run());
     let mut leaves = connect(address);
     let mut stays = connect(address);
@@ -717,14 +721,10 @@ fn a_services_state_goes_along_and_what_cannot_leave_stays() {
     leaves.write_all(b"thr").unwrap();
     assert_answers(&mut stays, "stay\n", "0\n");
 
-    let mut new = Server::take_over(numbering(address.port()), &control)
-        .unwrap()
-        .expect("a server is there");
-    let new_control = new.control(&control).unwrap();
+    let new = Server::bind(numbering(address.port(), Replace::Always)).unwrap();
     let handle = new.handle();
     let new = thread::spawn(|| new.run());
     let ended = old.join().unwrap().unwrap();
-    drop(old_control);
     let takeover = ended.takeover.clone().expect("it was taken over");
     assert_eq!((takeover.connections, takeover.staying), (1, 1));
     assert_eq!(ended.closed(CloseReason::HandedOff), 1);
@@ -736,7 +736,6 @@ fn a_services_state_goes_along_and_what_cannot_leave_stays() {
     assert_eq!(handle.status().takeover.unwrap().connections, 1);
     handle.drain();
     new.join().unwrap().unwrap();
-    drop(new_control);
     assert!(!control.exists());
 }
 

@@ -64,9 +64,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const BATCH: usize = 128;
 
 /// A server's control socket. Dropping it takes the path away, and waits a moment for those who gave an order.
-#[must_use = "dropped, it takes the control socket away at once"]
 #[derive(Debug)]
-pub struct Control {
+pub(crate) struct Control {
     desk: Arc<Desk>,
 }
 
@@ -155,14 +154,12 @@ impl Control {
     }
 
     /// Where it stands.
-    #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.desk.file.path()
     }
 
     /// Whether this server was given to a process that ended before it could serve: nobody serves any more.
-    #[must_use]
-    pub fn was_given_in_vain(&self) -> bool {
+    pub(crate) fn was_given_in_vain(&self) -> bool {
         self.desk.in_vain.load(Ordering::Acquire)
     }
 }

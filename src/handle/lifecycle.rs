@@ -13,6 +13,31 @@ use crate::os::successor::Successor;
 
 /// What a server tells whoever runs it: given with its [`Config`](crate::Config), called from threads of the server, in
 /// about this order. Every call does nothing unless it is written.
+///
+/// ```
+/// use standfast::{Config, Handle, Lifecycle, Listen, Server, services::Echo};
+/// use std::sync::Arc;
+///
+/// #[derive(Debug)]
+/// struct Told;
+///
+/// impl Lifecycle for Told {
+///     fn running(&self, server: &Handle) {
+///         println!("listening on {}", server.addresses()[0]);
+/// #       server.drain();
+///     }
+/// }
+///
+/// # fn main() -> Result<(), standfast::Error> {
+/// let server = Server::bind(Config {
+///     listen: vec![Listen::new("127.0.0.1:0".parse()?, Echo)],
+///     lifecycle: Arc::new(Told),
+///     ..Config::default()
+/// })?;
+/// server.run()?;
+/// # Ok(())
+/// # }
+/// ```
 pub trait Lifecycle: fmt::Debug + Send + Sync + 'static {
     /// It serves: after a takeover, that is when the predecessor does not any more.
     fn running(&self, server: &Handle) {
@@ -54,6 +79,9 @@ pub trait Lifecycle: fmt::Debug + Send + Sync + 'static {
 
     /// It is told to end, by whomever: said before it is, or its end may come first.
     fn ending(&self) {}
+
+    /// All is over. When this returns the control socket goes, which a successor takes for this one's end.
+    fn ended(&self) {}
 }
 
 /// Nobody wants to know.

@@ -66,6 +66,8 @@ pub struct Summary {
     pub finished: bool,
     /// The takeover it ended in.
     pub takeover: Option<Takeover>,
+    /// The process that took over ended before it could serve: nobody serves any more.
+    pub in_vain: bool,
     closed: [u64; CloseReason::ALL.len()],
 }
 

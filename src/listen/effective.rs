@@ -50,12 +50,19 @@ pub struct Effective {
     pub backlog: u32,
 }
 
-impl Listen {
-    /// What these settings come to within `config`.
+impl Config {
+    /// What these settings come to: one of each of [`listen`](Self::listen).
     ///
     /// # Errors
     /// As [`Server::bind`](crate::Server::bind), but for what only binding can show.
-    pub fn effective(&self, config: &Config) -> Result<Effective, Error> {
+    pub fn effective(&self) -> Result<Vec<Effective>, Error> {
+        let each = self.listen.iter();
+        each.map(|listen| listen.effective(self)).collect()
+    }
+}
+
+impl Listen {
+    fn effective(&self, config: &Config) -> Result<Effective, Error> {
         let allowed = config.connections_allowed();
         let max_conns = config
             .max_conns

@@ -75,17 +75,26 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// Opens all listeners. Clients can connect when this returns; they are served once [`run`](Self::run) runs.
+    /// Opens all listeners, or [takes them over](Config::control). Clients can connect when this returns; they are served
+    /// once [`run`](Self::run) runs. Who takes over has to run it at once: the running server serves on until that has
+    /// everything, and gives up after 5 s without progress.
     ///
     /// # Errors
     /// Settings that contradict each other, an address that cannot be listened on, or no descriptors for the event
-    /// loops; nothing stays open then.
+    /// loops; whatever keeps the takeover from happening, or the control socket. Nothing stays open then.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "a server is made of its settings, once"
     )]
     pub fn bind(config: Config) -> Result<Self, Error> {
-        let max_conns = Self::max_conns(&config);
+        #[cfg(control)]
+        return Self::controlled(&config);
+        #[cfg(not(control))]
+        Self::open(&config)
+    }
+
+    fn open(config: &Config) -> Result<Self, Error> {
+        let max_conns = Self::max_conns(config);
         let total = Arc::new(Limit::new(max_conns));
         let memory = Memory::new(config.memory_limit()?);
         let mut listeners = Vec::new();
@@ -98,7 +107,7 @@ impl Server {
         if listeners.is_empty() {
             return Err(Error::Config("nothing to listen on".to_owned()));
         }
-        Self::start(listeners, services, &config, &memory)
+        Self::start(listeners, services, config, &memory)
     }
 
     fn start(
@@ -248,9 +257,8 @@ impl Server {
         self.handle.clone()
     }
 
-    /// Serves until told to end by a [`Handle`], and answers what happened. After
-    /// [`take_over`](Self::take_over) it takes the connections over first. When another process has taken over from it,
-    /// it ends after those that it has taken over from itself.
+    /// Serves until told to end by a [`Handle`], and answers what happened. If it takes over it takes the connections over
+    /// first. When another process has taken over from it, it ends after those that it has taken over from itself.
     ///
     /// # Errors
     /// A thread that could not be started, or an event queue that failed. A takeover that came to nothing; the
@@ -332,9 +340,8 @@ impl Server {
             summary.add(stats);
         }
         #[cfg(control)]
-        {
-            summary.takeover = self.gave();
-        }
+        self.say_given(&mut summary);
+        self.handle.shared.lifecycle.ended();
         failed.map_or(Ok(summary), Err)
     }
 

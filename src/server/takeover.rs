@@ -12,12 +12,13 @@ use std::thread;
 use super::Server;
 use crate::address::Address;
 use crate::address::endpoint::Endpoint;
-use crate::config::{Config, Listen};
-use crate::control::{Client, Control, Desk};
+use crate::config::{Config, ControlSocket, Listen, Replace};
+use crate::control::{Client, Control, Desk, path};
 use crate::error::Error;
 use crate::handle::{Common, Shared};
 use crate::handoff::take::{self, Giver, Taken};
-use crate::inspect::{ListenerInfo, Takeover};
+use crate::inspect::ListenerInfo;
+use crate::io::stats::Summary;
 use crate::listen::admission::Limit;
 use crate::listen::listener::{self, Listener, Settings};
 use crate::memory::Memory;
@@ -34,6 +35,8 @@ pub(super) struct Part {
     /// The paths of the listeners that are Unix sockets.
     files: Vec<Arc<SocketFile>>,
     desk: Option<Arc<Desk>>,
+    /// Dropped last: with it goes what a successor takes for this one's end.
+    control: Option<Control>,
 }
 
 impl fmt::Debug for Part {
@@ -113,19 +116,32 @@ enum Wanted {
 }
 
 impl Server {
-    /// Prepares to take over from the server whose control socket is at `path`: its listeners and its live
-    /// connections. It must not listen on more than `config` does. `None` if no server answers there.
-    ///
-    /// The running server serves on until [`run`](Self::run) has everything; then that serves. It has to follow at once:
-    /// the running server gives up after 5 s without progress.
-    ///
-    /// # Errors
-    /// As [`bind`](Self::bind); and whatever keeps the takeover from happening.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "a server is made of its settings, once"
-    )]
-    pub fn take_over(config: Config, path: &Path) -> Result<Option<Self>, Error> {
+    /// A server with its control socket, in the place of the running one if that is asked for.
+    pub(super) fn controlled(config: &Config) -> Result<Self, Error> {
+        let Some(control) = &config.control else {
+            return Self::open(config);
+        };
+        let mut server = match control.replace {
+            Replace::Never => Self::open(config)?,
+            replace => {
+                let path = path_to_replace(config, control)?;
+                match (Self::take_over(config, &path)?, replace) {
+                    (Some(server), _) => server,
+                    (None, Replace::Always) => {
+                        let source = io::ErrorKind::NotFound.into();
+                        return Err(Error::TakeOver { path, source });
+                    }
+                    (None, _) => Self::open(config)?,
+                }
+            }
+        };
+        server.open_control(control)?;
+        Ok(server)
+    }
+
+    /// Prepares to take over from the server whose control socket is at `path`. `None` if no server
+    /// answers there.
+    fn take_over(config: &Config, path: &Path) -> Result<Option<Self>, Error> {
         let failed = |source| Error::TakeOver {
             path: path.to_owned(),
             source,
@@ -142,10 +158,10 @@ impl Server {
             Err(error) => return Err(failed(error)),
         };
         let memory = Memory::new(config.memory_limit()?);
-        let total = Arc::new(Limit::new(Self::max_conns(&config)));
+        let total = Arc::new(Limit::new(Self::max_conns(config)));
         let mut wanted = Vec::new();
         let mut services = Vec::new();
-        let mut theirs = Theirs::new(&config, &status.listeners);
+        let mut theirs = Theirs::new(config, &status.listeners);
         for listen in &config.listen {
             let settings = Arc::new(Settings::new(listen, &total, &memory)?);
             for one in theirs.compare(listen)? {
@@ -165,20 +181,32 @@ impl Server {
             Refused::Theirs(why) => failed(giver.abort(&why)),
         })?;
         giver.listener_of = order;
-        let mut server = Self::start(listeners, services, &config, &memory)?;
+        let mut server = Self::start(listeners, services, config, &memory)?;
         server.takeover.giver = Some((giver, path.to_owned()));
         Ok(Some(server))
     }
 
-    /// Opens this server's control socket at `path`; it stands there until what this answers is dropped. After
-    /// [`take_over`](Self::take_over) it is the predecessor's, which answers there until this one [runs](Self::run).
-    ///
-    /// # Errors
-    /// `AddrInUse` while another server has that path; `AlreadyExists` if something else than a socket stands there;
-    /// and what the system says.
-    pub fn control(&mut self, path: &Path) -> io::Result<Control> {
+    /// Opens this server's control socket. After [`take_over`](Self::take_over) it is the predecessor's, which answers there
+    /// until this one [runs](Self::run).
+    fn open_control(&mut self, control: &ControlSocket) -> Result<(), Error> {
+        let usual = || self.addresses.first().map(path::of);
+        let Some(path) = control.path.clone().or_else(usual) else {
+            return Ok(());
+        };
+        match self.control_at(&path) {
+            Err(source) if control.path.is_some() => Err(Error::Control { path, source }),
+            // It is a convenience.
+            Err(error) => {
+                log::warn!(path:% = path.display(), error:%; "no control socket");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn control_at(&mut self, path: &Path) -> io::Result<()> {
         let path = &absolute(path)?;
-        crate::control::path::prepare(path)?;
+        path::prepare(path)?;
         let heir = matches!(&self.takeover.giver, Some((_, theirs)) if theirs == path);
         let file = if heir {
             SocketFile::heir(path)
@@ -190,7 +218,14 @@ impl Server {
             desk.listen()?;
         }
         self.takeover.desk = Some(desk);
-        Ok(control)
+        self.takeover.control = Some(control);
+        Ok(())
+    }
+
+    /// Where its [control socket](Config::control) stands, if it has one.
+    #[must_use]
+    pub fn control(&self) -> Option<&Path> {
+        self.takeover.control.as_ref().map(Control::path)
     }
 
     /// Takes everything over from the predecessor, if there is one.
@@ -282,10 +317,27 @@ impl Server {
         }
     }
 
-    /// The takeover this server ended in, once that is over and done.
-    pub(super) fn gave(&self) -> Option<Takeover> {
+    /// Adds the takeover this server ended in, once that is over and done.
+    pub(super) fn say_given(&self, summary: &mut Summary) {
         let shared = &self.handle.shared;
-        shared.was_given().then(|| shared.gave.wait().clone())
+        summary.takeover = shared.was_given().then(|| shared.gave.wait().clone());
+        let control = self.takeover.control.as_ref();
+        summary.in_vain = control.is_some_and(Control::was_given_in_vain);
+    }
+}
+
+/// The control socket of the server that is to be taken over from.
+fn path_to_replace(config: &Config, control: &ControlSocket) -> Result<PathBuf, Error> {
+    if let Some(path) = &control.path {
+        return Ok(path.clone());
+    }
+    let effective = config.effective()?;
+    let first = effective.first().and_then(|first| first.addresses.first());
+    match first {
+        Some(first) if first.tcp().is_none_or(|first| first.port() != 0) => Ok(path::of(first)),
+        _ => Err(Error::Config(
+            "which server is to be replaced? its control socket needs a path".to_owned(),
+        )),
     }
 }
 

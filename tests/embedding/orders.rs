@@ -8,8 +8,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use standfast::control::{Client, Control};
-use standfast::{CloseReason, Config, Context, Handle, Listen, Server, Service, Summary};
+use standfast::control::Client;
+use standfast::{
+    CloseReason, Config, Context, ControlSocket, Handle, Listen, Server, Service, Summary,
+};
 
 use crate::support::home::Home;
 use crate::support::{assert_echoes, connect, until};
@@ -68,20 +70,19 @@ impl Hung {
         let (home, hang) = (Home::new(), Arc::<Hang>::default());
         let path = home.join("c.sock");
         let service = Hangs(Arc::clone(&hang));
-        let mut server = Server::bind(Config {
+        let server = Server::bind(Config {
             listen: vec![Listen::new("127.0.0.1:0".parse().unwrap(), service)],
             workers: NonZeroUsize::new(1),
+            control: Some(ControlSocket {
+                path: Some(path.clone()),
+                ..ControlSocket::default()
+            }),
             ..Config::default()
         })
         .unwrap();
         let address = server.addresses()[0].tcp().unwrap();
-        let control: Control = server.control(&path).unwrap();
         let handle = server.handle();
-        let serving = thread::spawn(move || {
-            let summary = server.run().unwrap();
-            drop(control);
-            summary
-        });
+        let serving = thread::spawn(move || server.run().unwrap());
         let mut waiting = connect(address);
         assert_echoes(&mut waiting, b"hello");
         let mut hanging = connect(address);

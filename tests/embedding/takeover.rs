@@ -1,13 +1,16 @@
 //! Takeovers between two servers of this process: services that let nothing go, or fail at it.
 
-use std::net::TcpStream;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use standfast::{
-    CloseReason, Config, Context, Error, Exported, Handle, Listen, Server, Service, Summary,
+    CloseReason, Config, Context, ControlSocket, Error, Exported, Handle, Lifecycle, Listen,
+    Replace, Server, Service, Summary, Takeover,
 };
 
 use crate::support::clients::{assert_over, connect_with_window};
@@ -57,7 +60,7 @@ impl Service for Echoes {
 
 type Serving = JoinHandle<Result<Summary, Error>>;
 
-fn config(port: u16) -> Config {
+fn config(port: u16, control: &Path) -> Config {
     Config {
         listen: vec![Listen::new(
             format!("127.0.0.1:{port}").parse().unwrap(),
@@ -65,27 +68,32 @@ fn config(port: u16) -> Config {
         )],
         workers: NonZeroUsize::new(2),
         drain_timeout: Some(Duration::from_secs(1)),
+        control: Some(ControlSocket {
+            path: Some(control.to_owned()),
+            // The first one has an address of its own.
+            replace: if port == 0 {
+                Replace::Never
+            } else {
+                Replace::Always
+            },
+        }),
         ..Config::default()
     }
 }
 
-/// A server that runs, and its control socket.
-fn run(mut server: Server, control: &Path) -> (Handle, Serving) {
-    let control = server.control(control).unwrap();
+/// A server that runs.
+fn run(config: Config) -> (SocketAddr, Handle, Serving) {
+    let server = Server::bind(config).unwrap();
+    let address = server.addresses()[0].tcp().unwrap();
     let handle = server.handle();
-    let serving = thread::spawn(move || {
-        let summary = server.run();
-        drop(control);
-        summary
-    });
-    (handle, serving)
+    (address, handle, thread::spawn(move || server.run()))
 }
 
 /// One server, and another one that takes over from it.
 struct Pair {
     _home: Home,
     control: PathBuf,
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     old: Serving,
 }
 
@@ -93,9 +101,7 @@ impl Pair {
     fn start() -> Self {
         let home = Home::new();
         let control = home.join("c.sock");
-        let old = Server::bind(config(0)).unwrap();
-        let address = old.addresses()[0].tcp().unwrap();
-        let (_, old) = run(old, &control);
+        let (address, _, old) = run(config(0, &control));
         Self {
             _home: home,
             control,
@@ -111,8 +117,8 @@ impl Pair {
     }
 
     fn take_over(&self) -> (Handle, Serving) {
-        let new = Server::take_over(config(self.address.port()), &self.control);
-        run(new.unwrap().unwrap(), &self.control)
+        let (_, handle, new) = run(config(self.address.port(), &self.control));
+        (handle, new)
     }
 
     /// Waits for the end of the old one.
@@ -185,22 +191,19 @@ impl Service for Publishes {
 
 #[test]
 fn a_service_that_publishes_for_ever_does_not_put_the_freeze_off_for_ever() {
+    let home = Home::new();
+    let control = home.join("c.sock");
     let config = |port: u16| Config {
         listen: vec![Listen::new(
             format!("127.0.0.1:{port}").parse().unwrap(),
             Publishes,
         )],
-        ..config(port)
+        ..config(port, &control)
     };
-    let home = Home::new();
-    let control = home.join("c.sock");
-    let old = Server::bind(config(0)).unwrap();
-    let address = old.addresses()[0].tcp().unwrap();
-    let (_, old) = run(old, &control);
+    let (address, _, old) = run(config(0));
     let mut client = connect(address);
     assert_echoes(&mut client, b"hello");
-    let new = Server::take_over(config(address.port()), &control).unwrap();
-    let (handle, new) = run(new.unwrap(), &control);
+    let (_, handle, new) = run(config(address.port()));
     until("the old one ends", || old.is_finished());
     old.join().unwrap().unwrap();
     assert_echoes(&mut client, b"and on");
@@ -226,4 +229,97 @@ fn who_stays_and_does_not_read_is_cut_when_the_time_to_drain_is_over() {
     drop((leaves, stays));
     handle.drain();
     new.join().unwrap().unwrap();
+}
+
+/// Notes what it is told.
+#[derive(Debug, Default)]
+struct Noted(Mutex<Vec<&'static str>>);
+
+impl Noted {
+    fn note(&self, what: &'static str) {
+        self.0.lock().unwrap().push(what);
+    }
+}
+
+impl Lifecycle for Noted {
+    fn running(&self, _: &Handle) {
+        self.note("running");
+    }
+
+    fn settled(&self, _: &Handle) {
+        self.note("settled");
+    }
+
+    fn alone(&self, _: &Handle) {
+        self.note("alone");
+    }
+
+    fn objection(&self, _: u32) -> Option<String> {
+        self.note("objection");
+        None
+    }
+
+    fn handed_over(&self, _: &Takeover) {
+        self.note("handed over");
+    }
+
+    fn ending(&self) {
+        self.note("ending");
+    }
+
+    fn ended(&self) {
+        self.note("ended");
+    }
+}
+
+#[test]
+fn who_runs_a_server_is_told_what_happens_to_it_in_order() {
+    let home = Home::new();
+    let control = home.join("c.sock");
+    let noted = [(); 2].map(|()| Arc::<Noted>::default());
+    let server = |port, lifecycle: &Arc<Noted>| {
+        run(Config {
+            lifecycle: Arc::clone(lifecycle) as _,
+            ..config(port, &control)
+        })
+    };
+    let (address, _, old) = server(0, &noted[0]);
+    assert_echoes(&mut connect(address), b"hello");
+    let (_, handle, new) = server(address.port(), &noted[1]);
+    until("the old one ends", || old.is_finished());
+    old.join().unwrap().unwrap();
+    handle.wait_until_alone();
+    handle.drain();
+    new.join().unwrap().unwrap();
+    let [old, new] = noted.map(|noted| noted.0.lock().unwrap().clone());
+    let begin = ["running", "settled", "alone"];
+    assert_eq!(old[..3], begin);
+    assert_eq!(old[3..], ["objection", "handed over", "ended"]);
+    assert_eq!(new[..3], begin);
+    assert_eq!(new[3..], ["ending", "ended"]);
+}
+
+#[test]
+fn a_server_that_has_to_take_over_and_finds_none_says_so() {
+    let home = Home::new();
+    let refused = Server::bind(config(1, &home.join("c.sock"))).unwrap_err();
+    assert!(
+        matches!(&refused, Error::TakeOver { source, .. } if source.kind() == ErrorKind::NotFound),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_control_socket_that_was_asked_for_must_be_had_and_goes_with_its_server() {
+    let home = Home::new();
+    let control = home.join("c.sock");
+    let server = Server::bind(config(0, &control)).unwrap();
+    assert_eq!(server.control(), Some(&*control));
+    let refused = Server::bind(config(0, &control)).unwrap_err();
+    assert!(
+        matches!(&refused, Error::Control { source, .. } if source.kind() == ErrorKind::AddrInUse),
+        "{refused:?}"
+    );
+    drop(server);
+    assert!(!control.exists());
 }

@@ -19,7 +19,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let log = logger::start(args.log_format, args.verbose, args.quiet)?;
     let descriptors = standfast::raise_descriptor_limit();
     let config = serve::meant(args)?;
-    let effective = config.listen[0].effective(&config)?;
+    let effective = config.effective()?.swap_remove(0);
     service::refuse_loop(args, &effective.addresses)?;
     if let Some(doubt) = service::doubt(args) {
         logger::say(&doubt);

@@ -78,6 +78,11 @@ impl Lifecycle for Told {
     fn ending(&self) {
         self.supervisor.stopping();
     }
+
+    fn ended(&self) {
+        // A successor prints once it takes this one for ended.
+        stdout::until_greeted();
+    }
 }
 
 /// Says that the server accepts: in the log.

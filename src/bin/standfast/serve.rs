@@ -6,8 +6,6 @@ use std::sync::Arc;
 
 #[cfg(not(control))]
 use standfast::Server;
-#[cfg(control)]
-use standfast::control::Control;
 use standfast::{Config, Listen, WhenFull};
 
 use crate::Failure;
@@ -24,7 +22,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let log = logger::start(args.log_format, args.verbose, args.quiet)?;
     standfast::raise_descriptor_limit();
     let config = meant(args)?;
-    let effective = config.listen[0].effective(&config)?;
+    let effective = config.effective()?.swap_remove(0);
     service::refuse_loop(args, &effective.addresses)?;
     if let Some(doubt) = service::doubt(args) {
         log::warn!("{doubt}");
@@ -34,7 +32,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         ..config
     };
     #[cfg(control)]
-    let (server, control) = takeover::start(args, config, &effective)?;
+    let server = takeover::bind(args, config, &effective)?;
     #[cfg(not(control))]
     let server = Server::bind(config)?;
     // A port that was chosen, and an inherited socket, are known only now.
@@ -42,7 +40,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     logger::count_in(server.handle().memory());
     let handle = server.handle();
     #[cfg(control)]
-    let restart = takeover::restart(control.as_ref());
+    let restart = takeover::restart(&server);
     signals::obey_all(move |signal| match signal.meaning {
         Meaning::End => {
             log::info!(signal = signal.name; "draining");
@@ -65,22 +63,13 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::failed(format!("cannot watch stdout: {error}")))?;
     }
     let summary = server.run()?;
-    // With the control socket goes what a successor takes for this one's end: it prints from then on.
-    stdout::until_greeted();
-    #[cfg(control)]
-    let in_vain = control.as_ref().is_some_and(Control::was_given_in_vain);
-    #[cfg(not(control))]
-    let in_vain = false;
-    // Whoever is being answered hears the end of it, and the path is free when the log says that this one ended.
-    #[cfg(control)]
-    drop(control);
     if !summary.finished {
         // The exit code is 1 for it, where no connection need have been cut.
         log::error!(service = args.service.service.as_str(); "not all that was received could be passed on");
     }
     logger::summary(&summary);
     drop(log);
-    let drained = summary.cut == 0 && summary.finished && !in_vain;
+    let drained = summary.cut == 0 && summary.finished && !summary.in_vain;
     Ok(if drained {
         ExitCode::SUCCESS
     } else {

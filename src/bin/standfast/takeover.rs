@@ -10,8 +10,8 @@ use std::process::{self, Command};
 use std::thread;
 use std::time::Duration;
 
-use standfast::control::{self, Client, Control, Successor};
-use standfast::{Config, Effective, Error, ListenerInfo, Server};
+use standfast::control::{self, Client, Successor};
+use standfast::{Config, ControlSocket, Effective, Error, ListenerInfo, Replace, Server};
 
 use crate::Failure;
 use crate::args::{ControlPath, ServeArgs, ServiceName};
@@ -21,30 +21,39 @@ use crate::{parent, successor};
 const SUCCESSOR: &str = "STANDFAST_SUCCESSOR";
 
 /// A server by `config`, in the place of the running one if that is asked for, with its control socket.
-pub(crate) fn start(
+pub(crate) fn bind(
     args: &ServeArgs,
     config: Config,
     effective: &Effective,
-) -> Result<(Server, Option<Control>), Failure> {
-    let replaced = if args.replace {
-        Server::take_over(config.clone(), &path_to_replace(args, effective)?)?
-    } else {
-        None
+) -> Result<Server, Failure> {
+    let is_successor = env::var_os(SUCCESSOR).is_some();
+    let path = match &args.control {
+        Some(ControlPath::At(path)) => Some(path.clone()),
+        Some(ControlPath::Off) | None => None,
     };
-    let mut server = match replaced {
-        Some(server) => server,
-        None if env::var_os(SUCCESSOR).is_some() => {
-            return Err(Failure::failed(
-                "cannot take over: the server that started this one for that has ended",
-            ));
+    let replace = match (args.replace, is_successor) {
+        (false, false) => Replace::Never,
+        (true, false) => Replace::IfRunning,
+        (true, true) => Replace::Always,
+        (false, true) => return Err(left_alone()),
+    };
+    if args.replace {
+        path_to_replace(args, effective)?;
+    }
+    let control = ControlSocket { path, replace };
+    let control = (args.control != Some(ControlPath::Off)).then_some(control);
+    Server::bind(Config { control, ..config }).map_err(|error| match &error {
+        Error::TakeOver { source, .. }
+            if is_successor && source.kind() == io::ErrorKind::NotFound =>
+        {
+            left_alone()
         }
-        None => Server::bind(config).map_err(|error| not_bound(error, args, effective))?,
-    };
-    let Some((path, asked)) = control_path(args, &server) else {
-        return Ok((server, None));
-    };
-    let control = open_control(&mut server, &path, asked)?;
-    Ok((server, control))
+        _ => not_bound(error, args, effective),
+    })
+}
+
+fn left_alone() -> Failure {
+    Failure::failed("cannot take over: the server that started this one for that has ended")
 }
 
 /// How long it is waited for a server that has the address, to hear whether it can be taken over from.
@@ -89,30 +98,6 @@ fn path_to_replace(args: &ServeArgs, effective: &Effective) -> Result<PathBuf, F
             ),
             Some(first) => Ok(control::path::of(first)),
         },
-    }
-}
-
-/// Where this server's control socket is to be, and whether that was asked for.
-fn control_path(args: &ServeArgs, server: &Server) -> Option<(PathBuf, bool)> {
-    match &args.control {
-        Some(ControlPath::Off) => None,
-        Some(ControlPath::At(path)) => Some((path.clone(), true)),
-        None => Some((control::path::of(server.addresses().first()?), false)),
-    }
-}
-
-/// Opens the control socket. One that was asked for must be had; the default one is a convenience.
-fn open_control(server: &mut Server, path: &Path, asked: bool) -> Result<Option<Control>, Failure> {
-    match server.control(path) {
-        Ok(control) => Ok(Some(control)),
-        Err(error) if asked => Err(Failure::failed(format!(
-            "cannot open the control socket {}: {error}",
-            path.display()
-        ))),
-        Err(error) => {
-            log::warn!(path:% = path.display(), error:%; "no control socket");
-            Ok(None)
-        }
     }
 }
 
@@ -175,8 +160,8 @@ impl Restart {
 
 /// What SIGUSR2 brings about: the same as `standfast restart`, which is asked on the server's own control socket. What
 /// comes of it is in the log.
-pub(crate) fn restart(control: Option<&Control>) -> impl Fn(&'static str) + Clone + Send + use<> {
-    let path = control.map(|control| control.path().to_owned());
+pub(crate) fn restart(server: &Server) -> impl Fn(&'static str) + Clone + Send + use<> {
+    let path = server.control().map(Path::to_owned);
     move |signal| {
         let Some(path) = path.clone() else {
             log::warn!(signal; "not restarted: there is no control socket");
