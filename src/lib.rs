@@ -133,7 +133,9 @@ pub use os::descriptors::{descriptors_for_connections, raise_descriptor_limit};
 pub use os::inherited;
 pub use parse::ParseError;
 pub use server::Server;
-pub use service::{AnyService, Context, Exported, Patience, Ready, Service, Stage};
+#[doc(hidden)]
+pub use service::Stage;
+pub use service::{AnyService, Context, Exported, Far, Patience, Ready, Service};
 pub use services::forward::proxy_header::ProxyHeader;
 pub use services::forward::upstreams::{Balance, Fails, Upstreams};
 pub use services::hub::network::Network;

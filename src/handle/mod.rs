@@ -68,8 +68,7 @@ impl Handle {
         }
     }
 
-    /// How many threads serve: the numbers below it are those that [`Service::round`](crate::Service::round) is
-    /// called with.
+    /// How many threads serve.
     #[must_use]
     pub fn workers(&self) -> usize {
         self.shared.workers.len()

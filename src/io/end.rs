@@ -298,12 +298,17 @@ impl Io {
 
     /// The service is done: what it owes, too. Where the client had said so before, it ended.
     pub(crate) fn finish(&mut self) {
-        self.end.fins.put(Fin::Owed, false);
-        self.finish_for(if self.peer_fin() {
+        self.finish_as(if self.peer_fin() {
             CloseReason::PeerClosed
         } else {
             CloseReason::Service
         });
+    }
+
+    /// The service has finished, for that reason.
+    pub(crate) fn finish_as(&mut self, reason: CloseReason) {
+        self.end.fins.put(Fin::Owed, false);
+        self.finish_for(reason);
     }
 
     /// Output, then FIN. Nobody wants what comes from here on.

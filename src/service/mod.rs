@@ -1,27 +1,17 @@
 //! What a listener does with its connections: bytes in, bytes out. The trait an embedder writes.
 
 mod any;
+mod context;
 
-use std::io::{self, IoSlice};
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use socket2::SockRef;
-
-use crate::address::endpoint::Peer;
 use crate::dial::DialError;
-use crate::dial::upstream::Upstream;
 use crate::handle::Handle;
 use crate::inspect::UpstreamInfo;
-use crate::io::Is;
-#[cfg(control)]
-use crate::io::marks::Mark;
-use crate::io::{Far, Io, Turn};
-use crate::liveness::close::{CloseReason, Ending, Note};
+use crate::liveness::close::CloseReason;
 pub use crate::service::any::AnyService;
 pub(crate) use crate::service::any::State;
-use crate::time::deadline::Moment;
+pub use crate::service::context::{Context, Far};
 
 /// What a listener does with its connections.
 ///
@@ -161,7 +151,8 @@ pub trait Service: Send + Sync + 'static {
     }
 
     /// A round of [prompted](Handle::prompt) calls of [`output`](Service::output) on a worker: it begins, or is over,
-    /// or there are none any more. Default: nothing.
+    /// or there are none any more. Default: nothing. For the hub of this crate alone.
+    #[doc(hidden)]
     fn round(&self, worker: usize, stage: Stage) {
         let _ = (worker, stage);
     }
@@ -337,254 +328,4 @@ pub enum Ready {
     Alarm,
     /// A waiting connection was resumed.
     Resumed,
-}
-
-/// A connection, as the service sees it during a call.
-#[derive(Debug)]
-pub struct Context<'a> {
-    pub(crate) io: &'a mut Io,
-    pub(crate) turn: Turn<'a>,
-}
-
-impl Context<'_> {
-    /// Sends `bytes`: straight to the socket, and what that does not take waits, in order, within this process.
-    ///
-    /// All of it is kept, so a service that makes more output than it gets input looks at [`room`](Self::room): the
-    /// engine asks it for nothing more while there is none. Once the connection has failed, bytes are dropped.
-    #[inline]
-    pub fn write(&mut self, bytes: &[u8]) {
-        self.io.write(bytes, &self.turn);
-    }
-
-    /// Sends what the socket takes of `bytes` at once, and answers how much that is; nothing while output waits. What it
-    /// does not take is the service's to keep.
-    #[inline]
-    #[must_use]
-    pub fn send(&mut self, bytes: &[u8]) -> usize {
-        if self.io.waiting_output() > 0 {
-            return 0;
-        }
-        self.io.send(bytes, &self.turn)
-    }
-
-    /// As [`send`](Self::send), of several pieces, one after another, in one go.
-    #[must_use]
-    pub fn send_vectored(&mut self, pieces: &[IoSlice<'_>]) -> usize {
-        if self.io.waiting_output() > 0 {
-            return 0;
-        }
-        self.io.send_vectored(pieces, &self.turn)
-    }
-
-    /// How many bytes of output wait.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.io.waiting_output()
-    }
-
-    /// Whether nothing can be sent any more: what is written is dropped.
-    #[must_use]
-    pub fn has_failed(&self) -> bool {
-        self.io.fin_sent() || self.io.has_failed()
-    }
-
-    /// How many more bytes may wait before the high-water mark is reached, which is below [`buffer`](Self::buffer) when
-    /// memory is short.
-    #[must_use]
-    pub fn room(&self) -> usize {
-        let mark = self.turn.memory.mark(self.buffer());
-        mark.saturating_sub(self.io.waiting_output())
-    }
-
-    /// The high-water mark of this connection's waiting output, and of the input kept for its service.
-    #[must_use]
-    pub fn buffer(&self) -> usize {
-        self.turn.limits.buffer
-    }
-
-    /// Ends the connection once all output is delivered. The reason is that the client has sent its FIN, or else
-    /// `service`.
-    pub fn finish(&mut self) {
-        if self.io.is(Is::Lent) {
-            self.io.settle(&self.turn);
-        }
-        self.io.recalled(false);
-        self.io.finish();
-    }
-
-    /// There is more output than is to wait here: the end comes once [`finish`](Self::finish) is called. Until then
-    /// [`Service::output`] is called whenever what waits has been written, be the connection ending or not.
-    pub fn finish_later(&mut self) {
-        self.io.owe();
-    }
-
-    /// Sends FIN behind the output; what comes is still read.
-    pub fn half_close(&mut self) {
-        self.io.want_fin();
-    }
-
-    /// Begins to connect the far side of this connection to `upstream`, in `after`. The client is not read until
-    /// [`Service::dialed`] has told what came of it. A far side that there is already is closed.
-    ///
-    /// It gets the socket options and the deadlines of the listener, and no read deadline: bytes from there renew that of
-    /// the client. From then on [`Service::input`] is offered what there is room for on the far side.
-    pub fn dial(&mut self, upstream: &Upstream, after: Duration) {
-        self.io.pending().far = Some(Box::new(Far::Wanted {
-            upstream: upstream.clone(),
-            at: self.turn.now.after(after),
-        }));
-        #[cfg(control)]
-        if self.io.marks.has(Mark::Copied) {
-            self.io.pending().late_descriptor = true;
-        }
-    }
-
-    /// The far side, once it is connected. Its [`peer`](Self::peer) is the server there.
-    #[inline]
-    pub fn far(&mut self) -> Option<Context<'_>> {
-        let (io, turn) = self.io.far_up()?.split(&self.turn);
-        Some(Context { io, turn })
-    }
-
-    /// Ends the connection with reason `upstream-failed`: what waits for the client is delivered, then it is reset.
-    pub fn upstream_failed(&mut self, error: &DialError) {
-        log::info!(id = self.io.id, error:%; "upstream failed");
-        self.io.fail_at_last(Ending {
-            errno: error.errno(),
-            ..Ending::reset(CloseReason::UpstreamFailed)
-        });
-    }
-
-    /// The address of this host's that it has.
-    ///
-    /// # Errors
-    /// What getsockname(2) says; a Unix socket has no such address.
-    pub fn local(&self) -> io::Result<SocketAddr> {
-        let address = SockRef::from(&self.io.socket).local_addr()?;
-        address
-            .as_socket()
-            .ok_or_else(|| io::ErrorKind::Unsupported.into())
-    }
-
-    /// Ends the connection at once, by a reset: nothing more is delivered.
-    pub fn abort(&mut self) {
-        self.io.overrule(Ending::reset(CloseReason::Service));
-    }
-
-    /// Whether the client has said that it sends no more: its FIN was read.
-    #[must_use]
-    pub fn has_peer_finished(&self) -> bool {
-        self.io.peer_fin()
-    }
-
-    /// The time, as of this turn of the event loop: since some moment in the past, the same one for all connections of
-    /// a server.
-    #[must_use]
-    pub fn now(&self) -> Duration {
-        self.turn.now.since(Moment::at_start())
-    }
-
-    /// As [`finish`](Self::finish), with reason `service` in any case: the client is done, and the service will not.
-    pub fn cut_short(&mut self) {
-        self.io.recalled(false);
-        self.io.finish_for(CloseReason::Service);
-    }
-
-    /// How long ago it was accepted, be it by another process that this one has taken over from.
-    #[must_use]
-    pub fn age(&self) -> Duration {
-        self.turn.now.since(self.io.opened)
-    }
-
-    /// Reads no more from this client until [`Handle::resume`] is called, from whatever thread. The read deadline
-    /// stands still meanwhile.
-    pub fn wait(&mut self) {
-        self.io.halt(self.turn.now);
-    }
-
-    /// Gives the socket away, to another process as a rule: answers a copy of it, which blocks, as programs expect.
-    ///
-    /// From here on the engine neither reads nor writes it, and tells of no input and no end. It goes on counting
-    /// and keeping the deadlines by what the kernel knows (`TCP_INFO`, `SIOCOUTQ`; so not on a Unix socket), and ends
-    /// both copies at a deadline ([`Service::recall`] comes before a silent client's), a kill, or the end of a drain;
-    /// until then a drain leaves it alone. When whoever got
-    /// it is done, [`finish`](Self::finish) closes this process's copy alone: the client gets its FIN when there is no
-    /// other one. What the service has not used of its input stays with it.
-    ///
-    /// # Errors
-    /// `WouldBlock` while output waits; else what the system says, for want of descriptors as a rule. Nothing has
-    /// happened then.
-    pub fn give_away(&mut self) -> io::Result<OwnedFd> {
-        self.io.give_away(&self.turn)
-    }
-
-    /// Takes a socket back that was given away: the engine reads and writes it again. Nobody else may have it any more:
-    /// `O_NONBLOCK`, and what is read, are the same for all copies. One that the system has given up stays as it is,
-    /// and ends.
-    ///
-    /// # Errors
-    /// What the system says; nothing has happened then.
-    pub fn take_back(&mut self) -> io::Result<()> {
-        self.io.take_back(&self.turn)
-    }
-
-    /// Takes over what the kernel has counted of a socket that was given away, and whether the client has finished.
-    #[cfg(all(target_os = "linux", not(standfast_portable)))]
-    pub(crate) fn settle(&mut self) {
-        self.io.settle(&self.turn);
-    }
-
-    /// What the socket is called in proc(5).
-    #[cfg(all(target_os = "linux", not(standfast_portable)))]
-    pub(crate) fn inode(&self) -> io::Result<u64> {
-        Ok(rustix::fs::fstat(self.io.descriptor())?.st_ino)
-    }
-
-    /// How many bytes the client has sent that nobody has read, the service's own rest not counted.
-    #[must_use]
-    pub fn unread(&self) -> u64 {
-        self.io.unread()
-    }
-
-    /// Has [`Service::ready`] called whenever `beside` may be read, as an edge: once, until a read of it would block.
-    /// It is kept for as long as the connection lives, and goes along in a takeover.
-    pub fn watch(&mut self, beside: OwnedFd) {
-        self.io.watch_beside(beside);
-    }
-
-    /// What is [watched](Self::watch), in that order; after a takeover, too.
-    #[must_use]
-    pub fn watched(&self) -> &[OwnedFd] {
-        self.io.watched()
-    }
-
-    /// Has [`Service::ready`] called with [`Ready::Watched`] again in the next turn, after the other connections: for a
-    /// service that reads only some of what a watched descriptor has at a time.
-    pub fn again(&mut self) {
-        self.io.beside().again = true;
-    }
-
-    /// Has [`Service::ready`] called in that time, once, instead of any time set before; `None`: not at all. What is
-    /// left of it goes along in a takeover.
-    pub fn set_alarm(&mut self, after: Option<Duration>) {
-        self.io.beside().alarm = self.turn.now.after_if(after);
-    }
-
-    /// Ends a connection unserved, with reason `limit`: there is no room for it. `limit`: by which limit, for the log.
-    pub fn turn_away(&mut self, limit: &'static str) {
-        self.io.set_remark(Note::Limit(limit));
-        self.io.finish_for(CloseReason::Limit);
-    }
-
-    /// The number of this connection, unique within the server and over its restarts.
-    #[must_use]
-    pub fn id(&self) -> u64 {
-        self.io.id
-    }
-
-    /// Who is at the other end.
-    #[must_use]
-    pub fn peer(&self) -> Peer {
-        self.io.peer()
-    }
 }

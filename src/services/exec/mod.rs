@@ -358,7 +358,7 @@ fn part(conn: &mut Context<'_>, after_client: bool) {
     if after_client {
         conn.finish();
     } else {
-        conn.cut_short();
+        conn.finish_as(CloseReason::Service);
     }
 }
 
@@ -418,7 +418,8 @@ impl Service for Exec {
             lines: Lines::default(),
         };
         if process.ticket.is_none() {
-            conn.turn_away("max-children");
+            conn.name_limit("max-children");
+            conn.finish_as(CloseReason::Limit);
             return process;
         }
         match self.start_for(conn) {

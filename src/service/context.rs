@@ -1,0 +1,335 @@
+//! A connection, as its service sees it during a call, and the far side of it.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use crate::address::endpoint::Peer;
+use crate::dial::DialError;
+use crate::dial::upstream::Upstream;
+use crate::io::Is;
+#[cfg(control)]
+use crate::io::marks::Mark;
+use crate::io::{Far as Dialled, Io, Turn};
+use crate::liveness::close::{CloseReason, Ending, Note};
+use crate::time::deadline::Moment;
+
+/// A connection, as the service sees it during a call.
+#[derive(Debug)]
+pub struct Context<'a> {
+    pub(crate) io: &'a mut Io,
+    pub(crate) turn: Turn<'a>,
+}
+
+impl Context<'_> {
+    /// The number of this connection, unique within the server and over its restarts.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.io.id
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        self.io.peer()
+    }
+
+    /// The address of this host's that it has.
+    ///
+    /// # Errors
+    /// What getsockname(2) says; a Unix socket has no such address.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        let address = SockRef::from(&self.io.socket).local_addr()?;
+        address
+            .as_socket()
+            .ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
+    /// How long ago it was accepted, be it by another process that this one has taken over from.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.turn.now.since(self.io.opened)
+    }
+
+    /// The time, as of this turn of the event loop: since some moment in the past, the same one for all connections of
+    /// a server.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.turn.now.since(Moment::at_start())
+    }
+
+    /// Begins to connect the far side of this connection to `upstream`, in `after`. The client is not read until
+    /// [`Service::dialed`] has told what came of it. A far side that there is already is closed.
+    ///
+    /// It gets the socket options and the deadlines of the listener, and no read deadline: bytes from there renew that of
+    /// the client. From then on [`Service::input`] is offered what there is room for on the far side.
+    pub fn dial(&mut self, upstream: &Upstream, after: Duration) {
+        self.io.pending().far = Some(Box::new(Dialled::Wanted {
+            upstream: upstream.clone(),
+            at: self.turn.now.after(after),
+        }));
+        #[cfg(control)]
+        if self.io.marks.has(Mark::Copied) {
+            self.io.pending().late_descriptor = true;
+        }
+    }
+
+    /// The far side, once it is connected.
+    #[inline]
+    pub fn far(&mut self) -> Option<Far<'_>> {
+        let (io, turn) = self.io.far_up()?.split(&self.turn);
+        Some(Far { io, turn })
+    }
+
+    /// Ends the connection with reason `upstream-failed`: what waits for the client is delivered, then it is reset.
+    pub fn upstream_failed(&mut self, error: &DialError) {
+        log::info!(id = self.io.id, error:%; "upstream failed");
+        self.io.fail_at_last(Ending {
+            errno: error.errno(),
+            ..Ending::reset(CloseReason::UpstreamFailed)
+        });
+    }
+
+    /// Whether the client has said that it sends no more: its FIN was read.
+    #[must_use]
+    pub fn has_peer_finished(&self) -> bool {
+        self.io.peer_fin()
+    }
+
+    /// How many bytes the client has sent that nobody has read, the service's own rest not counted.
+    #[must_use]
+    pub fn unread(&self) -> u64 {
+        self.io.unread()
+    }
+
+    /// Reads no more from this client until [`Handle::resume`] is called, from whatever thread. The read deadline
+    /// stands still meanwhile.
+    pub fn wait(&mut self) {
+        self.io.halt(self.turn.now);
+    }
+
+    /// Sends `bytes`: straight to the socket, and what that does not take waits, in order, within this process.
+    ///
+    /// All of it is kept, so a service that makes more output than it gets input looks at [`room`](Self::room): the
+    /// engine asks it for nothing more while there is none. Once the connection has failed, bytes are dropped.
+    #[inline]
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.io.write(bytes, &self.turn);
+    }
+
+    /// Sends what the socket takes of `bytes` at once, and answers how much that is; nothing while output waits. What it
+    /// does not take is the service's to keep.
+    #[inline]
+    #[must_use]
+    pub fn send(&mut self, bytes: &[u8]) -> usize {
+        if self.io.waiting_output() > 0 {
+            return 0;
+        }
+        self.io.send(bytes, &self.turn)
+    }
+
+    /// As [`send`](Self::send), of several pieces, one after another, in one go.
+    #[must_use]
+    pub fn send_vectored(&mut self, pieces: &[IoSlice<'_>]) -> usize {
+        if self.io.waiting_output() > 0 {
+            return 0;
+        }
+        self.io.send_vectored(pieces, &self.turn)
+    }
+
+    /// How many bytes of output wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.io.waiting_output()
+    }
+
+    /// How many more bytes may wait before the high-water mark is reached, which is below [`buffer`](Self::buffer) when
+    /// memory is short.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        room(self.io, &self.turn)
+    }
+
+    /// The high-water mark of this connection's waiting output, and of the input kept for its service.
+    #[must_use]
+    pub fn buffer(&self) -> usize {
+        self.turn.limits.buffer
+    }
+
+    /// Whether nothing can be sent any more: what is written is dropped.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.io.fin_sent() || self.io.has_failed()
+    }
+
+    /// Sends FIN behind the output; what comes is still read.
+    pub fn half_close(&mut self) {
+        self.io.want_fin();
+    }
+
+    /// Has [`Service::ready`] called whenever `beside` may be read, as an edge: once, until a read of it would block.
+    /// It is kept for as long as the connection lives, and goes along in a takeover.
+    pub fn watch(&mut self, beside: OwnedFd) {
+        self.io.watch_beside(beside);
+    }
+
+    /// What is [watched](Self::watch), in that order; after a takeover, too.
+    #[must_use]
+    pub fn watched(&self) -> &[OwnedFd] {
+        self.io.watched()
+    }
+
+    /// Has [`Service::ready`] called with [`Ready::Watched`] again in the next turn, after the other connections: for a
+    /// service that reads only some of what a watched descriptor has at a time.
+    pub fn again(&mut self) {
+        self.io.beside().again = true;
+    }
+
+    /// Has [`Service::ready`] called in that time, once, instead of any time set before; `None`: not at all. What is
+    /// left of it goes along in a takeover.
+    pub fn set_alarm(&mut self, after: Option<Duration>) {
+        self.io.beside().alarm = self.turn.now.after_if(after);
+    }
+
+    /// Gives the socket away, to another process as a rule: answers a copy of it, which blocks, as programs expect.
+    ///
+    /// From here on the engine neither reads nor writes it, and tells of no input and no end. It goes on counting
+    /// and keeping the deadlines by what the kernel knows (`TCP_INFO`, `SIOCOUTQ`; so not on a Unix socket), and ends
+    /// both copies at a deadline ([`Service::recall`] comes before a silent client's), a kill, or the end of a drain;
+    /// until then a drain leaves it alone. When whoever got
+    /// it is done, [`finish`](Self::finish) closes this process's copy alone: the client gets its FIN when there is no
+    /// other one. What the service has not used of its input stays with it.
+    ///
+    /// # Errors
+    /// `WouldBlock` while output waits; else what the system says, for want of descriptors as a rule. Nothing has
+    /// happened then.
+    pub fn give_away(&mut self) -> io::Result<OwnedFd> {
+        self.io.give_away(&self.turn)
+    }
+
+    /// Takes a socket back that was given away: the engine reads and writes it again. Nobody else may have it any more:
+    /// `O_NONBLOCK`, and what is read, are the same for all copies. One that the system has given up stays as it is,
+    /// and ends.
+    ///
+    /// # Errors
+    /// What the system says; nothing has happened then.
+    pub fn take_back(&mut self) -> io::Result<()> {
+        self.io.take_back(&self.turn)
+    }
+
+    /// Takes over what the kernel has counted of a socket that was given away, and whether the client has finished.
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    pub(crate) fn settle(&mut self) {
+        self.io.settle(&self.turn);
+    }
+
+    /// What the socket is called in proc(5).
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    pub(crate) fn inode(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(self.io.descriptor())?.st_ino)
+    }
+
+    /// There is more output than is to wait here: the end comes once [`finish`](Self::finish) is called. Until then
+    /// [`Service::output`] is called whenever what waits has been written, be the connection ending or not.
+    pub fn finish_later(&mut self) {
+        self.io.owe();
+    }
+
+    /// Ends the connection once all output is delivered. The reason is that the client has sent its FIN, or else
+    /// `service`.
+    pub fn finish(&mut self) {
+        self.settle_if_given_away();
+        self.io.finish();
+    }
+
+    /// As [`finish`](Self::finish), for that reason: `service` where the client is done and the service will not be,
+    /// `limit` where there is no room for it.
+    pub fn finish_as(&mut self, reason: CloseReason) {
+        self.settle_if_given_away();
+        self.io.finish_as(reason);
+    }
+
+    fn settle_if_given_away(&mut self) {
+        if self.io.is(Is::Lent) {
+            self.io.settle(&self.turn);
+        }
+        self.io.recalled(false);
+    }
+
+    /// Which limit it is that ends the connection, for the log.
+    pub fn name_limit(&mut self, limit: &'static str) {
+        self.io.set_remark(Note::Limit(limit));
+    }
+
+    /// Ends the connection at once, by a reset: nothing more is delivered.
+    pub fn abort(&mut self) {
+        self.io.overrule(Ending::reset(CloseReason::Service));
+    }
+}
+
+/// The far side of a connection: what its [`Context::dial`] has connected it to.
+///
+/// It ends with the connection, and has none of its own to dial or to give away:
+///
+/// ```compile_fail,E0599
+/// # fn relay(conn: &mut standfast::Context<'_>, to: &standfast::Upstream) {
+/// conn.far().unwrap().dial(to, std::time::Duration::ZERO);
+/// # }
+/// ```
+///
+/// ```compile_fail,E0599
+/// # fn relay(conn: &mut standfast::Context<'_>) {
+/// conn.far().unwrap().give_away().unwrap();
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Far<'a> {
+    io: &'a mut Io,
+    turn: Turn<'a>,
+}
+
+impl Far<'_> {
+    /// The server there.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        self.io.peer()
+    }
+
+    /// Sends `bytes` there, as [`Context::write`] does to the client.
+    #[inline]
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.io.write(bytes, &self.turn);
+    }
+
+    /// How many bytes wait to be sent there.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.io.waiting_output()
+    }
+
+    /// How many more may wait before the high-water mark is reached. [`Service::input`](crate::Service::input) is offered
+    /// no more than that.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        room(self.io, &self.turn)
+    }
+
+    /// Whether nothing can be sent there any more.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.io.fin_sent() || self.io.has_failed()
+    }
+
+    /// Sends FIN behind what waits; what comes from there is still read.
+    pub fn half_close(&mut self) {
+        self.io.want_fin();
+    }
+}
+
+fn room(io: &Io, turn: &Turn<'_>) -> usize {
+    let mark = turn.memory.mark(turn.limits.buffer);
+    mark.saturating_sub(io.waiting_output())
+}
