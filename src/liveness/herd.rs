@@ -117,7 +117,10 @@ impl Rotation {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
+    use crate::liveness::keepalive::Keepalive;
 
     #[test]
     fn who_was_there_before_they_were_many_joins_them() {
@@ -155,5 +158,105 @@ mod tests {
             queue = queue.saturating_sub(1);
         }
         assert_eq!(alike, 3000);
+    }
+
+    /// When a timer of the kernel fires that is to after `wait` ticks: `calc_wheel_index` in `kernel/time/timer.c`.
+    fn fires(now: u64, wait: u64) -> u64 {
+        let level = match wait {
+            0..63 => 0,
+            63..504 => 3,
+            504..4032 => 6,
+            4032..32_256 => 9,
+            32_256..258_048 => 12,
+            258_048..2_064_384 => 15,
+            _ => 18,
+        };
+        (((now + wait) >> level) + 1) << level
+    }
+
+    /// The most of 18,000 connections that came within a second whose probes leave in the same tick.
+    fn most_at_once(keepalive: Keepalive, rounds: usize) -> usize {
+        let mut leaving = std::collections::BTreeMap::new();
+        for nth in 0..18_000 {
+            let idle = u64::from(keepalive.spread(nth).idle.unwrap().get()) * 250;
+            let mut at = 1000 + nth / 72;
+            for _ in 0..rounds {
+                at = fires(at, idle);
+                *leaving.entry(at).or_insert(0) += 1;
+            }
+        }
+        leaving.into_values().max().unwrap()
+    }
+
+    /// How many of so many living connections that came within a second are given up in so many seconds, where a thousand
+    /// packets pass in a tick and the others are lost.
+    fn given_up(hz: u64, keepalive: Keepalive, connections: u64) -> usize {
+        let ticks = |seconds: Option<NonZeroU32>| u64::from(seconds.unwrap().get()) * hz;
+        let mut due: std::collections::BTreeMap<u64, Vec<(u64, u64)>> = Default::default();
+        for nth in 0..connections {
+            let came = 1000 + nth * hz / connections;
+            let first = fires(came, ticks(keepalive.spread(nth / 64).idle));
+            due.entry(first).or_default().push((nth, 0));
+        }
+        let mut given_up = 0;
+        while let Some((now, probes)) = due.pop_first() {
+            if now > 200 * hz {
+                break;
+            }
+            let mut passed = 0;
+            for (nth, lost) in probes {
+                let own = keepalive.spread(nth / 64);
+                if lost == u64::from(own.retries.unwrap().get()) {
+                    given_up += 1;
+                    continue;
+                }
+                passed += 1;
+                let again = fires(now, ticks(own.interval));
+                let next = if passed > 1000 {
+                    (again, lost + 1)
+                } else {
+                    // It was answered: the timer goes on for what is left of the idle time (`tcp_keepalive_timer`).
+                    let left = ticks(own.idle).saturating_sub(again - now);
+                    (
+                        if left > 0 {
+                            fires(again, left)
+                        } else {
+                            again + 1
+                        },
+                        0,
+                    )
+                };
+                due.entry(next.0).or_default().push((nth, next.1));
+            }
+        }
+        given_up
+    }
+
+    #[test]
+    fn of_a_burst_none_is_given_up_for_probes_that_are_lost() {
+        for hz in [100, 250, 300, 1000] {
+            for (idle, interval, retries) in [(7200, 75, 9), (60, 10, 3), (30, 5, 3)] {
+                let keepalive = Keepalive::new(idle, interval, retries);
+                assert_eq!(given_up(hz, keepalive, 18_000), 0, "{keepalive}, {hz} Hz");
+            }
+        }
+        // And of both ends of 18,000, where both are on this host.
+        for (idle, interval, retries) in [(60, 10, 3), (30, 5, 3), (6, 1, 3)] {
+            let keepalive = Keepalive::new(idle, interval, retries);
+            assert_eq!(given_up(250, keepalive, 36_000), 0, "{keepalive}");
+        }
+    }
+
+    #[test]
+    fn of_a_burst_within_a_second_few_probes_leave_in_one_tick() {
+        for idle in 2..8 {
+            let most = most_at_once(Keepalive::new(idle, 1, 3), 5);
+            assert!(most <= 600, "{most} for {idle} s");
+        }
+        for idle in 8..32 {
+            let most = most_at_once(Keepalive::new(idle, 2, 3), 1);
+            // Both workers' timers are the same processor's at worst.
+            assert!(most <= 1500, "{most} for {idle} s");
+        }
     }
 }

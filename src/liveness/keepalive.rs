@@ -72,10 +72,12 @@ impl Keepalive {
     }
 
     /// The same for connection number `nth` among many, with an idle time of its own, so that the probes of all do not leave
-    /// at once. Who vanished is found no later, for there are more retries only where there is the time.
+    /// at once, and with more retries, for some are lost nevertheless. Who vanished is found no later.
     ///
     /// A long idle time is a second to a quarter less. A short one leaves too few whole seconds for that, but below
-    /// [`EXACT`] and [`FAIRLY_EXACT`] the kernel keeps apart what came apart, however late its timers are.
+    /// [`EXACT`] and [`FAIRLY_EXACT`] the kernel keeps apart what came apart, however late its timers are. So does the
+    /// interval: of those whose probes were lost together a queue full comes through at each retry, and in two or three
+    /// seconds the timer does not meet the rounded ones of the others (two with `CONFIG_HZ=250`, three with 1000).
     #[must_use]
     pub(crate) fn spread(self, nth: u64) -> Self {
         let (Some(idle), Some(interval), Some(retries)) = (self.idle, self.interval, self.retries)
@@ -95,9 +97,24 @@ impl Keepalive {
         // Multiples of the golden ratio are spread evenly, and so are every second or third of them.
         let fraction = nth.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
         let less = (fraction * u64::from(most - least + 1)) >> 32;
-        let own = most - u32::try_from(less).unwrap_or(0);
-        let more = ((idle - own) / interval).min(RETRIES_MOST.saturating_sub(retries.get()));
-        Self::new(own, interval.get(), retries.get() + more)
+        let own_idle = most - u32::try_from(less).unwrap_or(0);
+        let time = (idle - own_idle).saturating_add(interval.get().saturating_mul(retries.get()));
+        let soon = EXACT + u32::from(nth % 2 == 1);
+        let own_interval = time.div_ceil(RETRIES_MOST).max(soon).min(interval.get());
+        let own_retries = (time / own_interval).min(RETRIES_MOST);
+        Self::new(own_idle, own_interval, own_retries)
+    }
+
+    /// The retries that are not too many with the idle time and the interval of any two of [`spread`](Self::spread)'s: who is
+    /// accepted while a listener gets another keepalive has some of both.
+    pub(crate) fn retries_between(self) -> Option<NonZeroU32> {
+        let (idle, interval, retries) = (self.idle?.get(), self.interval?, self.retries?);
+        let time = interval.get().saturating_mul(retries.get());
+        let longest = (EXACT + 1).min(interval.get());
+        if idle.saturating_add(time) > longest.saturating_mul(RETRIES_MOST) {
+            return Some(retries);
+        }
+        NonZeroU32::new(time / longest)
     }
 
     /// The same with `TCP_USER_TIMEOUT` set, which takes the place of the retries: the first probe that is due after it is
@@ -401,53 +418,26 @@ mod tests {
                 assert!(spread.nominal() <= keepalive.nominal(), "{spread}");
                 assert!(spread.retries >= keepalive.retries, "{spread}");
                 assert!(spread.retries.unwrap().get() <= RETRIES_MOST, "{spread}");
+                let other = keepalive.spread(nth * 7 + 1);
+                let between = keepalive.retries_between();
+                assert!(
+                    between >= keepalive.retries && between <= spread.retries,
+                    "{spread}"
+                );
+                for interval in [spread.interval, other.interval] {
+                    let mixed = Keepalive {
+                        idle: other.idle,
+                        interval,
+                        retries: between,
+                    };
+                    assert!(mixed.nominal() <= keepalive.nominal(), "{mixed}");
+                }
                 firsts.insert(spread.idle.unwrap().get());
             }
             assert_eq!(firsts, idles.collect(), "{keepalive}");
         }
         let partly = Keepalive::new(60, 0, 3);
         assert_eq!(partly.spread(7), partly);
-    }
-
-    /// When a timer of the kernel fires that is to after `wait`, in ticks of 4 ms (`CONFIG_HZ=250`): `calc_wheel_index` in
-    /// `kernel/time/timer.c`.
-    fn fires(now: u64, wait: u32) -> u64 {
-        let wait = u64::from(wait) * 250;
-        let level = match wait {
-            0..63 => 0,
-            63..504 => 3,
-            504..4032 => 6,
-            4032..32_256 => 9,
-            _ => 12,
-        };
-        (((now + wait) >> level) + 1) << level
-    }
-
-    /// The most of 18,000 connections that came within a second whose probes leave in the same tick.
-    fn most_at_once(keepalive: Keepalive, rounds: usize) -> usize {
-        let mut ticks = std::collections::BTreeMap::new();
-        for nth in 0..18_000 {
-            let idle = keepalive.spread(nth).idle.unwrap().get();
-            let mut at = 1000 + nth / 72;
-            for _ in 0..rounds {
-                at = fires(at, idle);
-                *ticks.entry(at).or_insert(0) += 1;
-            }
-        }
-        ticks.into_values().max().unwrap()
-    }
-
-    #[test]
-    fn of_a_burst_within_a_second_few_probes_leave_in_one_tick() {
-        for idle in 2..8 {
-            let most = most_at_once(Keepalive::new(idle, 1, 3), 5);
-            assert!(most <= 600, "{most} for {idle} s");
-        }
-        for idle in 8..32 {
-            let most = most_at_once(Keepalive::new(idle, 2, 3), 1);
-            // Both workers' timers are the same processor's at worst.
-            assert!(most <= 1500, "{most} for {idle} s");
-        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mio::Interest;
 #[cfg(any(target_os = "linux", target_os = "android"))]
-use rustix::net::sockopt::{set_tcp_keepcnt, set_tcp_keepidle};
+use rustix::net::sockopt::{set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 #[cfg(control)]
@@ -128,18 +128,22 @@ impl SocketOptions {
     }
 
     /// Gives a socket that has these options the keepalive of connection number `nth` among many, or of none. Whoever
-    /// inherits it meanwhile has not more retries and the longer idle time.
+    /// inherits it meanwhile has some of this and some of what it had before, with retries that fit both.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(crate) fn vary(&self, socket: &impl AsFd, nth: Option<u64>) -> io::Result<()> {
         let Some(all) = self.keepalive() else {
             return Ok(());
         };
         let own = nth.map_or(all, |nth| all.spread(nth));
-        if let (Some(idle), Some(retries), Some(most)) = (own.idle, all.retries, own.retries) {
-            set_tcp_keepcnt(socket, retries.get())?;
-            set_tcp_keepidle(socket, Duration::from_secs(idle.get().into()))?;
-            if most > retries {
-                set_tcp_keepcnt(socket, most.get())?;
+        let seconds = |number: NonZeroU32| Duration::from_secs(number.get().into());
+        if let (Some(idle), Some(interval), Some(between), Some(retries)) =
+            (own.idle, own.interval, all.retries_between(), own.retries)
+        {
+            set_tcp_keepcnt(socket, between.get())?;
+            set_tcp_keepintvl(socket, seconds(interval))?;
+            set_tcp_keepidle(socket, seconds(idle))?;
+            if retries != between {
+                set_tcp_keepcnt(socket, retries.get())?;
             }
         }
         Ok(())
