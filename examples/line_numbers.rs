@@ -7,9 +7,8 @@
 //! cargo run --example line_numbers --no-default-features --features control
 //! ```
 
-use standfast::{
-    Config, Context, ControlSocket, Error, Exported, Listen, Replace, Server, Service,
-};
+use standfast::control::{ControlSocket, Replace};
+use standfast::{Config, Context, Error, Exported, Listen, Server, Service};
 
 /// Where the control socket is, by which the next process asks this one for its connections.
 const CONTROL: &str = "/tmp/line-numbers.sock";

@@ -204,14 +204,15 @@ pub enum WhenFull {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::services::forward::upstreams::Upstreams;
-    use crate::services::{Echo, Forward, Hub, HubOptions, Print};
+    use crate::services::forward::ForwardOptions;
+    use crate::services::hub::HubOptions;
+    use crate::services::{Echo, Forward, Hub, Print};
 
     #[test]
     fn a_listener_begins_with_the_deadlines_that_suit_its_service() {
         let address = || "127.0.0.1:0".parse::<Address>().unwrap();
         let minutes = |count: u64| Some(Duration::from_secs(60 * count));
-        let upstreams = Upstreams::new(vec!["127.0.0.1:7".parse().unwrap()]);
+        let upstreams = ForwardOptions::new(vec!["127.0.0.1:7".parse().unwrap()]);
         let print: AnyService = Print::new(Vec::new(), false).into();
         for (service, read, half_close) in [
             (Echo.into(), minutes(10), minutes(1)),

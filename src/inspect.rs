@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::address::endpoint::{Endpoint, Peer};
+use crate::liveness::close::CloseReason;
 
 /// A connection, as the table shows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -144,8 +145,9 @@ pub struct Status {
     pub read: u64,
     /// Bytes written to clients.
     pub written: u64,
-    /// Connections that ended, by reason; reasons that did not occur are left out.
-    pub closed: Vec<(String, u64)>,
+    /// Connections that ended, by reason; reasons that did not occur are left out, or that only a newer server knows.
+    #[cfg_attr(control, serde(with = "reasons"))]
+    pub closed: Vec<(CloseReason, u64)>,
     /// What waits in it, and how much may.
     #[cfg_attr(control, serde(default))]
     pub memory: MemoryInfo,
@@ -214,6 +216,34 @@ pub enum Role {
     Took,
 }
 
+/// Reasons by their names; those that this version does not know are left out.
+#[cfg(control)]
+mod reasons {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::CloseReason;
+
+    type Counts = [(CloseReason, u64)];
+
+    pub(super) fn serialize<S: Serializer>(counts: &Counts, to: S) -> Result<S::Ok, S::Error> {
+        let named = counts
+            .iter()
+            .map(|(reason, count)| (reason.as_str(), count));
+        named.collect::<Vec<_>>().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<(CloseReason, u64)>, D::Error> {
+        let named = Vec::<(String, u64)>::deserialize(from)?.into_iter();
+        let known = named.filter_map(|(name, count)| {
+            let mut all = CloseReason::ALL.into_iter();
+            Some((all.find(|reason| reason.as_str() == name)?, count))
+        });
+        Ok(known.collect())
+    }
+}
+
 /// A duration as seconds, to the microsecond: what people and machines read.
 #[cfg(control)]
 mod seconds {
@@ -255,5 +285,22 @@ mod seconds_if {
         let seconds = Option::<f64>::deserialize(from)?;
         let time = seconds.map(Duration::try_from_secs_f64).transpose();
         time.map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(all(test, control))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_told_by_name_and_those_of_a_newer_server_are_left_out() {
+        #[derive(serde::Serialize, serde::Deserialize)]
+        struct Told(#[serde(with = "reasons")] Vec<(CloseReason, u64)>);
+
+        let all = CloseReason::ALL.map(|reason| (reason, 7)).to_vec();
+        let told = serde_json::to_string(&Told(all.clone())).unwrap();
+        assert!(told.starts_with(r#"[["peer-closed",7],"#), "{told}");
+        let newer = told.replace("[[", r#"[["bored",1],["#);
+        assert_eq!(serde_json::from_str::<Told>(&newer).unwrap().0, all);
     }
 }

@@ -77,21 +77,21 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod address;
-mod client;
+pub mod client;
 mod config;
 mod connection;
 #[cfg(control)]
 pub mod control;
-mod dial;
+pub mod dial;
 mod error;
 mod handle;
 #[cfg(control)]
 mod handoff;
-mod inspect;
+pub mod inspect;
 mod io;
 mod listen;
 mod liveness;
-mod memory;
+pub mod memory;
 mod os;
 mod parse;
 #[cfg(test)]
@@ -107,38 +107,27 @@ mod worker;
 
 pub use address::Address;
 pub use address::endpoint::{Endpoint, Peer};
-pub use client::{Caller, Client, End, Link, LinkId, Links, Next, Wake};
 pub use config::{Config, Listen, WhenFull};
-#[cfg(control)]
-pub use config::{ControlSocket, Replace};
-pub use dial::backoff::Backoff;
-pub use dial::resolve::Family;
-pub use dial::upstream::Upstream;
-pub use dial::{Dial, DialError, DialErrorKind};
 pub use error::Error;
 pub use handle::Handle;
 pub use handle::lifecycle::Lifecycle;
-pub use inspect::{
-    ConnectionInfo, DeadlineKind, ListenerInfo, MemoryInfo, NextDeadline, Role, Status, Takeover,
-    UpstreamInfo,
-};
 pub use io::stats::Summary;
 pub use listen::effective::Effective;
 pub use liveness::close::CloseReason;
 pub use liveness::keepalive::{DEAD_AFTER_LEAST, DetectionError, Keepalive};
-pub use memory::{Held, KernelMemory, Memory, MemorySource, WaitingKind};
-#[cfg(all(target_os = "linux", not(standfast_portable)))]
-pub use os::children;
-pub use os::descriptors::{descriptors_for_connections, raise_descriptor_limit};
-pub use os::inherited;
 pub use parse::ParseError;
 pub use server::Server;
 #[doc(hidden)]
 pub use service::Stage;
 pub use service::{AnyService, Context, Exported, Far, Patience, Ready, Service};
-pub use services::forward::proxy_header::ProxyHeader;
-pub use services::forward::upstreams::{Balance, Fails, Upstreams};
-pub use services::hub::network::Network;
+
+/// The process that a server is in: what it was started with, its limits, and its children.
+pub mod process {
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    pub use crate::os::children;
+    pub use crate::os::descriptors::{descriptors_for_connections, raise_descriptor_limit};
+    pub use crate::os::inherited;
+}
 
 /// The README's examples compile and run, too.
 #[cfg(doctest)]

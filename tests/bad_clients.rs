@@ -123,7 +123,7 @@ fn a_sender_that_does_not_read_costs_its_buffer_and_no_more() {
 /// The kernel's buffers are kept small on the clients' side, or it would need gigabytes for both.
 #[test]
 fn a_thousand_senders_that_do_not_read_cost_their_buffers_and_no_more() {
-    standfast::raise_descriptor_limit();
+    standfast::process::raise_descriptor_limit();
     const CLIENTS: usize = 1000;
     const BUFFER: u64 = 64 << 10;
     let (mut server, bystander) = start(&["--buffer", "64k"]);
@@ -216,7 +216,7 @@ fn urgent_data_is_echoed_in_its_place() {
 /// Both ways of saying that the house is full; the server's own limit on descriptors is what makes it so.
 #[test]
 fn a_flood_beyond_the_descriptor_limit_hurts_nobody_inside() {
-    standfast::raise_descriptor_limit();
+    standfast::process::raise_descriptor_limit();
     thread::scope(|servers| {
         for when_full in ["close", "wait"] {
             servers.spawn(move || flood(when_full));

@@ -21,10 +21,10 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use standfast::control::{ControlSocket, Replace};
 use standfast::services::{Discard, Echo};
 use standfast::{
-    CloseReason, Config, Context, ControlSocket, Exported, Handle, Keepalive, Listen, Replace,
-    Server, Service,
+    CloseReason, Config, Context, Exported, Handle, Keepalive, Listen, Server, Service,
 };
 
 use crate::support::clients::{Stream, connect_with_window, send_all, until_acknowledged};

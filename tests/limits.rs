@@ -373,7 +373,7 @@ fn out_of_descriptors_it_still_drains() {
 fn a_burst_of_connects_is_served_in_full() {
     const CLIENTS: usize = 3_000;
     const TEST: &str = "a_burst_of_connects_is_served_in_full";
-    let descriptors = standfast::raise_descriptor_limit().unwrap_or(u64::MAX);
+    let descriptors = standfast::process::raise_descriptor_limit().unwrap_or(u64::MAX);
     if descriptors < 2 * CLIENTS as u64 {
         return cannot_run(TEST, "6000 descriptors (ulimit -Hn)");
     }

@@ -36,7 +36,7 @@ const READ_BUFFER: usize = 64 * 1024;
 /// A loop over links to one server.
 ///
 /// ```
-/// use standfast::{Caller, Client, Dial, DialError, End, Link, LinkId, Links, Next};
+/// use standfast::{client::{Caller, Client, End, Link, LinkId, Links, Next}, dial::{Dial, DialError}};
 /// use std::time::Instant;
 ///
 /// /// Says hello, and prints the answer.

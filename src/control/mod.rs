@@ -26,6 +26,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, SocketType, accept_with, listen};
 
+pub use crate::config::{ControlSocket, Replace};
 use crate::handle::Handle;
 use crate::handle::wanted::Wanted;
 use crate::handoff::give::{self, Paths};

@@ -18,8 +18,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::dial::backoff::Backoff;
-use crate::dial::resolve::Family;
+pub use crate::dial::backoff::Backoff;
+pub use crate::dial::resolve::Family;
+pub use crate::dial::upstream::Upstream;
 use crate::error::Error;
 use crate::liveness::keepalive::Keepalive;
 
@@ -30,7 +31,7 @@ pub use error::{DialError, DialErrorKind};
 /// Whom to connect to, and how.
 ///
 /// ```
-/// use standfast::Dial;
+/// use standfast::dial::Dial;
 /// use std::time::Duration;
 ///
 /// let dial = Dial {

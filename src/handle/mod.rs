@@ -99,7 +99,7 @@ impl Handle {
             .collect();
         let upstreams = shared.upstreams.get();
         let reasons = CloseReason::ALL.into_iter();
-        let closed = reasons.map(|reason| (reason.as_str().to_owned(), sum.closed(reason)));
+        let closed = reasons.map(|reason| (reason, sum.closed(reason)));
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

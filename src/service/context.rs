@@ -272,16 +272,23 @@ impl Context<'_> {
 
 /// The far side of a connection: what its [`Context::dial`] has connected it to.
 ///
-/// It ends with the connection, and has none of its own to dial or to give away:
+/// It ends with the connection, which alone can be dialled on and given away:
 ///
+/// ```
+/// # fn relay(conn: &mut standfast::Context<'_>, to: &standfast::dial::Upstream) {
+/// conn.dial(to, std::time::Duration::ZERO);
+/// # }
+/// # fn lend(conn: &mut standfast::Context<'_>) {
+/// conn.give_away().unwrap();
+/// # }
+/// ```
 /// ```compile_fail,E0599
-/// # fn relay(conn: &mut standfast::Context<'_>, to: &standfast::Upstream) {
+/// # fn relay(conn: &mut standfast::Context<'_>, to: &standfast::dial::Upstream) {
 /// conn.far().unwrap().dial(to, std::time::Duration::ZERO);
 /// # }
 /// ```
-///
 /// ```compile_fail,E0599
-/// # fn relay(conn: &mut standfast::Context<'_>) {
+/// # fn lend(conn: &mut standfast::Context<'_>) {
 /// conn.far().unwrap().give_away().unwrap();
 /// # }
 /// ```

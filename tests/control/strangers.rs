@@ -289,7 +289,7 @@ fn who_asks_for_a_list_and_never_reads_it_disturbs_nobody() {
     const TEST: &str = "who_asks_for_a_list_and_never_reads_it_disturbs_nobody";
     // More than fits between two processes: about 300 bytes each.
     const CLIENTS: usize = 2_000;
-    let allowed = standfast::raise_descriptor_limit().unwrap_or(u64::MAX);
+    let allowed = standfast::process::raise_descriptor_limit().unwrap_or(u64::MAX);
     if allowed < 2 * CLIENTS as u64 {
         return cannot_run(TEST, "4000 descriptors (ulimit -Hn)");
     }

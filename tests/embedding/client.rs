@@ -18,10 +18,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
-use standfast::{
-    Backoff, Caller, Client, CloseReason, Dial, DialError, DialErrorKind, End, Error, Link, LinkId,
-    Links, Next, Wake,
-};
+use standfast::client::{Caller, Client, End, Link, LinkId, Links, Next, Wake};
+use standfast::dial::{Backoff, Dial, DialError, DialErrorKind};
+use standfast::{CloseReason, Error};
 
 use crate::support::clients::{Stream, until_acknowledged};
 use crate::support::{GUARD, now, pass};

@@ -9,9 +9,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use standfast::control::Client;
-use standfast::{
-    CloseReason, Config, Context, ControlSocket, Handle, Listen, Server, Service, Summary,
-};
+use standfast::control::ControlSocket;
+use standfast::{CloseReason, Config, Context, Handle, Listen, Server, Service, Summary};
 
 use crate::support::home::Home;
 use crate::support::{assert_echoes, connect, until};

@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use standfast::control::{ControlSocket, Replace};
+use standfast::inspect::Takeover;
 use standfast::{
-    CloseReason, Config, Context, ControlSocket, Error, Exported, Handle, Lifecycle, Listen,
-    Replace, Server, Service, Summary, Takeover,
+    CloseReason, Config, Context, Error, Exported, Handle, Lifecycle, Listen, Server, Service,
+    Summary,
 };
 
 use crate::support::clients::{assert_over, connect_with_window};

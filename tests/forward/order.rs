@@ -5,7 +5,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, PoisonError};
 
 use standfast::services::Forward;
-use standfast::{Context, Service, Upstreams};
+use standfast::services::forward::ForwardOptions;
+use standfast::{Context, Service};
 
 use crate::forward::{assert_pair, relay};
 use crate::support::connecting::{Peer, Port, assert_gets};
@@ -36,7 +37,7 @@ fn a_client_is_dialled_for_when_it_comes_though_its_worker_is_busy() {
     let (go_on, stopped) = channel();
     let upstream = Peer::start();
     let to = upstream.address().to_string().parse().unwrap();
-    let forward = Forward::new(Upstreams::new(vec![to])).unwrap();
+    let forward = Forward::new(ForwardOptions::new(vec![to])).unwrap();
     let stopper = Stopper(Mutex::new(stopped));
     let server = Embedded::start_all(vec![listen(forward), listen(stopper)]);
     // Dropped before the server, should this fail.

@@ -178,7 +178,7 @@ fn more_connections_than_descriptors_are_refused_in_one_line() {
 fn more_connections_than_one_address_has_ports_come_from_several() {
     const TEST: &str = "more_connections_than_one_address_has_ports_come_from_several";
     const CONNECTIONS: usize = 13_000;
-    let descriptors = standfast::raise_descriptor_limit().unwrap_or(u64::MAX);
+    let descriptors = standfast::process::raise_descriptor_limit().unwrap_or(u64::MAX);
     if descriptors < CONNECTIONS as u64 + 200 {
         return cannot_run(TEST, "13200 descriptors (ulimit -Hn)");
     }

@@ -4,7 +4,9 @@ use std::fmt::{Display, Write as _};
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use standfast::{Balance, Effective, MemorySource, Upstreams};
+use standfast::Effective;
+use standfast::memory::MemorySource;
+use standfast::services::forward::{Balance, ForwardOptions};
 
 use crate::Failure;
 use crate::args::{Full, ServeArgs, ServiceName};
@@ -17,7 +19,7 @@ use crate::units::{Bytes, Setting, Shown, shown_or};
 /// Prints the effective settings on stdout.
 pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let log = logger::start(args.log_format, args.verbose, args.quiet)?;
-    let descriptors = standfast::raise_descriptor_limit();
+    let descriptors = standfast::process::raise_descriptor_limit();
     let config = serve::meant(args)?;
     let effective = config.effective()?.swap_remove(0);
     service::refuse_loop(args, &effective.addresses)?;
@@ -268,10 +270,10 @@ fn memory(args: &ServeArgs, effective: &Effective, row: &mut impl FnMut(&str, &d
 }
 
 /// Whom `forward` relays to, and how it gets there.
-fn forward(upstreams: &Upstreams, row: &mut impl FnMut(&str, &dyn Display, &str)) {
+fn forward(upstreams: &ForwardOptions, row: &mut impl FnMut(&str, &dyn Display, &str)) {
     for address in &upstreams.addresses {
         row("  upstream", address, "");
-        match Upstreams::new(vec![address.clone()]).resolve() {
+        match ForwardOptions::new(vec![address.clone()]).resolve() {
             Ok(resolved) => {
                 for endpoint in resolved {
                     if endpoint.to_string() != address.to_string() {

@@ -16,7 +16,9 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use standfast::{Address, Client, Dial};
+use standfast::Address;
+use standfast::client::Client;
+use standfast::dial::Dial;
 
 use crate::Failure;
 use crate::args::{ConnectArgs, LogFormat, OnReadTimeout, Reconnect};

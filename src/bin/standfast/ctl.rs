@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
+use standfast::Address;
 use standfast::control::{Client, path};
-use standfast::{Address, ConnectionInfo, Role, Status, Takeover};
+use standfast::inspect::{ConnectionInfo, Role, Status, Takeover};
 
 use crate::Failure;
 use crate::args::{Order, TargetArgs};

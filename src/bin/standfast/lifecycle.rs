@@ -7,7 +7,8 @@ use std::path::Path;
 
 #[cfg(control)]
 use standfast::control::Successor;
-use standfast::{Effective, Endpoint, Handle, Lifecycle, Takeover};
+use standfast::inspect::Takeover;
+use standfast::{Effective, Endpoint, Handle, Lifecycle};
 
 use crate::args::{ServeArgs, ServiceName};
 use crate::stdout;

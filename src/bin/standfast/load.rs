@@ -24,7 +24,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use serde_json::Value as Json;
-use standfast::{Client, Dial, Wake};
+use standfast::client::{Client, Wake};
+use standfast::dial::Dial;
 
 use crate::Failure;
 use crate::args::LoadArgs;
@@ -63,7 +64,7 @@ const SECOND: u64 = 1_000_000_000;
 
 /// Runs a load to its end. Exit code 0 if it got an echo at all, and everything that was expected holds.
 pub(crate) fn run(args: &LoadArgs) -> Result<ExitCode, Failure> {
-    let (plan, dial) = Plan::new(args, standfast::raise_descriptor_limit())?;
+    let (plan, dial) = Plan::new(args, standfast::process::raise_descriptor_limit())?;
     stdout::check()?;
     let target = dial.address.to_string();
     let expectations = expectations(args, &plan)?;

@@ -18,7 +18,8 @@ use log::kv::{Error as KvError, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Record};
 use rustix::event::PollFlags;
 use serde_json::{Map, Value as Json};
-use standfast::{CloseReason, Held, Memory, Summary, WaitingKind};
+use standfast::memory::{Held, Memory, WaitingKind};
+use standfast::{CloseReason, Summary};
 
 use crate::Failure;
 use crate::args::LogFormat;

@@ -38,7 +38,7 @@ use crate::args::Order;
 use crate::args::{Args, Command, netcat};
 
 fn main() -> ExitCode {
-    if let Err(error) = standfast::inherited::settle() {
+    if let Err(error) = standfast::process::inherited::settle() {
         logger::say(&format!("cannot settle what was inherited: {error}"));
         return ExitCode::FAILURE;
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use signal_hook::consts::SIGCHLD;
 use signal_hook::iterator::Signals;
-use standfast::children;
+use standfast::process::children;
 
 use crate::Failure;
 

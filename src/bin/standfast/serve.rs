@@ -20,7 +20,7 @@ use crate::{logger, service, signals, stdout};
 /// Runs the server to its end. Exit code 0 if everything was drained, 1 if something had to be cut.
 pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let log = logger::start(args.log_format, args.verbose, args.quiet)?;
-    standfast::raise_descriptor_limit();
+    standfast::process::raise_descriptor_limit();
     let config = meant(args)?;
     let effective = config.effective()?.swap_remove(0);
     service::refuse_loop(args, &effective.addresses)?;

@@ -1,7 +1,8 @@
 //! From the service as typed to the service that runs.
 
+use standfast::services::forward::ForwardOptions;
 use standfast::services::{Discard, Echo, Forward, Hub, Print};
-use standfast::{AnyService, Endpoint, Upstreams};
+use standfast::{AnyService, Endpoint};
 
 use crate::Failure;
 use crate::args::{ServeArgs, ServiceName};
@@ -42,7 +43,7 @@ pub(crate) fn of(args: &ServeArgs) -> Result<AnyService, Failure> {
 ///
 /// # Errors
 /// What is no address.
-pub(crate) fn upstreams(args: &ServeArgs) -> Result<Option<Upstreams>, Failure> {
+pub(crate) fn upstreams(args: &ServeArgs) -> Result<Option<ForwardOptions>, Failure> {
     match args.service.service {
         ServiceName::Forward => forward_to(args).map(Some),
         ServiceName::Echo
@@ -53,7 +54,7 @@ pub(crate) fn upstreams(args: &ServeArgs) -> Result<Option<Upstreams>, Failure> 
     }
 }
 
-fn forward_to(args: &ServeArgs) -> Result<Upstreams, Failure> {
+fn forward_to(args: &ServeArgs) -> Result<ForwardOptions, Failure> {
     let asked = &args.service;
     asked.forward.upstreams(&asked.operands)
 }

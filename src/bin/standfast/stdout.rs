@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) fn open() -> io::Result<File> {
     let stdout = io::stdout();
     let reads_only = fcntl_getfl(&stdout)? & OFlags::RWMODE == OFlags::RDONLY;
-    if reads_only || standfast::inherited::stdout_was_closed() {
+    if reads_only || standfast::process::inherited::stdout_was_closed() {
         return Err(Errno::BADF.into());
     }
     Ok(stdout.as_fd().try_clone_to_owned()?.into())

@@ -12,8 +12,8 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use rustix::event::PollFlags;
-use standfast::children::{self, Owned};
 use standfast::control::Successor;
+use standfast::process::children::{self, Owned};
 
 use crate::logger;
 use crate::supervisor::{self, wait};

@@ -11,7 +11,9 @@ use std::thread;
 use std::time::Duration;
 
 use standfast::control::{self, Client, Successor};
-use standfast::{Config, ControlSocket, Effective, Error, ListenerInfo, Replace, Server};
+use standfast::control::{ControlSocket, Replace};
+use standfast::inspect::ListenerInfo;
+use standfast::{Config, Effective, Error, Server};
 
 use crate::Failure;
 use crate::args::{ControlPath, ServeArgs, ServiceName};

@@ -7,7 +7,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::services::forward::upstreams::Fails;
+use crate::services::forward::options::Fails;
 
 /// What is known of an upstream; shared by all workers, and looked at when one is dialled.
 #[derive(Debug, Default)]

@@ -2,12 +2,12 @@
 //!
 //! A client waits while no upstream can be reached, for as long as it is worth (a server that restarts); meanwhile it is
 //! not read, so nothing of it is lost. Which upstreams there are and in which order they are tried is for
-//! `upstreams.rs` to say, which of them are worth a try for `health.rs`; `journey.rs` is what crosses a takeover.
+//! `options.rs` to say, which of them are worth a try for `health.rs`; `journey.rs` is what crosses a takeover.
 
 mod health;
 mod journey;
-pub(crate) mod proxy_header;
-pub(crate) mod upstreams;
+mod options;
+mod proxy_header;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -23,7 +23,8 @@ use crate::inspect::UpstreamInfo;
 use crate::service::{Context, Exported, Patience, Service};
 use crate::services::forward::health::{Down, Health};
 use crate::services::forward::journey::Gone;
-use crate::services::forward::upstreams::{Balance, Upstreams};
+pub use crate::services::forward::options::{Balance, Fails, ForwardOptions};
+pub use crate::services::forward::proxy_header::ProxyHeader;
 use crate::time::deadline::Moment;
 
 /// How long the log is spared the next word about upstreams that cannot be reached.
@@ -35,7 +36,7 @@ const SCHEMA: u16 = 2;
 /// Relays to an upstream and back.
 #[derive(Debug)]
 pub struct Forward {
-    settings: Upstreams,
+    settings: ForwardOptions,
     upstreams: Vec<(Upstream, Health)>,
     /// Turns given so far.
     turns: AtomicU64,
@@ -60,7 +61,7 @@ pub struct Search {
 impl Forward {
     /// # Errors
     /// No upstream, or one that nobody can be reached at; a timeout below 1 ms.
-    pub fn new(settings: Upstreams) -> Result<Self, Error> {
+    pub fn new(settings: ForwardOptions) -> Result<Self, Error> {
         settings.check()?;
         let addresses = settings.addresses.iter();
         let upstreams = addresses

@@ -7,7 +7,7 @@
 mod block;
 mod feed;
 mod journey;
-pub(crate) mod network;
+mod network;
 mod options;
 
 use std::fmt;
@@ -22,6 +22,7 @@ use crate::service::{Context, Exported, Patience, Service, Stage};
 use crate::services::hub::block::LONGEST;
 use crate::services::hub::feed::{Cursor, Due, Feed};
 use crate::services::hub::journey::Reader;
+pub use crate::services::hub::network::Network;
 pub use crate::services::hub::options::{HubOptions, Slow};
 
 /// The longest line, unless something else is asked for.
@@ -46,7 +47,7 @@ const SCHEMA: u16 = 2;
 ///
 /// ```
 /// use standfast::Listen;
-/// use standfast::services::{Hub, HubOptions};
+/// use standfast::{services::Hub, services::hub::HubOptions};
 ///
 /// let hub = Hub::new(HubOptions { history: 10, ..HubOptions::default() });
 /// let listen = Listen {

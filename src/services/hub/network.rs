@@ -9,7 +9,7 @@ use crate::parse::ParseError;
 /// A range of IP addresses in CIDR notation (RFC 4632, RFC 4291).
 ///
 /// ```
-/// use standfast::Network;
+/// use standfast::services::hub::Network;
 ///
 /// let network: Network = "192.168.7.0/24".parse().unwrap();
 /// assert!(network.contains("192.168.7.99".parse().unwrap()));

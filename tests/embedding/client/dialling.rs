@@ -8,7 +8,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use socket2::SockRef;
-use standfast::{Backoff, Client, CloseReason, Dial, DialErrorKind, Family, Keepalive, Next};
+use standfast::client::{Client, Next};
+use standfast::dial::{Backoff, Dial, DialErrorKind, Family};
+use standfast::{CloseReason, Keepalive};
 
 use super::apart::{in_namespaces, name_server, silent};
 use super::{Quiet, Refusing, Running, Server, Told, dial, prepared, unix_path};

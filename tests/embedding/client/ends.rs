@@ -6,7 +6,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use standfast::{CloseReason, Dial, Keepalive, Next};
+use standfast::client::Next;
+use standfast::dial::Dial;
+use standfast::{CloseReason, Keepalive};
 
 use super::{Running, Server, Told, fill, looks_late};
 use crate::support::clients::{Stream, reset, until_acknowledged, vanish};

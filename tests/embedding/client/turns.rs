@@ -10,11 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
+use standfast::CloseReason;
+use standfast::client::{Caller, Client, End, Link, LinkId, Links, Next};
+use standfast::dial::{Dial, DialError, DialErrorKind, Family};
 use standfast::services::Echo;
-use standfast::{
-    Caller, Client, CloseReason, Dial, DialError, DialErrorKind, End, Family, Link, LinkId, Links,
-    Next,
-};
 
 use super::apart::{apart, descriptors, resident};
 use super::{Refusing, Running, Server, Told, dial};
@@ -113,7 +112,7 @@ fn a_thousand_links_at_once() {
         return;
     }
     const LINKS: usize = 1000;
-    if standfast::raise_descriptor_limit().is_some_and(|limit| limit < 2200) {
+    if standfast::process::raise_descriptor_limit().is_some_and(|limit| limit < 2200) {
         return cannot_run("a_thousand_links_at_once", "2200 descriptors (ulimit -Hn)");
     }
     let echo = Embedded::start(listen(Echo));

@@ -4,7 +4,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use standfast::{Address, Backoff, Dial, Family};
+use standfast::Address;
+use standfast::dial::{Backoff, Dial, Family};
 
 use crate::Failure;
 use crate::args::detection::DetectionArgs;

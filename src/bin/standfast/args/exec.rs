@@ -55,7 +55,8 @@ impl ExecArgs {
     /// There is no program, or it cannot be run.
     #[cfg(all(target_os = "linux", not(standfast_portable)))]
     pub(crate) fn service(&self, operands: &[OsString]) -> Result<AnyService, Failure> {
-        use standfast::services::{Exec, ExecOptions, Stderr};
+        use standfast::services::Exec;
+        use standfast::services::exec::{ExecOptions, Stderr};
 
         let Some((program, arguments)) = operands.split_first() else {
             return Err(Failure::usage(

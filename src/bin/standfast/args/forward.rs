@@ -5,7 +5,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use standfast::{Address, Backoff, Balance, ProxyHeader, Upstreams};
+use standfast::Address;
+use standfast::dial::Backoff;
+use standfast::services::forward::{Balance, ForwardOptions, ProxyHeader};
 
 use crate::Failure;
 use crate::args::dial::backoff;
@@ -73,9 +75,9 @@ impl ForwardArgs {
     ///
     /// # Errors
     /// What is no address.
-    pub(crate) fn upstreams(&self, operands: &[OsString]) -> Result<Upstreams, Failure> {
+    pub(crate) fn upstreams(&self, operands: &[OsString]) -> Result<ForwardOptions, Failure> {
         let addresses: Result<Vec<_>, _> = operands.iter().map(|word| address(word)).collect();
-        let mut upstreams = Upstreams::new(addresses?);
+        let mut upstreams = ForwardOptions::new(addresses?);
         if let Some(wait) = self.upstream_wait {
             upstreams.wait = wait.into_option();
             // No attempt is longer than what a client waits for all.
@@ -159,7 +161,7 @@ mod tests {
         forward: ForwardArgs,
     }
 
-    fn meant(line: &str) -> Result<Upstreams, Failure> {
+    fn meant(line: &str) -> Result<ForwardOptions, Failure> {
         let words = std::iter::once("x").chain(line.split_whitespace());
         let line = Line::try_parse_from(words).unwrap();
         line.forward.upstreams(&line.operands)

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
-use standfast::Network;
-use standfast::services::{HubOptions, Slow};
+use standfast::services::hub::Network;
+use standfast::services::hub::{HubOptions, Slow};
 
 use crate::Failure;
 use crate::units::{duration_or_zero, size};

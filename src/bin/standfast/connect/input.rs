@@ -8,7 +8,7 @@ use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, read};
-use standfast::Wake;
+use standfast::client::Wake;
 
 use crate::Failure;
 use crate::connect::line_ends::LineEnds;

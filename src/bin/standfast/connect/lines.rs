@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use standfast::{CloseReason, End};
+use standfast::CloseReason;
+use standfast::client::End;
 
 use crate::connect::outgoing::Dropped;
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, write};
-use standfast::Wake;
+use standfast::client::Wake;
 
 use crate::{Failure, stdout};
 

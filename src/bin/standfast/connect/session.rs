@@ -6,7 +6,9 @@ use std::mem;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use standfast::{Caller, CloseReason, DialError, End, Link, LinkId, Links, Next};
+use standfast::CloseReason;
+use standfast::client::{Caller, End, Link, LinkId, Links, Next};
+use standfast::dial::DialError;
 
 use crate::args::{OnReadTimeout, Reconnect};
 use crate::connect::heartbeat::Heartbeat;

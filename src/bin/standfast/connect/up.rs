@@ -3,7 +3,7 @@
 use std::mem;
 use std::time::Instant;
 
-use standfast::Link;
+use standfast::client::Link;
 
 use crate::connect::heartbeat::Heartbeat;
 use crate::connect::parting::{Parting, QUESTION};

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use standfast::{Caller, CloseReason, DialError, End, Link, LinkId, Links, Next};
+use standfast::CloseReason;
+use standfast::client::{Caller, End, Link, LinkId, Links, Next};
+use standfast::dial::DialError;
 
 use crate::Failure;
 use crate::load::News;

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use standfast::{Address, Dial};
+use standfast::Address;
+use standfast::dial::Dial;
 
 use crate::Failure;
 use crate::args::LoadArgs;

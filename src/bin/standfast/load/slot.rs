@@ -1,6 +1,6 @@
 //! One of the connections that are held, over its losses: what is outstanding on it. `caller.rs` moves the bytes.
 
-use standfast::LinkId;
+use standfast::client::LinkId;
 
 use crate::load::pattern::Pattern;
 use crate::load::verify::Verifier;

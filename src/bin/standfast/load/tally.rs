@@ -1,7 +1,8 @@
 //! What was seen, in numbers that add up: over the connections of a worker, and over the workers.
 
 use hdrhistogram::Histogram;
-use standfast::{CloseReason, DialErrorKind};
+use standfast::CloseReason;
+use standfast::dial::DialErrorKind;
 
 use crate::Failure;
 use crate::load::verify::Faults;

@@ -7,8 +7,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use standfast::client::Client;
+use standfast::dial::{Backoff, Dial};
 use standfast::services::Echo;
-use standfast::{Backoff, Client, Config, Dial, Handle, Listen, Server};
+use standfast::{Config, Handle, Listen, Server};
 
 use super::*;
 use crate::load::verify::Faults;

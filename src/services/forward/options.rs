@@ -15,15 +15,15 @@ use crate::services::forward::proxy_header::ProxyHeader;
 /// Whom a relay forwards to, and how.
 ///
 /// ```
-/// use standfast::{Balance, Upstreams};
+/// use standfast::services::forward::{Balance, ForwardOptions};
 ///
-/// let upstreams = Upstreams {
+/// let upstreams = ForwardOptions {
 ///     balance: Balance::RoundRobin,
-///     ..Upstreams::new(vec!["127.0.0.1:8080".parse().unwrap(), "127.0.0.1:8081".parse().unwrap()])
+///     ..ForwardOptions::new(vec!["127.0.0.1:8080".parse().unwrap(), "127.0.0.1:8081".parse().unwrap()])
 /// };
 /// ```
 #[derive(Clone, Debug)]
-pub struct Upstreams {
+pub struct ForwardOptions {
     /// The servers; names are resolved anew for each client. At least one.
     pub addresses: Vec<Address>,
     /// Which of them is tried first. Default: the first.
@@ -74,7 +74,7 @@ impl Default for Fails {
     }
 }
 
-impl Upstreams {
+impl ForwardOptions {
     /// `addresses`, everything else by default.
     #[must_use]
     pub fn new(addresses: Vec<Address>) -> Self {
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn a_loop_is_refused_by_name() {
         let refused = |upstream: &str| {
-            let upstreams = Upstreams::new(vec![upstream.parse().unwrap()]);
+            let upstreams = ForwardOptions::new(vec![upstream.parse().unwrap()]);
             let listeners = ["[::]:7".parse().unwrap()];
             upstreams
                 .refuse_loop(&listeners)
@@ -358,7 +358,9 @@ mod tests {
     fn what_nobody_could_forward_to_is_refused() {
         let refused = |addresses: &[&str]| {
             let addresses = addresses.iter().map(|text| text.parse().unwrap());
-            let error = Upstreams::new(addresses.collect()).check().unwrap_err();
+            let error = ForwardOptions::new(addresses.collect())
+                .check()
+                .unwrap_err();
             error.to_string()
         };
         for (addresses, hint) in [
@@ -371,9 +373,9 @@ mod tests {
             let error = refused(addresses);
             assert!(error.contains(hint), "{addresses:?}: {error}");
         }
-        let none = Upstreams {
+        let none = ForwardOptions {
             wait: Some(Duration::ZERO),
-            ..Upstreams::new(vec!["127.0.0.1:7".parse().unwrap()])
+            ..ForwardOptions::new(vec!["127.0.0.1:7".parse().unwrap()])
         };
         assert!(none.check().is_err());
     }
