@@ -61,9 +61,6 @@ const CLIENTS: usize = 16;
 /// How long the end of the server waits until those who gave it an order have heard that it was taken.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Connections shown in one message.
-const BATCH: usize = 128;
-
 /// A server's control socket. Dropping it takes the path away, and waits a moment for those who gave an order.
 #[derive(Debug)]
 pub(crate) struct Control {
@@ -331,10 +328,11 @@ impl Desk {
         let answer = match question {
             Question::Status => Answer::Status(Box::new(handle.status())),
             Question::List => {
-                let workers = handle.list();
-                while let Some(batch) = line.hear(&workers)? {
-                    for part in batch.chunks(BATCH) {
-                        line.send(&Answer::Connections(part.to_vec()))?;
+                let mut listing = handle.list();
+                while let Some(asked) = listing.ask() {
+                    let batch = listing.told(line.hear(&asked)?);
+                    if !batch.is_empty() {
+                        line.send(&Answer::Connections(batch))?;
                     }
                 }
                 Answer::Done

@@ -1,6 +1,7 @@
 //! The way into a running server from other threads.
 
 pub(crate) mod lifecycle;
+pub(crate) mod listing;
 pub(crate) mod wanted;
 
 use std::any::Any;
@@ -18,6 +19,7 @@ use mio::Waker;
 
 use crate::address::endpoint::Endpoint;
 use crate::handle::lifecycle::Lifecycle;
+use crate::handle::listing::{Listing, Wish};
 use crate::handle::wanted::Wanted;
 use crate::inspect::{ConnectionInfo, ListenerInfo, Status, Takeover, UpstreamInfo};
 use crate::io::Io;
@@ -122,16 +124,12 @@ impl Handle {
     /// Every open connection, in batches as the workers come to it: they go on serving meanwhile. Ends when all have
     /// been shown, or the server has ended.
     pub fn connections(&self) -> impl Iterator<Item = Vec<ConnectionInfo>> + use<> {
-        self.list().into_iter()
+        self.list()
     }
 
     /// The same, for somebody who may not wait for the end of it.
-    pub(crate) fn list(&self) -> Receiver<Vec<ConnectionInfo>> {
-        let (reply, batches) = mpsc::channel();
-        for worker in &self.shared.workers {
-            worker.post(Mail::List(reply.clone()));
-        }
-        batches
+    pub(crate) fn list(&self) -> Listing {
+        Listing::new(&self.shared)
     }
 
     /// Ends connection `id` with reason `killed`. Answers whether there was one.
@@ -310,8 +308,8 @@ pub(crate) type Formed = (u16, Vec<u8>);
 pub(crate) enum Mail {
     /// A connection for it.
     Arrival(Newcomer),
-    /// Show every connection, in batches; no more come once the sender is dropped.
-    List(Sender<Vec<ConnectionInfo>>),
+    /// Show some connections.
+    List(Wish),
     /// End the connection of this number, if that is still wanted; answers if it is here.
     Kill(u64, Wanted, Sender<bool>),
     /// Say that you turn.

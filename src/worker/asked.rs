@@ -6,6 +6,7 @@ use std::sync::mpsc::Sender;
 
 use super::Worker;
 use crate::connection::{Connection, Step};
+use crate::handle::listing::{Batch, Wish};
 use crate::handle::wanted::Wanted;
 use crate::handle::{Mail, Order};
 use crate::io::marks::Mark;
@@ -20,7 +21,7 @@ impl Worker {
         while let Ok(mail) = self.mail.try_recv() {
             match mail {
                 Mail::Arrival(newcomer) => self.adopt(newcomer),
-                Mail::List(reply) => self.listings.push((reply, 0)),
+                Mail::List(wish) => self.listings.push(wish),
                 Mail::Kill(id, wanted, found) => self.kill(id, &wanted, &found),
                 // Who asked may have gone.
                 Mail::Ping(turning) => drop(turning.send(())),
@@ -54,23 +55,22 @@ impl Worker {
         }
     }
 
-    /// Shows the next batch of each table that is asked for.
+    /// Shows the batch of each table that is asked for.
     pub(super) fn list(&mut self) {
-        let mut listings = std::mem::take(&mut self.listings);
-        listings.retain_mut(|(reply, from)| {
-            let end = (*from + LIST_BATCH).min(self.connections.capacity());
-            let batch = (*from..end)
+        for Wish { from, reply } in self.listings.drain(..) {
+            let most = self.connections.capacity();
+            let end = from.saturating_add(LIST_BATCH).min(most);
+            let connections = (from..end)
                 .filter_map(|key| self.connections.get(key))
                 .map(|connection| {
                     let origin = &self.origins[usize::from(connection.io.listener)];
                     origin.show(&connection.io, self.now)
                 })
                 .collect();
-            *from = end;
-            // Nobody listens any more, or there is no more to show.
-            reply.send(batch).is_ok() && end < self.connections.capacity()
-        });
-        self.listings = listings;
+            let next = (end < most).then_some(end);
+            // Nobody listens any more.
+            let _ = reply.send(Batch { connections, next });
+        }
     }
 
     /// Ends a connection because an operator wants that.

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ use mio::{Events, Poll, Token};
 use slab::Slab;
 
 use crate::connection::{Connection, Step};
+use crate::handle::listing::Wish;
 use crate::handle::{Mail, Shared};
 #[cfg(control)]
 use crate::handoff::share::Giving;
-use crate::inspect::ConnectionInfo;
 use crate::io::Is;
 use crate::io::marks::Mark;
 use crate::io::readiness;
@@ -125,8 +125,8 @@ pub(crate) struct Worker {
     /// Worker 0's listeners, until the drain.
     acceptor: Option<Acceptor>,
     mail: Receiver<Mail>,
-    /// Tables being shown, a batch a turn: who wants it, and how far it has come.
-    listings: Vec<(Sender<Vec<ConnectionInfo>>, usize)>,
+    /// Batches of tables that are asked for: one of each a turn.
+    listings: Vec<Wish>,
     round: Round,
     shared: Arc<Shared>,
     herd: Herd,
@@ -291,8 +291,7 @@ impl Worker {
         if self.short.is_desperate() {
             until = until.min(began.after(short::AGAIN));
         }
-        let busy =
-            !self.leftovers.is_empty() || !self.listings.is_empty() || !self.dials.is_empty();
+        let busy = !self.leftovers.is_empty() || !self.dials.is_empty();
         let round = self.round.is_under_way() && !self.is_holding();
         if pressing || busy || round || self.short.is_pressing() {
             until = began;
