@@ -121,12 +121,13 @@ pub use server::Server;
 pub use service::Stage;
 pub use service::{AnyService, Context, Exported, Far, Patience, Ready, Service};
 
-/// The process that a server is in: what it was started with, its limits, and its children.
+/// The process that a server is in: what it was started with, its limits, its threads and its children.
 pub mod process {
     #[cfg(all(target_os = "linux", not(standfast_portable)))]
     pub use crate::os::children;
     pub use crate::os::descriptors::{descriptors_for_connections, raise_descriptor_limit};
     pub use crate::os::inherited;
+    pub use crate::os::threads;
 }
 
 /// The README's examples compile and run, too.

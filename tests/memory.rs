@@ -1,5 +1,7 @@
 //! The budget for all that waits: who gets how much of it, and what happens near its end.
 
+mod scarce;
+
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 

@@ -34,6 +34,7 @@ use crate::handoff::take;
 use crate::inspect::Takeover;
 use crate::os::socket_file::SocketFile;
 pub use crate::os::successor::Successor;
+use crate::os::threads;
 use crate::wire::baton::Baton;
 use crate::wire::line::{Line, now};
 use crate::wire::question::{Answer, Hello, Question};
@@ -93,6 +94,15 @@ pub(crate) struct Desk {
     in_vain: AtomicBool,
 }
 
+/// On which thread a client is answered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// Its own.
+    Own,
+    /// That which lets clients in: there is no memory for another. All others wait for the end of it.
+    All,
+}
+
 /// What is done by one at a time.
 #[derive(Default)]
 struct Turn {
@@ -136,13 +146,11 @@ impl Control {
             in_vain: AtomicBool::new(false),
         });
         let answering = Arc::clone(&desk);
-        thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || {
-                if let Ok(socket) = begun.recv() {
-                    answering.answer_all(&socket, &closed);
-                }
-            })?;
+        threads::start("control", move || {
+            if let Ok(socket) = begun.recv() {
+                answering.answer_all(&socket, &closed);
+            }
+        })?;
         Ok((
             Self {
                 desk: Arc::clone(&desk),
@@ -218,20 +226,10 @@ impl Desk {
             };
             self.enter(&client);
             let last = spare.is_none();
-            let answer = || {
-                let (desk, client) = (Arc::clone(&self), Arc::clone(&client));
-                let patience = if last { LAST_WORDS } else { PATIENCE };
-                thread::Builder::new()
-                    .name("control-client".to_owned())
-                    .stack_size(STACK)
-                    .spawn(move || desk.serve(&client, patience))
-            };
-            // A thread needs address space (pthread_create(3): EAGAIN), and there is some for need.
-            let answering = answer().or_else(|_| {
-                self.handle.memory().fall_short();
-                answer()
-            });
-            match answering {
+            let patience = if last { LAST_WORDS } else { PATIENCE };
+            let (desk, asks) = (Arc::clone(&self), Arc::clone(&client));
+            let serve = move || desk.serve(&asks, patience, Whose::Own);
+            match threads::start_with("control-client", STACK, serve) {
                 // One after the other; its descriptor becomes the spare one without ever being free.
                 Ok(answering) if last => {
                     let _ = answering.join();
@@ -242,8 +240,8 @@ impl Desk {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    log::warn!(error:%; "cannot answer a control client");
-                    self.leave(&client);
+                    log::debug!(error:%; "no thread for a control client");
+                    self.serve(&client, LAST_WORDS, Whose::All);
                 }
             }
         }
@@ -289,16 +287,18 @@ impl Desk {
         lock(&self.clients).retain(|other| !Arc::ptr_eq(other, client));
     }
 
-    fn serve(&self, client: &Arc<OwnedFd>, patience: Duration) {
+    fn serve(&self, client: &Arc<OwnedFd>, patience: Duration, thread: Whose) {
         let line = Line::new(Arc::clone(client), patience);
-        let answered = line.and_then(|line| self.answer(line, client));
+        let answered = line.and_then(|line| self.answer(line, client, thread));
         self.leave(client);
         if let Err(error) = answered {
             log::debug!(error:%; "control client failed");
         }
+        // The workers may be idle.
+        self.handle.memory().replenish();
     }
 
-    fn answer(&self, line: Line, client: &Arc<OwnedFd>) -> io::Result<()> {
+    fn answer(&self, line: Line, client: &Arc<OwnedFd>, thread: Whose) -> io::Result<()> {
         if !line.is_of_this_user()? {
             log::warn!("control client of another user refused");
             // Read first: who has something unread left at the end hears of a reset, not of the reason.
@@ -354,6 +354,9 @@ impl Desk {
                 handle.stop();
                 Answer::Done
             }
+            Question::Restart if thread == Whose::All => Answer::Refused(
+                "there is no memory for a thread that waits for the successor".to_owned(),
+            ),
             Question::Restart => {
                 self.leave(client);
                 let mut turn = self.wait_while(&line, |turn| turn.restarting || turn.giving)?;

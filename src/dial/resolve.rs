@@ -5,13 +5,13 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
-use std::thread;
 use std::time::Duration;
 
 use mio::Waker;
 
 use crate::address::Address;
 use crate::address::endpoint::Endpoint;
+use crate::os::threads;
 use crate::time::deadline::Moment;
 
 /// Which addresses of a name are meant.
@@ -129,14 +129,12 @@ impl Resolver {
     fn start(&self) -> io::Result<Receiver<Found>> {
         let (sender, answer) = mpsc::channel();
         let (address, family, waker) = (self.address.clone(), self.family, Arc::clone(&self.waker));
-        thread::Builder::new()
-            .name("resolver".to_owned())
-            .spawn(move || {
-                // Who asked may have gone.
-                if sender.send(look_up(&address, family)).is_ok() {
-                    let _ = waker.wake();
-                }
-            })?;
+        threads::start("resolver", move || {
+            // Who asked may have gone.
+            if sender.send(look_up(&address, family)).is_ok() {
+                let _ = waker.wake();
+            }
+        })?;
         Ok(answer)
     }
 }

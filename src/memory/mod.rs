@@ -17,7 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mio::Waker;
 
 use crate::inspect::MemoryInfo;
-use crate::os::sys::Spare;
+use crate::os::sys::reserve;
+pub use crate::os::sys::reserve::SpareAllocator;
 pub use kernel::KernelMemory;
 pub(crate) use kernel::{Pressure, settings};
 pub use kind::WaitingKind;
@@ -41,23 +42,14 @@ const SHARES_MOST: usize = 256;
 /// What a connection may always hold, as long as there is any of it: enough for a message or a line of most protocols.
 const SMALL: usize = 4 * 1024;
 
-/// Address space to keep for need, bytes: at first, and once that was needed. More than one read and all that goes
-/// with it.
+/// Address space to keep for need at first, bytes; once that was needed it is [`reserve::LEAST`].
 const FIRST_SPARE: usize = 8 << 20;
-const SPARE: usize = 1 << 20;
 
 /// What may wait beyond what waited when the system had no more, bytes.
 const MARGIN: usize = 64 * 1024;
 
 /// Less than that is not worth a read, bytes.
 const MORSEL: usize = 512;
-
-/// What is kept for the time when the system has no more memory.
-#[derive(Debug)]
-struct Kept {
-    limit: usize,
-    spare: Option<Spare>,
-}
 
 /// The budget of a server, shared: cheap to clone, usable from every thread.
 #[derive(Clone)]
@@ -68,7 +60,8 @@ struct Account {
     asked: usize,
     /// What holds now: less, once the system had no more; nothing, while even what is kept for that case is gone.
     limit: AtomicUsize,
-    kept: Mutex<Kept>,
+    /// What held last that was not nothing.
+    bound: Mutex<usize>,
     /// Raised when something is kept for need again.
     recovered: AtomicUsize,
     held: AtomicUsize,
@@ -86,7 +79,7 @@ impl Memory {
         Self(Arc::new(Account {
             asked: limit,
             limit: AtomicUsize::new(limit),
-            kept: Mutex::new(Kept { limit, spare: None }),
+            bound: Mutex::new(limit),
             recovered: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             kinds: Default::default(),
@@ -112,7 +105,7 @@ impl Memory {
     /// The bound, bytes: what was asked for, or what the system had at most.
     #[must_use]
     pub fn limit(&self) -> usize {
-        self.kept().limit
+        *self.bound()
     }
 
     /// What is held now, bytes.
@@ -228,8 +221,8 @@ impl Memory {
         self.0.held.load(Ordering::SeqCst) < level
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn bound(&self) -> MutexGuard<'_, usize> {
+        self.0.bound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has `reserve` get memory. Where the system has none, what is kept for that is given up for it: nobody is read
@@ -241,10 +234,14 @@ impl Memory {
         &self,
         mut reserve: impl FnMut() -> Result<(), TryReserveError>,
     ) -> Result<(), TryReserveError> {
-        reserve().or_else(|_| {
+        let got = reserve().or_else(|_| {
             self.fall_short();
             reserve()
-        })
+        });
+        if self.is_spent() {
+            self.fall_short();
+        }
+        got
     }
 
     /// Makes room in a buffer of `len` bytes for `needed`, and for more as long as that stays within `most`: `reserve` is
@@ -268,14 +265,15 @@ impl Memory {
 
     /// Whether the system has that many bytes beside what is kept for need: that is for those who are there.
     pub(crate) fn could_have(&self, bytes: usize) -> bool {
-        !self.is_short() && Spare::new(bytes).is_ok()
+        !self.is_short() && !self.is_spent() && reserve::could_have(bytes)
     }
 
     /// The system has no memory: gives up what is kept for that.
     pub(crate) fn fall_short(&self) {
-        let mut kept = self.kept();
-        kept.spare = None;
+        let bound = self.bound();
+        reserve::give_up();
         self.0.limit.store(0, Ordering::Relaxed);
+        drop(bound);
     }
 
     /// Whether the system had no memory, and nothing is kept for the next time.
@@ -283,28 +281,37 @@ impl Memory {
         self.0.limit.load(Ordering::Relaxed) == 0
     }
 
+    /// Whether what was kept has been given up where nothing knew of this budget: by the allocator.
+    fn is_spent(&self) -> bool {
+        self.recovered() > 0 && !reserve::is_kept()
+    }
+
+    /// Where what was kept for need is gone, wherever that was: keeps something again. Answers whether there is something.
+    pub(crate) fn replenish(&self) -> bool {
+        if self.is_spent() {
+            self.fall_short();
+        }
+        !self.is_short() || self.recover()
+    }
+
     /// Keeps something for need. Answers whether it could.
     pub(crate) fn recover(&self) -> bool {
-        let mut kept = self.kept();
-        if kept.spare.is_none() {
-            // What it is less than at first is for the rest of the process, threads that answer questions among it.
-            let first = self.recovered() == 0;
-            let size = if first { FIRST_SPARE } else { SPARE };
-            kept.spare = Spare::new(size).ok();
-        }
-        if kept.spare.is_none() {
+        let mut bound = self.bound();
+        // What it is less than at first is for the rest of the process, threads that answer questions among it.
+        let first = self.recovered() == 0;
+        if !reserve::keep(if first { FIRST_SPARE } else { reserve::LEAST }) {
             return false;
         }
         // Nobody was read meanwhile: that much the system has, and hardly more.
-        let (held, before) = (self.held(), kept.limit);
+        let (held, before) = (self.held(), *bound);
         if self.is_short() {
-            kept.limit = before.min(held.saturating_add(MARGIN));
+            *bound = before.min(held.saturating_add(MARGIN));
         }
-        let now = kept.limit;
+        let now = *bound;
         self.0.limit.store(now, Ordering::Relaxed);
         self.0.recovered.fetch_add(1, Ordering::Relaxed);
         // The log counts what it holds here, too.
-        drop(kept);
+        drop(bound);
         if now < before {
             log::warn!(waiting = held, budget = before; "out of memory, no more than that waits from here on");
         }
@@ -317,10 +324,10 @@ impl Memory {
         if !self.is_full() || self.is_short() {
             return;
         }
-        let mut kept = self.kept();
+        let mut bound = self.bound();
         let limit = self.held().saturating_add(MARGIN).min(self.0.asked);
-        if kept.limit < limit {
-            kept.limit = limit;
+        if *bound < limit {
+            *bound = limit;
             self.0.limit.store(limit, Ordering::Relaxed);
             self.0.recovered.fetch_add(1, Ordering::Relaxed);
         }

@@ -9,3 +9,4 @@ pub(crate) mod socket_file;
 #[cfg(control)]
 pub(crate) mod successor;
 pub(crate) mod sys;
+pub mod threads;

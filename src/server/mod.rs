@@ -27,6 +27,7 @@ use crate::listen::listener::{self, Listener, Settings};
 use crate::listen::origin::Origin;
 use crate::liveness::reap::Limits;
 use crate::memory::Memory;
+use crate::os::threads;
 use crate::service::AnyService;
 use crate::time::deadline::{Clock, Moment};
 use crate::worker::{Ended, WAKER, Worker, listener_token};
@@ -352,7 +353,7 @@ impl Server {
         for index in 0..self.workers.len() {
             let (way, worker) = mpsc::channel::<Worker>();
             let name = format!("worker-{index}");
-            let thread = thread::Builder::new().name(name).spawn(move || {
+            let thread = threads::start(&name, move || {
                 let worker = worker.recv().ok();
                 worker.map(Worker::run).transpose()
             });

@@ -7,7 +7,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
-use std::thread;
 
 use super::Server;
 use crate::address::Address;
@@ -23,6 +22,7 @@ use crate::listen::admission::Limit;
 use crate::listen::listener::{self, Listener, Settings};
 use crate::memory::Memory;
 use crate::os::socket_file::{Place, SocketFile};
+use crate::os::threads;
 use crate::service::{AnyService, Exported};
 use crate::wire::question::Hello;
 use crate::wire::record::ListenerRecord;
@@ -282,15 +282,13 @@ impl Server {
     fn afterwards(&self) -> io::Result<Sender<Taken>> {
         let (way, taken) = mpsc::channel::<Taken>();
         let handle = self.handle.clone();
-        thread::Builder::new()
-            .name("predecessor".to_owned())
-            .spawn(move || {
-                let Ok(taken) = taken.recv() else { return };
-                taken.until_told();
-                handle.shared.lifecycle.settled(&handle);
-                taken.until_alone();
-                super::become_alone(&handle);
-            })?;
+        threads::start("predecessor", move || {
+            let Ok(taken) = taken.recv() else { return };
+            taken.until_told();
+            handle.shared.lifecycle.settled(&handle);
+            taken.until_alone();
+            super::become_alone(&handle);
+        })?;
         Ok(way)
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::address::endpoint::Peer;
 use crate::handle::Handle;
 use crate::memory::{Held, WaitingKind};
+use crate::os::threads;
 use crate::service::{Context, Exported, Patience, Service};
 
 /// How many bytes may wait for the output before clients are slowed, or an eighth of the budget.
@@ -242,9 +243,7 @@ impl Service for Print {
         drop(lines);
         let _ = self.server.set(server.clone());
         let (queue, handle) = (Arc::clone(&self.queue), server.clone());
-        let writing = thread::Builder::new()
-            .name("print".to_owned())
-            .spawn(move || queue.write_out(&mut *output, &handle));
+        let writing = threads::start("print", move || queue.write_out(&mut *output, &handle));
         if let Err(error) = writing {
             log::error!(error:% = error; "cannot start the printing thread");
             let mut lines = self.queue.lock();

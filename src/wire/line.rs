@@ -147,14 +147,20 @@ impl Line {
     /// # Errors
     /// `UnexpectedEof` when the other end has hung up; `InvalidData` for what is no message.
     pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<T> {
-        let mut text = vec![0; LONGEST];
-        let received = retry_on_intr(|| {
-            recvmsg(
-                self.socket.as_fd(),
-                &mut [IoSliceMut::new(&mut text)],
-                &mut RecvAncillaryBuffer::default(),
-                RecvFlags::CMSG_CLOEXEC,
-            )
+        let mut text = Vec::new();
+        // Its length first: who answers many is to hold no more than what they say.
+        let peek = RecvFlags::PEEK | RecvFlags::TRUNC;
+        let peeked = retry_on_intr(|| rustix::net::recv(&self.socket, &mut [0; 0], peek));
+        let received = peeked.and_then(|(_, length)| {
+            text.resize(length.min(LONGEST), 0);
+            retry_on_intr(|| {
+                recvmsg(
+                    self.socket.as_fd(),
+                    &mut [IoSliceMut::new(&mut text)],
+                    &mut RecvAncillaryBuffer::default(),
+                    RecvFlags::CMSG_CLOEXEC,
+                )
+            })
         });
         let received = match received {
             Err(Errno::AGAIN) => {

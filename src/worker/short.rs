@@ -80,8 +80,8 @@ impl Short {
 
     /// Whether the system had no memory the last time. It is asked again now and then.
     pub(super) fn is_desperate(&self) -> bool {
-        if self.memory.is_short() {
-            return !self.memory.recover();
+        if !self.memory.replenish() {
+            return true;
         }
         if !self.keys.is_empty() {
             self.memory.settle();

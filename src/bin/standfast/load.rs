@@ -20,12 +20,13 @@ mod verify;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::Value as Json;
 use standfast::client::{Client, Wake};
 use standfast::dial::Dial;
+use standfast::process::threads;
 
 use crate::Failure;
 use crate::args::LoadArgs;
@@ -178,15 +179,13 @@ fn start(
     let mut started = Vec::new();
     for client in clients {
         let (wake, news) = (client.wake(), news.clone());
-        let thread = thread::Builder::new()
-            .name("load".to_owned())
-            .spawn(move || {
-                let done = client.run();
-                // The main thread waits for it.
-                let _ = news.send(News::Done);
-                done
-            })
-            .map_err(|error| Failure::failed(format!("cannot start a thread: {error}")))?;
+        let thread = threads::start("load", move || {
+            let done = client.run();
+            // The main thread waits for it.
+            let _ = news.send(News::Done);
+            done
+        })
+        .map_err(|error| Failure::failed(format!("cannot start a thread: {error}")))?;
         started.push(Started { wake, thread });
     }
     Ok(started)

@@ -19,6 +19,7 @@ use log::{Level, LevelFilter, Record};
 use rustix::event::PollFlags;
 use serde_json::{Map, Value as Json};
 use standfast::memory::{Held, Memory, WaitingKind};
+use standfast::process::threads;
 use standfast::{CloseReason, Summary};
 
 use crate::Failure;
@@ -68,7 +69,7 @@ pub(crate) fn say(line: &str) {
     let stamp = stamp.unwrap_or_default();
     let line: Arc<str> = format!("standfast: {stamp}{line}\n").into();
     let (done, is_done) = mpsc::channel();
-    let writing = thread::Builder::new().name("last-words".to_owned()).spawn({
+    let writing = threads::start("last-words", {
         let line = Arc::clone(&line);
         move || {
             write_line(&mut io::stderr(), line.as_bytes());
@@ -133,9 +134,7 @@ pub(crate) fn start(format: LogFormat, verbose: u8, quiet: bool) -> Result<Log, 
         })
         .try_init()
         .map_err(|error| Failure::failed(format!("cannot start the log: {error}")))?;
-    thread::Builder::new()
-        .name("log".to_owned())
-        .spawn(move || write_out(&items, &dropped))
+    threads::start("log", move || write_out(&items, &dropped))
         .map_err(|error| Failure::failed(format!("cannot start the log: {error}")))?;
     panic::set_hook(Box::new(panicked));
     Ok(Log { queue })

@@ -32,10 +32,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use standfast::memory::SpareAllocator;
 
 #[cfg(control)]
 use crate::args::Order;
 use crate::args::{Args, Command, netcat};
+
+#[global_allocator]
+static ALLOCATOR: SpareAllocator = SpareAllocator;
 
 fn main() -> ExitCode {
     if let Err(error) = standfast::process::inherited::settle() {

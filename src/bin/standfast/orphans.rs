@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use signal_hook::consts::SIGCHLD;
 use signal_hook::iterator::Signals;
-use standfast::process::children;
+use standfast::process::{children, threads};
 
 use crate::Failure;
 
@@ -19,17 +19,15 @@ pub(crate) fn reap() -> Result<(), Failure> {
     }
     let failed = |error| Failure::failed(format!("cannot wait for processes: {error}"));
     let mut signals = Signals::new([SIGCHLD]).map_err(failed)?;
-    thread::Builder::new()
-        .name("orphans".to_owned())
-        .spawn(move || {
-            loop {
-                while !children::reap_others() {
-                    thread::park_timeout(GLANCE);
-                }
-                // However many have ended since.
-                let _ = signals.wait().count();
+    threads::start("orphans", move || {
+        loop {
+            while !children::reap_others() {
+                thread::park_timeout(GLANCE);
             }
-        })
-        .map_err(failed)?;
+            // However many have ended since.
+            let _ = signals.wait().count();
+        }
+    })
+    .map_err(failed)?;
     Ok(())
 }

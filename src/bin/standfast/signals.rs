@@ -2,13 +2,13 @@
 //! word. What they bring about is for their hearer.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{
     SIGALRM, SIGHUP, SIGPROF, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXFSZ,
 };
 use signal_hook::iterator::Signals;
+use standfast::process::threads;
 
 use crate::Failure;
 
@@ -115,16 +115,14 @@ fn hear(
     }
     let mut signals =
         Signals::new(known.iter().map(|known| known.0)).map_err(|error| failed(&error))?;
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            for signal in signals.forever() {
-                if let Some(&(_, name, meaning)) = known.iter().find(|known| known.0 == signal) {
-                    hear(name, meaning);
-                }
+    threads::start("signals", move || {
+        for signal in signals.forever() {
+            if let Some(&(_, name, meaning)) = known.iter().find(|known| known.0 == signal) {
+                hear(name, meaning);
             }
-        })
-        .map_err(|error| failed(&error))?;
+        }
+    })
+    .map_err(|error| failed(&error))?;
     Ok(())
 }
 

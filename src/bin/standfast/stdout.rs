@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
+use standfast::process::threads;
 
 use crate::Failure;
 
@@ -58,8 +58,7 @@ pub(crate) fn watch(gone: impl FnOnce() + Send + 'static) -> io::Result<()> {
     if io::stdout().is_terminal() {
         return Ok(());
     }
-    let watching = thread::Builder::new().name("stdout watch".to_owned());
-    watching.spawn(move || {
+    threads::start("stdout watch", move || {
         let stdout = io::stdout();
         loop {
             // POLLERR is told whether asked for or not.
@@ -141,12 +140,10 @@ impl Greeting {
 /// hangs or of a terminal after Ctrl-S, keeps the server from nothing.
 pub(crate) fn greet(words: String) {
     GREETING.set(State::UnderWay);
-    let speaking = thread::Builder::new()
-        .name("greeting".to_owned())
-        .spawn(move || {
-            let _ = open().and_then(|stdout| write_whole(&stdout, words.as_bytes()));
-            GREETING.set(State::Over);
-        });
+    let speaking = threads::start("greeting", move || {
+        let _ = open().and_then(|stdout| write_whole(&stdout, words.as_bytes()));
+        GREETING.set(State::Over);
+    });
     if let Err(error) = speaking {
         log::warn!(error:%; "cannot say on stdout where it listens");
         GREETING.set(State::Over);

@@ -21,7 +21,6 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{self, Command};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -30,6 +29,7 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr,
 };
 use sd_notify::NotifyState;
+use standfast::process::threads;
 
 /// How long the manager may take to hear. It is deaf for seconds while it reads all of its units anew.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -123,9 +123,9 @@ impl Supervisor {
         let (watching, ended) = mpsc::channel();
         speaker.state().watching = Some(watching);
         let this = self.clone();
-        let started = thread::Builder::new()
-            .name("watchdog".to_owned())
-            .spawn(move || this.keep_alive(period, &is_turning, &ended));
+        let started = threads::start("watchdog", move || {
+            this.keep_alive(period, &is_turning, &ended);
+        });
         if let Err(error) = started {
             log::warn!(error:%; "no watchdog: the service manager will think this process hangs");
         }

@@ -7,12 +7,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
-use std::thread;
 use std::time::Duration;
 
 use standfast::control::{self, Client, Successor};
 use standfast::control::{ControlSocket, Replace};
 use standfast::inspect::ListenerInfo;
+use standfast::process::threads;
 use standfast::{Config, Effective, Error, Server};
 
 use crate::Failure;
@@ -171,22 +171,20 @@ pub(crate) fn restart(server: &Server) -> impl Fn(&'static str) + Clone + Send +
         };
         log::info!(signal; "restarting");
         // The next signal is heard meanwhile.
-        let asking = thread::Builder::new()
-            .name("restart".to_owned())
-            .spawn(move || {
-                let client = Client::at(path);
-                // Where the path was cleaned away, another server may have it by now.
-                let restarted = client.status().and_then(|status| match status.pid {
-                    pid if pid == process::id() => client.restart().map(drop),
-                    pid => Err(io::Error::other(format!(
-                        "the control socket {} is another server's by now (pid {pid})",
-                        client.path().display()
-                    ))),
-                });
-                if let Err(error) = restarted {
-                    log::warn!(error:%; "not restarted, the server goes on");
-                }
+        let asking = threads::start("restart", move || {
+            let client = Client::at(path);
+            // Where the path was cleaned away, another server may have it by now.
+            let restarted = client.status().and_then(|status| match status.pid {
+                pid if pid == process::id() => client.restart().map(drop),
+                pid => Err(io::Error::other(format!(
+                    "the control socket {} is another server's by now (pid {pid})",
+                    client.path().display()
+                ))),
             });
+            if let Err(error) = restarted {
+                log::warn!(error:%; "not restarted, the server goes on");
+            }
+        });
         if let Err(error) = asking {
             log::warn!(error:%; "not restarted: cannot start a thread");
         }

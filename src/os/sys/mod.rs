@@ -1,4 +1,4 @@
-//! The system calls that no safe crate offers, and nothing else: the only `unsafe` of the package.
+//! The system calls that no safe crate offers, and nothing else: with `reserve.rs`, the only `unsafe` of the package.
 //!
 //! Each function is one system call on a descriptor the caller lends. What Linux alone has (`TCP_INFO`,
 //! `SIOCOUTQ`, `TCP_RTO_MAX_MS`, `IP_BIND_ADDRESS_NO_PORT`) answers [`io::ErrorKind::Unsupported`] elsewhere, and
@@ -8,6 +8,8 @@
     unsafe_code,
     reason = "no safe crate offers these calls; each block is one call on a borrowed descriptor"
 )]
+
+pub(crate) mod reserve;
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -119,41 +121,6 @@ pub(crate) fn expect_children() -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
-}
-
-/// Address space that is kept for a time of need. Nothing is in it, so it takes no memory; given back when it is dropped.
-#[derive(Debug)]
-pub(crate) struct Spare {
-    at: usize,
-    length: usize,
-}
-
-impl Spare {
-    /// # Errors
-    /// What mmap(2) says: `ENOMEM` when there is no more to be had.
-    pub(crate) fn new(length: usize) -> io::Result<Self> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANON;
-        // SAFETY: a new mapping at an address of the system's choice, which nobody can read or write: no memory that
-        // anybody knows of is touched.
-        let at = unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_NONE, flags, -1, 0) };
-        if at == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Self {
-            at: at.expose_provenance(),
-            length,
-        })
-    }
-}
-
-impl Drop for Spare {
-    fn drop(&mut self) {
-        let at = std::ptr::with_exposed_provenance_mut(self.at);
-        // SAFETY: the mapping was made by `new` with that address and length, is this value's alone, and nothing points
-        // into it.
-        let answer = unsafe { libc::munmap(at, self.length) };
-        debug_assert_eq!(answer, 0);
-    }
 }
 
 #[cfg(all(target_os = "linux", not(standfast_portable)))]

@@ -12,7 +12,6 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
@@ -23,6 +22,7 @@ use crate::address::endpoint::Peer;
 use crate::handle::Handle;
 use crate::os::children::{self, Owned};
 use crate::os::holder;
+use crate::os::threads;
 use crate::services::exec::lines::{Lines, Spent};
 use crate::services::exec::program::Program;
 use crate::services::exec::{STDERR_REST, Stderr, environment, say};
@@ -302,9 +302,7 @@ impl Nursery {
     /// Runs the thread.
     pub(super) fn run(this: &Arc<Self>, program: Arc<Program>, server: Handle) -> io::Result<()> {
         let nursery = Arc::clone(this);
-        thread::Builder::new()
-            .name("exec".to_owned())
-            .spawn(move || nursery.work(&program, &server))?;
+        threads::start("exec", move || nursery.work(&program, &server))?;
         this.lock().runs = true;
         Ok(())
     }

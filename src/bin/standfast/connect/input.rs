@@ -4,11 +4,11 @@
 use std::io::{self, StdinLock};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, read};
 use standfast::client::Wake;
+use standfast::process::threads;
 
 use crate::Failure;
 use crate::connect::line_ends::LineEnds;
@@ -88,17 +88,15 @@ impl Input {
         wake: Wake,
     ) -> Result<(), Failure> {
         let input = Arc::clone(self);
-        thread::Builder::new()
-            .name("stdin".to_owned())
-            .spawn(move || {
-                let ended = input.read_all(most.min(CHUNK), crlf, &wake);
-                let mut state = input.lock();
-                state.failure = ended.err();
-                state.outgoing.end();
-                drop(state);
-                wake.wake();
-            })
-            .map_err(|error| Failure::failed(format!("cannot start to read stdin: {error}")))?;
+        threads::start("stdin", move || {
+            let ended = input.read_all(most.min(CHUNK), crlf, &wake);
+            let mut state = input.lock();
+            state.failure = ended.err();
+            state.outgoing.end();
+            drop(state);
+            wake.wake();
+        })
+        .map_err(|error| Failure::failed(format!("cannot start to read stdin: {error}")))?;
         Ok(())
     }
 

@@ -4,12 +4,12 @@
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, write};
 use standfast::client::Wake;
+use standfast::process::threads;
 
 use crate::{Failure, stdout};
 
@@ -80,14 +80,12 @@ impl Output {
     pub(crate) fn start(self: &Arc<Self>, wake: Wake) -> Result<(), Failure> {
         let failed = |error| Failure::failed(format!("cannot start to write stdout: {error}"));
         let (output, writing) = (Arc::clone(self), wake.clone());
-        thread::Builder::new()
-            .name("stdout".to_owned())
-            .spawn(move || {
-                if let Err(error) = output.write_all(&writing) {
-                    output.fail(error, &writing);
-                }
-            })
-            .map_err(failed)?;
+        threads::start("stdout", move || {
+            if let Err(error) = output.write_all(&writing) {
+                output.fail(error, &writing);
+            }
+        })
+        .map_err(failed)?;
         let output = Arc::clone(self);
         stdout::watch(move || output.fail(ErrorKind::BrokenPipe.into(), &wake)).map_err(failed)
     }

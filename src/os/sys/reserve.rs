@@ -1,0 +1,192 @@
+//! Address space kept for a time of need, and an allocator that has it by then.
+//!
+//! Rust ends the process where an allocation fails that did not ask whether it may. With this allocator it fails once
+//! what is kept is gone, too; whoever keeps it looks now and then whether it is, and has less waiting from then on.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The least that is worth keeping, bytes: more than one read and all that goes with it.
+pub(crate) const LEAST: usize = 1 << 20;
+
+/// What is kept in this process. While it is locked, nothing is allocated but by the system's allocator.
+static KEPT: Mutex<Option<Spare>> = Mutex::new(None);
+
+/// Whether anything is.
+static IS_KEPT: AtomicBool = AtomicBool::new(false);
+
+fn kept() -> MutexGuard<'static, Option<Spare>> {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps `length` bytes, unless some are kept already. Answers whether some are now.
+pub(crate) fn keep(length: usize) -> bool {
+    let mut kept = kept();
+    if kept.is_none() {
+        *kept = Spare::new(length).ok();
+        IS_KEPT.store(kept.is_some(), Ordering::Relaxed);
+    }
+    kept.is_some()
+}
+
+/// Whether some are kept.
+#[inline]
+pub(crate) fn is_kept() -> bool {
+    IS_KEPT.load(Ordering::Relaxed)
+}
+
+/// Gives them up.
+pub(crate) fn give_up() {
+    let mut kept = kept();
+    *kept = None;
+    IS_KEPT.store(false, Ordering::Relaxed);
+}
+
+/// Whether the system has that many bytes.
+pub(crate) fn could_have(bytes: usize) -> bool {
+    Spare::new(bytes).is_ok()
+}
+
+/// Address space. Nothing is in it, so it takes no memory; given back when it is dropped.
+#[derive(Debug)]
+struct Spare {
+    at: usize,
+    length: usize,
+}
+
+impl Spare {
+    /// # Errors
+    /// What mmap(2) says: `ENOMEM` when there is no more to be had.
+    fn new(length: usize) -> io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANON;
+        // SAFETY: a new mapping at an address of the system's choice, which nobody can read or write: no memory that
+        // anybody knows of is touched.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_NONE, flags, -1, 0) };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self {
+            at: at.expose_provenance(),
+            length,
+        })
+    }
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        let at = std::ptr::with_exposed_provenance_mut(self.at);
+        // SAFETY: the mapping was made by `new` with that address and length, is this value's alone, and nothing points
+        // into it.
+        let answer = unsafe { libc::munmap(at, self.length) };
+        debug_assert_eq!(answer, 0);
+    }
+}
+
+/// The system's allocator, with address space kept for the time when that has no more (`RLIMIT_AS`, overcommit).
+///
+/// Rust ends a process in which an allocation fails. A [`Server`](crate::Server) keeps some address space for need; with
+/// this allocator as the program's, any allocation may have it, and the server notices: it reads nobody and takes nobody in
+/// until there is some again.
+///
+/// ```
+/// #[global_allocator]
+/// static ALLOCATOR: standfast::memory::SpareAllocator = standfast::memory::SpareAllocator;
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SpareAllocator;
+
+/// Where the system had no memory: what it has without what was kept. Another thread may have given that up already; none
+/// keeps it anew meanwhile.
+#[cold]
+fn once_more(allocate: impl FnOnce() -> *mut u8) -> *mut u8 {
+    let mut kept = kept();
+    *kept = None;
+    IS_KEPT.store(false, Ordering::Relaxed);
+    allocate()
+}
+
+// SAFETY: every answer is the system allocator's to the very call, asked once more where it was null; neither panics.
+unsafe impl GlobalAlloc for SpareAllocator {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise is the one that is asked for.
+        let allocate = || unsafe { System.alloc(layout) };
+        let at = allocate();
+        if at.is_null() {
+            once_more(allocate)
+        } else {
+            at
+        }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as above.
+        let allocate = || unsafe { System.alloc_zeroed(layout) };
+        let at = allocate();
+        if at.is_null() {
+            once_more(allocate)
+        } else {
+            at
+        }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as above; whatever was allocated here, the system's allocator did.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as above; where it answers null what was there is as before.
+        let allocate = || unsafe { System.realloc(at, layout, size) };
+        let moved = allocate();
+        if moved.is_null() {
+            once_more(allocate)
+        } else {
+            moved
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_given_up_for_an_allocation_that_fails_and_can_be_kept_again() {
+        assert!(keep(LEAST));
+        let mut asked = 0;
+        once_more(|| {
+            asked += 1;
+            // Nobody else keeps anything before this is over.
+            assert!(!is_kept());
+            std::ptr::null_mut()
+        });
+        assert_eq!(asked, 1);
+        assert!(keep(LEAST), "again");
+        assert!(!could_have(usize::MAX >> 1));
+    }
+
+    /// All tests of the library have it.
+    #[global_allocator]
+    static ALLOCATOR: SpareAllocator = SpareAllocator;
+
+    #[repr(align(64))]
+    #[derive(Clone, Copy, PartialEq, Debug)]
+    struct Aligned(u64);
+
+    #[test]
+    fn what_is_allocated_is_aligned_and_moves_with_its_content() {
+        let mut grown = vec![Aligned(0); 100];
+        assert_eq!(grown[99], Aligned(0));
+        grown[0] = Aligned(7);
+        grown.reserve_exact(100_000);
+        assert_eq!(grown.as_ptr().addr() % 64, 0);
+        assert_eq!((grown[0], grown[99]), (Aligned(7), Aligned(0)));
+        assert!(Vec::<u8>::new().try_reserve(usize::MAX >> 1).is_err());
+    }
+}

@@ -1,0 +1,50 @@
+//! Starting a thread where there may be no memory for one.
+//!
+//! Its stack is mapped before it begins, and that may fail; then it maps one for signals, and where that fails Rust ends
+//! the process (`std::sys::pal::unix::stack_overflow`). So it is made sure of beforehand.
+
+use std::io;
+use std::thread::{Builder, JoinHandle};
+
+use crate::os::sys::reserve;
+
+/// A thread's stack, bytes: what Rust gives it.
+pub(crate) const STACK: usize = 2 << 20;
+
+/// What is to be had beside that, bytes: for guard pages, stacks for signals, and what it and those before it allocate.
+const BESIDE: usize = 1 << 20;
+
+/// Starts a thread with Rust's usual stack. Of what is kept for need all but the least is given up for it.
+///
+/// # Errors
+/// `EAGAIN` (`pthread_create(3)`): there is no memory for it, or too many run.
+pub fn start<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    start_with(name, STACK, run)
+}
+
+/// The same with a stack of that many bytes.
+pub(crate) fn start_with<T: Send + 'static>(
+    name: &str,
+    stack: usize,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    let is_room = |beside| reserve::could_have(stack + BESIDE + beside);
+    let is_kept = reserve::is_kept();
+    if !is_kept || !is_room(0) {
+        reserve::give_up();
+        let is_room = is_room(reserve::LEAST);
+        if is_kept {
+            reserve::keep(reserve::LEAST);
+        }
+        if !is_room {
+            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        }
+    }
+    Builder::new()
+        .name(name.to_owned())
+        .stack_size(stack)
+        .spawn(run)
+}
