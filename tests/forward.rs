@@ -4,6 +4,8 @@
 mod health;
 /// Upstreams or clients that are lost, and those who end them: what the other side notices, and the reason.
 mod losses;
+/// What happens to clients while a takeover is under way.
+mod meanwhile;
 /// In which order upstreams see clients.
 mod order;
 /// The headers, as real receivers read them.

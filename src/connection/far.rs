@@ -56,6 +56,8 @@ impl Connection {
             io,
             terms: Arc::clone(terms),
         })));
+        #[cfg(control)]
+        self.io.has_new_descriptors();
     }
 
     /// Tells the service what has come of dialling.

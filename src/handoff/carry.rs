@@ -27,12 +27,9 @@ impl Connection {
     /// ending, or because its service says so.
     pub(crate) fn export(&self, service: &AnyService, now: Moment) -> Option<Record> {
         let io = &self.io;
-        let pending = io.pending.as_deref();
-        let late = pending.is_some_and(|pending| pending.late_descriptor);
         if io.marks.has(Mark::Closing)
             || !io.is_carriable()
             || io.travels_along().count() > MOST_BESIDE
-            || late
         {
             return None;
         }
@@ -82,9 +79,7 @@ impl Connection {
         if beside.len() > 0 {
             connection.io.beside().watched = beside.collect();
         }
-        if record.dialing {
-            connection.io.pending().far = Some(Box::new(Far::Interrupted));
-        }
+        connection.io.restore_dialing(record);
         connection.io.set_aside(record, &terms.memory)?;
         if let (Some(far), Some(up)) = (&record.far, connection.io.far_up()) {
             up.io.set_aside(&far.1, &terms.memory)?;
@@ -102,6 +97,7 @@ impl Connection {
         let record = &update.record;
         self.set_state(service.import(&exported(record))?);
         self.io.restore(record, service.hears_out(), now)?;
+        self.io.restore_dialing(record);
         let mut more = self
             .io
             .take_bytes(record, &update.output, &update.input, terms)?;
@@ -265,6 +261,17 @@ impl Io {
             });
         }
         Ok(())
+    }
+
+    /// Its far side is dialled anew if that was under way. One that is connected came with the connection.
+    fn restore_dialing(&mut self, record: &Record) {
+        if record.dialing {
+            self.pending().far = Some(Box::new(Far::Interrupted));
+        } else if record.far.is_none()
+            && let Some(pending) = &mut self.pending
+        {
+            pending.far = None;
+        }
     }
 
     /// Keeps of the bytes it had in `former` what `record` says still waits.

@@ -19,7 +19,7 @@ use crate::wire::record::{DESCRIPTORS, Message, PROTOCOL, SCHEMA};
 /// How long the new process may take nothing in.
 const STILL: Duration = Duration::from_secs(5);
 
-/// How long it may take to hear that a freeze came too late: meanwhile who is to be dialled for waits.
+/// How long it may take to hear that a freeze came too late.
 const HEARS: Duration = Duration::from_secs(2);
 
 /// How long it is waited for changes to become fewer, once everything was sent, before a freeze is tried that takes

@@ -7,7 +7,8 @@
 //!
 //! 1. hello: the new process says what it is; the old one compares, and refuses or begins.
 //! 2. pre-copy: while it serves, the old one sends every connection, descriptor, record and bytes, and whatever changes on
-//!    them; the new one registers them, and does not read.
+//!    them; the new one registers them, and does not read. One that gets another descriptor, as of a far side that is
+//!    connected now, is taken back and sent anew.
 //! 3. freeze: the old one's workers stop between two events and send the little that has changed since. Where that takes
 //!    too long they thaw, and all goes on as in 2 until the next freeze.
 //! 4. commit, and the new process owns. 5. running.

@@ -60,8 +60,10 @@ pub(crate) struct Giving {
     before: Option<Duration>,
     /// How fast this worker sends changes.
     pace: Pace,
-    /// Connections that ended after they were sent.
+    /// Connections that ended after they were sent, or were to be sent anew: the new process is to forget them.
     gone: Vec<u64>,
+    /// Some of those may come anew: they are forgotten first.
+    gone_first: bool,
     /// How far the bytes of each connection that has some were sent, by its number.
     bytes: HashMap<u64, Sent>,
     /// Nothing was worth a message.
@@ -120,6 +122,7 @@ impl Giving {
             before: None,
             pace: Pace::default(),
             gone: Vec::new(),
+            gone_first: false,
             bytes: HashMap::new(),
             rests: false,
             holding: false,
@@ -153,6 +156,14 @@ impl Giving {
     /// has made its event.
     #[inline]
     pub(crate) fn changed(&mut self, key: usize, io: &mut Io) -> bool {
+        if let Some(pending) = &mut io.pending
+            && std::mem::take(&mut pending.new_descriptors)
+        {
+            // What was sent is of no use: it comes anew, as if it had not been sent.
+            self.take_back(io);
+            self.added.push(key);
+            return io.marks.put(Mark::Held, false);
+        }
         if !io.marks.put(Mark::Changed, true) {
             self.changed.push_back(key);
         }
@@ -169,6 +180,14 @@ impl Giving {
     /// A connection that was sent has ended.
     pub(crate) fn ended(&mut self, id: u64) {
         self.gone.push(id);
+    }
+
+    /// What was sent of a connection is to be forgotten. It may be sent anew.
+    fn take_back(&mut self, io: &mut Io) {
+        io.marks.put(Mark::Copied, false);
+        io.marks.put(Mark::Changed, false);
+        self.gone.push(io.id);
+        self.gone_first = true;
     }
 
     /// Whether more is to be sent at once, rather than after the new process has taken something in.
@@ -206,6 +225,10 @@ impl Giving {
 
     /// Sends one message, if there is one worth sending; answers whether there was.
     fn send_next(&mut self, share: &mut Share<'_>) -> io::Result<bool> {
+        if self.gone_first {
+            self.send_gone(None)?;
+            return Ok(true);
+        }
         if self.send_connections(share, None)? {
             return Ok(true);
         }
@@ -364,10 +387,7 @@ impl Giving {
             let io = &connection.io;
             let Some(record) = share.export(connection) else {
                 // It was sent, and cannot leave any more: the new process is to forget it.
-                self.gone.push(io.id);
-                let io = &mut share.connections[key].io;
-                io.marks.put(Mark::Copied, false);
-                io.marks.put(Mark::Changed, false);
+                self.take_back(&mut share.connections[key].io);
                 continue;
             };
             let before = self.bytes.get(&io.id).copied().unwrap_or_default();
@@ -462,6 +482,9 @@ impl Giving {
 
     fn send_rest(&mut self, share: &mut Share<'_>, until: Instant) -> io::Result<()> {
         let until = Some(until);
+        while self.gone_first {
+            self.send_gone(until)?;
+        }
         while self.send_connections(share, until)? {}
         while !self.changed.is_empty() {
             self.send_changed(share, until)?;
@@ -490,6 +513,7 @@ impl Giving {
             }
             Err(_) => self.gone.extend(gone),
         }
+        self.gone_first &= !self.gone.is_empty();
         passed
     }
 }

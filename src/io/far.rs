@@ -9,8 +9,6 @@ use crate::address::endpoint::{Endpoint, Peer};
 use crate::dial::Dialing;
 use crate::dial::upstream::Upstream;
 use crate::io::Is;
-#[cfg(control)]
-use crate::io::marks::Mark;
 use crate::os::sys;
 use crate::time::deadline::Moment;
 
@@ -129,8 +127,6 @@ impl Io {
     pub(crate) fn far_due(&self) -> Moment {
         match self.far() {
             None => Moment::NEVER,
-            #[cfg(control)]
-            Some(_) if self.marks.has(Mark::Copied) && self.is_dialing() => Moment::NEVER,
             Some(far) => far.due(),
         }
     }

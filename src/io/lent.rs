@@ -48,8 +48,14 @@ impl Io {
     pub(crate) fn watch_beside(&mut self, fd: OwnedFd) {
         self.beside().watched.push(fd);
         #[cfg(control)]
+        self.has_new_descriptors();
+    }
+
+    /// Its descriptors are not those any more that it had: another process's copy of it is none.
+    #[cfg(control)]
+    pub(crate) fn has_new_descriptors(&mut self) {
         if self.marks.has(Mark::Copied) {
-            self.pending().late_descriptor = true;
+            self.pending().new_descriptors = true;
         }
     }
 

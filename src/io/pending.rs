@@ -27,9 +27,9 @@ pub(crate) struct Pending {
     pub(super) end: Details,
     /// The far side, on its way or there.
     pub(crate) far: Option<Box<Far>>,
-    /// It came after the connection was copied for another process, which has no descriptor of it.
+    /// Another process has a copy of the connection with descriptors that are not its own any more.
     #[cfg(control)]
-    pub(crate) late_descriptor: bool,
+    pub(crate) new_descriptors: bool,
     /// What the service wants to be told of beside the socket.
     pub(crate) beside: Option<Box<Beside>>,
 }

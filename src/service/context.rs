@@ -11,8 +11,6 @@ use crate::address::endpoint::Peer;
 use crate::dial::DialError;
 use crate::dial::upstream::Upstream;
 use crate::io::Is;
-#[cfg(control)]
-use crate::io::marks::Mark;
 use crate::io::{Far as Dialled, Io, Turn};
 use crate::liveness::close::{CloseReason, Ending, Note};
 use crate::time::deadline::Moment;
@@ -67,14 +65,14 @@ impl Context<'_> {
     /// It gets the socket options and the deadlines of the listener, and no read deadline: bytes from there renew that of
     /// the client. From then on [`Service::input`] is offered what there is room for on the far side.
     pub fn dial(&mut self, upstream: &Upstream, after: Duration) {
+        #[cfg(control)]
+        if self.io.far_up().is_some() {
+            self.io.has_new_descriptors();
+        }
         self.io.pending().far = Some(Box::new(Dialled::Wanted {
             upstream: upstream.clone(),
             at: self.turn.now.after(after),
         }));
-        #[cfg(control)]
-        if self.io.marks.has(Mark::Copied) {
-            self.io.pending().late_descriptor = true;
-        }
     }
 
     /// The far side, once it is connected.

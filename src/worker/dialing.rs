@@ -67,9 +67,7 @@ impl Worker {
     fn advance_dial(&mut self, key: usize) -> Option<Dialed> {
         let has_herd = self.has_herd();
         let connection = self.connections.get_mut(key)?;
-        // The process that takes over dials anew: a far side that came up now would be in nobody's copy.
-        let marks = &connection.io.marks;
-        if marks.has(Mark::Closing) || marks.has(Mark::Copied) {
+        if connection.io.marks.has(Mark::Closing) {
             return None;
         }
         let (now, known) = (self.now, self.horizon.known());

@@ -45,16 +45,9 @@ impl Worker {
     pub(super) fn keep(&mut self) {
         if self.giving.take().is_some() {
             self.release();
-            for (key, connection) in &mut self.connections {
+            for (_, connection) in &mut self.connections {
                 connection.io.marks.put(Mark::Copied, false);
                 connection.io.marks.put(Mark::Changed, false);
-                if connection.io.is_dialing() {
-                    // It was held up meanwhile.
-                    self.dials.push(key);
-                }
-                if let Some(pending) = &mut connection.io.pending {
-                    pending.late_descriptor = false;
-                }
             }
         }
     }

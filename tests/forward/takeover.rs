@@ -145,7 +145,6 @@ fn a_client_that_waits_for_its_upstream_waits_on_in_the_new_process() {
     assert_eq!(next.closed().reason(), "peer-closed");
 }
 
-/// Nothing is dialled while another process has copies; afterwards it is.
 #[test]
 fn a_client_that_waits_for_its_upstream_waits_on_after_a_takeover_that_came_to_nothing() {
     for fault in ["abort-pre-copy", "abort-freeze", "hang-freeze"] {

@@ -34,6 +34,9 @@ type Act = dyn Fn(Side, usize, Vec<u8>) -> Passed + Send + Sync;
 /// The place of a message's kind: the first byte behind the envelope.
 pub(crate) const KIND: usize = 16;
 
+/// The kind of the messages with which connections are sent, with their descriptors.
+pub(crate) const CONNECTIONS: u8 = 1;
+
 /// The kind of the message with which the new process says that it is prepared.
 pub(crate) const PREPARED: u8 = 6;
 
