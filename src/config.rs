@@ -2,6 +2,7 @@
 //! [`Server::bind`](crate::Server::bind).
 
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::os::fd::OwnedFd;
 #[cfg(control)]
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -94,6 +95,8 @@ impl Config {
 pub struct Listen {
     /// Where to listen.
     pub addresses: Vec<Address>,
+    /// Sockets that listen already, beside those of `addresses`. Each stays open as long as somebody has it.
+    pub sockets: Vec<Arc<OwnedFd>>,
     /// What to do with the connections.
     pub service: AnyService,
     /// TCP keepalive (`SO_KEEPALIVE`): finds the idle vanished peer. Default 60:10:3; `None`: off, and then nothing
@@ -139,10 +142,26 @@ pub struct Listen {
 impl Listen {
     /// `service` at one address, everything else by default.
     pub fn new(address: Address, service: impl Into<AnyService>) -> Self {
-        let service = service.into();
-        let patience = service.patience();
         Self {
             addresses: vec![address],
+            ..Self::nowhere(service.into())
+        }
+    }
+
+    /// `service` on a socket that listens already, such as a [`TcpListener`](std::net::TcpListener), everything else by
+    /// default.
+    pub fn on(socket: impl Into<OwnedFd>, service: impl Into<AnyService>) -> Self {
+        Self {
+            sockets: vec![Arc::new(socket.into())],
+            ..Self::nowhere(service.into())
+        }
+    }
+
+    fn nowhere(service: AnyService) -> Self {
+        let patience = service.patience();
+        Self {
+            addresses: Vec::new(),
+            sockets: Vec::new(),
             service,
             keepalive: Some(Keepalive::default()),
             dead_after: None,

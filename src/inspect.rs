@@ -83,7 +83,7 @@ pub enum DeadlineKind {
 pub struct ListenerInfo {
     /// Where it listens.
     pub address: Endpoint,
-    /// As it was written, where the socket was inherited: `systemd`, `fd:3`.
+    /// As it was written, where the socket was inherited: `systemd`, `fd:3`; where it listens, if it was given.
     #[cfg_attr(control, serde(skip_serializing_if = "Option::is_none", default))]
     pub inherited_as: Option<String>,
     /// What it does with connections.

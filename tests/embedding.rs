@@ -4,6 +4,8 @@
 mod beside;
 /// The other door: links that dial, are lost, and come back.
 mod client;
+/// Listeners that the program made itself.
+mod given;
 /// Turns that take long.
 mod late;
 /// Orders for a worker that hangs.

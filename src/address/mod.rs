@@ -36,7 +36,8 @@ pub enum Address {
     Unix(PathBuf),
     /// A Unix socket of an abstract name.
     Abstract(String),
-    /// An inherited descriptor.
+    /// A descriptor that this process [was started with](crate::process::inherited::settle). For a listener of the program's own
+    /// there is [`Listen::on`](crate::Listen::on).
     Fd(RawFd),
     /// What systemd passed (`sd_listen_fds(3)`), all or those of one name.
     Systemd(Option<String>),

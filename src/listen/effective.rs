@@ -80,6 +80,7 @@ impl Listen {
             addresses.extend(here);
             absent.extend(elsewhere);
         }
+        addresses.extend(self.sockets.iter().filter_map(|it| listener::named(it)));
         let options = settings.options;
         Ok(Effective {
             addresses,

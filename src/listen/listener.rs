@@ -115,12 +115,15 @@ impl Settings {
 
 /// Opens the listeners of `listen`.
 pub(crate) fn open(listen: &Listen, settings: &Arc<Settings>) -> Result<Vec<Listener>, Error> {
-    if listen.addresses.is_empty() {
+    if listen.addresses.is_empty() && listen.sockets.is_empty() {
         return Err(Error::Config("no address to listen on".to_owned()));
     }
     let mut listeners = Vec::new();
     for address in &listen.addresses {
         listeners.extend(open_one(address, listen, settings)?);
+    }
+    for socket in &listen.sockets {
+        listeners.push(given(socket, settings)?);
     }
     let somaxconn = somaxconn();
     if let Some(cap) = somaxconn.filter(|&cap| cap < listen.backlog) {
@@ -394,19 +397,45 @@ fn bind_tcp(
     })
 }
 
-/// Takes over an inherited listening socket. Its options stay as they are: it may be shared with others.
+/// Takes over an inherited listening socket.
 fn inherit(address: &Address, fd: RawFd, settings: &Arc<Settings>) -> Result<Listener, Error> {
-    let failed = |source| Error::Inherit {
-        address: address.to_string(),
-        source,
-    };
     if matches!(fd, 1 | 2) {
         return Err(Error::Config(format!(
             "{address} is where this program's own output goes"
         )));
     }
+    let claimed = inherited::claim(fd).map_err(|source| Error::Inherit {
+        address: address.to_string(),
+        source,
+    })?;
+    foreign(claimed, address.to_string(), settings)
+}
+
+/// A listening socket of [`Listen::sockets`].
+pub(crate) fn given(socket: &OwnedFd, settings: &Arc<Settings>) -> Result<Listener, Error> {
+    let named = named(socket).map_or_else(|| "a given socket".to_owned(), |it| it.to_string());
+    match socket.try_clone() {
+        Ok(socket) => foreign(socket, named, settings),
+        Err(source) => Err(Error::Inherit {
+            address: named,
+            source,
+        }),
+    }
+}
+
+/// Where a socket listens, if that can be said.
+pub(crate) fn named(socket: &OwnedFd) -> Option<Endpoint> {
+    Endpoint::of(&SockRef::from(socket).local_addr().ok()?)
+}
+
+/// A listening socket that somebody else made. Its options stay as they are: it may be shared with others.
+fn foreign(socket: OwnedFd, named: String, settings: &Arc<Settings>) -> Result<Listener, Error> {
+    let failed = |source| Error::Inherit {
+        address: named.clone(),
+        source,
+    };
     let not = |what| failed(io::Error::new(io::ErrorKind::InvalidInput, what));
-    let socket = Socket::from(inherited::claim(fd).map_err(failed)?);
+    let socket = Socket::from(socket);
     let socket_ref = SockRef::from(&socket);
     match socket_ref.r#type() {
         Ok(Type::STREAM) => {}
@@ -431,7 +460,7 @@ fn inherit(address: &Address, fd: RawFd, settings: &Arc<Settings>) -> Result<Lis
         address: endpoint,
         // Whoever made the socket takes its path away.
         file: None,
-        inherited_as: Some(address.to_string()),
+        inherited_as: Some(named),
         settings: Arc::clone(settings),
     })
 }
@@ -471,8 +500,6 @@ fn passed_by_systemd(address: &Address, name: Option<&str>) -> Result<Vec<RawFd>
         address: address.to_string(),
         source,
     };
-    // It sets close-on-exec on them.
-    inherited::look();
     let passed: Vec<_> = sd_notify::listen_fds_with_names()
         .map_err(failed)?
         .collect();

@@ -12,19 +12,19 @@ use crate::os::sys;
 /// Numbers that are looked at where the system has no list of them.
 const FEW: RawFd = 1024;
 
-/// Descriptors that this process was started with, and that nobody has claimed yet.
+/// Descriptors that this process was started with, and that nobody has claimed yet. Nothing before it is settled.
 static UNCLAIMED: OnceLock<Mutex<BTreeSet<RawFd>>> = OnceLock::new();
 
 /// Settles what this process was started with: no signal is blocked any more, an ignored SIGCHLD no longer keeps ends of
 /// child processes from being known, and the descriptors that are open are those that `fd:N` and `systemd` may mean.
 ///
-/// For a program's start, before it has threads and children of its own. Without it the first server that listens on
-/// such an address looks which descriptors lack close-on-exec, which is the mark of an inherited one.
+/// For a program's start, before it has threads, children and descriptors of its own: what lacks close-on-exec then was
+/// inherited. Without it no server listens on such an address.
 ///
 /// # Errors
 /// What the system says, which has no reason to.
 pub fn settle() -> io::Result<()> {
-    look();
+    UNCLAIMED.get_or_init(|| Mutex::new(inherited()));
     sys::unblock_signals()?;
     sys::expect_children()
 }
@@ -37,17 +37,19 @@ pub fn stdout_was_closed() -> bool {
     sys::stdout_was_closed()
 }
 
-/// Remembers which descriptors were inherited, before anybody sets close-on-exec on them.
-pub(crate) fn look() {
-    unclaimed();
-}
-
 /// Takes an inherited descriptor over; each once.
 ///
 /// # Errors
-/// `NotFound` for a number that this process was not started with, or that was claimed before.
+/// `NotFound` for a number that this process was not started with, or that was claimed before; `Unsupported` where that
+/// is not [settled](settle).
 pub(crate) fn claim(fd: RawFd) -> io::Result<OwnedFd> {
-    let mut unclaimed = unclaimed().lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(unclaimed) = UNCLAIMED.get() else {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this program did not begin with standfast::process::inherited::settle()",
+        ));
+    };
+    let mut unclaimed = unclaimed.lock().unwrap_or_else(PoisonError::into_inner);
     claim_of(&mut unclaimed, fd)
 }
 
@@ -59,10 +61,6 @@ fn claim_of(unclaimed: &mut BTreeSet<RawFd>, fd: RawFd) -> io::Result<OwnedFd> {
         ));
     }
     sys::adopt(fd)
-}
-
-fn unclaimed() -> &'static Mutex<BTreeSet<RawFd>> {
-    UNCLAIMED.get_or_init(|| Mutex::new(inherited()))
 }
 
 /// What is open without close-on-exec. The standard library sets that on all it opens, and exec(2) leaves nothing open

@@ -113,6 +113,8 @@ enum Wanted {
     Theirs(ListenerInfo),
     /// It is new.
     New(Address),
+    /// It listens already.
+    Given(Arc<OwnedFd>),
 }
 
 impl Server {
@@ -358,7 +360,9 @@ impl<'a> Theirs<'a> {
         let addresses = config.listen.iter().flat_map(|listen| &listen.addresses);
         // What cannot be resolved is told of when its turn comes.
         let named = addresses.filter_map(|address| address.resolve().ok());
-        let named: Vec<Endpoint> = named.flatten().collect();
+        let sockets = config.listen.iter().flat_map(|listen| &listen.sockets);
+        let sockets = sockets.filter_map(|socket| listener::named(socket));
+        let named: Vec<Endpoint> = named.flatten().chain(sockets).collect();
         let taken = listeners.iter().map(|one| named.contains(&one.address));
         Self {
             listeners,
@@ -394,6 +398,13 @@ impl<'a> Theirs<'a> {
                 wanted.push(Wanted::New(address.clone()));
             }
         }
+        for socket in &listen.sockets {
+            let theirs = listener::named(socket).and_then(|endpoint| self.find(&endpoint));
+            wanted.push(match theirs {
+                Some(one) => Wanted::Theirs(one.clone()),
+                None => Wanted::Given(Arc::clone(socket)),
+            });
+        }
         Ok(wanted)
     }
 
@@ -412,7 +423,7 @@ impl<'a> Theirs<'a> {
 fn hello(wanted: &[(Wanted, &Listen, Arc<Settings>)], max_conns: usize) -> Hello {
     let listeners = wanted.iter().filter_map(|(one, _, settings)| match one {
         Wanted::Theirs(one) => Some((one.address.clone(), settings.service.name().to_owned())),
-        Wanted::New(_) => None,
+        Wanted::New(_) | Wanted::Given(_) => None,
     });
     take::hello(listeners.collect(), max_conns)
 }
@@ -454,6 +465,7 @@ fn assemble(
                 })?;
                 listeners.push(listener::taken_over(socket, &info, &settings));
             }
+            Wanted::Given(socket) => listeners.push(listener::given(&socket, &settings)?),
             Wanted::New(address) => {
                 listeners.extend(listener::open_one(&address, listen, &settings)?);
             }

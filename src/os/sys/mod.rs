@@ -94,8 +94,8 @@ pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the call above showed that `fd` is open. No value in this process owns it: `os/inherited.rs` found it open
-    // without close-on-exec, which everything has that this program and the standard library open, and crosses its
-    // number out before it calls this. So it was opened by whoever started this process, and named to us for our use.
+    // as the program began, without close-on-exec, which everything has that the standard library opens, and crosses
+    // its number out before it calls this. So it was opened by whoever started this process, and named to us for our use.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
