@@ -4,7 +4,7 @@
 //! with one exact [`CloseReason`]. A peer that vanished without saying so (half-open) is found within one stated
 //! bound in every state, idle or with output waiting; a slow reader that lives is never taken for one.
 //!
-//! Its other half is a client that comes back: [`Client`] dials, finds out that a server is gone by the same rules, and
+//! Its other half is a client that comes back: [`client::Client`] dials, finds out that a server is gone by the same rules, and
 //! dials again, with backoff.
 //!
 //! What it does not do: TLS, protocols. It starts one thread a core and needs no asynchronous runtime.

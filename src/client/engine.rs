@@ -41,7 +41,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const WAKER: Token = Token(usize::MAX);
 pub(crate) const TIMER: Token = Token(usize::MAX - 1);
 
-/// Calls [`Caller::turn`](crate::Caller::turn) soon, from any thread.
+/// Calls [`Caller::turn`](crate::client::Caller::turn) soon, from any thread.
 #[derive(Clone, Debug)]
 pub struct Wake(Arc<Waker>);
 

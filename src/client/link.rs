@@ -29,7 +29,7 @@ pub trait Caller {
         let _ = link;
     }
 
-    /// Nothing came for `silence`, a multiple of [`Dial::read_timeout`](crate::Dial::read_timeout). Answers whether the
+    /// Nothing came for `silence`, a multiple of [`Dial::read_timeout`](crate::dial::Dial::read_timeout). Answers whether the
     /// link is to end for it, with reason `read-timeout`; else it waits on.
     fn silent(&mut self, link: &mut Link<'_>, silence: Duration) -> bool {
         let _ = (link, silence);
@@ -54,7 +54,7 @@ pub trait Caller {
         let _ = (id, attempt, wait);
     }
 
-    /// After [`Next::Retry`]: all of [`Dial::max_retries`](crate::Dial::max_retries) have been made. The link is gone.
+    /// After [`Next::Retry`]: all of [`Dial::max_retries`](crate::dial::Dial::max_retries) have been made. The link is gone.
     fn gave_up(&mut self, id: LinkId, retries: u32) {
         let _ = (id, retries);
     }

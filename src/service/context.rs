@@ -60,10 +60,10 @@ impl Context<'_> {
     }
 
     /// Begins to connect the far side of this connection to `upstream`, in `after`. The client is not read until
-    /// [`Service::dialed`] has told what came of it. A far side that there is already is closed.
+    /// [`Service::dialed`](crate::Service::dialed) has told what came of it. A far side that there is already is closed.
     ///
     /// It gets the socket options and the deadlines of the listener, and no read deadline: bytes from there renew that of
-    /// the client. From then on [`Service::input`] is offered what there is room for on the far side.
+    /// the client. From then on [`Service::input`](crate::Service::input) is offered what there is room for on the far side.
     pub fn dial(&mut self, upstream: &Upstream, after: Duration) {
         #[cfg(control)]
         if self.io.far_up().is_some() {
@@ -103,7 +103,7 @@ impl Context<'_> {
         self.io.unread()
     }
 
-    /// Reads no more from this client until [`Handle::resume`] is called, from whatever thread. The read deadline
+    /// Reads no more from this client until [`Handle::resume`](crate::Handle::resume) is called, from whatever thread. The read deadline
     /// stands still meanwhile.
     pub fn wait(&mut self) {
         self.io.halt(self.turn.now);
@@ -168,7 +168,7 @@ impl Context<'_> {
         self.io.want_fin();
     }
 
-    /// Has [`Service::ready`] called whenever `beside` may be read, as an edge: once, until a read of it would block.
+    /// Has [`Service::ready`](crate::Service::ready) called whenever `beside` may be read, as an edge: once, until a read of it would block.
     /// It is kept for as long as the connection lives, and goes along in a takeover.
     pub fn watch(&mut self, beside: OwnedFd) {
         self.io.watch_beside(beside);
@@ -180,13 +180,13 @@ impl Context<'_> {
         self.io.watched()
     }
 
-    /// Has [`Service::ready`] called with [`Ready::Watched`] again in the next turn, after the other connections: for a
+    /// Has [`Service::ready`](crate::Service::ready) called with [`Ready::Watched`](crate::Ready::Watched) again in the next turn, after the other connections: for a
     /// service that reads only some of what a watched descriptor has at a time.
     pub fn again(&mut self) {
         self.io.beside().again = true;
     }
 
-    /// Has [`Service::ready`] called in that time, once, instead of any time set before; `None`: not at all. What is
+    /// Has [`Service::ready`](crate::Service::ready) called in that time, once, instead of any time set before; `None`: not at all. What is
     /// left of it goes along in a takeover.
     pub fn set_alarm(&mut self, after: Option<Duration>) {
         self.io.beside().alarm = self.turn.now.after_if(after);
@@ -196,7 +196,7 @@ impl Context<'_> {
     ///
     /// From here on the engine neither reads nor writes it, and tells of no input and no end. It goes on counting
     /// and keeping the deadlines by what the kernel knows (`TCP_INFO`, `SIOCOUTQ`; so not on a Unix socket), and ends
-    /// both copies at a deadline ([`Service::recall`] comes before a silent client's), a kill, or the end of a drain;
+    /// both copies at a deadline ([`Service::recall`](crate::Service::recall) comes before a silent client's), a kill, or the end of a drain;
     /// until then a drain leaves it alone. When whoever got
     /// it is done, [`finish`](Self::finish) closes this process's copy alone: the client gets its FIN when there is no
     /// other one. What the service has not used of its input stays with it.
@@ -231,7 +231,7 @@ impl Context<'_> {
     }
 
     /// There is more output than is to wait here: the end comes once [`finish`](Self::finish) is called. Until then
-    /// [`Service::output`] is called whenever what waits has been written, be the connection ending or not.
+    /// [`Service::output`](crate::Service::output) is called whenever what waits has been written, be the connection ending or not.
     pub fn finish_later(&mut self) {
         self.io.owe();
     }
