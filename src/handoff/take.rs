@@ -1,6 +1,6 @@
 //! The new process's side: asks for the baton, takes everything in, and answers for it from the commit on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -356,8 +356,9 @@ struct Taking<'a, T> {
     sum: u64,
     /// Connections of whose bytes more are to come.
     incomplete: HashSet<u64>,
-    /// Connections that are to be served first: they have something to do that no event tells of.
-    first: HashSet<u64>,
+    /// Connections that are to be served first, in the order in which they came: they have something to do that no event
+    /// tells of, as to be dialled for.
+    first: BTreeSet<u64>,
     /// What has come of the common state that comes now.
     common: Vec<u8>,
     /// What has come of it in the freeze, with the listeners it is for.
@@ -372,7 +373,7 @@ impl<'a, T: Taker> Taking<'a, T> {
             places: HashMap::new(),
             sum: 0,
             incomplete: HashSet::new(),
-            first: HashSet::new(),
+            first: BTreeSet::new(),
             common: Vec::new(),
             rest: Vec::new(),
         }
@@ -395,7 +396,9 @@ impl<'a, T: Taker> Taking<'a, T> {
             // The old process's number of the listener becomes ours.
             let ours = self.listener_of.get(usize::from(arrival.listener));
             arrival.listener = *ours.ok_or("a connection of no listener")?;
-            let (at, id) = (place(), arrival.record.id);
+            // One worker dials, so that upstreams see clients in their order.
+            let at = if arrival.record.dialing { 0 } else { place() };
+            let id = arrival.record.id;
             let worker = self.workers.get_mut(at).ok_or("no such worker")?;
             let key = worker.import(&arrival, socket, beside)?;
             if self.places.insert(id, (at, key)).is_some() {

@@ -8,10 +8,12 @@ use standfast::services::Forward;
 use standfast::services::forward::ForwardOptions;
 use standfast::{Context, Service};
 
+use crate::forward::upstreams::silent;
 use crate::forward::{assert_pair, relay};
 use crate::support::connecting::{Peer, Port, assert_gets};
 use crate::support::embedded::{Embedded, listen};
-use crate::support::{GUARD, connect};
+use crate::support::home::{Home, number};
+use crate::support::{GUARD, connect, until};
 
 /// What a client sends stops its worker, until the test says otherwise or has gone.
 struct Stopper(Mutex<Receiver<()>>);
@@ -78,5 +80,25 @@ fn upstreams_see_clients_in_the_order_in_which_they_came() {
         let from = client.local_addr().unwrap().port();
         let header = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {from} {}\r\n", to.port());
         assert_gets(&mut upstream.accept(), header.as_bytes());
+    }
+}
+
+/// All wait for one that does not answer, and the new process has another one.
+#[test]
+fn clients_that_wait_are_dialled_for_in_their_order_after_a_takeover() {
+    let home = Home::new();
+    let ((_silent, silent), upstream) = (silent(), Port::new().listen_with(64));
+    let words = ["forward", &silent.to_string(), "--connect-timeout", "1m"];
+    let mut relay = home.serve(&[&words[..], &["--workers", "2"]].concat());
+    let mut clients: Vec<_> = (0_u8..20).map(|_| relay.connect()).collect();
+    until("all wait", || {
+        number(&home.json(&["status"])["open"]) == clients.len() as u64
+    });
+    let to = upstream.address().to_string();
+    let _next = home.succeed(&mut relay, &["forward", &to, "--workers", "3"]);
+    for (number, client) in (0_u8..).zip(&mut clients) {
+        let mut served = upstream.accept();
+        client.write_all(&[number]).unwrap();
+        assert_gets(&mut served, &[number]);
     }
 }
