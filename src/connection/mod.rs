@@ -39,6 +39,8 @@ pub(crate) enum Step {
     Rest,
     /// Call `advance` again in the next turn: its budget was spent.
     Again,
+    /// Call `advance` in the next turn: it is as it was.
+    PutOff,
     /// Close it.
     Close(Ending),
 }
@@ -129,8 +131,7 @@ impl Connection {
         buffer: &mut [u8],
     ) -> Step {
         if self.io.holds_bytes() && is_late(turn) {
-            self.io.marks.put(Mark::PutOff, true);
-            return Step::Again;
+            return Step::PutOff;
         }
         self.advance(service, turn, buffer)
     }

@@ -438,19 +438,25 @@ impl Worker {
             self.buffer.bytes(),
         );
         let io = &mut connection.io;
+        let put_off = matches!(step, Step::PutOff);
         match step {
+            Step::Rest => {}
+            Step::Again | Step::PutOff => {
+                io.marks.add(Mark::PutOff, put_off);
+                if !io.marks.put(Mark::Leftover, true) {
+                    self.leftovers.push_back(key);
+                }
+            }
             Step::Close(ending) => {
                 io.marks.put(Mark::Closing, true);
                 self.closing.push((key, ending));
                 return;
             }
-            Step::Again if !io.marks.put(Mark::Leftover, true) => self.leftovers.push_back(key),
-            Step::Again | Step::Rest => {}
         }
-        // One that was put off is as it was.
+        // One that was put off before may have changed since, as by a prompt.
         #[cfg(control)]
         if io.marks.has(Mark::Copied)
-            && !io.marks.has(Mark::PutOff)
+            && !put_off
             && let Some(giving) = &mut self.giving
             && giving.changed(key, io)
             && !io.marks.put(Mark::Leftover, true)
