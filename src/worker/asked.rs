@@ -43,7 +43,6 @@ impl Worker {
                     connection.resume(service, turn);
                     connection.advance(service, turn, buffer)
                 });
-                #[cfg(control)]
                 if let Some(giving) = &mut self.giving {
                     // While it waited, it may have been one that could not leave.
                     giving.arrived(key);
@@ -98,18 +97,17 @@ impl Worker {
     pub(super) fn obey(&mut self) {
         let order = self.shared.ordered();
         // What another process could not take over is drained without an order.
-        if order == Order::Run && self.draining.is_none() {
+        if order == Order::Run && !self.drain.has_begun() {
             return;
         }
-        if self.draining.is_none() {
-            self.draining = Some(self.now.after_if(self.drain_timeout));
-            self.drained_from = self.now;
+        if !self.drain.has_begun() {
+            self.drain.begin(self.now);
             self.close_listeners();
             for key in self.keys() {
                 self.step(key, Connection::drain);
             }
         }
-        if order == Order::Stop || self.draining.is_some_and(|end| end <= self.horizon.known()) {
+        if order == Order::Stop || self.drain.due() <= self.horizon.known() {
             for key in self.keys() {
                 let mut cut = false;
                 self.step(key, |connection, _, _, _| {
@@ -117,7 +115,9 @@ impl Worker {
                     (ending, cut) = connection.cut();
                     Step::Close(ending)
                 });
-                self.cut += u64::from(cut);
+                if cut {
+                    self.drain.count_cut();
+                }
             }
         }
     }

@@ -2,11 +2,12 @@
 
 mod asked;
 mod dialing;
+mod drain;
 mod placing;
 mod prompt;
 mod room;
 mod short;
-#[cfg(control)]
+#[cfg_attr(not(control), path = "no_takeover.rs")]
 mod takeover;
 
 use std::collections::VecDeque;
@@ -23,8 +24,6 @@ use slab::Slab;
 use crate::connection::{Connection, Step};
 use crate::handle::listing::Wish;
 use crate::handle::{Mail, Shared};
-#[cfg(control)]
-use crate::handoff::share::Giving;
 use crate::io::Is;
 use crate::io::marks::Mark;
 use crate::io::readiness;
@@ -38,8 +37,10 @@ use crate::service::{AnyService, Stage};
 use crate::time::deadline::{Clock, Deadlines, Moment, slot};
 use crate::time::horizon::{Horizon, Pause, Wait};
 use crate::worker::dialing::Resolvers;
+use crate::worker::drain::Drain;
 use crate::worker::prompt::Round;
 use crate::worker::short::Short;
+use crate::worker::takeover::{Giving, Unconfigured};
 
 /// Events taken in one turn.
 const EVENTS: usize = 1024;
@@ -131,20 +132,10 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     herd: Herd,
     /// A takeover is under way, and this is our share in it.
-    #[cfg(control)]
     giving: Option<Giving>,
-    /// Taken over connections below this key have their former listener's options yet.
-    #[cfg(control)]
-    unconfigured: usize,
-    /// When the next of them get this process's.
-    #[cfg(control)]
-    configure_next: Moment,
+    unconfigured: Unconfigured,
     buffer: ReadBuffer,
-    drain_timeout: Option<Duration>,
-    /// Draining, until then.
-    draining: Option<Moment>,
-    drained_from: Moment,
-    cut: u64,
+    drain: Drain,
 }
 
 /// How a worker ended.
@@ -203,17 +194,10 @@ impl Worker {
             round: Round::default(),
             shared,
             herd: Herd::default(),
-            #[cfg(control)]
             giving: None,
-            #[cfg(control)]
-            unconfigured: 0,
-            #[cfg(control)]
-            configure_next: Moment::at_start(),
+            unconfigured: Unconfigured::none(),
             buffer: ReadBuffer::new(),
-            drain_timeout,
-            draining: None,
-            drained_from: Moment::NEVER,
-            cut: 0,
+            drain: Drain::within(drain_timeout),
         }
     }
 
@@ -237,10 +221,7 @@ impl Worker {
             self.turn(&mut events)?;
         }
         self.tell(Stage::Gone);
-        Ok(Ended {
-            cut: self.cut,
-            drained_from: self.drained_from,
-        })
+        Ok(self.drain.ended())
     }
 
     /// One turn. I/O before deadlines: a byte that came in this turn saves the connection.
@@ -256,7 +237,6 @@ impl Worker {
         self.dial();
         self.prompt();
         self.list();
-        #[cfg(control)]
         self.hand_over();
         self.expire();
         self.obey();
@@ -269,17 +249,8 @@ impl Worker {
         if let Some(acceptor) = &self.acceptor {
             until = until.min(acceptor.next());
         }
-        if let Some(end) = self.draining {
-            until = until.min(end);
-        }
-        #[cfg(control)]
-        if self.unconfigured > 0 {
-            until = until.min(self.configure_next);
-        }
-        #[cfg(control)]
+        until = until.min(self.drain.due()).min(self.unconfigured.due());
         let pressing = self.giving.as_ref().is_some_and(Giving::is_pressing);
-        #[cfg(not(control))]
-        let pressing = false;
         until = until.min(self.shared.workers[self.index].prompted.get());
         let began = self.clock.now();
         if let Some(turn) = self.horizon.long_turn(began) {
@@ -327,7 +298,6 @@ impl Worker {
         let is_late = |turn: &Turn<'_>| clock.now().since(turn.now) >= SLICE;
         let first_listener = listener_token(self.origins.len()).0;
         for event in events {
-            #[cfg(control)]
             self.freeze_in_time();
             match event.token() {
                 WAKER => self.woken(),
@@ -375,7 +345,6 @@ impl Worker {
             let Some(key) = self.leftovers.pop_front() else {
                 break;
             };
-            #[cfg(control)]
             self.freeze_in_time();
             self.step(key, |connection, service, turn, buffer| {
                 connection.io.marks.put(Mark::Leftover, false);
@@ -454,7 +423,6 @@ impl Worker {
             }
         }
         // One that was put off before may have changed since, as by a prompt.
-        #[cfg(control)]
         if io.marks.has(Mark::Copied)
             && !put_off
             && let Some(giving) = &mut self.giving
@@ -516,7 +484,6 @@ impl Worker {
             } else if io.pending.is_some() {
                 io.deregister_beside(self.poll.registry());
             }
-            #[cfg(control)]
             if io.marks.has(Mark::Copied)
                 && let Some(giving) = &mut self.giving
             {
@@ -568,14 +535,11 @@ impl Worker {
 
     /// Whether what makes changes is held up, for a takeover that could not copy them as fast.
     fn is_holding(&self) -> bool {
-        #[cfg(control)]
-        return self.giving.as_ref().is_some_and(Giving::is_holding);
-        #[cfg(not(control))]
-        false
+        self.giving.as_ref().is_some_and(Giving::is_holding)
     }
 
     fn is_done(&self) -> bool {
-        self.draining.is_some()
+        self.drain.has_begun()
             && self.connections.is_empty()
             && self.shared.closed.load(Ordering::Acquire)
             && self.shared.workers[self.index].open.load(Ordering::Relaxed) == 0

@@ -24,7 +24,7 @@ impl Placing for Worker {
 
     fn place(&mut self, io: Io) {
         // The others may have ended once nobody is let in any more.
-        let to = if self.draining.is_some() || self.dials(&io) {
+        let to = if self.drain.has_begun() || self.dials(&io) {
             self.index
         } else {
             self.receiver()
@@ -58,7 +58,6 @@ impl Worker {
     /// Who gets the next connection, of those that this worker has. During a takeover none moves: it would be in
     /// nobody's copy.
     fn receiver(&self) -> usize {
-        #[cfg(control)]
         if self.giving.is_some() {
             return self.index;
         }
@@ -195,7 +194,6 @@ impl Worker {
         };
         entry.insert(connection);
         self.join(joins, key);
-        #[cfg(control)]
         if let Some(giving) = &mut self.giving {
             giving.arrived(key);
         }
@@ -208,7 +206,7 @@ impl Worker {
                 ..Ending::fin(CloseReason::IoError)
             })),
         });
-        if self.draining.is_some() {
+        if self.drain.has_begun() {
             self.step(key, Connection::drain);
         }
     }

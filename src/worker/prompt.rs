@@ -51,7 +51,6 @@ impl Worker {
         }
         let mut asked = 0;
         while self.round.left > 0 && asked < BATCH {
-            #[cfg(control)]
             self.freeze_in_time();
             let key = self.round.next;
             self.round.next += 1;

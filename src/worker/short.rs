@@ -164,7 +164,6 @@ impl Worker {
                 self.short.push(key);
                 continue;
             }
-            #[cfg(control)]
             self.freeze_in_time();
             self.step(key, Connection::advance);
         }

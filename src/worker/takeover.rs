@@ -11,13 +11,14 @@ use mio::Token;
 
 use super::{FAR, Worker};
 use crate::connection::Connection;
-use crate::handoff::share::{Giving, Share};
+pub(super) use crate::handoff::share::Giving;
+use crate::handoff::share::Share;
 use crate::handoff::take::Taker;
 use crate::io::Far;
 use crate::io::marks::Mark;
 use crate::liveness::close::CloseReason;
 use crate::service::{AnyService, Exported};
-use crate::time::deadline::slot;
+use crate::time::deadline::{Moment, slot};
 use crate::wire::baton::{Baton, Event, Outcome};
 use crate::wire::record::{Arrival, Update};
 
@@ -28,6 +29,44 @@ const OPTIONS_REST: Duration = Duration::from_millis(1);
 
 /// Given connections that are closed before others get the processor.
 const CLOSE_BATCH: usize = 64;
+
+/// Taken over connections that have their former listener's options yet.
+#[derive(Debug)]
+pub(super) struct Unconfigured {
+    /// Those below this key.
+    below: usize,
+    /// When the next of them get this process's.
+    next: Moment,
+}
+
+impl Unconfigured {
+    pub(super) fn none() -> Self {
+        Self {
+            below: 0,
+            next: Moment::at_start(),
+        }
+    }
+
+    /// All connections were taken over, at keys below `end`.
+    fn own(&mut self, end: usize) {
+        self.below = end;
+    }
+
+    pub(super) fn due(&self) -> Moment {
+        match self.below {
+            0 => Moment::NEVER,
+            _ => self.next,
+        }
+    }
+
+    /// The keys whose turn has come; there may be no connection at some.
+    fn batch(&mut self, now: Moment) -> impl Iterator<Item = usize> + use<> {
+        let end = self.below;
+        self.below = end.saturating_sub(OPTIONS_BATCH);
+        self.next = now.after(OPTIONS_REST);
+        (self.below..end).rev()
+    }
+}
 
 /// The old process's side.
 impl Worker {
@@ -135,8 +174,7 @@ impl Worker {
             // The service's state goes along, and its destructor may panic as anything else.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(connection)));
         }
-        self.draining = Some(self.now.after_if(self.drain_timeout));
-        self.drained_from = self.now;
+        self.drain.begin(self.now);
         for key in self.keys() {
             self.step(key, Connection::drain);
         }
@@ -253,7 +291,7 @@ impl Taker for Worker {
                 self.leftovers.push_back(key);
             }
         }
-        self.unconfigured = self.connections.capacity();
+        self.unconfigured.own(self.connections.capacity());
     }
 }
 
@@ -267,14 +305,12 @@ impl Worker {
 
     /// The next taken over connections get their options: those of this process's settings.
     fn configure(&mut self) {
-        if self.unconfigured == 0 || self.now < self.configure_next {
+        if self.unconfigured.due() > self.now {
             return;
         }
-        self.configure_next = self.now.after(OPTIONS_REST);
         let has_herd = self.has_herd();
-        for _ in 0..OPTIONS_BATCH.min(self.unconfigured) {
-            self.unconfigured -= 1;
-            let Some(connection) = self.connections.get(self.unconfigured) else {
+        for key in self.unconfigured.batch(self.now) {
+            let Some(connection) = self.connections.get(key) else {
                 continue;
             };
             let io = &connection.io;
@@ -296,5 +332,30 @@ impl Worker {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taken_over_connections_get_their_options_once_each_and_with_rests() {
+        let mut now = Moment::at_start();
+        let mut unconfigured = Unconfigured::none();
+        assert_eq!(unconfigured.due(), Moment::NEVER);
+        let all = 2 * OPTIONS_BATCH + 1;
+        unconfigured.own(all);
+        assert_eq!(unconfigured.due(), now);
+        let mut keys = Vec::new();
+        while unconfigured.due() != Moment::NEVER {
+            assert!(unconfigured.due() <= now);
+            let batch: Vec<_> = unconfigured.batch(now).collect();
+            assert!(batch.len() <= OPTIONS_BATCH);
+            keys.extend(batch);
+            now = now.after(OPTIONS_REST);
+        }
+        keys.reverse();
+        assert_eq!(keys, (0..all).collect::<Vec<_>>());
     }
 }
