@@ -54,7 +54,6 @@ pub(crate) struct Acceptor {
     pause_quiet_until: Moment,
     limit_quiet_until: Moment,
     /// Another process was given copies of the listeners, and may have them yet.
-    #[cfg(control)]
     lent: bool,
 }
 
@@ -71,7 +70,6 @@ struct Door {
     /// What it has for the connections of a herd.
     rotation: Rotation,
     /// Others may listen with it, too.
-    #[cfg(control)]
     inherited: bool,
     /// An edge said that connections wait, and no accept has said otherwise.
     ready: bool,
@@ -98,7 +96,6 @@ impl Door {
         };
         match self.configure {
             Configure::None => self.vary(socket, id, is_one_of_many),
-            #[cfg(control)]
             Configure::Queued => own.replace(socket),
             Configure::Each => own.apply(socket),
         }
@@ -144,7 +141,6 @@ impl Acceptor {
             said_pause: false,
             pause_quiet_until: Moment::at_start(),
             limit_quiet_until: Moment::at_start(),
-            #[cfg(control)]
             lent: false,
         }
     }
@@ -166,7 +162,6 @@ impl Acceptor {
             stats,
             configure: listener.configure,
             rotation: Rotation::default(),
-            #[cfg(control)]
             inherited: listener.inherited_as.is_some(),
             // What came before the registration may have made its edge already.
             ready: true,
@@ -236,7 +231,6 @@ impl Acceptor {
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
                         self.doors[at].ready = false;
-                        #[cfg(control)]
                         if self.doors[at].configure == Configure::Queued {
                             // What comes from here on inherits the listener's.
                             self.doors[at].configure = Configure::None;
@@ -319,35 +313,6 @@ impl Acceptor {
         }
     }
 
-    /// The listeners, to be lent to another process.
-    #[cfg(control)]
-    pub(crate) fn lend(&mut self) -> Vec<BorrowedFd<'_>> {
-        self.lent = true;
-        self.doors.iter().map(|door| door.socket.as_fd()).collect()
-    }
-
-    /// Gives the listeners that were taken over this process's options.
-    #[cfg(control)]
-    pub(crate) fn configure(&self) {
-        let taken = self.doors.iter();
-        for door in taken.filter(|door| door.configure == Configure::Queued) {
-            if let Err(refused) = door.settings.options.replace(&door.socket) {
-                log::debug!(option = refused.option.as_str(), error:% = refused.source; "option refused");
-            }
-        }
-    }
-
-    /// Another process has the listeners: they are let go of here, and nothing is done to them.
-    #[cfg(control)]
-    pub(crate) fn let_go(self, registry: &Registry) {
-        for door in &self.doors {
-            door.deregister(registry);
-            if let Some(file) = &door.file {
-                file.give();
-            }
-        }
-    }
-
     /// Lets nobody in any more. What has been accepted by the system is taken first: closing would reset it.
     pub(crate) fn close(
         mut self,
@@ -371,11 +336,40 @@ impl Acceptor {
             }
             self.accept(now, shared, placing);
         }
-        #[cfg(control)]
         for door in &self.doors {
             if self.lent && !door.inherited {
                 // A process that failed to take over and hangs would go on listening with its copy.
                 let _ = rustix::net::shutdown(&door.socket, rustix::net::Shutdown::Both);
+            }
+        }
+    }
+}
+
+/// For a process that takes over.
+#[cfg(control)]
+impl Acceptor {
+    /// The listeners, to be lent to another process.
+    pub(crate) fn lend(&mut self) -> Vec<BorrowedFd<'_>> {
+        self.lent = true;
+        self.doors.iter().map(|door| door.socket.as_fd()).collect()
+    }
+
+    /// Gives the listeners that were taken over this process's options.
+    pub(crate) fn configure(&self) {
+        let taken = self.doors.iter();
+        for door in taken.filter(|door| door.configure == Configure::Queued) {
+            if let Err(refused) = door.settings.options.replace(&door.socket) {
+                log::debug!(option = refused.option.as_str(), error:% = refused.source; "option refused");
+            }
+        }
+    }
+
+    /// Another process has the listeners: they are let go of here, and nothing is done to them.
+    pub(crate) fn let_go(self, registry: &Registry) {
+        for door in &self.doors {
+            door.deregister(registry);
+            if let Some(file) = &door.file {
+                file.give();
             }
         }
     }

@@ -56,7 +56,6 @@ pub(crate) enum Configure {
     /// None: they inherit them from the listener, or have none.
     None,
     /// Those that came before the listener had them: until its queue is empty.
-    #[cfg(control)]
     Queued,
     /// Every one.
     Each,

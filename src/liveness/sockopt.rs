@@ -10,7 +10,6 @@ use mio::Interest;
 use rustix::net::sockopt::{set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-#[cfg(control)]
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
 use crate::liveness::keepalive::{Detection, DetectionError, Keepalive};
 use crate::os::sys;
@@ -156,7 +155,6 @@ impl SocketOptions {
 
     /// Sets all of them on a socket that has another process's: what is off is switched off, what is left to the system
     /// is set back to that.
-    #[cfg(control)]
     pub(crate) fn replace(&self, socket: &impl AsFd) -> Result<(), Refused> {
         let socket_ref = SockRef::from(socket);
         match self.detection.keepalive {

@@ -88,12 +88,6 @@ impl SocketFile {
         }
     }
 
-    /// The socket that was bound at `place` is this process's from here on, with its lock.
-    #[cfg(control)]
-    pub(crate) fn inherit(&self, lock: OwnedFd, place: Place) {
-        *self.held() = Some(Held::by(lock.into(), Some(place)));
-    }
-
     /// A socket bound to this path. Nobody can connect to it before it listens.
     ///
     /// # Errors
@@ -111,26 +105,8 @@ impl SocketFile {
         Ok(socket)
     }
 
-    #[cfg(control)]
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     fn held(&self) -> MutexGuard<'_, Option<Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What a process needs that takes over.
-    #[cfg(control)]
-    pub(crate) fn lend(&self) -> Option<(Arc<File>, Place)> {
-        let held = self.held().clone()?;
-        Some((held.lock, held.place?))
-    }
-
-    /// Another process has the path from here on: its end is the end of the lock, too, however long this one stays.
-    #[cfg(control)]
-    pub(crate) fn give(&self) {
-        self.held().take();
     }
 
     /// Takes the socket and the lock away, if they are this process's: whoever cleans up a folder may have taken them
@@ -147,6 +123,30 @@ impl SocketFile {
         if is_named(&held.lock, &name) {
             let _ = fs::remove_file(name);
         }
+    }
+}
+
+/// For a process that takes over.
+#[cfg(control)]
+impl SocketFile {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What a process needs that takes over.
+    pub(crate) fn lend(&self) -> Option<(Arc<File>, Place)> {
+        let held = self.held().clone()?;
+        Some((held.lock, held.place?))
+    }
+
+    /// The socket that was bound at `place` is this process's from here on, with its lock.
+    pub(crate) fn inherit(&self, lock: OwnedFd, place: Place) {
+        *self.held() = Some(Held::by(lock.into(), Some(place)));
+    }
+
+    /// Another process has the path from here on: its end is the end of the lock, too, however long this one stays.
+    pub(crate) fn give(&self) {
+        self.held().take();
     }
 }
 

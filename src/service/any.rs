@@ -5,9 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(control)]
-use super::Exported;
-use super::{Context, Patience, Ready, Service, Stage};
+use super::{Context, Exported, Patience, Ready, Service, Stage};
 use crate::dial::DialError;
 use crate::handle::Handle;
 use crate::inspect::UpstreamInfo;
@@ -107,31 +105,6 @@ impl AnyService {
         self.0.over(state, conn, reason);
     }
 
-    #[cfg(control)]
-    pub(crate) fn export(&self, state: &State) -> Option<Exported> {
-        self.0.export(state)
-    }
-
-    #[cfg(control)]
-    pub(crate) fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {
-        self.0.export_ahead(ahead)
-    }
-
-    #[cfg(control)]
-    pub(crate) fn export_common(&self, ahead: u64) -> Option<Exported> {
-        self.0.export_common(ahead)
-    }
-
-    #[cfg(control)]
-    pub(crate) fn import_ahead(&self, exported: &Exported) -> Result<(), String> {
-        self.0.import_ahead(exported)
-    }
-
-    #[cfg(control)]
-    pub(crate) fn import_common(&self, exported: &Exported) -> Result<(), String> {
-        self.0.import_common(exported)
-    }
-
     /// Whether it is the same value, shared.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         std::ptr::addr_eq(Arc::as_ptr(&self.0), Arc::as_ptr(&other.0))
@@ -143,13 +116,36 @@ impl AnyService {
         move || weak.upgrade().map(Self)
     }
 
-    #[cfg(control)]
-    pub(crate) fn import(&self, exported: &Exported) -> Result<State, String> {
-        self.0.import(exported)
-    }
-
     pub(crate) fn stop(&self, patience: Duration) -> bool {
         self.0.stop(patience)
+    }
+}
+
+/// For a takeover.
+#[cfg(control)]
+impl AnyService {
+    pub(crate) fn export(&self, state: &State) -> Option<Exported> {
+        self.0.export(state)
+    }
+
+    pub(crate) fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {
+        self.0.export_ahead(ahead)
+    }
+
+    pub(crate) fn export_common(&self, ahead: u64) -> Option<Exported> {
+        self.0.export_common(ahead)
+    }
+
+    pub(crate) fn import_ahead(&self, exported: &Exported) -> Result<(), String> {
+        self.0.import_ahead(exported)
+    }
+
+    pub(crate) fn import_common(&self, exported: &Exported) -> Result<(), String> {
+        self.0.import_common(exported)
+    }
+
+    pub(crate) fn import(&self, exported: &Exported) -> Result<State, String> {
+        self.0.import(exported)
     }
 }
 
@@ -169,6 +165,10 @@ impl fmt::Debug for AnyService {
 pub(crate) type State = Box<dyn Any + Send>;
 
 /// [`Service`] without its associated type.
+#[cfg_attr(
+    not(control),
+    expect(dead_code, reason = "without a takeover nothing is exported")
+)]
 trait Erased: Send + Sync {
     fn name(&self) -> &str;
     fn patience(&self) -> Patience;
@@ -189,17 +189,11 @@ trait Erased: Send + Sync {
     fn ready(&self, state: &mut State, conn: &mut Context<'_>, what: Ready);
     fn recall(&self, state: &mut State, conn: &mut Context<'_>) -> bool;
     fn over(&self, state: &mut State, conn: &mut Context<'_>, reason: CloseReason);
-    #[cfg(control)]
     fn export(&self, state: &State) -> Option<Exported>;
-    #[cfg(control)]
     fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)>;
-    #[cfg(control)]
     fn export_common(&self, ahead: u64) -> Option<Exported>;
-    #[cfg(control)]
     fn import_ahead(&self, exported: &Exported) -> Result<(), String>;
-    #[cfg(control)]
     fn import_common(&self, exported: &Exported) -> Result<(), String>;
-    #[cfg(control)]
     fn import(&self, exported: &Exported) -> Result<State, String>;
     fn stop(&self, patience: Duration) -> bool;
 }
@@ -284,32 +278,26 @@ impl<S: Service> Erased for S {
         }
     }
 
-    #[cfg(control)]
     fn export(&self, state: &State) -> Option<Exported> {
         Service::export(self, state.downcast_ref()?)
     }
 
-    #[cfg(control)]
     fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {
         Service::export_ahead(self, ahead)
     }
 
-    #[cfg(control)]
     fn export_common(&self, ahead: u64) -> Option<Exported> {
         Service::export_common(self, ahead)
     }
 
-    #[cfg(control)]
     fn import_ahead(&self, exported: &Exported) -> Result<(), String> {
         Service::import_ahead(self, exported)
     }
 
-    #[cfg(control)]
     fn import_common(&self, exported: &Exported) -> Result<(), String> {
         Service::import_common(self, exported)
     }
 
-    #[cfg(control)]
     fn import(&self, exported: &Exported) -> Result<State, String> {
         Ok(Box::new(Service::import(self, exported)?))
     }
