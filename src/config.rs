@@ -60,7 +60,10 @@ impl Config {
     /// How many descriptors a connection may take.
     pub(crate) fn descriptors_each(&self) -> usize {
         let services = self.listen.iter().map(|listen| &listen.service);
-        services.map(AnyService::descriptors).max().unwrap_or(1)
+        services
+            .map(|service| service.descriptors())
+            .max()
+            .unwrap_or(1)
     }
 
     /// The bound for all bytes that wait.

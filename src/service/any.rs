@@ -1,7 +1,8 @@
-//! Services of every kind under one type, for the workers: the trait without its associated type.
+//! Services of every kind under one type, for the workers: the trait with one type of state for all.
 
 use std::any::Any;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,96 +14,17 @@ use crate::liveness::close::CloseReason;
 
 /// A [`Service`] of whatever kind, shared by the workers.
 #[derive(Clone)]
-pub struct AnyService(Arc<dyn Erased>);
+pub struct AnyService(Arc<Hooks>);
+
+/// A [`Service::State`] of whatever kind.
+pub(crate) type State = Box<dyn Any + Send>;
+
+type Hooks = dyn Service<State = State>;
 
 impl AnyService {
     /// Wraps a service.
     pub fn new(service: impl Service) -> Self {
-        Self(Arc::new(service))
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    pub(crate) fn patience(&self) -> Patience {
-        self.0.patience()
-    }
-
-    pub(crate) fn start(&self, server: &Handle) {
-        self.0.start(server);
-    }
-
-    pub(crate) fn open(&self, conn: &mut Context<'_>) -> State {
-        self.0.open(conn)
-    }
-
-    #[inline]
-    pub(crate) fn input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) -> usize {
-        self.0.input(state, conn, bytes)
-    }
-
-    pub(crate) fn dialed(
-        &self,
-        state: &mut State,
-        conn: &mut Context<'_>,
-        outcome: Result<(), &DialError>,
-    ) {
-        self.0.dialed(state, conn, outcome);
-    }
-
-    #[inline]
-    pub(crate) fn far_input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) {
-        self.0.far_input(state, conn, bytes);
-    }
-
-    pub(crate) fn far_end(&self, state: &mut State, conn: &mut Context<'_>) {
-        self.0.far_end(state, conn);
-    }
-
-    pub(crate) fn dials(&self) -> bool {
-        self.0.dials()
-    }
-
-    pub(crate) fn upstreams(&self) -> Vec<UpstreamInfo> {
-        self.0.upstreams()
-    }
-
-    #[inline]
-    pub(crate) fn hears_out(&self) -> bool {
-        self.0.hears_out()
-    }
-
-    pub(crate) fn outlasts_drain(&self) -> bool {
-        self.0.outlasts_drain()
-    }
-
-    pub(crate) fn descriptors(&self) -> usize {
-        self.0.descriptors()
-    }
-
-    pub(crate) fn end(&self, state: &mut State, conn: &mut Context<'_>, rest: &[u8]) {
-        self.0.end(state, conn, rest);
-    }
-
-    pub(crate) fn output(&self, state: &mut State, conn: &mut Context<'_>) {
-        self.0.output(state, conn);
-    }
-
-    pub(crate) fn round(&self, worker: usize, stage: Stage) {
-        self.0.round(worker, stage);
-    }
-
-    pub(crate) fn ready(&self, state: &mut State, conn: &mut Context<'_>, what: Ready) {
-        self.0.ready(state, conn, what);
-    }
-
-    pub(crate) fn recall(&self, state: &mut State, conn: &mut Context<'_>) -> bool {
-        self.0.recall(state, conn)
-    }
-
-    pub(crate) fn over(&self, state: &mut State, conn: &mut Context<'_>, reason: CloseReason) {
-        self.0.over(state, conn, reason);
+        Self(Arc::new(Boxed(service)))
     }
 
     /// Whether it is the same value, shared.
@@ -115,37 +37,14 @@ impl AnyService {
         let weak = Arc::downgrade(&self.0);
         move || weak.upgrade().map(Self)
     }
-
-    pub(crate) fn stop(&self, patience: Duration) -> bool {
-        self.0.stop(patience)
-    }
 }
 
-/// For a takeover.
-#[cfg(control)]
-impl AnyService {
-    pub(crate) fn export(&self, state: &State) -> Option<Exported> {
-        self.0.export(state)
-    }
+impl Deref for AnyService {
+    type Target = Hooks;
 
-    pub(crate) fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {
-        self.0.export_ahead(ahead)
-    }
-
-    pub(crate) fn export_common(&self, ahead: u64) -> Option<Exported> {
-        self.0.export_common(ahead)
-    }
-
-    pub(crate) fn import_ahead(&self, exported: &Exported) -> Result<(), String> {
-        self.0.import_ahead(exported)
-    }
-
-    pub(crate) fn import_common(&self, exported: &Exported) -> Result<(), String> {
-        self.0.import_common(exported)
-    }
-
-    pub(crate) fn import(&self, exported: &Exported) -> Result<State, String> {
-        self.0.import(exported)
+    #[inline]
+    fn deref(&self) -> &Hooks {
+        &*self.0
     }
 }
 
@@ -161,149 +60,121 @@ impl fmt::Debug for AnyService {
     }
 }
 
-/// A [`Service::State`] of whatever kind.
-pub(crate) type State = Box<dyn Any + Send>;
+/// A service whose states are boxed; a zero-sized one needs no memory for that.
+struct Boxed<S>(S);
 
-/// [`Service`] without its associated type.
-#[cfg_attr(
-    not(control),
-    expect(dead_code, reason = "without a takeover nothing is exported")
-)]
-trait Erased: Send + Sync {
-    fn name(&self) -> &str;
-    fn patience(&self) -> Patience;
-    fn start(&self, server: &Handle);
-    fn open(&self, conn: &mut Context<'_>) -> State;
-    fn input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) -> usize;
-    fn end(&self, state: &mut State, conn: &mut Context<'_>, rest: &[u8]);
-    fn dialed(&self, state: &mut State, conn: &mut Context<'_>, outcome: Result<(), &DialError>);
-    fn far_input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]);
-    fn far_end(&self, state: &mut State, conn: &mut Context<'_>);
-    fn dials(&self) -> bool;
-    fn upstreams(&self) -> Vec<UpstreamInfo>;
-    fn hears_out(&self) -> bool;
-    fn outlasts_drain(&self) -> bool;
-    fn descriptors(&self) -> usize;
-    fn output(&self, state: &mut State, conn: &mut Context<'_>);
-    fn round(&self, worker: usize, stage: Stage);
-    fn ready(&self, state: &mut State, conn: &mut Context<'_>, what: Ready);
-    fn recall(&self, state: &mut State, conn: &mut Context<'_>) -> bool;
-    fn over(&self, state: &mut State, conn: &mut Context<'_>, reason: CloseReason);
-    fn export(&self, state: &State) -> Option<Exported>;
-    fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)>;
-    fn export_common(&self, ahead: u64) -> Option<Exported>;
-    fn import_ahead(&self, exported: &Exported) -> Result<(), String>;
-    fn import_common(&self, exported: &Exported) -> Result<(), String>;
-    fn import(&self, exported: &Exported) -> Result<State, String>;
-    fn stop(&self, patience: Duration) -> bool;
-}
+#[deny(clippy::missing_trait_methods)] // A hook that is missing here would never be called.
+impl<S: Service> Service for Boxed<S> {
+    type State = State;
 
-impl<S: Service> Erased for S {
     fn name(&self) -> &str {
-        Service::name(self)
+        self.0.name()
     }
 
     fn patience(&self) -> Patience {
-        Service::patience(self)
+        self.0.patience()
     }
 
     fn start(&self, server: &Handle) {
-        Service::start(self, server);
+        self.0.start(server);
     }
 
     fn open(&self, conn: &mut Context<'_>) -> State {
-        Box::new(Service::open(self, conn))
+        Box::new(self.0.open(conn))
     }
 
+    #[inline]
     fn input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) -> usize {
-        Service::input(self, own(state), conn, bytes)
+        self.0.input(own(state), conn, bytes)
     }
 
     fn end(&self, state: &mut State, conn: &mut Context<'_>, rest: &[u8]) {
-        Service::end(self, own(state), conn, rest);
+        self.0.end(own(state), conn, rest);
     }
 
     fn dialed(&self, state: &mut State, conn: &mut Context<'_>, outcome: Result<(), &DialError>) {
-        Service::dialed(self, own(state), conn, outcome);
+        self.0.dialed(own(state), conn, outcome);
     }
 
+    #[inline]
     fn far_input(&self, state: &mut State, conn: &mut Context<'_>, bytes: &[u8]) {
-        Service::far_input(self, own(state), conn, bytes);
+        self.0.far_input(own(state), conn, bytes);
     }
 
     fn far_end(&self, state: &mut State, conn: &mut Context<'_>) {
-        Service::far_end(self, own(state), conn);
+        self.0.far_end(own(state), conn);
     }
 
     fn dials(&self) -> bool {
-        Service::dials(self)
+        self.0.dials()
     }
 
     fn upstreams(&self) -> Vec<UpstreamInfo> {
-        Service::upstreams(self)
+        self.0.upstreams()
     }
 
+    #[inline]
     fn hears_out(&self) -> bool {
-        Service::hears_out(self)
+        self.0.hears_out()
     }
 
     fn outlasts_drain(&self) -> bool {
-        Service::outlasts_drain(self)
+        self.0.outlasts_drain()
     }
 
     fn descriptors(&self) -> usize {
-        Service::descriptors(self)
+        self.0.descriptors()
     }
 
     fn output(&self, state: &mut State, conn: &mut Context<'_>) {
-        Service::output(self, own(state), conn);
+        self.0.output(own(state), conn);
     }
 
     fn round(&self, worker: usize, stage: Stage) {
-        Service::round(self, worker, stage);
+        self.0.round(worker, stage);
     }
 
     fn ready(&self, state: &mut State, conn: &mut Context<'_>, what: Ready) {
-        Service::ready(self, own(state), conn, what);
+        self.0.ready(own(state), conn, what);
     }
 
     fn recall(&self, state: &mut State, conn: &mut Context<'_>) -> bool {
-        Service::recall(self, own(state), conn)
+        self.0.recall(own(state), conn)
     }
 
     fn over(&self, state: &mut State, conn: &mut Context<'_>, reason: CloseReason) {
         // One whose `open` panicked has none.
         if let Some(state) = state.downcast_mut() {
-            Service::over(self, state, conn, reason);
+            self.0.over(state, conn, reason);
         }
     }
 
     fn export(&self, state: &State) -> Option<Exported> {
-        Service::export(self, state.downcast_ref()?)
-    }
-
-    fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {
-        Service::export_ahead(self, ahead)
-    }
-
-    fn export_common(&self, ahead: u64) -> Option<Exported> {
-        Service::export_common(self, ahead)
-    }
-
-    fn import_ahead(&self, exported: &Exported) -> Result<(), String> {
-        Service::import_ahead(self, exported)
-    }
-
-    fn import_common(&self, exported: &Exported) -> Result<(), String> {
-        Service::import_common(self, exported)
+        self.0.export(state.downcast_ref()?)
     }
 
     fn import(&self, exported: &Exported) -> Result<State, String> {
-        Ok(Box::new(Service::import(self, exported)?))
+        Ok(Box::new(self.0.import(exported)?))
+    }
+
+    fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {
+        self.0.export_ahead(ahead)
+    }
+
+    fn export_common(&self, ahead: u64) -> Option<Exported> {
+        self.0.export_common(ahead)
+    }
+
+    fn import_ahead(&self, exported: &Exported) -> Result<(), String> {
+        self.0.import_ahead(exported)
+    }
+
+    fn import_common(&self, exported: &Exported) -> Result<(), String> {
+        self.0.import_common(exported)
     }
 
     fn stop(&self, patience: Duration) -> bool {
-        Service::stop(self, patience)
+        self.0.stop(patience)
     }
 }
 
