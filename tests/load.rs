@@ -8,6 +8,8 @@ mod figures;
 mod holding;
 /// Progress, the table and the JSON object, expectations, signals.
 mod output;
+/// The page of `--html`.
+mod page;
 /// Peers that say nothing, hang up, or say something else.
 mod peers;
 /// What is asked wrongly, and nobody there.

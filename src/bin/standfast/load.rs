@@ -5,13 +5,18 @@
 
 mod board;
 mod caller;
+mod chart;
 mod control;
+mod course;
 mod drops;
 mod expect;
+mod page;
 mod pattern;
 mod plan;
 mod progress;
 mod report;
+#[cfg(control)]
+mod restarts;
 mod schedule;
 mod slot;
 mod tally;
@@ -33,7 +38,9 @@ use crate::args::LoadArgs;
 use crate::load::board::Board;
 use crate::load::caller::Worker;
 use crate::load::control::Control;
+use crate::load::course::Course;
 use crate::load::expect::Expectation;
+use crate::load::page::Page;
 use crate::load::plan::{Mode, Plan};
 use crate::load::progress::Progress;
 use crate::load::report::Report;
@@ -52,6 +59,9 @@ enum News {
     Trouble(String),
     /// The process stood still for so long.
     StoodStill(Duration),
+    /// The server is another process now.
+    #[cfg(control)]
+    Restarted(String),
     /// A worker is done.
     Done,
     Signal {
@@ -59,7 +69,7 @@ enum News {
     },
 }
 
-/// After a second's end, until the workers have put up its figures.
+/// After the end of a second, or of a part of it, until the workers have put up its figures.
 const POSTED: u64 = 30_000_000;
 const SECOND: u64 = 1_000_000_000;
 
@@ -67,6 +77,7 @@ const SECOND: u64 = 1_000_000_000;
 pub(crate) fn run(args: &LoadArgs) -> Result<ExitCode, Failure> {
     let (plan, dial) = Plan::new(args, standfast::process::raise_descriptor_limit())?;
     stdout::check()?;
+    let page = args.html.as_deref().map(Page::open).transpose()?;
     let target = dial.address.to_string();
     let expectations = expectations(args, &plan)?;
     let dropped = drops::dropped();
@@ -82,9 +93,23 @@ pub(crate) fn run(args: &LoadArgs) -> Result<ExitCode, Failure> {
     })?;
     let mut progress = Progress::new(&plan, args.quiet)?;
     let workers = start(&plan, &dial, &control, &board, &sender)?;
+    #[cfg(control)]
+    if page.is_some() {
+        restarts::watch(&dial, sender.clone());
+    }
     drop(sender);
-    attend(&plan, &control, &board, &workers, &news, &mut progress);
+    let mut course = Course::default();
+    attend(
+        &plan,
+        &control,
+        &board,
+        &workers,
+        &news,
+        &mut progress,
+        &mut course,
+    );
     progress.close();
+    course.close();
 
     let mut tally = Tally::default();
     let mut latencies = Latencies::new()?;
@@ -108,6 +133,9 @@ pub(crate) fn run(args: &LoadArgs) -> Result<ExitCode, Failure> {
         tally: &tally,
         latencies: &latencies,
     };
+    if let Some(page) = page {
+        page.write(&report, &course)?;
+    }
     let figures = report.figures();
     stdout::show(&if args.json {
         format!("{}\n", Json::Object(figures.clone()))
@@ -199,6 +227,7 @@ fn attend(
     workers: &[Started],
     news: &Receiver<News>,
     progress: &mut Progress,
+    course: &mut Course,
 ) {
     let (mut unsettled, mut working, mut connected) = (workers.len(), workers.len(), 0);
     let wake = || {
@@ -206,14 +235,21 @@ fn attend(
             worker.wake.wake();
         }
     };
-    let mut next = SECOND + POSTED;
+    let (mut next, mut looked) = (plan.every + POSTED, 0);
+    let Ok(mut latencies) = Latencies::new() else {
+        return;
+    };
     while working > 0 {
         let now = control.now();
         if now >= next {
-            if !control.is_cut() {
-                progress.show(board, control.start());
+            if !control.is_cut()
+                && let Some((at, tally)) = board.look(looked, &mut latencies)
+            {
+                looked = at;
+                progress.show(at, &tally, &latencies, control.start());
+                course.add(at, &tally, &latencies, control.start());
             }
-            next += SECOND * ((now - next) / SECOND + 1);
+            next += plan.every * ((now - next) / plan.every + 1);
         }
         match news.recv_timeout(Duration::from_nanos(next.saturating_sub(now))) {
             Ok(News::Settled { connects }) => {
@@ -226,7 +262,7 @@ fn attend(
                     control.cut();
                 } else {
                     control.start_for(plan.duration);
-                    next = control.start() + POSTED + SECOND;
+                    next = control.start() + POSTED + plan.every;
                 }
                 wake();
             }
@@ -241,6 +277,8 @@ fn attend(
                     "stood still for {length:.1} s: the latencies have that in them"
                 ));
             }
+            #[cfg(control)]
+            Ok(News::Restarted(what)) => course.restarted(control.now(), control.start(), what),
             Ok(News::Done) => working -= 1,
             Ok(News::Signal { again }) => {
                 if again {

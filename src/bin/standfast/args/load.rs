@@ -2,6 +2,7 @@
 #![expect(clippy::doc_markdown, reason = "these comments are the text of --help")]
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::args::dial::DialArgs;
@@ -81,6 +82,11 @@ pub(crate) struct LoadArgs {
     /// One JSON object in place of the table.
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
+
+    /// Write the run as a page to look at: latency, messages and connections over time, ends and restarts where they
+    /// happened, the table. It needs nothing but itself.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) html: Option<PathBuf>,
 
     /// No progress on stderr.
     #[arg(short, long, help_heading = "Output")]

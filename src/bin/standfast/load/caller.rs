@@ -13,6 +13,7 @@ use standfast::dial::DialError;
 
 use crate::Failure;
 use crate::load::News;
+use crate::load::SECOND;
 use crate::load::board::Board;
 use crate::load::control::Control;
 use crate::load::plan::{Mode, Plan, Share};
@@ -21,7 +22,6 @@ use crate::load::slot::{Slot, Verdict};
 use crate::load::tally::{Latencies, Tally};
 use crate::load::verify::Peer;
 
-const SECOND: u64 = 1_000_000_000;
 const FOREVER: u64 = u64::MAX;
 
 /// Bytes generated and sent at a go.
@@ -126,7 +126,7 @@ impl Worker {
             begun: 0,
             owing: 0,
             next_look: now,
-            next_post: now + SECOND,
+            next_post: now + plan.every,
             next_stream: u32::try_from(share.number).unwrap_or(0),
             piece: vec![0; PIECE].into_boxed_slice(),
             tally: Tally::default(),
@@ -191,7 +191,7 @@ impl Worker {
         self.phase = Phase::Sending;
         // The seconds count from here.
         self.publish();
-        self.next_post = start + SECOND;
+        self.next_post = start + self.plan.every;
         let rate = self.share.rate;
         self.schedule = rate.map(|rate| Schedule::new(start + self.share.offset, rate));
         if self.schedule.is_none() {
@@ -347,11 +347,12 @@ impl Worker {
         self.next_look
     }
 
-    /// Puts up what was counted, each second.
+    /// Puts up what was counted, from time to time.
     fn post(&mut self, now: u64) -> u64 {
         if now >= self.next_post {
             self.publish();
-            self.next_post += SECOND * ((now - self.next_post) / SECOND + 1);
+            let every = self.plan.every;
+            self.next_post += every * ((now - self.next_post) / every + 1);
         }
         self.next_post
     }

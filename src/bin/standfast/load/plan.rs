@@ -8,6 +8,7 @@ use standfast::dial::Dial;
 
 use crate::Failure;
 use crate::args::LoadArgs;
+use crate::load::SECOND;
 use crate::load::control::nanos;
 
 /// Handshakes under way at a time: more overflow a backlog of 4096, or a queue of the kernel's.
@@ -22,6 +23,9 @@ const CHURN_SOURCES: usize = 16;
 /// Descriptors a process needs besides those of its connections, and those of a worker.
 const OTHER_DESCRIPTORS: usize = 24;
 const WORKER_DESCRIPTORS: usize = 8;
+
+/// How long a run may be of which each fifth of a second is shown.
+const FINE: Duration = Duration::from_secs(300);
 
 /// Largest message.
 const SIZE_MOST: usize = 64 << 20;
@@ -56,6 +60,8 @@ pub(super) struct Plan {
     pub(super) read_timeout: u64,
     pub(super) connect_timeout: Option<u64>,
     pub(super) workers: usize,
+    /// Nanoseconds after which the workers put up their figures anew.
+    pub(super) every: u64,
 }
 
 /// What of it one worker does.
@@ -113,6 +119,7 @@ impl Plan {
             read_timeout: nanos(read_timeout),
             connect_timeout: dial.connect_timeout.map(nanos),
             workers,
+            every: every(args),
         };
         Ok((plan, dial))
     }
@@ -130,6 +137,14 @@ impl Plan {
             rate: self.rate.map(|rate| rate * part),
             offset: nanos(Duration::from_secs_f64(between)),
         }
+    }
+}
+
+/// Each second, for the progress line; a page shows more of a run that is not too long for that.
+fn every(args: &LoadArgs) -> u64 {
+    match args.html {
+        Some(_) if args.duration <= FINE => SECOND / 5,
+        _ => SECOND,
     }
 }
 

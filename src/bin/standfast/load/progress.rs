@@ -3,11 +3,10 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use crate::Failure;
-use crate::load::board::Board;
 use crate::load::plan::{Mode, Plan};
 use crate::load::report::Milliseconds;
-use crate::load::seconds;
 use crate::load::tally::{Latencies, Tally};
+use crate::load::{POSTED, SECOND, seconds};
 use crate::logger;
 
 #[derive(Debug)]
@@ -21,6 +20,7 @@ pub(super) struct Progress {
     before: Tally,
     /// When that was said.
     shown: u64,
+    /// Since then.
     latencies: Latencies,
 }
 
@@ -38,14 +38,17 @@ impl Progress {
         })
     }
 
-    /// Shows what the workers have put up since the last time, if all of them have. Sending begins at `start`.
-    pub(super) fn show(&mut self, board: &Board, start: u64) {
-        let Some((at, tally)) = board.look(self.shown, &mut self.latencies) else {
+    /// What the workers have put up: all they had counted at `at`, and their latencies since the last time. It is shown
+    /// if that was a second ago or so. Sending begins at `start`.
+    pub(super) fn show(&mut self, at: u64, tally: &Tally, latencies: &Latencies, start: u64) {
+        self.latencies.add(latencies);
+        if at < self.shown + SECOND - POSTED {
             return;
-        };
+        }
         let elapsed = (start < at).then(|| seconds(at - start));
-        let line = self.line(&tally, elapsed, seconds(at - self.shown.max(start.min(at))));
-        (self.before, self.shown) = (tally, at);
+        let line = self.line(tally, elapsed, seconds(at - self.shown.max(start.min(at))));
+        (self.before, self.shown) = (*tally, at);
+        self.latencies.clear();
         if self.is_quiet {
             return;
         }

@@ -305,6 +305,7 @@ mod tests {
             read_timeout: 0,
             connect_timeout: None,
             workers: 1,
+            every: 1_000_000_000,
         }
     }
 

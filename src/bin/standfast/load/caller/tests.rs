@@ -62,6 +62,7 @@ fn plan(mode: Mode) -> Plan {
         read_timeout: 10 * SECOND,
         connect_timeout: Some(10 * SECOND),
         workers: 1,
+        every: SECOND,
     }
 }
 
