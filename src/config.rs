@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::address::network::Network;
 use crate::error::Error;
 use crate::handle::lifecycle::Lifecycle;
 use crate::liveness::keepalive::Keepalive;
@@ -128,6 +129,13 @@ pub struct Listen {
     /// Longest time that nothing moves on a half-closed connection. Default: what suits the service, so 10 min for
     /// forward and exec, whose answers may take long, and else 60 s; `None`: for ever.
     pub half_close_timeout: Option<Duration>,
+    /// Who is let in, and who is not: the longest range that has an address decides, and of a range in both lists `deny`
+    /// does. Who is in none is let in unless something is allowed. Who is not, ends at once with reason `denied`, and the
+    /// service does not hear of it; clients of Unix sockets are not concerned, nor who is connected already when
+    /// another process takes over. Default: everybody. Looked up once a connection, in a sorted table.
+    pub allow: Vec<Network>,
+    /// Who is kept out: see `allow`. Default: nobody.
+    pub deny: Vec<Network>,
     /// Most connections at a time. `None` (default): as many as [`Config::max_conns`].
     pub max_conns: Option<NonZeroUsize>,
     /// Most connections at a time from one address. `None` (default): no limit.
@@ -173,6 +181,8 @@ impl Listen {
             write_timeout: Some(Duration::from_secs(300)),
             slowest_reader: Some(SLOWEST_READER),
             half_close_timeout: patience.half_close,
+            allow: Vec::new(),
+            deny: Vec::new(),
             max_conns: None,
             max_conns_per_ip: None,
             when_full: WhenFull::Close,

@@ -107,6 +107,7 @@ mod worker;
 
 pub use address::Address;
 pub use address::endpoint::{Endpoint, Peer};
+pub use address::network::Network;
 pub use config::{Config, Listen, WhenFull};
 pub use error::Error;
 pub use handle::Handle;

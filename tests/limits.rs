@@ -6,10 +6,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
-
+use crate::support::clients::connect_from;
 use crate::support::{
-    GUARD, Server, assert_echoes, cannot_run, connect, facts, leave_descriptors, now, output, pass,
+    Server, assert_echoes, cannot_run, connect, facts, leave_descriptors, now, output, pass,
     read_to_fin, shell,
 };
 
@@ -146,16 +145,6 @@ fn nobody_is_forgotten_in_the_backlog() {
             });
         }
     });
-}
-
-/// A client from another address of this host.
-fn connect_from(source: Ipv4Addr, server: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
-    socket.connect(&server.into()).unwrap();
-    let client = TcpStream::from(socket);
-    client.set_read_timeout(Some(GUARD)).unwrap();
-    client
 }
 
 #[test]

@@ -24,6 +24,8 @@ mod embedding;
 mod exec;
 /// `serve forward`: the relay, from both of its sides.
 mod forward;
+/// Who is let in, and how many how fast.
+mod guard;
 /// Many idle connections: their keepalive probes do not leave at once.
 mod herd;
 /// `serve hub`: a line from one client goes to all others.

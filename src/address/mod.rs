@@ -1,6 +1,7 @@
 //! Where to listen, as people write it.
 
 pub(crate) mod endpoint;
+pub(crate) mod network;
 
 use std::fmt;
 use std::io;

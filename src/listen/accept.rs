@@ -125,6 +125,23 @@ impl Door {
         varied.map_err(Refused::named("keepalive"))
     }
 
+    /// Counts and tells the end of a connection that no service has seen.
+    fn turn_away(&self, id: u64, peer: Peer, reason: CloseReason, note: Option<Note>) {
+        self.stats.closed(reason);
+        let obituary = Obituary {
+            id,
+            peer,
+            listener: &self.address,
+            upstream: None,
+            ending: &Ending::fin(reason),
+            note,
+            age: Duration::ZERO,
+            read: 0,
+            written: 0,
+        };
+        obituary.log();
+    }
+
     fn deregister(&self, registry: &Registry) {
         let source = &mut SourceFd(&self.socket.as_raw_fd());
         if let Err(error) = registry.deregister(source) {
@@ -253,7 +270,7 @@ impl Acceptor {
         shared.accept_waits(holds_back);
     }
 
-    /// Counts the connection in, or closes it with reason `limit`.
+    /// Counts the connection in, or closes it with reason `denied` or `limit`.
     fn admit(
         &mut self,
         at: usize,
@@ -265,20 +282,12 @@ impl Acceptor {
         let door = &mut self.doors[at];
         let id = shared.next_id();
         door.stats.accepted.add(1);
+        if !peer.ip().is_none_or(|ip| door.settings.access.lets_in(ip)) {
+            door.turn_away(id, peer, CloseReason::Denied, None);
+            return None;
+        }
         if let Err(limit) = door.settings.admission.admit(peer.ip()) {
-            door.stats.closed(CloseReason::Limit);
-            let obituary = Obituary {
-                id,
-                peer,
-                listener: &door.address,
-                upstream: None,
-                ending: &Ending::fin(CloseReason::Limit),
-                note: Some(Note::Limit(limit)),
-                age: Duration::ZERO,
-                read: 0,
-                written: 0,
-            };
-            obituary.log();
+            door.turn_away(id, peer, CloseReason::Limit, Some(Note::Limit(limit)));
             self.say(now, "connection limit reached, closing what comes");
             return None;
         }

@@ -18,6 +18,7 @@ use crate::config::{Listen, WhenFull};
 use crate::error::Error;
 #[cfg(control)]
 use crate::inspect::ListenerInfo;
+use crate::listen::access::Access;
 use crate::listen::admission::{Admission, Limit};
 use crate::liveness::reap::Limits;
 use crate::liveness::sockopt::{self, SocketOptions};
@@ -34,6 +35,7 @@ pub(crate) struct Settings {
     pub(crate) options: SocketOptions,
     pub(crate) limits: Limits,
     pub(crate) when_full: WhenFull,
+    pub(crate) access: Access,
     pub(crate) admission: Admission,
 }
 
@@ -103,6 +105,7 @@ impl Settings {
                 buffer: memory.buffer(listen.buffer),
             },
             when_full: listen.when_full,
+            access: Access::new(&listen.allow, &listen.deny),
             admission: Admission::new(
                 Limit::new(listen.max_conns.map_or(usize::MAX, usize::from)),
                 Arc::clone(total),

@@ -1,6 +1,7 @@
-//! The door: listening sockets (`listener.rs`), who comes in (`accept.rs`, `admission.rs`) and as what (`origin.rs`).
+//! The door: listening sockets (`listener.rs`), who comes in (`accept.rs`, `access.rs`, `admission.rs`) and as what (`origin.rs`).
 
 pub(crate) mod accept;
+pub(crate) mod access;
 pub(crate) mod admission;
 pub(crate) mod effective;
 pub(crate) mod listener;

@@ -12,6 +12,16 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{GUARD, assert_echoes, connect, deafen, now, pass, settle, until};
 
+/// A client from another address of this host.
+pub(crate) fn connect_from(source: std::net::Ipv4Addr, server: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+    socket.connect(&server.into()).unwrap();
+    let client = TcpStream::from(socket);
+    client.set_read_timeout(Some(GUARD)).unwrap();
+    client
+}
+
 /// A connected client with a receive buffer of `bytes`, so that output for it soon waits at the server.
 pub(crate) fn connect_with_window(address: SocketAddr, bytes: usize) -> TcpStream {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();

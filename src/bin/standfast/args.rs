@@ -10,6 +10,7 @@ mod detection;
 mod dial;
 mod exec;
 mod forward;
+mod guard;
 mod hub;
 mod load;
 pub(crate) mod netcat;
@@ -26,6 +27,7 @@ use standfast::Address;
 use crate::Failure;
 pub(crate) use crate::args::connect::{BufferPolicy, ConnectArgs, OnReadTimeout, Reconnect};
 use crate::args::detection::DetectionArgs;
+use crate::args::guard::GuardArgs;
 pub(crate) use crate::args::load::LoadArgs;
 use crate::args::netcat::NetcatArgs;
 use crate::args::service::ServiceArgs;
@@ -165,6 +167,9 @@ pub(crate) struct ServeArgs {
 
     #[command(flatten)]
     pub(crate) detection: DetectionArgs,
+
+    #[command(flatten)]
+    pub(crate) guard: GuardArgs,
 
     /// The read deadline: a client silent for this long is closed. [default: echo and discard 10m,
     /// the others off: who is silent is not gone, and those that are, are found by --dead-after]

@@ -4,9 +4,9 @@ use std::fmt::{Display, Write as _};
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use standfast::Effective;
 use standfast::memory::MemorySource;
 use standfast::services::forward::{Balance, ForwardOptions};
+use standfast::{Effective, Network};
 
 use crate::Failure;
 use crate::args::{Full, ServeArgs, ServiceName};
@@ -153,6 +153,20 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         &shown_or(args.drain_timeout.into_option(), "off"),
         "after the first signal: what is left is cut",
     );
+    let listed = |networks: &[Network]| match networks {
+        [] => "none".to_owned(),
+        [one] => one.to_string(),
+        many => format!("{} ranges", many.len()),
+    };
+    for listen in &config.listen {
+        let otherwise = match (&*listen.allow, &*listen.deny) {
+            ([], []) => "everybody is let in",
+            ([], _) => "who is in none of them is let in",
+            _ => "who is in none of them is denied",
+        };
+        row("allow", &listed(&listen.allow), otherwise);
+        row("deny", &listed(&listen.deny), "");
+    }
     let full = match args.when_full {
         Full::Close => "over it: closed with reason limit",
         Full::Wait => "over it: left in the backlog",

@@ -7,7 +7,6 @@
 mod block;
 mod feed;
 mod journey;
-mod network;
 mod options;
 
 use std::fmt;
@@ -22,7 +21,6 @@ use crate::service::{Context, Exported, Patience, Service, Stage};
 use crate::services::hub::block::LONGEST;
 use crate::services::hub::feed::{Cursor, Due, Feed};
 use crate::services::hub::journey::Reader;
-pub use crate::services::hub::network::Network;
 pub use crate::services::hub::options::{HubOptions, Slow};
 
 /// The longest line, unless something else is asked for.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 #[cfg(doc)]
 use super::Hub;
-use crate::services::hub::network::Network;
+use crate::address::network::Network;
 
 /// What a [`Hub`] does.
 #[derive(Clone, Debug)]

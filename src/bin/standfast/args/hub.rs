@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
-use standfast::services::hub::Network;
+use standfast::Network;
 use standfast::services::hub::{HubOptions, Slow};
 
 use crate::Failure;

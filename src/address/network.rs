@@ -9,7 +9,7 @@ use crate::parse::ParseError;
 /// A range of IP addresses in CIDR notation (RFC 4632, RFC 4291).
 ///
 /// ```
-/// use standfast::services::hub::Network;
+/// use standfast::Network;
 ///
 /// let network: Network = "192.168.7.0/24".parse().unwrap();
 /// assert!(network.contains("192.168.7.99".parse().unwrap()));
@@ -32,6 +32,24 @@ impl Network {
         self.first.is_ipv4() == address.is_ipv4()
             && masked(bits(self.first), self.prefix, self.width())
                 == masked(bits(address), self.prefix, self.width())
+    }
+
+    /// Leading bits that all its addresses have in common.
+    pub(crate) fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
+    /// Its first address and its last, as numbers.
+    pub(crate) fn range(&self) -> (u128, u128) {
+        let first = bits(self.first);
+        let rest = u32::from(self.width() - self.prefix);
+        let last = 1_u128.checked_shl(rest).map_or(u128::MAX, |size| size - 1);
+        (first, first | last)
+    }
+
+    /// Whether it is of IPv4 addresses.
+    pub(crate) fn is_ipv4(&self) -> bool {
+        self.first.is_ipv4()
     }
 
     fn width(&self) -> u8 {
@@ -93,7 +111,8 @@ fn width(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
-fn bits(address: IpAddr) -> u128 {
+/// An address as a number.
+pub(crate) fn bits(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => address.to_bits().into(),
         IpAddr::V6(address) => address.to_bits(),

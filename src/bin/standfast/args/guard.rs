@@ -1,0 +1,104 @@
+//! Who comes in, as typed and as meant.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use standfast::{Network, ParseError};
+
+use crate::Failure;
+
+/// More than that is no list of ranges.
+const FILE_MOST: u64 = 16 << 20;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct GuardArgs {
+    /// Who is let in, repeatable: an address, a range such as 10.0.0.0/8, or @FILE with one of them a line (# begins a
+    /// comment). The longest range that has an address decides, and --deny where both have it. [default: everybody]
+    #[arg(long, value_name = "CIDR", value_parser = ranges, help_heading = "Who comes in")]
+    allow: Vec<Ranges>,
+
+    /// Who is not, likewise: ended at once, with reason denied. A restart reads files anew; who is connected stays.
+    /// [default: nobody]
+    #[arg(long, value_name = "CIDR", value_parser = ranges, help_heading = "Who comes in")]
+    deny: Vec<Ranges>,
+}
+
+impl GuardArgs {
+    /// The ranges that are let in.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or with what is no range in it.
+    pub(crate) fn allowed(&self) -> Result<Vec<Network>, Failure> {
+        all(&self.allow, "--allow")
+    }
+
+    /// The ranges that are kept out.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or with what is no range in it.
+    pub(crate) fn denied(&self) -> Result<Vec<Network>, Failure> {
+        all(&self.deny, "--deny")
+    }
+}
+
+/// A range, or a file of them.
+#[derive(Clone, Debug)]
+enum Ranges {
+    One(Network),
+    Of(PathBuf),
+}
+
+fn ranges(text: &str) -> Result<Ranges, String> {
+    match text.strip_prefix('@') {
+        Some("") => Err("expected the name of a file after the @".to_owned()),
+        Some(path) => Ok(Ranges::Of(path.into())),
+        None => text
+            .parse()
+            .map(Ranges::One)
+            .map_err(|error: ParseError| error.to_string()),
+    }
+}
+
+fn all(ranges: &[Ranges], flag: &str) -> Result<Vec<Network>, Failure> {
+    let mut networks = Vec::new();
+    for one in ranges {
+        match one {
+            Ranges::One(network) => networks.push(*network),
+            Ranges::Of(path) => networks.extend(listed(path, flag)?),
+        }
+    }
+    Ok(networks)
+}
+
+/// The ranges in a file, one a line.
+fn listed(path: &Path, flag: &str) -> Result<Vec<Network>, Failure> {
+    let shown = path.display();
+    let text = read(path)
+        .map_err(|error| Failure::usage(format!("cannot read {shown} for {flag}: {error}")))?;
+    let mut networks = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let range = line.split('#').next().unwrap_or_default().trim();
+        if range.is_empty() {
+            continue;
+        }
+        let network = range.parse().map_err(|error: ParseError| {
+            Failure::usage(format!("{shown}:{}: {error}, for {flag}", at + 1))
+        })?;
+        networks.push(network);
+    }
+    Ok(networks)
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    // To open a FIFO waits for who writes it.
+    if !path.metadata()?.is_file() {
+        return Err(io::Error::other("not a file"));
+    }
+    let mut text = String::new();
+    let file = File::open(path)?;
+    if file.take(FILE_MOST + 1).read_to_string(&mut text)? as u64 > FILE_MOST {
+        return Err(io::Error::other("larger than 16 MiB"));
+    }
+    Ok(text)
+}

@@ -1,0 +1,146 @@
+//! Who is let in.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+
+use crate::support::clients::connect_from;
+use crate::support::home::{Home, text};
+use crate::support::{GUARD, Server, assert_echoes, connect, output, read_to_fin, shell, until};
+
+const FRIEND: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
+const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 6, 6, 6);
+
+/// The server's IPv4 address, whatever it listens on.
+fn v4(server: &Server) -> SocketAddr {
+    SocketAddr::from((FRIEND, server.address().port()))
+}
+
+#[track_caller]
+fn assert_denied(server: &mut Server, source: Ipv4Addr) {
+    let mut denied = connect_from(source, v4(server));
+    assert_eq!(read_to_fin(&mut denied), b"");
+    let closed = server.closed();
+    assert_eq!(closed.reason(), "denied", "{}", closed.line);
+    assert_eq!(closed.get("peer"), denied.local_addr().unwrap().to_string());
+}
+
+#[test]
+fn who_is_denied_ends_at_once_and_the_others_are_served() {
+    // As IPv4 and as IPv4 mapped into IPv6.
+    for listener in ["0", ":0"] {
+        let flags = [
+            "-l",
+            listener,
+            "--deny",
+            "127.6.0.0/16",
+            "--allow",
+            "127.0.0.0/8",
+        ];
+        let mut server = Server::start(&flags);
+        assert_denied(&mut server, STRANGER);
+        assert_echoes(&mut connect_from(FRIEND, v4(&server)), b"hello");
+        assert_eq!(server.closed().reason(), "peer-closed");
+        assert!(server.drain().success());
+        assert_eq!(server.summary()["denied"], "1");
+    }
+}
+
+#[test]
+fn no_service_sees_who_is_denied() {
+    let flags = [
+        "exec",
+        "--allow",
+        "127.0.0.1",
+        "--",
+        "sh",
+        "-c",
+        "echo seen; echo seen >&2",
+    ];
+    let mut server = Server::start(&flags);
+    assert_denied(&mut server, STRANGER);
+    assert_eq!(read_to_fin(&mut connect(v4(&server))), b"seen\n");
+    let _ = server.closed();
+    let seen = server.lines.iter().filter(|line| line.contains("seen"));
+    assert!(seen.count() <= 1, "{:?}", server.lines);
+}
+
+#[test]
+fn clients_of_a_unix_socket_are_not_concerned() {
+    let home = Home::new();
+    let path = home.join("socket");
+    let listener = format!("unix:{}", text(&path));
+    let flags = ["-l", &listener, "--deny", "0.0.0.0/0", "--deny", "::/0"];
+    let server = Server::launch({
+        let mut command = home.standfast(&["serve", "--control", "off"]);
+        command.args(flags).stdin(Stdio::null());
+        command.stdout(Stdio::piped());
+        command
+    });
+    until("the socket", || path.exists());
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.set_read_timeout(Some(GUARD)).unwrap();
+    client.write_all(b"hello").unwrap();
+    let mut came = [0; 5];
+    client.read_exact(&mut came).unwrap();
+    assert_eq!(&came, b"hello");
+    drop(server);
+}
+
+#[test]
+fn a_successor_reads_the_rules_anew_and_keeps_who_is_connected() {
+    let home = Home::new();
+    let path = home.join("deny");
+    fs::write(&path, "# nobody yet\n").unwrap();
+    let file = format!("@{}", text(&path));
+    let mut server = home.serve(&["--deny", &file]);
+    let mut before = connect_from(STRANGER, v4(&server));
+    assert_echoes(&mut before, b"hello");
+    fs::write(&path, "10.0.0.0/8\n127.6.6.6 # he\n\n").unwrap();
+    let mut next = home.succeed(&mut server, &["--deny", &file]);
+    assert_echoes(&mut before, b"who is connected stays");
+    assert_denied(&mut next, STRANGER);
+    assert_echoes(&mut connect_from(FRIEND, v4(&next)), b"and others come in");
+}
+
+#[test]
+fn a_file_of_rules_that_cannot_be_read_is_refused_and_the_old_server_goes_on() {
+    let home = Home::new();
+    let path = home.join("deny");
+    fs::write(&path, "127.6.6.6\n").unwrap();
+    let file = format!("@{}", text(&path));
+    let mut server = home.serve(&["--deny", &file]);
+    let mkfifo = format!("rm '{0}'; mkfifo '{0}'", text(&path));
+    for (spoil, why) in [
+        (
+            shell(
+                &format!("echo 10.0.0.0/8 > '{0}'; echo nobody >> '{0}'", text(&path)),
+                &[],
+            ),
+            ":2: nobody: expected",
+        ),
+        (
+            shell(&format!("echo 10.1.0.0/8 > '{}'", text(&path)), &[]),
+            ":1: 10.1.0.0/8: the address has bits",
+        ),
+        (
+            shell(&format!("truncate -s 100M '{}'", text(&path)), &[]),
+            "larger than 16 MiB",
+        ),
+        (shell(&mkfifo, &[]), "not a file"),
+        (shell(&format!("rm '{}'", text(&path)), &[]), "No such file"),
+    ] {
+        let mut spoil = spoil;
+        assert!(spoil.status().unwrap().success());
+        let (code, _, stderr) = output(home.successor(&server.addresses, &["--deny", &file]));
+        assert_eq!(code, 2, "{stderr}");
+        assert!(
+            stderr.contains(why) && stderr.contains(text(&path)),
+            "{stderr}"
+        );
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+    assert_denied(&mut server, STRANGER);
+}
