@@ -34,6 +34,18 @@ const OF_ALL: Budget = Budget {
     bytes: 256 * 1024,
 };
 
+/// How much of a process's stderr is read and logged in a turn.
+pub(super) const STDERR_TURN: Budget = Budget {
+    lines: 32,
+    bytes: 4 * 1024,
+};
+
+/// And how much of what it has left when it has ended.
+pub(super) const STDERR_REST: Budget = Budget {
+    lines: usize::MAX,
+    bytes: 256 * 1024,
+};
+
 /// What was logged in this second.
 #[derive(Debug)]
 pub(super) struct Spent {

@@ -2,19 +2,18 @@
 //!
 //! The engine gives the socket away and keeps watch from afar; the process is watched by its pidfd, and by its stderr if
 //! that goes to the log. What takes time, starting processes and ending those that outlive their connection, is done by
-//! one thread (`nursery.rs`). `environment.rs` is what a program is told of its connection, `lines.rs` its stderr as log
-//! lines, `program.rs` where it is.
+//! one thread (`nursery.rs`). `options.rs` is what an embedder decides of them, `environment.rs` what a program is told
+//! of its connection, `lines.rs` its stderr as log lines, `program.rs` where it is.
 
 mod environment;
 mod lines;
 mod nursery;
+mod options;
 mod program;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
-use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -26,11 +25,13 @@ use crate::liveness::close::CloseReason;
 use crate::os::children::Owned;
 use crate::os::sys;
 use crate::service::{Context, Exported, Patience, Ready, Service};
-use crate::services::exec::lines::{Budget, Lines};
+use crate::services::exec::lines::{Lines, STDERR_REST, STDERR_TURN};
 use crate::services::exec::nursery::{
-    GRACE, Group, Job, Kept, Leaving, Nursery, Slot, Spawned, Ticket, Watch, Words,
+    GRACE, Group, Job, Kept, Leaving, Nursery, Slot, Spawned, Ticket, Watch, Words, say,
 };
 use crate::services::exec::program::Program;
+
+pub use options::{ExecOptions, Stderr};
 
 /// How long a process may go on after its client was lost: it may have something to finish.
 const AFTERLIFE: Duration = Duration::from_secs(10);
@@ -49,44 +50,6 @@ pub struct Exec {
     options: ExecOptions,
     nursery: Arc<Nursery>,
     server: OnceLock<Handle>,
-}
-
-/// What [`Exec`] allows its processes.
-#[derive(Clone, Copy, Debug)]
-pub struct ExecOptions {
-    /// Most processes at a time; a connection over it is closed with reason `limit`. Default 250: with their sockets,
-    /// pidfds and pipes they fit below the usual limit of 1024 descriptors. `None`: no limit but that on connections.
-    pub max_children: Option<NonZeroUsize>,
-    /// How long a process may run before it gets SIGTERM, and SIGKILL 2 s later. Default `None`: as long as it
-    /// likes.
-    pub timeout: Option<Duration>,
-    /// Where its stderr goes.
-    pub stderr: Stderr,
-}
-
-impl Default for ExecOptions {
-    fn default() -> Self {
-        Self {
-            max_children: NonZeroUsize::new(250),
-            timeout: None,
-            stderr: Stderr::Log,
-        }
-    }
-}
-
-/// Where the stderr of an [`Exec`]'s processes goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Stderr {
-    /// To the log, a line for each line, with the connection's number. Default.
-    #[default]
-    Log,
-    /// Where this process's goes.
-    Inherit,
-    /// To the client, as stdout does.
-    Socket,
-    /// Nowhere.
-    Null,
 }
 
 /// A connection's process, as [`Exec`] remembers it.
@@ -128,18 +91,6 @@ struct Running {
 /// Which watched descriptor is which.
 const PIDFD: usize = 0;
 const STDERR: usize = 1;
-
-/// How much of a process's stderr is read and logged in a turn.
-const STDERR_TURN: Budget = Budget {
-    lines: 32,
-    bytes: 4 * 1024,
-};
-
-/// And how much of what it has left when it has ended.
-const STDERR_REST: Budget = Budget {
-    lines: usize::MAX,
-    bytes: 256 * 1024,
-};
 
 impl Exec {
     /// Runs `program`, looked for in PATH as execvp(3) does unless it has a slash, with `arguments`.
@@ -359,24 +310,6 @@ fn part(conn: &mut Context<'_>, after_client: bool) {
         conn.finish();
     } else {
         conn.finish_as(CloseReason::Service);
-    }
-}
-
-/// Tells how a process ended that was sent a signal, or was not.
-fn say(id: u64, pid: i32, sent: bool, status: Option<ExitStatus>) {
-    let Some(status) = status else {
-        log::debug!(id, pid; "a process that another one had started has ended");
-        return;
-    };
-    // Those that end a process whose client has gone; others are its own fault, or that of a system out of memory.
-    let usual = [libc::SIGTERM, libc::SIGPIPE, libc::SIGHUP, libc::SIGINT];
-    match (status.code(), status.signal()) {
-        (Some(0), _) => log::debug!(id, pid; "a process has ended"),
-        (Some(status), _) => log::info!(id, pid, status; "a process has failed"),
-        (None, Some(signal)) if sent || usual.contains(&signal) => {
-            log::debug!(id, pid, signal; "a process was ended");
-        }
-        (None, signal) => log::warn!(id, pid, signal; "a process was killed"),
     }
 }
 

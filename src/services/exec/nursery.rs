@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -23,9 +23,10 @@ use crate::handle::Handle;
 use crate::os::children::{self, Owned};
 use crate::os::holder;
 use crate::os::threads;
-use crate::services::exec::lines::{Lines, Spent};
+use crate::services::exec::environment;
+use crate::services::exec::lines::{Lines, STDERR_REST, Spent};
+use crate::services::exec::options::Stderr;
 use crate::services::exec::program::Program;
-use crate::services::exec::{STDERR_REST, Stderr, environment, say};
 use crate::time::deadline::Moment;
 
 /// How long a process may take to end after SIGTERM.
@@ -526,4 +527,22 @@ pub(super) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
     let now = rustix::event::Timespec::default();
     rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
+/// Tells how a process ended that was sent a signal, or was not.
+pub(super) fn say(id: u64, pid: i32, sent: bool, status: Option<ExitStatus>) {
+    let Some(status) = status else {
+        log::debug!(id, pid; "a process that another one had started has ended");
+        return;
+    };
+    // Those that end a process whose client has gone; others are its own fault, or that of a system out of memory.
+    let usual = [libc::SIGTERM, libc::SIGPIPE, libc::SIGHUP, libc::SIGINT];
+    match (status.code(), status.signal()) {
+        (Some(0), _) => log::debug!(id, pid; "a process has ended"),
+        (Some(status), _) => log::info!(id, pid, status; "a process has failed"),
+        (None, Some(signal)) if sent || usual.contains(&signal) => {
+            log::debug!(id, pid, signal; "a process was ended");
+        }
+        (None, signal) => log::warn!(id, pid, signal; "a process was killed"),
+    }
 }

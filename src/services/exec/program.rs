@@ -10,7 +10,7 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use crate::os::children;
 use crate::os::sys;
-use crate::services::exec::Stderr;
+use crate::services::exec::options::Stderr;
 
 /// Where execvp(3) looks without PATH (`confstr(_CS_PATH)`).
 const PATH: &str = "/bin:/usr/bin";
