@@ -522,3 +522,6 @@ impl<'a, T: Taker> Taking<'a, T> {
 }
 
 const UNKNOWN: &str = "a connection that was never sent";
+
+#[cfg(test)]
+mod tests;
