@@ -2,6 +2,8 @@
 
 pub(crate) mod lifecycle;
 pub(crate) mod listing;
+#[cfg_attr(not(control), path = "no_takeover.rs")]
+pub(crate) mod takeover;
 pub(crate) mod wanted;
 
 use std::any::Any;
@@ -12,25 +14,20 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
-#[cfg(control)]
-use std::time::Instant;
 
 use mio::Waker;
 
 use crate::address::endpoint::Endpoint;
 use crate::handle::lifecycle::Lifecycle;
 use crate::handle::listing::{Listing, Wish};
+use crate::handle::takeover::{Call, Part};
 use crate::handle::wanted::Wanted;
 use crate::inspect::{ConnectionInfo, ListenerInfo, Status, Takeover, UpstreamInfo};
 use crate::io::Io;
-#[cfg(control)]
-use crate::io::stats::Counts;
 use crate::io::stats::{Stats, Summary};
 use crate::liveness::close::CloseReason;
 use crate::memory::Memory;
 use crate::time::deadline::{Clock, Moment, NearestMoment};
-#[cfg(control)]
-use crate::wire::baton::{Baton, Event, Outcome};
 
 /// Pieces that the patience for a worker's answer is waited in.
 const PIECES: u32 = 8;
@@ -190,10 +187,7 @@ impl Handle {
 
     /// Whether another process has taken over from this server.
     pub(crate) fn was_taken_over(&self) -> bool {
-        #[cfg(control)]
-        return self.shared.was_given();
-        #[cfg(not(control))]
-        false
+        self.shared.was_given()
     }
 
     /// The time on the server's clock.
@@ -245,12 +239,7 @@ pub(crate) struct Shared {
     pub(crate) accept_waits: AtomicBool,
     /// Held while a connection gets its descriptor: the one that the control socket keeps for itself is none.
     pub(crate) descriptors: Mutex<()>,
-    /// The workers are to stop between two events.
-    #[cfg(control)]
-    pub(crate) freezing: AtomicBool,
-    /// Another process has the listeners.
-    #[cfg(control)]
-    was_given: AtomicBool,
+    pub(crate) takeover: Part,
     /// The takeover this server came from, and the one it ended in.
     pub(crate) took: OnceLock<Takeover>,
     pub(crate) gave: OnceLock<Takeover>,
@@ -260,14 +249,8 @@ pub(crate) struct Shared {
     ends: AtomicBool,
     /// Whom it tells what happens to it.
     pub(crate) lifecycle: Arc<dyn Lifecycle>,
-    /// What all connections of each service have in common, for a process that takes over.
-    #[cfg(control)]
-    pub(crate) common: OnceLock<Vec<Common>>,
     /// What the services connect clients to.
     pub(crate) upstreams: OnceLock<Box<dyn Fn() -> Vec<UpstreamInfo> + Send + Sync>>,
-    /// What predecessors counted, by listener, and for how long.
-    #[cfg(control)]
-    before: OnceLock<(Vec<Counts>, Duration)>,
     /// No process that was taken over from lives any more.
     alone: Mutex<bool>,
     /// That has changed, or what the server was told to do.
@@ -284,25 +267,6 @@ pub(crate) struct Shared {
     pub(crate) stood_still: Mutex<Moment>,
 }
 
-/// What all connections of a service have in common. An error says in words what went wrong.
-#[cfg(control)]
-pub(crate) struct Common {
-    /// The listeners with that service.
-    pub(crate) listeners: Vec<u16>,
-    /// The next part that may go ahead of the rest, and how far that is then; given how far it was.
-    pub(crate) ahead: Ask<(Formed, u64)>,
-    /// The rest. Called while no worker serves.
-    pub(crate) rest: Ask<Formed>,
-}
-
-/// Asks a service for what there is of that, given how far it has gone ahead.
-#[cfg(control)]
-type Ask<T> = Box<dyn Fn(u64) -> Result<Option<T>, String> + Send + Sync>;
-
-/// Bytes, behind the number of the form they are in.
-#[cfg(control)]
-pub(crate) type Formed = (u16, Vec<u8>);
-
 /// What a worker finds in its mailbox.
 #[derive(Debug)]
 pub(crate) enum Mail {
@@ -314,15 +278,9 @@ pub(crate) enum Mail {
     Kill(u64, Wanted, Sender<bool>),
     /// Say that you turn.
     Ping(Sender<()>),
-    /// Send a copy of every connection to the process that takes over.
-    #[cfg(control)]
-    Give(Arc<Baton>, Sender<Event>),
-    /// The takeover failed: the copies do not count.
-    #[cfg(control)]
-    Keep,
-    /// Stand still, send the rest until then, and learn what came of it.
-    #[cfg(control)]
-    Freeze(Instant, Receiver<Outcome>),
+    /// Do your part in a takeover.
+    #[cfg_attr(not(control), expect(dead_code, reason = "nobody calls"))]
+    Takeover(Call),
 }
 
 /// A connection on its way to a worker.
@@ -438,17 +396,10 @@ impl Shared {
             gave: OnceLock::new(),
             partner: AtomicU32::new(0),
             ends: AtomicBool::new(false),
-            #[cfg(control)]
-            common: OnceLock::new(),
+            takeover: Part::default(),
             upstreams: OnceLock::new(),
-            #[cfg(control)]
-            before: OnceLock::new(),
             alone: Mutex::new(false),
             alone_or_told: Condvar::new(),
-            #[cfg(control)]
-            freezing: AtomicBool::new(false),
-            #[cfg(control)]
-            was_given: AtomicBool::new(false),
             workers,
         }
     }
@@ -491,28 +442,13 @@ impl Shared {
         self.last_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    #[cfg(control)]
-    pub(crate) fn last_id(&self) -> u64 {
-        self.last_id.load(Ordering::Relaxed)
-    }
-
-    /// Numbers go on behind `id`.
-    #[cfg(control)]
-    pub(crate) fn continue_from(&self, id: u64) {
-        self.last_id.store(id, Ordering::Relaxed);
-    }
-
     fn uptime(&self) -> Duration {
         self.clock.now().since(self.started)
     }
 
     /// For how long the counters have counted, in this process and those before it.
     pub(crate) fn counted_for(&self) -> Duration {
-        #[cfg(control)]
-        let before = self.before.get().map_or(Duration::ZERO, |before| before.1);
-        #[cfg(not(control))]
-        let before = Duration::ZERO;
-        before + self.uptime()
+        self.takeover.counted_for() + self.uptime()
     }
 
     /// What this process and those before it counted for a listener.
@@ -521,44 +457,8 @@ impl Shared {
         for stats in self.stats.iter().filter_map(|worker| worker.get(listener)) {
             sum.add(stats);
         }
-        #[cfg(control)]
-        if let Some(before) = self.before.get().and_then(|before| before.0.get(listener)) {
-            sum.go_on(before);
-        }
+        self.takeover.go_on(listener, &mut sum);
         sum
-    }
-
-    /// The same of every listener, for the next process.
-    #[cfg(control)]
-    pub(crate) fn counts(&self) -> Vec<Counts> {
-        let listeners = 0..self.listeners.len();
-        listeners.map(|at| self.counted(at).counts()).collect()
-    }
-
-    /// Counting goes on where a predecessor ended: `counts` are those of its listeners, which are here the `ours`th.
-    #[cfg(control)]
-    pub(crate) fn go_on_counting(&self, counts: Vec<Counts>, ours: &[u16], counted_for: Duration) {
-        let mut before = vec![Counts::default(); self.listeners.len()];
-        for (counts, &at) in counts.into_iter().zip(ours) {
-            if let Some(before) = before.get_mut(usize::from(at)) {
-                *before = counts;
-            }
-        }
-        // Once, at the takeover this process begins with.
-        let _ = self.before.set((before, counted_for));
-    }
-
-    /// Another process has the listeners.
-    #[cfg(control)]
-    pub(crate) fn given(&self) {
-        self.was_given.store(true, Ordering::Release);
-        self.closed.store(true, Ordering::Release);
-    }
-
-    /// Whether another process has the listeners.
-    #[cfg(control)]
-    pub(crate) fn was_given(&self) -> bool {
-        self.was_given.load(Ordering::Acquire)
     }
 
     pub(crate) fn set_partner(&self, pid: Option<u32>) {

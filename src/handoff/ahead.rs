@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Instant;
 
-use crate::handle::{Common, Formed};
+use crate::handle::takeover::{Common, Formed};
 use crate::wire::baton::{Baton, Failure, lost};
 use crate::wire::record::{LONGEST_COMMON, Message, PIECE};
 

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use crate::handle::takeover::Call;
 use crate::handle::{Handle, Mail};
 use crate::handoff::ahead::Ahead;
 use crate::inspect::{Role, Takeover};
@@ -122,7 +123,7 @@ pub(crate) fn give(
         told,
     };
     let workers = &handle.shared.workers;
-    let share = || Mail::Give(Arc::clone(&conversation.baton), events.clone());
+    let share = || Mail::Takeover(Call::Give(Arc::clone(&conversation.baton), events.clone()));
     // The listeners come first: the connections name them.
     workers[0].post(share());
     let announced = conversation.announced();
@@ -132,7 +133,14 @@ pub(crate) fn give(
         }
     }
     drop(events);
-    let mut ahead = Ahead::of(handle.shared.common.get().map_or(&[], Vec::as_slice));
+    let mut ahead = Ahead::of(
+        handle
+            .shared
+            .takeover
+            .common
+            .get()
+            .map_or(&[], Vec::as_slice),
+    );
     let given = announced.and_then(|()| conversation.complete(&mut ahead, paths));
     match given {
         Ok((sum, frozen)) => {
@@ -147,7 +155,7 @@ pub(crate) fn give(
         }
         Err(why) => {
             for worker in workers {
-                worker.post(Mail::Keep);
+                worker.post(Mail::Takeover(Call::Keep));
             }
             // It may have gone itself, or hang.
             let _ = conversation.pass(&Message::Abort(why.clone()), &[], now());
@@ -307,7 +315,11 @@ impl Conversation<'_> {
             // The workers let go only then: the new process is to start before that work is done.
             Ok((sum, self.running()))
         });
-        self.handle.shared.freezing.store(false, Ordering::Relaxed);
+        self.handle
+            .shared
+            .takeover
+            .freezing
+            .store(false, Ordering::Relaxed);
         self.baton.release();
         for worker in outcomes {
             // A worker that has ended needs none.
@@ -324,11 +336,15 @@ impl Conversation<'_> {
 
     /// Tells every worker to stand still and to send what the new process does not know.
     fn tell_to_stop(&self, until: Instant) -> Vec<Sender<Outcome>> {
-        self.handle.shared.freezing.store(true, Ordering::Relaxed);
+        self.handle
+            .shared
+            .takeover
+            .freezing
+            .store(true, Ordering::Relaxed);
         let workers = self.handle.shared.workers.iter();
         let told = workers.map(|worker| {
             let (outcome, known) = mpsc::channel();
-            worker.post(Mail::Freeze(until, known));
+            worker.post(Mail::Takeover(Call::Freeze(until, known)));
             outcome
         });
         told.collect()

@@ -102,8 +102,10 @@ impl Summary {
             *sum += count;
         }
     }
+}
 
-    #[cfg(control)]
+#[cfg(control)]
+impl Summary {
     pub(crate) fn counts(&self) -> Counts {
         Counts {
             accepted: self.accepted,
@@ -114,7 +116,6 @@ impl Summary {
     }
 
     /// Goes on counting where another process ended.
-    #[cfg(control)]
     pub(crate) fn go_on(&mut self, counts: &Counts) {
         self.accepted += counts.accepted;
         self.read += counts.read;

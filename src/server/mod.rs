@@ -319,10 +319,7 @@ impl Server {
             }
         }
         // What another process goes on with may not be lost here: it waits for this one to have finished.
-        #[cfg(control)]
         let given = self.handle.shared.was_given();
-        #[cfg(not(control))]
-        let given = false;
         // One drain, one timeout: what the connections have used of it the services do not get again.
         summary.finished = true;
         for service in &self.services {
@@ -331,7 +328,6 @@ impl Server {
             let patience = patience.unwrap_or(Duration::MAX);
             summary.finished &= service.stop(patience.saturating_sub(used));
         }
-        #[cfg(control)]
         if given {
             // Who took over takes this one's end for the end of all before it.
             let handle = &self.handle;

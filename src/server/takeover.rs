@@ -14,7 +14,8 @@ use crate::address::endpoint::Endpoint;
 use crate::config::{Config, ControlSocket, Listen, Replace};
 use crate::control::{Client, Control, Desk, path};
 use crate::error::Error;
-use crate::handle::{Common, Shared};
+use crate::handle::Shared;
+use crate::handle::takeover::Common;
 use crate::handoff::take::{self, Giver, Taken};
 use crate::inspect::ListenerInfo;
 use crate::io::stats::Summary;
@@ -75,7 +76,7 @@ pub(super) fn export_common(shared: &Shared, listeners: &[Listener]) {
     let services = services.into_iter();
     let common = services.map(|(service, listeners)| common(&service, listeners));
     // Once, at the start.
-    let _ = shared.common.set(common.collect());
+    let _ = shared.takeover.common.set(common.collect());
 }
 
 fn common(service: &AnyService, listeners: Vec<u16>) -> Common {

@@ -25,12 +25,7 @@ impl Worker {
                 Mail::Kill(id, wanted, found) => self.kill(id, &wanted, &found),
                 // Who asked may have gone.
                 Mail::Ping(turning) => drop(turning.send(())),
-                #[cfg(control)]
-                Mail::Give(baton, events) => self.give(baton, events),
-                #[cfg(control)]
-                Mail::Keep => self.keep(),
-                #[cfg(control)]
-                Mail::Freeze(until, outcome) => self.freeze(until, &outcome),
+                Mail::Takeover(call) => self.take_part(call),
             }
         }
         self.resolved();

@@ -1,6 +1,7 @@
 //! What stands for a worker's part in a takeover where there is none.
 
 use super::Worker;
+use crate::handle::takeover::Call;
 use crate::io::Io;
 use crate::time::deadline::Moment;
 
@@ -45,6 +46,10 @@ impl Unconfigured {
 }
 
 impl Worker {
+    pub(super) fn take_part(&mut self, call: Call) {
+        match call {}
+    }
+
     pub(super) fn hand_over(&mut self) {}
 
     #[inline]

@@ -11,6 +11,7 @@ use mio::Token;
 
 use super::{FAR, Worker};
 use crate::connection::Connection;
+use crate::handle::takeover::Call;
 pub(super) use crate::handoff::share::Giving;
 use crate::handoff::share::Share;
 use crate::handoff::take::Taker;
@@ -70,8 +71,16 @@ impl Unconfigured {
 
 /// The old process's side.
 impl Worker {
+    pub(super) fn take_part(&mut self, call: Call) {
+        match call {
+            Call::Give(baton, events) => self.give(baton, events),
+            Call::Keep => self.keep(),
+            Call::Freeze(until, outcome) => self.freeze(until, &outcome),
+        }
+    }
+
     /// A process wants to take over: from here on copies are sent.
-    pub(super) fn give(&mut self, baton: Arc<Baton>, events: Sender<Event>) {
+    fn give(&mut self, baton: Arc<Baton>, events: Sender<Event>) {
         self.keep();
         let mut giving = Giving::new(baton, events, self.index);
         if let Some(acceptor) = &mut self.acceptor {
@@ -81,7 +90,7 @@ impl Worker {
     }
 
     /// It came to nothing: no connection is copied any more.
-    pub(super) fn keep(&mut self) {
+    fn keep(&mut self) {
         if self.giving.take().is_some() {
             self.release();
             for (_, connection) in &mut self.connections {
@@ -113,7 +122,7 @@ impl Worker {
     /// A turn of many events, or of large ones, is too long for a freeze to wait for its end.
     #[inline]
     pub(super) fn freeze_in_time(&mut self) {
-        if self.giving.is_some() && self.shared.freezing.load(Ordering::Relaxed) {
+        if self.giving.is_some() && self.shared.takeover.freezing.load(Ordering::Relaxed) {
             self.woken();
         }
     }
@@ -127,7 +136,7 @@ impl Worker {
     }
 
     /// Stands still until the outcome is known.
-    pub(super) fn freeze(&mut self, until: Instant, outcome: &Receiver<Outcome>) {
+    fn freeze(&mut self, until: Instant, outcome: &Receiver<Outcome>) {
         self.close();
         let Some(mut giving) = self.giving.take() else {
             return;

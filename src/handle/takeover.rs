@@ -1,0 +1,104 @@
+//! What the threads of a server share for a takeover, on either side of it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::Shared;
+use crate::io::stats::{Counts, Summary};
+use crate::wire::baton::{Baton, Event, Outcome};
+
+/// A server's part in takeovers.
+#[derive(Default)]
+pub(crate) struct Part {
+    /// The workers are to stop between two events.
+    pub(crate) freezing: AtomicBool,
+    /// Another process has the listeners.
+    was_given: AtomicBool,
+    /// What all connections of each service have in common, for a process that takes over.
+    pub(crate) common: OnceLock<Vec<Common>>,
+    /// What predecessors counted, by listener, and for how long.
+    before: OnceLock<(Vec<Counts>, Duration)>,
+}
+
+impl Part {
+    /// For how long predecessors counted.
+    pub(super) fn counted_for(&self) -> Duration {
+        self.before.get().map_or(Duration::ZERO, |before| before.1)
+    }
+
+    /// Adds what predecessors counted for a listener.
+    pub(super) fn go_on(&self, listener: usize, sum: &mut Summary) {
+        if let Some(before) = self.before.get().and_then(|before| before.0.get(listener)) {
+            sum.go_on(before);
+        }
+    }
+}
+
+/// What all connections of a service have in common. An error says in words what went wrong.
+pub(crate) struct Common {
+    /// The listeners with that service.
+    pub(crate) listeners: Vec<u16>,
+    /// The next part that may go ahead of the rest, and how far that is then; given how far it was.
+    pub(crate) ahead: Ask<(Formed, u64)>,
+    /// The rest. Called while no worker serves.
+    pub(crate) rest: Ask<Formed>,
+}
+
+/// Asks a service for what there is of that, given how far it has gone ahead.
+type Ask<T> = Box<dyn Fn(u64) -> Result<Option<T>, String> + Send + Sync>;
+
+/// Bytes, behind the number of the form they are in.
+pub(crate) type Formed = (u16, Vec<u8>);
+
+/// What a worker is to do in a takeover.
+#[derive(Debug)]
+pub(crate) enum Call {
+    /// Send a copy of every connection to the process that takes over.
+    Give(Arc<Baton>, Sender<Event>),
+    /// The takeover failed: the copies do not count.
+    Keep,
+    /// Stand still, send the rest until then, and learn what came of it.
+    Freeze(Instant, Receiver<Outcome>),
+}
+
+impl Shared {
+    pub(crate) fn last_id(&self) -> u64 {
+        self.last_id.load(Ordering::Relaxed)
+    }
+
+    /// Numbers go on behind `id`.
+    pub(crate) fn continue_from(&self, id: u64) {
+        self.last_id.store(id, Ordering::Relaxed);
+    }
+
+    /// The same of every listener, for the next process.
+    pub(crate) fn counts(&self) -> Vec<Counts> {
+        let listeners = 0..self.listeners.len();
+        listeners.map(|at| self.counted(at).counts()).collect()
+    }
+
+    /// Counting goes on where a predecessor ended: `counts` are those of its listeners, which are here the `ours`th.
+    pub(crate) fn go_on_counting(&self, counts: Vec<Counts>, ours: &[u16], counted_for: Duration) {
+        let mut before = vec![Counts::default(); self.listeners.len()];
+        for (counts, &at) in counts.into_iter().zip(ours) {
+            if let Some(before) = before.get_mut(usize::from(at)) {
+                *before = counts;
+            }
+        }
+        // Once, at the takeover this process begins with.
+        let _ = self.takeover.before.set((before, counted_for));
+    }
+
+    /// Another process has the listeners.
+    pub(crate) fn given(&self) {
+        self.takeover.was_given.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether another process has the listeners.
+    pub(crate) fn was_given(&self) -> bool {
+        self.takeover.was_given.load(Ordering::Acquire)
+    }
+}
