@@ -129,6 +129,10 @@ pub struct Listen {
     /// Longest time that nothing moves on a half-closed connection. Default: what suits the service, so 10 min for
     /// forward and exec, whose answers may take long, and else 60 s; `None`: for ever.
     pub half_close_timeout: Option<Duration>,
+    /// Longest time that a client may be connected, after which what has come is served, the output delivered, and it ends with
+    /// reason `max-age`; each up to a tenth sooner, so that they do not all come back at once. For clients that are to find
+    /// their way to another server now and then. It goes on over takeovers. Default `None`: for ever.
+    pub max_age: Option<Duration>,
     /// Who is let in, and who is not: the longest range that has an address decides, and of a range in both lists `deny`
     /// does. Who is in none is let in unless something is allowed. Who is not, ends at once with reason `denied`, and the
     /// service does not hear of it; clients of Unix sockets are not concerned, nor who is connected already when
@@ -181,6 +185,7 @@ impl Listen {
             write_timeout: Some(Duration::from_secs(300)),
             slowest_reader: Some(SLOWEST_READER),
             half_close_timeout: patience.half_close,
+            max_age: None,
             allow: Vec::new(),
             deny: Vec::new(),
             max_conns: None,

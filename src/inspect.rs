@@ -74,6 +74,8 @@ pub enum DeadlineKind {
     HalfClose,
     /// The client's FIN is awaited no longer.
     Linger,
+    /// It has been connected for as long as it may.
+    Age,
 }
 
 /// A listener, as the status shows it.

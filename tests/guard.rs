@@ -1,14 +1,17 @@
-//! Who is let in.
+//! Who is let in, and for how long.
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
+use std::time::Duration;
 
 use crate::support::clients::connect_from;
-use crate::support::home::{Home, text};
-use crate::support::{GUARD, Server, assert_echoes, connect, output, read_to_fin, shell, until};
+use crate::support::home::{Home, entry, seconds, text};
+use crate::support::{
+    GUARD, Server, assert_echoes, connect, now, output, read_to_fin, shell, until,
+};
 
 const FRIEND: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 6, 6, 6);
@@ -52,6 +55,8 @@ fn who_is_denied_ends_at_once_and_the_others_are_served() {
 fn no_service_sees_who_is_denied() {
     let flags = [
         "exec",
+        "-l",
+        "0",
         "--allow",
         "127.0.0.1",
         "--",
@@ -143,4 +148,83 @@ fn a_file_of_rules_that_cannot_be_read_is_refused_and_the_old_server_goes_on() {
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
     }
     assert_denied(&mut server, STRANGER);
+}
+
+// How long.
+
+#[test]
+fn at_its_age_a_busy_client_ends_in_order_with_all_its_answers() {
+    let began = now();
+    let mut server = Server::start(&["--max-age", "500ms"]);
+    let mut client = server.connect();
+    let (mut sent, mut came) = (0, 0);
+    // It never stops asking: only its age can end it.
+    loop {
+        sent += usize::from(client.write_all(b"a").is_ok());
+        match client.read(&mut [0; 64]) {
+            Ok(0) => break,
+            Ok(count) => came += count,
+            Err(error) => panic!("no end in order: {error}"),
+        }
+    }
+    assert!(now() - began >= Duration::from_millis(450));
+    // The last may have met the end.
+    assert!(sent - came <= 1, "{came} of {sent}");
+    drop(client);
+    let closed = server.closed();
+    assert_eq!(closed.reason(), "max-age", "{}", closed.line);
+}
+
+#[test]
+fn a_program_is_ended_at_its_age_and_what_it_wrote_delivered() {
+    let script = "trap 'echo bye; exit' TERM; echo hello; while :; do sleep 0.05; done";
+    let flags = [
+        "exec",
+        "-l",
+        "0",
+        "--max-age",
+        "300ms",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    let mut server = Server::start(&flags);
+    assert_eq!(read_to_fin(&mut server.connect()), b"hello\nbye\n");
+    assert_eq!(server.closed().reason(), "max-age");
+}
+
+#[test]
+fn both_sides_of_a_relay_end_at_its_age() {
+    let upstream = Server::start(&[]);
+    let to = upstream.address().to_string();
+    let mut relay = Server::start(&["forward", &to, "--max-age", "300ms"]);
+    let mut client = relay.connect();
+    assert_echoes(&mut client, b"hello");
+    assert_eq!(read_to_fin(&mut client), b"");
+    drop(client);
+    assert_eq!(relay.closed().reason(), "max-age");
+    let mut upstream = upstream;
+    assert_eq!(upstream.closed().reason(), "peer-closed");
+}
+
+#[test]
+fn age_counts_on_over_a_takeover() {
+    let home = Home::new();
+    let flags = ["-i", "off", "--max-age", "1h"];
+    let mut server = home.serve(&flags);
+    let mut client = server.connect();
+    assert_echoes(&mut client, b"hello");
+    let due_in = || {
+        let list = home.json(&["list"]);
+        let next = &entry(&list, &client)["next_deadline"];
+        assert_eq!(next["kind"], "age", "{list}");
+        seconds(&next["due_in"])
+    };
+    let before = due_in();
+    assert!((3240.0..=3600.0).contains(&before), "{before}");
+    let next = home.succeed(&mut server, &flags);
+    let after = due_in();
+    assert!(after < before, "{after} after {before}");
+    drop(next);
 }

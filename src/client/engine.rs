@@ -147,6 +147,7 @@ impl Engine {
             write_timeout: None,
             slowest_reader: None,
             half_close_timeout: None,
+            max_age: None,
             // Nothing is queued here.
             buffer: usize::MAX,
         };

@@ -76,8 +76,15 @@ impl Connection {
         if io.look_at <= known {
             io.look_from_afar(turn);
         }
-        if io.read_deadline(turn) <= known && io.is_silent(turn) {
-            io.finish_for(CloseReason::ReadTimeout);
+        let over = if io.read_deadline(turn) <= known && io.is_silent(turn) {
+            Some(CloseReason::ReadTimeout)
+        } else if io.age_deadline(turn) <= known {
+            Some(CloseReason::MaxAge)
+        } else {
+            None
+        };
+        if let Some(reason) = over {
+            io.finish_for(reason);
             // What was written is not to be lost to what comes yet, which nobody would read.
             let recalled = self.call(turn, |state, conn| service.recall(state, conn));
             self.io.recalled(recalled == Some(true));

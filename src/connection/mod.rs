@@ -416,6 +416,12 @@ impl Connection {
                 self.io.set_silent(info);
             }
         }
+        if self.io.age_deadline(turn) <= known {
+            // What has come by now is still served.
+            self.io.set(Is::Readable, true);
+            self.pull(service, turn, buffer);
+            self.finish_unasked(service, CloseReason::MaxAge);
+        }
         self.conclude(service, turn, false)
     }
 

@@ -434,6 +434,7 @@ mod tests {
             write_timeout: Some(Duration::from_secs(800)),
             slowest_reader: None,
             half_close_timeout: None,
+            max_age: None,
             buffer: 1,
         };
         let next = |silence| next_look(&limits, now, Duration::from_secs(silence)).since(now);

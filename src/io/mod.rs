@@ -31,7 +31,7 @@ use crate::io::end::End;
 use crate::io::flags::{Flag, Flags};
 use crate::io::marks::{Mark, Marks};
 use crate::io::stats::Stats;
-use crate::liveness::reap::Limits;
+use crate::liveness::reap::{self, Limits};
 use crate::liveness::sockopt::INTEREST;
 use crate::memory::Memory;
 use crate::time::deadline::Moment;
@@ -364,13 +364,25 @@ impl Io {
         }
     }
 
+    /// When it has been connected for as long as it may.
+    #[inline]
+    pub(crate) fn age_deadline(&self, turn: &Turn<'_>) -> Moment {
+        match turn.limits.max_age {
+            Some(max_age) if self.is_open() => self.opened.after(reap::lasts(max_age, self.id)),
+            _ => Moment::NEVER,
+        }
+    }
+
     /// The earliest of its deadlines.
     #[inline]
     pub(crate) fn due(&self, turn: &Turn<'_>) -> Moment {
         if let Some(until) = self.linger() {
             return until;
         }
-        let due = self.look_at.min(self.read_deadline(turn));
+        let due = self
+            .look_at
+            .min(self.read_deadline(turn))
+            .min(self.age_deadline(turn));
         if self.pending.is_none() {
             return due;
         }

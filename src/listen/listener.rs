@@ -84,6 +84,7 @@ impl Settings {
             ("read timeout", listen.read_timeout),
             ("write timeout", listen.write_timeout),
             ("half-close timeout", listen.half_close_timeout),
+            ("age", listen.max_age),
         ] {
             if time.is_some_and(|time| time < Duration::from_millis(1)) {
                 return Err(Error::Config(format!(
@@ -102,6 +103,7 @@ impl Settings {
                 write_timeout: listen.write_timeout,
                 slowest_reader: listen.slowest_reader,
                 half_close_timeout: listen.half_close_timeout,
+                max_age: listen.max_age,
                 buffer: memory.buffer(listen.buffer),
             },
             when_full: listen.when_full,

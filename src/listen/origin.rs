@@ -63,6 +63,7 @@ impl Origin {
             until(DeadlineKind::Linger, io.linger().unwrap_or(Moment::NEVER)),
             stalls,
             until(DeadlineKind::Read, io.read_deadline(&self.turn(now))),
+            until(DeadlineKind::Age, io.age_deadline(&self.turn(now))),
         ];
         ConnectionInfo {
             id: io.id,

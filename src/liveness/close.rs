@@ -47,11 +47,13 @@ pub enum CloseReason {
     // The numbers cross takeovers: what was thought of later stands behind.
     /// A rule keeps its address out: never served.
     Denied,
+    /// It was connected for as long as one may be.
+    MaxAge,
 }
 
 impl CloseReason {
     /// Every reason, in the order of the variants.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::PeerClosed,
         Self::PeerReset,
         Self::KeepaliveDead,
@@ -68,6 +70,7 @@ impl CloseReason {
         Self::HandedOff,
         Self::IoError,
         Self::Denied,
+        Self::MaxAge,
     ];
 
     /// The word in logs and metrics.
@@ -90,6 +93,7 @@ impl CloseReason {
             Self::HandedOff => "handed-off",
             Self::IoError => "io-error",
             Self::Denied => "denied",
+            Self::MaxAge => "max-age",
         }
     }
 }

@@ -22,8 +22,19 @@ pub(crate) struct Limits {
     pub(crate) slowest_reader: Option<NonZeroU32>,
     /// Longest time that nothing moves on a half-closed connection, with no output waiting.
     pub(crate) half_close_timeout: Option<Duration>,
+    /// Longest time that it may be connected.
+    pub(crate) max_age: Option<Duration>,
     /// High-water mark of waiting output, bytes.
     pub(crate) buffer: usize,
+}
+
+/// How long connection `id` may last where `max_age` is the longest: up to a tenth less, another for each, so that those who
+/// came together do not come back together.
+#[inline]
+pub(crate) fn lasts(max_age: Duration, id: u64) -> Duration {
+    // Fibonacci hashing (Knuth, The Art of Computer Programming, 6.4): numbers in a row are spread evenly.
+    let share = id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54;
+    max_age - max_age / 10_240 * u32::try_from(share).unwrap_or(0)
 }
 
 /// What was seen of a connection's output when its deadline fired.
@@ -212,7 +223,23 @@ mod tests {
         write_timeout: Some(Duration::from_secs(300)),
         slowest_reader: None,
         half_close_timeout: Some(Duration::from_secs(60)),
+        max_age: None,
     };
+
+    #[test]
+    fn those_who_came_together_do_not_end_together_and_none_late() {
+        let hour = Duration::from_secs(3600);
+        let mut ends: Vec<_> = (1..=100).map(|id| lasts(hour, id)).collect();
+        ends.sort();
+        assert!(ends[0] >= hour / 10 * 9 && ends[99] <= hour, "{ends:?}");
+        // Spread over the tenth, without a gap.
+        let gaps = ends.windows(2).map(|two| two[1] - two[0]);
+        assert!(
+            gaps.max().is_some_and(|gap| gap < hour / 10 / 20),
+            "{ends:?}"
+        );
+        assert_eq!(lasts(Duration::MAX, 0), Duration::MAX);
+    }
 
     fn at(seconds: u64) -> Moment {
         Moment::at(Duration::from_secs(seconds))

@@ -188,6 +188,7 @@ impl Server {
                         terms: Arc::new(Terms {
                             limits: Limits {
                                 read_timeout: None,
+                                max_age: None,
                                 ..listener.settings.limits
                             },
                             stats: Stats::default(),

@@ -186,6 +186,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, help_heading = "Deadlines")]
     pub(crate) half_close_timeout: Option<Setting<Duration>>,
 
+    /// The longest that a client may be connected: then what has come is served, the output delivered, and it is closed.
+    /// Each up to a tenth sooner, so that they do not all come back at once. exec: the program is ended first.
+    #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "off", help_heading = "Deadlines")]
+    pub(crate) max_age: Setting<Duration>,
+
     /// How long a drain may take before what is left is cut.
     #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "10s", help_heading = "Deadlines")]
     pub(crate) drain_timeout: Setting<Duration>,

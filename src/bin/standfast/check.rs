@@ -148,6 +148,11 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         &shown_or(effective.half_close_timeout, "off"),
         "half-closed, no output waiting and nothing moving: reset",
     );
+    let age = "connected: served, delivered, closed; each up to a tenth sooner";
+    match args.max_age {
+        Setting::Off => row("max-age", &"off", ""),
+        Setting::On(longest) => row("max-age", &Shown(longest), age),
+    }
     row(
         "drain-timeout",
         &shown_or(args.drain_timeout.into_option(), "off"),

@@ -110,6 +110,7 @@ pub(crate) fn meant(args: &ServeArgs) -> Result<Config, Failure> {
         half_close_timeout: args
             .half_close_timeout
             .map_or(usual.half_close_timeout, Setting::into_option),
+        max_age: args.max_age.into_option(),
         allow: args.guard.allowed()?,
         deny: args.guard.denied()?,
         max_conns_per_ip: args.max_conns_per_ip.into_option(),
