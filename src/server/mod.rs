@@ -286,10 +286,10 @@ impl Server {
         if let Some(taken) = taken {
             self.succeed(taken);
         }
-        let lifecycle = &self.handle.shared.lifecycle;
-        lifecycle.running(&self.handle);
-        // Else another thread waits for the predecessor.
+        // Else that was told by now, and another thread waits for the predecessor.
         if alone {
+            let lifecycle = &self.handle.shared.lifecycle;
+            lifecycle.running(&self.handle);
             lifecycle.settled(&self.handle);
             become_alone(&self.handle);
         }

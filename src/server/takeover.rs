@@ -258,7 +258,7 @@ impl Server {
         Ok(Some((taken, path, afterwards)))
     }
 
-    /// The workers run: says so to the predecessor, and takes the paths over.
+    /// The workers run: says so to the predecessor, takes the paths over, and tells whoever runs this server.
     pub(super) fn succeed(
         &mut self,
         (mut taken, path, afterwards): (Taken, PathBuf, Sender<Taken>),
@@ -276,7 +276,8 @@ impl Server {
         let _ = self.handle.shared.took.set(takeover);
         let paths = std::mem::take(&mut taken.paths);
         self.inherit(taken.control.take(), paths, &path);
-        // The thread waits for it.
+        self.handle.shared.lifecycle.running(&self.handle);
+        // The thread waits for it, and tells what comes after that.
         let _ = afterwards.send(taken);
     }
 
