@@ -145,14 +145,14 @@ impl Io {
 
     /// Takes over what the kernel has counted, of a socket that was given away.
     pub(crate) fn settle(&mut self, turn: &Turn<'_>) -> Option<TcpInfo> {
-        let Ok(info) = sys::tcp_info(self.socket.as_fd()) else {
+        let Ok(account) = self.account() else {
             // No TCP. Its end can be seen all the same. One that is gone comes first: a read would eat the error that tells how.
             let peer_fin =
                 self.peer_fin() || self.polled().contains(PollFlags::HUP) || self.is_at_end();
             self.settle_fins(peer_fin, self.fin_sent());
             return None;
         };
-        let count = self.count(&info, turn.now);
+        let (count, info) = (self.count(&account, turn.now), account.info);
         let fin_sent = self.fin_sent() || info.journal.state.fin_sent();
         self.settle_fins(count.peer_fin, fin_sent);
         self.last_in = count.last_in;
@@ -167,16 +167,41 @@ impl Io {
 
     /// Bytes read and written, and when the last one came, for the table.
     pub(crate) fn counted(&self, now: Moment) -> (u64, u64, Moment) {
-        match sys::tcp_info(self.socket.as_fd()) {
-            Ok(info) if self.is(Is::Lent) => {
-                let count = self.count(&info, now);
-                (count.read, count.written, count.last_in)
-            }
-            _ => (self.read, self.written, self.last_in),
+        if self.is(Is::Lent)
+            && let Ok(account) = self.account()
+        {
+            let count = self.count(&account, now);
+            return (count.read, count.written, count.last_in);
         }
+        (self.read, self.written, self.last_in)
     }
 
-    fn count(&self, info: &TcpInfo, now: Moment) -> Count {
+    /// What the kernel says of one moment, as long as there is one in which nothing comes in between.
+    fn account(&self) -> io::Result<Account> {
+        let fd = self.socket.as_fd();
+        let moved = |info: &TcpInfo| (info.journal.received, info.journal.acknowledged);
+        let mut info = sys::tcp_info(fd)?;
+        for _ in 0..MOMENTS {
+            let unread = self.unread();
+            let queued = sys::unacknowledged(fd).unwrap_or(0);
+            let before = std::mem::replace(&mut info, sys::tcp_info(fd)?);
+            if moved(&before) == moved(&info) {
+                return Ok(Account {
+                    info,
+                    unread,
+                    queued,
+                });
+            }
+        }
+        Ok(Account {
+            unread: self.unread(),
+            queued: sys::unacknowledged(fd).unwrap_or(0),
+            info,
+        })
+    }
+
+    fn count(&self, account: &Account, now: Moment) -> Count {
+        let info = &account.info;
         let journal = info.journal;
         // Whether a FIN came before a reset, the state does not tell any more.
         let reset = journal.state == TcpState::Over && !is_orderly(info);
@@ -185,13 +210,12 @@ impl Io {
             || is_orderly(info)
             || reset && sys::fin_came(self.socket.as_fd()).unwrap_or(false);
         let fin_sent = journal.state.fin_sent() || is_orderly(info);
-        let queued = sys::unacknowledged(self.socket.as_fd()).unwrap_or(0);
         Count {
             peer_fin,
             read: journal
                 .received
-                .saturating_sub(self.unread() + u64::from(peer_fin)),
-            written: (journal.acknowledged + queued).saturating_sub(u64::from(fin_sent)),
+                .saturating_sub(account.unread + u64::from(peer_fin)),
+            written: (journal.acknowledged + account.queued).saturating_sub(u64::from(fin_sent)),
             last_in: self.last_in.max(now.before(journal.idle)),
         }
     }
@@ -371,6 +395,16 @@ impl Io {
         }
     }
 }
+
+/// The kernel's counters of a socket, and what of their bytes is still there.
+struct Account {
+    info: TcpInfo,
+    unread: u64,
+    queued: u64,
+}
+
+/// How often the kernel is asked anew where bytes came while it was asked.
+const MOMENTS: usize = 8;
 
 /// What the kernel has counted of a connection.
 struct Count {
