@@ -4,7 +4,7 @@
 //! together, are probed in the same millisecond. Loopback and the links of containers hold a thousand packets
 //! (`net.core.netdev_max_backlog`) and drop the rest, and living peers count as vanished.
 //!
-//! So each of many has an idle time of its own ([`Keepalive::spread`]). It costs no system call where they are many already:
+//! So each of many has an idle time of its own, and is soon probed again ([`Keepalive::spread`]). It costs no system call where they are many already:
 //! accepted ones inherit it from their listener, which has another for every few ([`Rotation`]); those who were there before,
 //! and who come in that moment, are given theirs. It is the kernel that keeps the times: a worker that is late for anything
 //! changes nothing.

@@ -94,10 +94,7 @@ impl Keepalive {
             }
             _ => (idle - idle / 4, idle - 1),
         };
-        // Multiples of the golden ratio are spread evenly, and so are every second or third of them.
-        let fraction = nth.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        let less = (fraction * u64::from(most - least + 1)) >> 32;
-        let own_idle = most - u32::try_from(less).unwrap_or(0);
+        let own_idle = most - evenly(nth, most - least + 1);
         let time = (idle - own_idle).saturating_add(interval.get().saturating_mul(retries.get()));
         let soon = EXACT + u32::from(nth % 2 == 1);
         let own_interval = time.div_ceil(RETRIES_MOST).max(soon).min(interval.get());
@@ -135,6 +132,14 @@ impl Keepalive {
             retries: self.retries.or(system.retries),
         }
     }
+}
+
+/// One of so many shares for number `nth`: numbers in a row are spread evenly over them, and so are every second or third of
+/// them (Fibonacci hashing; Knuth, The Art of Computer Programming, 6.4).
+#[inline]
+pub(crate) fn evenly(nth: u64, shares: u32) -> u32 {
+    let fraction = nth.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    u32::try_from((fraction * u64::from(shares)) >> 32).unwrap_or(0)
 }
 
 impl fmt::Display for Keepalive {

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::liveness::close::{CloseReason, Ending, How};
+use crate::liveness::keepalive::evenly;
 use crate::os::sys::TcpInfo;
 use crate::time::deadline::Moment;
 
@@ -32,9 +33,7 @@ pub(crate) struct Limits {
 /// came together do not come back together.
 #[inline]
 pub(crate) fn lasts(max_age: Duration, id: u64) -> Duration {
-    // Fibonacci hashing (Knuth, The Art of Computer Programming, 6.4): numbers in a row are spread evenly.
-    let share = id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54;
-    max_age - max_age / 10_240 * u32::try_from(share).unwrap_or(0)
+    max_age - max_age / 10_240 * evenly(id, 1024)
 }
 
 /// What was seen of a connection's output when its deadline fired.

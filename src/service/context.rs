@@ -103,8 +103,8 @@ impl Context<'_> {
         self.io.unread()
     }
 
-    /// Reads no more from this client until [`Handle::resume`](crate::Handle::resume) is called, from whatever thread. The read deadline
-    /// stands still meanwhile.
+    /// Reads no more from this client until [`Handle::resume`](crate::Handle::resume) is called, from whatever thread. The
+    /// read deadline stands still meanwhile.
     pub fn wait(&mut self) {
         self.io.halt(self.turn.now);
     }
@@ -168,8 +168,8 @@ impl Context<'_> {
         self.io.want_fin();
     }
 
-    /// Has [`Service::ready`](crate::Service::ready) called whenever `beside` may be read, as an edge: once, until a read of it would block.
-    /// It is kept for as long as the connection lives, and goes along in a takeover.
+    /// Has [`Service::ready`](crate::Service::ready) called whenever `beside` may be read, as an edge: once, until a read
+    /// of it would block. It is kept for as long as the connection lives, and goes along in a takeover.
     pub fn watch(&mut self, beside: OwnedFd) {
         self.io.watch_beside(beside);
     }
@@ -180,26 +180,27 @@ impl Context<'_> {
         self.io.watched()
     }
 
-    /// Has [`Service::ready`](crate::Service::ready) called with [`Ready::Watched`](crate::Ready::Watched) again in the next turn, after the other connections: for a
-    /// service that reads only some of what a watched descriptor has at a time.
+    /// Has [`Service::ready`](crate::Service::ready) called with [`Ready::Watched`](crate::Ready::Watched) again in the
+    /// next turn, after the other connections: for a service that reads only some of what a watched descriptor has at a
+    /// time.
     pub fn again(&mut self) {
         self.io.beside().again = true;
     }
 
-    /// Has [`Service::ready`](crate::Service::ready) called in that time, once, instead of any time set before; `None`: not at all. What is
-    /// left of it goes along in a takeover.
+    /// Has [`Service::ready`](crate::Service::ready) called in that time, once, instead of any time set before; `None`: not
+    /// at all. What is left of it goes along in a takeover.
     pub fn set_alarm(&mut self, after: Option<Duration>) {
         self.io.beside().alarm = self.turn.now.after_if(after);
     }
 
     /// Gives the socket away, to another process as a rule: answers a copy of it, which blocks, as programs expect.
     ///
-    /// From here on the engine neither reads nor writes it, and tells of no input and no end. It goes on counting
-    /// and keeping the deadlines by what the kernel knows (`TCP_INFO`, `SIOCOUTQ`; so not on a Unix socket), and ends
-    /// both copies at a deadline ([`Service::recall`](crate::Service::recall) comes before a silent client's), a kill, or the end of a drain;
-    /// until then a drain leaves it alone. When whoever got
-    /// it is done, [`finish`](Self::finish) closes this process's copy alone: the client gets its FIN when there is no
-    /// other one. What the service has not used of its input stays with it.
+    /// From here on the engine neither reads nor writes it, and tells of no input and no end. It goes on counting and
+    /// keeping the deadlines by what the kernel knows (`TCP_INFO`, `SIOCOUTQ`; so not on a Unix socket), and ends both
+    /// copies at a deadline ([`Service::recall`](crate::Service::recall) comes before a silent client's), a kill, or the
+    /// end of a drain; until then a drain leaves it alone. When whoever got it is done, [`finish`](Self::finish) closes
+    /// this process's copy alone: the client gets its FIN when there is no other one. What the service has not used of its
+    /// input stays with it.
     ///
     /// # Errors
     /// `WouldBlock` while output waits; else what the system says, for want of descriptors as a rule. Nothing has
@@ -231,7 +232,8 @@ impl Context<'_> {
     }
 
     /// There is more output than is to wait here: the end comes once [`finish`](Self::finish) is called. Until then
-    /// [`Service::output`](crate::Service::output) is called whenever what waits has been written, be the connection ending or not.
+    /// [`Service::output`](crate::Service::output) is called whenever what waits has been written, be the connection ending
+    /// or not.
     pub fn finish_later(&mut self) {
         self.io.owe();
     }

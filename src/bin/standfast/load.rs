@@ -107,7 +107,7 @@ pub(crate) fn run(args: &LoadArgs) -> Result<ExitCode, Failure> {
         &news,
         &mut progress,
         &mut course,
-    );
+    )?;
     progress.close();
     course.close();
 
@@ -228,7 +228,7 @@ fn attend(
     news: &Receiver<News>,
     progress: &mut Progress,
     course: &mut Course,
-) {
+) -> Result<(), Failure> {
     let (mut unsettled, mut working, mut connected) = (workers.len(), workers.len(), 0);
     let wake = || {
         for worker in workers {
@@ -236,9 +236,7 @@ fn attend(
         }
     };
     let (mut next, mut looked) = (plan.every + POSTED, 0);
-    let Ok(mut latencies) = Latencies::new() else {
-        return;
-    };
+    let mut latencies = Latencies::new()?;
     while working > 0 {
         let now = control.now();
         if now >= next {
@@ -291,12 +289,13 @@ fn attend(
             Err(RecvTimeoutError::Timeout) => {
                 // One that panicked says nothing.
                 if workers.iter().all(|worker| worker.thread.is_finished()) {
-                    return;
+                    return Ok(());
                 }
             }
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Disconnected) => break,
         }
     }
+    Ok(())
 }
 
 fn seconds(nanos: u64) -> f64 {

@@ -39,7 +39,10 @@ pub(crate) fn is_kept() -> bool {
 
 /// Gives them up.
 pub(crate) fn give_up() {
-    let mut kept = kept();
+    empty(&mut kept());
+}
+
+fn empty(kept: &mut Option<Spare>) {
     *kept = None;
     IS_KEPT.store(false, Ordering::Relaxed);
 }
@@ -97,13 +100,22 @@ impl Drop for Spare {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SpareAllocator;
 
-/// Where the system had no memory: what it has without what was kept. Another thread may have given that up already; none
-/// keeps it anew meanwhile.
+/// What the system has, and where that is nothing, what it has without what was kept.
+#[inline]
+fn in_need(allocate: impl Fn() -> *mut u8) -> *mut u8 {
+    let at = allocate();
+    if at.is_null() {
+        once_more(allocate)
+    } else {
+        at
+    }
+}
+
+/// Another thread may have given up what was kept already; none keeps it anew meanwhile.
 #[cold]
 fn once_more(allocate: impl FnOnce() -> *mut u8) -> *mut u8 {
     let mut kept = kept();
-    *kept = None;
-    IS_KEPT.store(false, Ordering::Relaxed);
+    empty(&mut kept);
     allocate()
 }
 
@@ -112,25 +124,13 @@ unsafe impl GlobalAlloc for SpareAllocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise is the one that is asked for.
-        let allocate = || unsafe { System.alloc(layout) };
-        let at = allocate();
-        if at.is_null() {
-            once_more(allocate)
-        } else {
-            at
-        }
+        in_need(|| unsafe { System.alloc(layout) })
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
-        let allocate = || unsafe { System.alloc_zeroed(layout) };
-        let at = allocate();
-        if at.is_null() {
-            once_more(allocate)
-        } else {
-            at
-        }
+        in_need(|| unsafe { System.alloc_zeroed(layout) })
     }
 
     #[inline]
@@ -142,13 +142,7 @@ unsafe impl GlobalAlloc for SpareAllocator {
     #[inline]
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: as above; where it answers null what was there is as before.
-        let allocate = || unsafe { System.realloc(at, layout, size) };
-        let moved = allocate();
-        if moved.is_null() {
-            once_more(allocate)
-        } else {
-            moved
-        }
+        in_need(|| unsafe { System.realloc(at, layout, size) })
     }
 }
 

@@ -6,7 +6,7 @@ use crate::Failure;
 use crate::load::plan::{Mode, Plan};
 use crate::load::report::Milliseconds;
 use crate::load::tally::{Latencies, Tally};
-use crate::load::{POSTED, SECOND, seconds};
+use crate::load::{SECOND, seconds};
 use crate::logger;
 
 #[derive(Debug)]
@@ -18,8 +18,9 @@ pub(super) struct Progress {
     /// Something stands on the terminal's line.
     is_open: bool,
     before: Tally,
-    /// When that was said.
+    /// When that was said, and in which second.
     shown: u64,
+    second: (bool, u64),
     /// Since then.
     latencies: Latencies,
 }
@@ -34,17 +35,20 @@ impl Progress {
             is_open: false,
             before: Tally::default(),
             shown: 0,
+            second: (false, 0),
             latencies: Latencies::new()?,
         })
     }
 
     /// What the workers have put up: all they had counted at `at`, and their latencies since the last time. It is shown
-    /// if that was a second ago or so. Sending begins at `start`.
+    /// once in each second, which count from `start` on when sending has begun.
     pub(super) fn show(&mut self, at: u64, tally: &Tally, latencies: &Latencies, start: u64) {
         self.latencies.add(latencies);
-        if at < self.shown + SECOND - POSTED {
+        let second = second(at, start);
+        if second.1 == 0 || second == self.second {
             return;
         }
+        self.second = second;
         let elapsed = (start < at).then(|| seconds(at - start));
         let line = self.line(tally, elapsed, seconds(at - self.shown.max(start.min(at))));
         (self.before, self.shown) = (*tally, at);
@@ -89,5 +93,36 @@ impl Progress {
         if std::mem::take(&mut self.is_open) {
             let _ = writeln!(io::stderr());
         }
+    }
+}
+
+/// Whether it was being sent by then, and in which second of that, or of the time before.
+fn second(at: u64, start: u64) -> (bool, u64) {
+    if start < at {
+        (true, (at - start) / SECOND)
+    } else {
+        (false, at / SECOND)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_count_anew_when_sending_begins() {
+        let start = SECOND * 3 / 2;
+        for (at, expected) in [
+            (SECOND / 5, (false, 0)),
+            (SECOND + 1, (false, 1)),
+            (start, (false, 1)),
+            (start + SECOND / 5, (true, 0)),
+            // A late one, and a punctual one behind it, are two.
+            (start + SECOND * 19 / 10, (true, 1)),
+            (start + SECOND * 2, (true, 2)),
+        ] {
+            assert_eq!(second(at, start), expected, "{at}");
+        }
+        assert_eq!(second(5 * SECOND, u64::MAX), (false, 5));
     }
 }
