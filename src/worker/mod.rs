@@ -523,11 +523,17 @@ impl Worker {
         }
     }
 
-    /// A connection has left this worker.
+    /// A connection has ended here.
     fn count_out(&self, connection: &Connection, reason: CloseReason) {
+        let origin = &self.origins[usize::from(connection.io.listener)];
+        origin.stats.closed(reason);
+        self.release_place(connection);
+    }
+
+    /// A connection has left this worker.
+    fn release_place(&self, connection: &Connection) {
         let io = &connection.io;
         let origin = &self.origins[usize::from(io.listener)];
-        origin.stats.closed(reason);
         origin.settings.admission.release(io.peer().ip());
         let open = &self.shared.workers[self.index].open;
         open.fetch_sub(1, Ordering::Relaxed);

@@ -256,7 +256,8 @@ impl Taker for Worker {
         if let Some(connection) = self.connections.try_remove(key) {
             connection.io.deregister(self.poll.registry());
             self.deadlines.remove(slot(key));
-            self.count_out(&connection, CloseReason::HandedOff);
+            // It is the old process's yet, which counts its end.
+            self.release_place(&connection);
         }
     }
 

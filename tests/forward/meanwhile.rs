@@ -77,6 +77,17 @@ fn assert_nobody_stayed(relay: &Server) {
     assert!(said.unwrap().contains(" staying=0 "), "{said:?}");
 }
 
+/// Whoever was accepted is open, or has ended once. Answers how many are open.
+#[track_caller]
+fn open_of_all(home: &Home) -> u64 {
+    let status = home.json(&["status"]);
+    let open = number(&status["open"]);
+    let closed = status["closed"].as_array().unwrap();
+    let ended: u64 = closed.iter().map(|reason| number(&reason[1])).sum();
+    assert_eq!(number(&status["accepted"]), open + ended, "{status}");
+    open
+}
+
 #[test]
 fn a_client_that_comes_during_a_takeover_is_connected_at_once_and_goes_along() {
     let home = Home::new();
@@ -99,7 +110,7 @@ fn a_client_that_comes_during_a_takeover_is_connected_at_once_and_goes_along() {
     for (client, served) in &mut pairs {
         assert_pair(client, served);
     }
-    assert_eq!(number(&home.json(&["status"])["open"]), pairs.len() as u64);
+    assert_eq!(open_of_all(&home), pairs.len() as u64);
 }
 
 #[test]
@@ -145,7 +156,7 @@ fn a_client_that_waits_is_given_up_during_a_takeover_when_its_time_is_over() {
     assert_nobody_stayed(&relay);
     assert_reset(&mut waiting.lock().unwrap());
     assert_eq!(next.closed().reason(), "upstream-failed");
-    assert_eq!(number(&home.json(&["status"])["open"]), 0);
+    assert_eq!(open_of_all(&home), 0);
 }
 
 /// As [`succeed_after`], but the new process has `fault`, and hangs. Answers whether `meanwhile` was over before the
