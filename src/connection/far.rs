@@ -101,7 +101,7 @@ impl Connection {
         turn: &Turn<'_>,
         buffer: &mut [u8],
     ) -> bool {
-        let mut budget = READ_BUDGET;
+        let mut budget = READ_BUDGET.min(buffer.len());
         loop {
             // Nobody wants it any more: it is read and forgotten.
             let over = !self.io.is_open() || self.io.has_failed();

@@ -96,6 +96,16 @@ impl Connection {
         self.conclude(service, turn, false)
     }
 
+    /// Bytes read so far, from either side.
+    #[inline]
+    pub(crate) fn taken_in(&self) -> u64 {
+        let far = match self.io.far() {
+            Some(Far::Up(up)) => up.io.read,
+            _ => 0,
+        };
+        self.io.read + far
+    }
+
     /// Does what can be done now: output first, for that makes room, then input, then what follows from both.
     pub(crate) fn advance(
         &mut self,
@@ -182,7 +192,7 @@ impl Connection {
     /// Reads until there is no more, the budget is spent, or there is no room for what would come of it.
     /// Answers whether the budget stopped it.
     fn pull(&mut self, service: &AnyService, turn: &Turn<'_>, buffer: &mut [u8]) -> bool {
-        let mut budget = READ_BUDGET;
+        let mut budget = READ_BUDGET.min(buffer.len());
         while self.io.is(Is::Readable) {
             let room = self.io.input_room(turn).min(buffer.len());
             let room = if room > 0 {

@@ -55,6 +55,11 @@ const SLICE: Duration = Duration::from_millis(2);
 /// What one read may bring; one such buffer a worker.
 const READ_BUFFER: usize = 256 * 1024;
 
+/// Once a turn has read so much, a few milliseconds' worth, each connection's share of it is small: a thousand that all
+/// have much to say must not keep one with a word waiting for a quarter of a gigabyte.
+const MUCH: u64 = 8 * 1024 * 1024;
+const SHARE: usize = 16 * 1024;
+
 /// The token of a worker's waker. Connections have their slab key, listeners count down from below.
 pub(crate) const WAKER: Token = Token(usize::MAX);
 
@@ -135,6 +140,8 @@ pub(crate) struct Worker {
     giving: Option<Giving>,
     unconfigured: Unconfigured,
     buffer: ReadBuffer,
+    /// Bytes read from clients in this turn.
+    taken_in: u64,
     drain: Drain,
 }
 
@@ -197,6 +204,7 @@ impl Worker {
             giving: None,
             unconfigured: Unconfigured::none(),
             buffer: ReadBuffer::new(),
+            taken_in: 0,
             drain: Drain::within(drain_timeout),
         }
     }
@@ -227,6 +235,7 @@ impl Worker {
     /// One turn. I/O before deadlines: a byte that came in this turn saves the connection.
     fn turn(&mut self, events: &mut Events) -> io::Result<()> {
         self.wait(events)?;
+        self.taken_in = 0;
         self.dispatch(events);
         self.accept();
         self.serve_leftovers();
@@ -310,9 +319,10 @@ impl Worker {
                 Token(token) if token & FAR != 0 => {
                     let key = token & !FAR;
                     let mut dialing = false;
+                    let share = self.share_of_turn();
                     self.step(key, |connection, service, turn, buffer| {
                         dialing = connection.note_far(event);
-                        connection.advance_unless(is_late, service, turn, buffer)
+                        connection.advance_unless(is_late, service, turn, &mut buffer[..share])
                     });
                     if dialing {
                         self.dials.push(key);
@@ -320,12 +330,23 @@ impl Worker {
                 }
                 Token(key) => {
                     log::trace!(key, event:? = event; "ready");
+                    let share = self.share_of_turn();
                     self.step(key, |connection, service, turn, buffer| {
                         connection.io.note(event);
-                        connection.advance_unless(is_late, service, turn, buffer)
+                        connection.advance_unless(is_late, service, turn, &mut buffer[..share])
                     });
                 }
             }
+        }
+    }
+
+    /// How much the next connection may read in this turn.
+    #[inline]
+    fn share_of_turn(&self) -> usize {
+        if self.taken_in < MUCH {
+            READ_BUFFER
+        } else {
+            SHARE
         }
     }
 
@@ -400,12 +421,14 @@ impl Worker {
         }
         let origin = &self.origins[usize::from(connection.io.listener)];
         let turn = origin.turn(self.now);
+        let before = connection.taken_in();
         let step = what(
             connection,
             &origin.settings.service,
             &turn,
             self.buffer.bytes(),
         );
+        self.taken_in += connection.taken_in().saturating_sub(before);
         let io = &mut connection.io;
         let put_off = matches!(step, Step::PutOff);
         match step {

@@ -1,8 +1,8 @@
-//! A long turn: whoever has output waiting already is served behind the others, and served.
+//! A long turn: whoever has output waiting already, or much to say, is served behind the others, and served.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -98,9 +98,82 @@ fn in_a_long_turn_those_whose_output_waits_come_behind_the_others() {
     other.write_all(b"how many").unwrap();
     go_on.send(()).unwrap();
     let mut before = [0];
-    std::io::Read::read_exact(&mut other, &mut before).unwrap();
+    other.read_exact(&mut before).unwrap();
     assert!(before[0] <= 1, "{} came before it", before[0]);
     until("all are served", || served.load(Ordering::Relaxed) == COUNT);
+    handle.stop();
+    serving.join().unwrap().unwrap();
+}
+
+/// Counts what it is sent. `hold` waits for the gate, `how much` is told what came before.
+struct Counting {
+    held: Sender<()>,
+    gate: Mutex<Receiver<()>>,
+    counted: Arc<AtomicU64>,
+}
+
+impl Service for Counting {
+    type State = ();
+
+    fn open(&self, conn: &mut Context<'_>) {
+        conn.write(b"o");
+    }
+
+    fn input(&self, (): &mut (), conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+        match bytes {
+            b"hold" => {
+                self.held.send(()).unwrap();
+                self.gate.lock().unwrap().recv_timeout(GUARD).unwrap();
+            }
+            b"how much" => conn.write(&self.counted.load(Ordering::Relaxed).to_le_bytes()),
+            _ => {
+                let count = bytes.len() as u64;
+                self.counted.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+        bytes.len()
+    }
+}
+
+#[test]
+fn hundreds_that_have_much_to_say_at_once_do_not_keep_one_waiting_for_all_of_it() {
+    let (held, is_held) = channel();
+    let (go_on, gate) = channel();
+    let counted = Arc::new(AtomicU64::new(0));
+    let service = Counting {
+        held,
+        gate: Mutex::new(gate),
+        counted: Arc::clone(&counted),
+    };
+    let config = Config {
+        listen: vec![listen(service)],
+        workers: NonZeroUsize::new(1),
+        ..Config::default()
+    };
+    let server = standfast::Server::bind(config).unwrap();
+    let (address, handle) = (server.addresses()[0].tcp().unwrap(), server.handle());
+    let serving = thread::spawn(|| server.run());
+    let open = || {
+        let mut client = connect(address);
+        assert_gets(&mut client, b"o");
+        client
+    };
+    let mut talkers: Vec<_> = (0..400).map(|_| open()).collect();
+    let (mut holding, mut other) = (open(), open());
+    holding.write_all(b"hold").unwrap();
+    is_held.recv_timeout(GUARD).unwrap();
+    let mut said = 0;
+    for client in &mut talkers {
+        client.set_nonblocking(true).unwrap();
+        said += client.write(&[b'x'; 256 * 1024]).unwrap() as u64;
+    }
+    other.write_all(b"how much").unwrap();
+    go_on.send(()).unwrap();
+    let mut before = [0; 8];
+    other.read_exact(&mut before).unwrap();
+    let before = u64::from_le_bytes(before);
+    assert!(before < said / 4, "{before} of {said} bytes came before it");
+    until("all is read", || counted.load(Ordering::Relaxed) == said);
     handle.stop();
     serving.join().unwrap().unwrap();
 }
