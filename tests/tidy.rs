@@ -324,6 +324,26 @@ fn the_layers_stand_on_the_map_in_their_order() {
 }
 
 #[test]
+fn every_file_of_the_library_is_on_the_map() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let map = fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    for (path, _) in sources("src") {
+        let is_a_part = ["lib.rs", "mod.rs", "tests.rs"]
+            .iter()
+            .any(|name| path.ends_with(name));
+        let for_tests = path.ends_with("dial/peers.rs");
+        if is_a_part || for_tests || path.starts_with("src/bin") {
+            continue;
+        }
+        let path = path.display();
+        assert!(
+            map.contains(&format!("(../{path})")),
+            "{path} is not in docs/architecture.md"
+        );
+    }
+}
+
+#[test]
 fn a_file_that_a_document_names_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folders = [
