@@ -46,7 +46,7 @@ fn local(home: &Home, flags: &[&str], what: &str) -> (Server, PathBuf) {
 
 /// One line of what a process sends.
 #[track_caller]
-fn line(client: &mut TcpStream) -> String {
+pub(crate) fn line(client: &mut TcpStream) -> String {
     use std::io::Read;
     let mut line = Vec::new();
     let mut byte = [0];

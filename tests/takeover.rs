@@ -24,6 +24,8 @@ mod restart;
 mod supervisors;
 /// Much that waits, and more that comes.
 mod waiting;
+/// The program's file changes, and the server is restarted for it.
+mod watch;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;

@@ -230,6 +230,12 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     pub(crate) replace: bool,
 
+    /// Restart when the file of this program has changed, as `cargo build` changes it, and the new one answers --version:
+    /// it takes over, clients stay connected. One that does not run changes nothing. This process stays in front.
+    #[cfg(control)]
+    #[arg(long)]
+    pub(crate) watch: bool,
+
     /// The control socket, for status, list, kill, drain, stop and restart, or off. [default: standfast/ADDRESS-PORT.sock in
     /// XDG_RUNTIME_DIR, else /run/user/UID, else /tmp/standfast-UID]
     #[cfg(control)]

@@ -4,6 +4,8 @@
 use std::io;
 #[cfg(control)]
 use std::path::Path;
+#[cfg(control)]
+use std::sync::Arc;
 
 #[cfg(control)]
 use standfast::control::Successor;
@@ -16,6 +18,8 @@ use crate::supervisor::Supervisor;
 #[cfg(control)]
 use crate::takeover::Restart;
 use crate::units::shown_or;
+#[cfg(control)]
+use crate::watch::Watch;
 
 /// Whoever is told.
 #[derive(Debug)]
@@ -25,16 +29,24 @@ pub(crate) struct Told {
     supervisor: Supervisor,
     #[cfg(control)]
     restart: Restart,
+    #[cfg(control)]
+    watch: Option<Arc<Watch>>,
 }
 
 impl Told {
-    pub(crate) fn by(args: &ServeArgs, effective: &Effective) -> Self {
+    pub(crate) fn by(
+        args: &ServeArgs,
+        effective: &Effective,
+        #[cfg(control)] watch: Option<Arc<Watch>>,
+    ) -> Self {
         Self {
             service: args.service.service,
             effective: effective.clone(),
             supervisor: Supervisor::from_env(),
             #[cfg(control)]
             restart: Restart::of(args),
+            #[cfg(control)]
+            watch,
         }
     }
 }
@@ -53,6 +65,10 @@ impl Lifecycle for Told {
         self.supervisor
             .watch(move |patience| handle.is_turning(patience));
         self.supervisor.ready(&server.addresses());
+        #[cfg(control)]
+        if let Some(watch) = &self.watch {
+            watch.begin();
+        }
     }
 
     fn alone(&self, server: &Handle) {
@@ -69,14 +85,26 @@ impl Lifecycle for Told {
 
     #[cfg(control)]
     fn successor(&self, control: &Path) -> io::Result<Successor> {
-        self.restart.successor(control)
+        let successor = self.restart.successor(control)?;
+        if let Some(watch) = &self.watch {
+            watch.has_started(successor.pid);
+        }
+        Ok(successor)
     }
 
     fn handed_over(&self, takeover: &Takeover) {
+        #[cfg(control)]
+        if let Some(watch) = &self.watch {
+            watch.handed_over(takeover.pid);
+        }
         self.supervisor.handed_over(takeover.pid);
     }
 
     fn ending(&self) {
+        #[cfg(control)]
+        if let Some(watch) = &self.watch {
+            watch.end();
+        }
         self.supervisor.stopping();
     }
 

@@ -26,6 +26,8 @@ mod supervisor;
 #[cfg(control)]
 mod takeover;
 mod units;
+#[cfg(control)]
+mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

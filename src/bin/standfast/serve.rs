@@ -15,6 +15,8 @@ use crate::signals::Meaning;
 #[cfg(control)]
 use crate::takeover;
 use crate::units::Setting;
+#[cfg(control)]
+use crate::watch::Watch;
 use crate::{logger, service, signals, stdout};
 
 /// Runs the server to its end. Exit code 0 if everything was drained, 1 if something had to be cut.
@@ -27,8 +29,16 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     if let Some(doubt) = service::doubt(args) {
         log::warn!("{doubt}");
     }
+    #[cfg(control)]
+    let watch = Watch::of(args)?;
+    let told = Told::by(
+        args,
+        &effective,
+        #[cfg(control)]
+        watch.clone(),
+    );
     let config = Config {
-        lifecycle: Arc::new(Told::by(args, &effective)),
+        lifecycle: Arc::new(told),
         ..config
     };
     #[cfg(control)]
@@ -41,7 +51,15 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let handle = server.handle();
     #[cfg(control)]
     let restart = takeover::restart(&server);
+    #[cfg(control)]
+    let front = watch.clone();
+    #[cfg(control)]
+    if let Some(watch) = &watch {
+        watch.ask_at(server.control());
+    }
     signals::obey_all(move |signal| match signal.meaning {
+        #[cfg(control)]
+        meaning if front.as_ref().is_some_and(|front| front.passes_on(meaning)) => {}
         Meaning::End => {
             log::info!(signal = signal.name; "draining");
             handle.drain();
@@ -68,6 +86,10 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         log::error!(service = args.service.service.as_str(); "not all that was received could be passed on");
     }
     logger::summary(&summary);
+    #[cfg(control)]
+    if let Some(watch) = &watch {
+        watch.stay();
+    }
     drop(log);
     let drained = summary.cut == 0 && summary.finished && !summary.in_vain;
     Ok(if drained {

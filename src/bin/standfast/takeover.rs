@@ -28,7 +28,7 @@ pub(crate) fn bind(
     config: Config,
     effective: &Effective,
 ) -> Result<Server, Failure> {
-    let is_successor = env::var_os(SUCCESSOR).is_some();
+    let is_successor = is_successor();
     let path = match &args.control {
         Some(ControlPath::At(path)) => Some(path.clone()),
         Some(ControlPath::Off) | None => None,
@@ -52,6 +52,11 @@ pub(crate) fn bind(
         }
         _ => not_bound(error, args, effective),
     })
+}
+
+/// Whether this process was started by a server, to succeed it.
+pub(crate) fn is_successor() -> bool {
+    env::var_os(SUCCESSOR).is_some()
 }
 
 fn left_alone() -> Failure {
@@ -172,16 +177,7 @@ pub(crate) fn restart(server: &Server) -> impl Fn(&'static str) + Clone + Send +
         log::info!(signal; "restarting");
         // The next signal is heard meanwhile.
         let asking = threads::start("restart", move || {
-            let client = Client::at(path);
-            // Where the path was cleaned away, another server may have it by now.
-            let restarted = client.status().and_then(|status| match status.pid {
-                pid if pid == process::id() => client.restart().map(drop),
-                pid => Err(io::Error::other(format!(
-                    "the control socket {} is another server's by now (pid {pid})",
-                    client.path().display()
-                ))),
-            });
-            if let Err(error) = restarted {
+            if let Err(error) = restart_at(&path) {
                 log::warn!(error:%; "not restarted, the server goes on");
             }
         });
@@ -191,10 +187,23 @@ pub(crate) fn restart(server: &Server) -> impl Fn(&'static str) + Clone + Send +
     }
 }
 
+/// Asks this process's server for a restart at its control socket, and waits for what comes of it.
+pub(crate) fn restart_at(control: &Path) -> io::Result<()> {
+    let client = Client::at(control.to_owned());
+    // Where the path was cleaned away, another server may have it by now.
+    match client.status()?.pid {
+        pid if pid == process::id() => client.restart().map(drop),
+        pid => Err(io::Error::other(format!(
+            "the control socket {} is another server's by now (pid {pid})",
+            control.display()
+        ))),
+    }
+}
+
 /// What is to be run as this program: as it was typed, for a path may lead through a link to the newest release, and a
 /// bare name is looked up in PATH; else as the system names it. Asked at the start: once the file has been replaced, the
-/// system names the old one.
-fn program() -> io::Result<PathBuf> {
+/// system names the old one. A successor was started by what it finds typed, though another build may stand there already.
+pub(crate) fn program() -> io::Result<PathBuf> {
     let program = env::current_exe()?;
     let Some(typed) = env::args_os().next().map(PathBuf::from) else {
         return Ok(program);
@@ -206,7 +215,11 @@ fn program() -> io::Result<PathBuf> {
         (look_up(&typed), typed)
     };
     let is_this = found.is_some_and(|found| is_same(&found, &program));
-    Ok(if is_this { to_run } else { program })
+    Ok(if is_this || is_successor() {
+        to_run
+    } else {
+        program
+    })
 }
 
 /// The working directory, by the name that the shell has for it (`pwd -L`): that may lead through a link.
@@ -214,6 +227,14 @@ fn folder() -> io::Result<PathBuf> {
     let named = env::var_os("PWD").map(PathBuf::from);
     let named = named.filter(|path| path.is_absolute() && is_same(path, Path::new(".")));
     named.map_or_else(env::current_dir, Ok)
+}
+
+/// The file that is run as `program`.
+pub(crate) fn found(program: &Path) -> Option<PathBuf> {
+    if program.components().count() > 1 {
+        return Some(program.to_owned());
+    }
+    look_up(program)
 }
 
 /// Where exec(3) finds the program `name`.
