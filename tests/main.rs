@@ -12,6 +12,8 @@ mod support;
 mod bad_clients;
 /// Addresses, options, refusals: what the command line promises.
 mod command_line;
+/// `--config`: settings from a file, beside flags and the environment.
+mod config;
 /// `standfast connect`: the client that comes back.
 mod connect;
 /// The control socket, and the commands that use it.

@@ -80,6 +80,12 @@ impl Handle {
         listeners.map(|one| one.address.clone()).collect()
     }
 
+    /// Of each of the [addresses](Self::addresses), which of [`Config::listen`](crate::Config::listen) it is of.
+    #[must_use]
+    pub fn listens(&self) -> Vec<usize> {
+        self.shared.listens.clone()
+    }
+
     /// The server, its listeners and its counters.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -258,6 +264,8 @@ pub(crate) struct Shared {
     pub(crate) workers: Vec<Mailbox>,
     /// What every listener is; its counters are elsewhere.
     listeners: Vec<ListenerInfo>,
+    /// Which of the settings' each is of.
+    listens: Vec<usize>,
     /// Each worker's counters, by listener.
     stats: Vec<Vec<Arc<Stats>>>,
     clock: Clock,
@@ -373,6 +381,7 @@ impl Shared {
     pub(crate) fn new(
         workers: Vec<Mailbox>,
         listeners: Vec<ListenerInfo>,
+        listens: Vec<usize>,
         stats: Vec<Vec<Arc<Stats>>>,
         clock: Clock,
         memory: Memory,
@@ -382,6 +391,7 @@ impl Shared {
             lifecycle,
             memory,
             listeners,
+            listens,
             stats,
             clock,
             started: clock.now(),

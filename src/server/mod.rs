@@ -161,6 +161,7 @@ impl Server {
         let shared = Shared::new(
             mailboxes,
             named,
+            listens(&listeners),
             stats.clone(),
             clock,
             memory.clone(),
@@ -362,6 +363,19 @@ impl Server {
         }
         Ok((ways, threads))
     }
+}
+
+/// Which of the settings' each listener is of: those of one stand together.
+fn listens(listeners: &[Listener]) -> Vec<usize> {
+    let mut of = 0;
+    let each = listeners.iter().enumerate().map(|(at, listener)| {
+        let before = at.checked_sub(1).and_then(|before| listeners.get(before));
+        if before.is_some_and(|before| !Arc::ptr_eq(&before.settings, &listener.settings)) {
+            of += 1;
+        }
+        of
+    });
+    each.collect()
 }
 
 /// Has `shared` answer what the services connect clients to, of each once.

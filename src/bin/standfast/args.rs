@@ -14,6 +14,7 @@ mod guard;
 mod hub;
 mod load;
 pub(crate) mod netcat;
+mod process;
 mod service;
 
 use std::num::NonZeroUsize;
@@ -21,7 +22,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use standfast::Address;
 
 use crate::Failure;
@@ -30,6 +31,7 @@ use crate::args::detection::DetectionArgs;
 use crate::args::guard::GuardArgs;
 pub(crate) use crate::args::load::LoadArgs;
 use crate::args::netcat::NetcatArgs;
+pub(crate) use crate::args::process::ProcessArgs;
 use crate::args::service::ServiceArgs;
 pub(crate) use crate::args::service::ServiceName;
 #[cfg(control)]
@@ -150,7 +152,7 @@ Durations: a plain number is seconds; suffixes ms s m h d; off disables. Sizes t
 
 Signals: the first SIGTERM, SIGINT or SIGHUP drains (stops accepting, serves what has come, delivers what
 waits, closes), and so do SIGPWR and SIGRTMIN+3; a second one, half a second later or more, ends at once. Under
-nohup a SIGHUP is ignored. SIGUSR2 restarts, as the command restart does; SIGUSR1 is ignored.
+nohup a SIGHUP is ignored; with --config it does not drain but reloads. SIGUSR2 restarts, as the command restart does; SIGUSR1 is ignored.
 Exit codes: 0 done, 1 failed or had to cut connections off, 2 asked wrongly.")]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
@@ -159,7 +161,7 @@ pub(crate) struct ServeArgs {
     /// Where to listen, repeatable: PORT (this host only), :PORT (every address, IPv4 and IPv6), HOST:PORT,
     /// [::1]:PORT, unix:PATH, unix:@NAME (abstract), fd:N (inherited), systemd[:NAME]. Port 0 takes a free one.
     /// [default: 127.0.0.1:7000]
-    #[arg(short, long = "listen", value_name = "ADDR")]
+    #[arg(short, long = "listen", alias = "address", value_name = "ADDR")]
     listen: Vec<Address>,
 
     #[command(flatten)]
@@ -191,10 +193,6 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "off", help_heading = "Deadlines")]
     pub(crate) max_age: Setting<Duration>,
 
-    /// How long a drain may take before what is left is cut.
-    #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "10s", help_heading = "Deadlines")]
-    pub(crate) drain_timeout: Setting<Duration>,
-
     /// Most connections at a time. [default: from the descriptor limit]
     #[arg(short, long, value_name = "N", value_parser = count, allow_hyphen_values = true, help_heading = "Limits")]
     pub(crate) max_conns: Option<NonZeroUsize>,
@@ -215,44 +213,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true, default_value = "256k", help_heading = "Limits")]
     pub(crate) buffer: usize,
 
-    /// The bound for all bytes that wait in this process. Near it the high-water mark of each connection falls; beyond it
-    /// nobody is read until there is room. [default: a quarter of what the machine or the cgroup has, at most 1g]
-    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true, help_heading = "Limits")]
-    pub(crate) memory: Option<usize>,
-
-    /// Threads that serve. [default: the cores]
-    #[arg(long, value_name = "N", value_parser = count, allow_hyphen_values = true, help_heading = "Limits")]
-    pub(crate) workers: Option<NonZeroUsize>,
-
-    /// Take over from the server that runs at the same control path: its listeners and its live connections. This one
-    /// must listen on at least the same addresses, with the same service. Start afresh if there is none.
-    #[cfg(control)]
-    #[arg(long)]
-    pub(crate) replace: bool,
-
-    /// Restart when the file of this program has changed, as `cargo build` changes it, and the new one answers --version:
-    /// it takes over, clients stay connected. One that does not run changes nothing. This process stays in front.
-    #[cfg(control)]
-    #[arg(long)]
-    pub(crate) watch: bool,
-
-    /// The control socket, for status, list, kill, drain, stop and restart, or off. [default: standfast/ADDRESS-PORT.sock in
-    /// XDG_RUNTIME_DIR, else /run/user/UID, else /tmp/standfast-UID]
-    #[cfg(control)]
-    #[arg(long, value_name = "PATH", value_parser = control_path)]
-    pub(crate) control: Option<ControlPath>,
-
-    /// How log lines look.
-    #[arg(long, value_enum, default_value = "text", help_heading = "Log")]
-    pub(crate) log_format: LogFormat,
-
-    /// Log more: debug; twice: trace. RUST_LOG is honoured.
-    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Log")]
-    pub(crate) verbose: u8,
-
-    /// Log only warnings and errors.
-    #[arg(short, long, help_heading = "Log")]
-    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) process: ProcessArgs,
 }
 
 impl ServeArgs {

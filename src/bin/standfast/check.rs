@@ -1,38 +1,122 @@
-//! `standfast check`: what the flags of `serve` really do, in words.
+//! `standfast check`: what the settings of `serve` really do, in words.
 
-use std::fmt::{Display, Write as _};
+mod warnings;
+
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
 use standfast::memory::MemorySource;
 use standfast::services::forward::{Balance, ForwardOptions};
-use standfast::{Effective, Network};
+use standfast::{Config, Effective, Listen, Network};
 
 use crate::Failure;
 use crate::args::{Full, ServeArgs, ServiceName};
 use crate::logger;
 use crate::serve;
 use crate::service;
+use crate::settings::{ListenerSettings, Settings, Sources};
 use crate::stdout;
 use crate::units::{Bytes, Setting, Shown, shown_or};
 
-/// Prints the effective settings on stdout.
-pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
-    let log = logger::start(args.log_format, args.verbose, args.quiet)?;
+/// Prints the effective settings on stdout, where each came from, and what is doubtful about them.
+pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
+    let process = &settings.whole.args.process;
+    let log = logger::start(process.log_format, process.verbose, process.quiet)?;
     let descriptors = standfast::process::raise_descriptor_limit();
-    let config = serve::meant(args)?;
-    let effective = config.effective()?.swap_remove(0);
-    service::refuse_loop(args, &effective.addresses)?;
-    if let Some(doubt) = service::doubt(args) {
-        logger::say(&doubt);
+    let (config, effective) = serve::meant(settings)?;
+    let mut table = Table::default();
+    let each = settings
+        .listeners
+        .iter()
+        .zip(&config.listen)
+        .zip(&effective);
+    for ((one, listen), effective) in each {
+        if let Some(doubt) = service::doubt(&one.args) {
+            logger::say(&doubt);
+        }
+        table.head(
+            one.sources
+                .table()
+                .map(|origin| format!("[[listen]] {origin}")),
+        );
+        listener(one, listen, effective, &mut table)?;
+        table.rest(&one.sources, &settings.whole.sources);
+    }
+    let first = settings.listeners.first();
+    let table_of_file = first.and_then(|first| first.sources.table());
+    table.head(table_of_file.map(|_| "the server".to_owned()));
+    server(
+        &settings.whole,
+        &config,
+        &effective,
+        descriptors,
+        &mut table,
+    );
+    table.rest(&settings.whole.sources, &Sources::default());
+    for warning in warnings::of(settings, &effective) {
+        table.line(&format!("warning: {warning}"));
+    }
+    drop(log);
+    stdout::show(&table.text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is printed.
+#[derive(Debug, Default)]
+struct Table {
+    text: String,
+    /// What a section has a row for.
+    shown: Vec<String>,
+}
+
+impl Table {
+    fn head(&mut self, head: Option<String>) {
+        let Some(head) = head else { return };
+        self.shown.clear();
+        if !self.text.is_empty() {
+            self.text.push('\n');
+        }
+        self.line(&head);
     }
 
-    let mut table = String::new();
-    let mut row = |name: &str, value: &dyn Display, note: &str| {
+    fn row(&mut self, sources: &Sources, name: &str, value: &dyn Display, note: &str) {
         let value = value.to_string();
-        let line = format!("{name:<20} {value:<16} {note}");
-        // Writing into a string cannot fail.
-        let _ = writeln!(table, "{}", line.trim_end());
+        let mut line = format!("{name:<20} {value:<16} {note}")
+            .trim_end()
+            .to_owned();
+        if let Some(origin) = sources.shown(name.trim()) {
+            line = format!("{line} ({origin})");
+        }
+        self.line(&line);
+        self.shown.push(name.trim().to_owned());
+    }
+
+    /// What else was set, but for what `elsewhere` has.
+    fn rest(&mut self, sources: &Sources, elsewhere: &Sources) {
+        for (name, value) in sources.all() {
+            if elsewhere.of(name).is_none() && !self.shown.iter().any(|shown| shown == name) {
+                self.row(sources, name, &value, "");
+            }
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        self.text.push_str(line);
+        self.text.push('\n');
+    }
+}
+
+/// What holds for the connections of one listener.
+fn listener(
+    settings: &ListenerSettings,
+    listen: &Listen,
+    effective: &Effective,
+    table: &mut Table,
+) -> Result<(), Failure> {
+    let args = &settings.args;
+    let mut row = |name: &str, value: &dyn Display, note: &str| {
+        table.row(&settings.sources, name, value, note);
     };
     row("service", &args.service.service.as_str(), "");
     if let Some(upstreams) = service::upstreams(args)? {
@@ -153,25 +237,18 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         Setting::Off => row("max-age", &"off", ""),
         Setting::On(longest) => row("max-age", &Shown(longest), age),
     }
-    row(
-        "drain-timeout",
-        &shown_or(args.drain_timeout.into_option(), "off"),
-        "after the first signal: what is left is cut",
-    );
     let listed = |networks: &[Network]| match networks {
         [] => "none".to_owned(),
         [one] => one.to_string(),
         many => format!("{} ranges", many.len()),
     };
-    for listen in &config.listen {
-        let otherwise = match (&*listen.allow, &*listen.deny) {
-            ([], []) => "everybody is let in",
-            ([], _) => "who is in none of them is let in",
-            _ => "who is in none of them is denied",
-        };
-        row("allow", &listed(&listen.allow), otherwise);
-        row("deny", &listed(&listen.deny), "");
-    }
+    let otherwise = match (&*listen.allow, &*listen.deny) {
+        ([], []) => "everybody is let in",
+        ([], _) => "who is in none of them is let in",
+        _ => "who is in none of them is denied",
+    };
+    row("allow", &listed(&listen.allow), otherwise);
+    row("deny", &listed(&listen.deny), "");
     let full = match args.when_full {
         Full::Close => "over it: closed with reason limit",
         Full::Wait => "over it: left in the backlog",
@@ -185,27 +262,44 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
             "over it: closed with reason limit",
         ),
     }
-    let descriptors = descriptors.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
-    row("descriptors", &descriptors, "");
     let capped = if effective.backlog < args.backlog {
         "capped by net.core.somaxconn"
     } else {
         ""
     };
     row("backlog", &effective.backlog, capped);
+    memory(args, effective, &mut row);
+    Ok(())
+}
+
+/// What holds for all of them.
+fn server(
+    settings: &ListenerSettings,
+    config: &Config,
+    effective: &[Effective],
+    descriptors: Option<u64>,
+    table: &mut Table,
+) {
+    let process = &settings.args.process;
+    let mut row = |name: &str, value: &dyn Display, note: &str| {
+        table.row(&settings.sources, name, value, note);
+    };
+    row(
+        "drain-timeout",
+        &shown_or(process.drain_timeout.into_option(), "off"),
+        "after the first signal: what is left is cut",
+    );
+    let descriptors = descriptors.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+    row("descriptors", &descriptors, "");
     let workers = config
         .workers
         .or_else(|| std::thread::available_parallelism().ok());
     row("workers", &workers.map_or(1, usize::from), "");
-    memory(args, &effective, &mut row);
-    drop(log);
-    stdout::show(&table)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// What may wait, here and in the kernel.
-fn memory(args: &ServeArgs, effective: &Effective, row: &mut impl FnMut(&str, &dyn Display, &str)) {
-    let of = match effective.memory_of {
+    // It is the same for all.
+    let Some(first) = effective.first() else {
+        return;
+    };
+    let of = match first.memory_of {
         Some((bytes, source)) => {
             let whose = match source {
                 MemorySource::Cgroup => "this cgroup",
@@ -219,12 +313,28 @@ fn memory(args: &ServeArgs, effective: &Effective, row: &mut impl FnMut(&str, &d
         }
         None => String::new(),
     };
-    let bound = effective.memory as u64;
     row(
         "memory",
-        &Bytes(bound),
+        &Bytes(first.memory as u64),
         &format!("{of}all that waits in this process; from half of it on marks fall"),
     );
+    if let Some(kernel) = first.kernel
+        && let (Some(most), Some(pressure)) = (kernel.most, kernel.pressure)
+    {
+        row(
+            "  kernel, in all",
+            &Bytes(most),
+            &format!(
+                "of this host, for all sockets (tcp_mem); slowed from {} on",
+                Bytes(pressure)
+            ),
+        );
+    }
+}
+
+/// What may wait, here and in the kernel.
+fn memory(args: &ServeArgs, effective: &Effective, row: &mut impl FnMut(&str, &dyn Display, &str)) {
+    let bound = effective.memory as u64;
     let buffer = effective.buffer as u64;
     let capped = if effective.buffer < args.buffer {
         ", capped to an eighth of memory"
@@ -275,15 +385,12 @@ fn memory(args: &ServeArgs, effective: &Effective, row: &mut impl FnMut(&str, &d
         &Bytes(each),
         "beside that, at most, for the sockets of a connection (tcp_wmem, tcp_rmem)",
     );
-    if let (Some(most), Some(pressure)) = (kernel.most, kernel.pressure) {
+    if let Some(most) = kernel.most {
         let enough = most / each.max(1);
         row(
-            "  kernel, in all",
-            &Bytes(most),
-            &format!(
-                "of this host (tcp_mem), {enough} connections at their most; slowed from {} on",
-                Bytes(pressure)
-            ),
+            "  kernel, at most",
+            &enough,
+            "connections at their most, by what the kernel has for all sockets (tcp_mem)",
         );
     }
 }

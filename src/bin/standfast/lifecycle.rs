@@ -12,7 +12,8 @@ use standfast::control::Successor;
 use standfast::inspect::Takeover;
 use standfast::{Effective, Endpoint, Handle, Lifecycle};
 
-use crate::args::{ServeArgs, ServiceName};
+use crate::args::ServiceName;
+use crate::settings::Settings;
 use crate::stdout;
 use crate::supervisor::Supervisor;
 #[cfg(control)]
@@ -24,8 +25,9 @@ use crate::watch::Watch;
 /// Whoever is told.
 #[derive(Debug)]
 pub(crate) struct Told {
-    service: ServiceName,
-    effective: Effective,
+    /// Of each listener of the settings.
+    listeners: Vec<(ServiceName, Effective)>,
+    prints: bool,
     supervisor: Supervisor,
     #[cfg(control)]
     restart: Restart,
@@ -35,16 +37,18 @@ pub(crate) struct Told {
 
 impl Told {
     pub(crate) fn by(
-        args: &ServeArgs,
-        effective: &Effective,
+        settings: &Settings,
+        effective: &[Effective],
         #[cfg(control)] watch: Option<Arc<Watch>>,
     ) -> Self {
+        let services = settings.listeners.iter();
+        let services = services.map(|one| one.args.service.service);
         Self {
-            service: args.service.service,
-            effective: effective.clone(),
+            listeners: services.zip(effective.iter().cloned()).collect(),
+            prints: settings.prints(),
             supervisor: Supervisor::from_env(),
             #[cfg(control)]
-            restart: Restart::of(args),
+            restart: Restart::of(settings),
             #[cfg(control)]
             watch,
         }
@@ -54,8 +58,12 @@ impl Told {
 impl Lifecycle for Told {
     fn running(&self, server: &Handle) {
         let addresses = server.addresses();
-        announce(self.service, &self.effective, &addresses);
-        if self.service != ServiceName::Print {
+        for (address, listen) in addresses.iter().zip(server.listens()) {
+            if let Some((service, effective)) = self.listeners.get(listen) {
+                announce(*service, effective, address);
+            }
+        }
+        if !self.prints {
             say_listening(&addresses);
         }
     }
@@ -73,7 +81,7 @@ impl Lifecycle for Told {
 
     fn alone(&self, server: &Handle) {
         // What a server that this one takes over from prints comes first, in whole lines.
-        if self.service == ServiceName::Print {
+        if self.prints {
             say_listening(&server.addresses());
         }
     }
@@ -115,20 +123,18 @@ impl Lifecycle for Told {
 }
 
 /// Says that the server accepts: in the log.
-fn announce(service: ServiceName, effective: &Effective, addresses: &[Endpoint]) {
+fn announce(service: ServiceName, effective: &Effective, address: &Endpoint) {
     let keepalive = effective.keepalive;
     let keepalive = keepalive.map_or_else(|| "off".to_owned(), |triple| triple.to_string());
-    for address in addresses {
-        log::info!(
-            listener:% = address,
-            service = service.as_str(),
-            keepalive = keepalive.as_str(),
-            dead_after = shown_or(effective.dead_after, "off").as_str(),
-            read_timeout = shown_or(effective.read_timeout, "off").as_str(),
-            max_conns = effective.max_conns;
-            "listening"
-        );
-    }
+    log::info!(
+        listener:% = address,
+        service = service.as_str(),
+        keepalive = keepalive.as_str(),
+        dead_after = shown_or(effective.dead_after, "off").as_str(),
+        read_timeout = shown_or(effective.read_timeout, "off").as_str(),
+        max_conns = effective.max_conns;
+        "listening"
+    );
 }
 
 /// The same on stdout: a line for each listener.

@@ -18,6 +18,7 @@ mod parent;
 mod seeded;
 mod serve;
 mod service;
+mod settings;
 mod signals;
 mod stdout;
 #[cfg(control)]
@@ -25,6 +26,7 @@ mod successor;
 mod supervisor;
 #[cfg(control)]
 mod takeover;
+mod text_file;
 mod units;
 #[cfg(control)]
 mod watch;
@@ -32,13 +34,14 @@ mod watch;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
 use standfast::memory::SpareAllocator;
 
 #[cfg(control)]
 use crate::args::Order;
-use crate::args::{Args, Command, netcat};
+use crate::args::{Args, Command, ServeArgs, netcat};
+use crate::settings::Settings;
 
 #[global_allocator]
 static ALLOCATOR: SpareAllocator = SpareAllocator;
@@ -58,13 +61,26 @@ fn main() -> ExitCode {
         return ExitCode::from(failure.code);
     }
     let words = netcat::understood(std::env::args_os());
-    let args = match Args::try_parse_from(&words) {
-        Ok(args) => args,
+    let mut command = Args::command();
+    let parsed = command
+        .try_get_matches_from_mut(&words)
+        .and_then(|matches| {
+            let args = Args::from_arg_matches(&matches);
+            let args = args.map_err(|error| error.format(&mut command))?;
+            Ok((args, matches))
+        });
+    let (args, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => return mistyped(&error, &words),
     };
+    // Never without one, where it has been parsed.
+    let matches = matches
+        .subcommand()
+        .map_or(&matches, |(_, matches)| matches);
+    let settings = |typed: &ServeArgs| Settings::of(typed, matches);
     let result = match args.command {
-        Command::Serve(serve) => serve::run(&serve),
-        Command::Check(serve) => check::run(&serve),
+        Command::Serve(typed) => settings(&typed).and_then(|settings| serve::run(&settings)),
+        Command::Check(typed) => settings(&typed).and_then(|settings| check::run(&settings)),
         Command::Connect(connect) => connect::run(&connect),
         Command::Load(load) => load::run(&load),
         #[cfg(control)]
@@ -100,6 +116,14 @@ fn mistyped(error: &clap::Error, words: &[OsString]) -> ExitCode {
         let _ = error.print();
         return ExitCode::from(2);
     }
+    let said = in_one_line(error);
+    let hint = netcat::hint(error, words).unwrap_or_else(|| "see --help".to_owned());
+    logger::say(&format!("{said} ({hint})"));
+    ExitCode::from(2)
+}
+
+/// What clap finds wrong, without how to ask for help.
+fn in_one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let said: Vec<&str> = text
         .lines()
@@ -108,10 +132,7 @@ fn mistyped(error: &clap::Error, words: &[OsString]) -> ExitCode {
         .filter(|line| !line.is_empty())
         .collect();
     let said = said.join(" ");
-    let said = said.strip_prefix("error: ").unwrap_or(&said);
-    let hint = netcat::hint(error, words).unwrap_or_else(|| "see --help".to_owned());
-    logger::say(&format!("{said} ({hint})"));
-    ExitCode::from(2)
+    said.strip_prefix("error: ").unwrap_or(&said).to_owned()
 }
 
 /// Why a command failed, in one line, and the exit code for it: 1 failed, 2 asked wrongly.

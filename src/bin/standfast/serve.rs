@@ -1,4 +1,4 @@
-//! `standfast serve`: the command line as meant, and a server run by it.
+//! `standfast serve`: the settings as meant, and a server run by them.
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 #[cfg(not(control))]
 use standfast::Server;
-use standfast::{Config, Listen, WhenFull};
+use standfast::{Config, Effective, Endpoint, Listen, WhenFull};
 
 use crate::Failure;
-use crate::args::{Full, ServeArgs, ServiceName};
+use crate::args::{Full, ServeArgs};
 use crate::lifecycle::Told;
+use crate::settings::Settings;
 use crate::signals::Meaning;
 #[cfg(control)]
 use crate::takeover;
@@ -20,19 +21,20 @@ use crate::watch::Watch;
 use crate::{logger, service, signals, stdout};
 
 /// Runs the server to its end. Exit code 0 if everything was drained, 1 if something had to be cut.
-pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
-    let log = logger::start(args.log_format, args.verbose, args.quiet)?;
+pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
+    let process = &settings.whole.args.process;
+    let log = logger::start(process.log_format, process.verbose, process.quiet)?;
     standfast::process::raise_descriptor_limit();
-    let config = meant(args)?;
-    let effective = config.effective()?.swap_remove(0);
-    service::refuse_loop(args, &effective.addresses)?;
-    if let Some(doubt) = service::doubt(args) {
-        log::warn!("{doubt}");
+    let (config, effective) = meant(settings)?;
+    for listener in &settings.listeners {
+        if let Some(doubt) = service::doubt(&listener.args) {
+            log::warn!("{doubt}");
+        }
     }
     #[cfg(control)]
-    let watch = Watch::of(args)?;
+    let watch = Watch::of(process)?;
     let told = Told::by(
-        args,
+        settings,
         &effective,
         #[cfg(control)]
         watch.clone(),
@@ -42,11 +44,11 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         ..config
     };
     #[cfg(control)]
-    let server = takeover::bind(args, config, &effective)?;
+    let server = takeover::bind(process, config, &effective)?;
     #[cfg(not(control))]
     let server = Server::bind(config)?;
     // A port that was chosen, and an inherited socket, are known only now.
-    service::refuse_loop(args, server.addresses())?;
+    refuse_loop(settings, server.addresses())?;
     logger::count_in(server.handle().memory());
     let handle = server.handle();
     #[cfg(control)]
@@ -72,7 +74,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         Meaning::Restart => restart(signal.name),
         _ => log::info!(signal = signal.name; "ignored: it means nothing to a server"),
     })?;
-    if args.service.service == ServiceName::Print {
+    if settings.prints() {
         let handle = server.handle();
         stdout::watch(move || {
             log::warn!("nobody reads stdout any more, draining");
@@ -83,7 +85,12 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let summary = server.run()?;
     if !summary.finished {
         // The exit code is 1 for it, where no connection need have been cut.
-        log::error!(service = args.service.service.as_str(); "not all that was received could be passed on");
+        let services = settings.listeners.iter();
+        let mut services: Vec<_> = services
+            .map(|one| one.args.service.service.as_str())
+            .collect();
+        services.dedup();
+        log::error!(service = services.join(",").as_str(); "not all that was received could be passed on");
     }
     logger::summary(&summary);
     #[cfg(control)]
@@ -99,8 +106,84 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     })
 }
 
-/// The settings that `args` ask for.
-pub(crate) fn meant(args: &ServeArgs) -> Result<Config, Failure> {
+/// What the settings mean, and what that comes to for each listener.
+///
+/// # Errors
+/// What contradicts, or what there is not on this host; with where it was said.
+pub(crate) fn meant(settings: &Settings) -> Result<(Config, Vec<Effective>), Failure> {
+    let whole = &settings.whole.args;
+    let process = &whole.process;
+    let listen = settings.listeners.iter().map(|one| {
+        let listen = listen(&one.args, whole.max_conns);
+        listen.map_err(|failure| one.sources.locate(&failure))
+    });
+    let config = Config {
+        listen: listen.collect::<Result<_, _>>()?,
+        workers: process.workers,
+        drain_timeout: process.drain_timeout.into_option(),
+        max_conns: whole.max_conns,
+        memory: process.memory.and_then(NonZeroUsize::new),
+        ..Config::default()
+    };
+    let effective = effective(settings, &config)?;
+    refuse_twice(settings, &effective)?;
+    let addresses: Vec<_> = effective
+        .iter()
+        .flat_map(|one| &one.addresses)
+        .cloned()
+        .collect();
+    refuse_loop(settings, &addresses)?;
+    Ok((config, effective))
+}
+
+/// What `config` comes to; which listener is the reason if it cannot be.
+fn effective(settings: &Settings, config: &Config) -> Result<Vec<Effective>, Failure> {
+    let error = match config.effective() {
+        Ok(effective) => return Ok(effective),
+        Err(error) => error,
+    };
+    for (one, listen) in settings.listeners.iter().zip(&config.listen) {
+        let alone = Config {
+            listen: vec![listen.clone()],
+            ..config.clone()
+        };
+        if let Err(error) = alone.effective() {
+            return Err(one.sources.locate(&error.into()));
+        }
+    }
+    Err(error.into())
+}
+
+/// Refuses to listen in two places of the file on one address, which the system would say of the second one.
+fn refuse_twice(settings: &Settings, effective: &[Effective]) -> Result<(), Failure> {
+    let is_free = |address: &Endpoint| address.tcp().is_some_and(|address| address.port() == 0);
+    for (at, (one, here)) in settings.listeners.iter().zip(effective).enumerate() {
+        let before = effective
+            .iter()
+            .take(at)
+            .flat_map(|before| &before.addresses);
+        let mut twice =
+            before.filter(|address| !is_free(address) && here.addresses.contains(address));
+        if let Some(address) = twice.next() {
+            let failure = Failure::usage(format!(
+                "the address {address} has another [[listen]] already"
+            ));
+            return Err(one.sources.locate(&failure));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to relay to one of `addresses`, those of this server.
+fn refuse_loop(settings: &Settings, addresses: &[Endpoint]) -> Result<(), Failure> {
+    settings.listeners.iter().try_for_each(|one| {
+        let refused = service::refuse_loop(&one.args, addresses);
+        refused.map_err(|failure| one.sources.locate(&failure))
+    })
+}
+
+/// What one listener's settings mean, in a server of so many connections.
+fn listen(args: &ServeArgs, max_conns: Option<NonZeroUsize>) -> Result<Listen, Failure> {
     let service = service::of(args)?;
     let keepalive = args.detection.keepalive()?;
     let addresses = args.addresses()?;
@@ -114,7 +197,7 @@ pub(crate) fn meant(args: &ServeArgs) -> Result<Config, Failure> {
             "--max-conns-per-ip {of_one} is above --max-conns {all}: it would never apply"
         )));
     }
-    let listen = Listen {
+    Ok(Listen {
         addresses,
         keepalive,
         dead_after: args.detection.dead_after,
@@ -135,6 +218,8 @@ pub(crate) fn meant(args: &ServeArgs) -> Result<Config, Failure> {
         max_age: args.max_age.into_option(),
         allow: args.guard.allowed()?,
         deny: args.guard.denied()?,
+        // One that is the same bounds nothing by itself.
+        max_conns: args.max_conns.filter(|_| args.max_conns != max_conns),
         max_conns_per_ip: args.max_conns_per_ip.into_option(),
         when_full: match args.when_full {
             Full::Close => WhenFull::Close,
@@ -143,13 +228,5 @@ pub(crate) fn meant(args: &ServeArgs) -> Result<Config, Failure> {
         backlog: args.backlog,
         buffer: args.buffer,
         ..usual
-    };
-    Ok(Config {
-        listen: vec![listen],
-        workers: args.workers,
-        drain_timeout: args.drain_timeout.into_option(),
-        max_conns: args.max_conns,
-        memory: args.memory.and_then(NonZeroUsize::new),
-        ..Config::default()
     })
 }

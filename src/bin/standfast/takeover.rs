@@ -16,7 +16,8 @@ use standfast::process::threads;
 use standfast::{Config, Effective, Error, Server};
 
 use crate::Failure;
-use crate::args::{ControlPath, ServeArgs, ServiceName};
+use crate::args::{ControlPath, ProcessArgs};
+use crate::settings::Settings;
 use crate::{parent, successor};
 
 /// Set for a process that a server starts as its successor: it takes over, or ends.
@@ -24,9 +25,9 @@ const SUCCESSOR: &str = "STANDFAST_SUCCESSOR";
 
 /// A server by `config`, in the place of the running one if that is asked for, with its control socket.
 pub(crate) fn bind(
-    args: &ServeArgs,
+    args: &ProcessArgs,
     config: Config,
-    effective: &Effective,
+    effective: &[Effective],
 ) -> Result<Server, Failure> {
     let is_successor = is_successor();
     let path = match &args.control {
@@ -67,7 +68,7 @@ fn left_alone() -> Failure {
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why there is no server; with the hint at `--replace` where that would find one which can be taken over from.
-fn not_bound(error: Error, args: &ServeArgs, effective: &Effective) -> Failure {
+fn not_bound(error: Error, args: &ProcessArgs, effective: &[Effective]) -> Failure {
     let Error::Bind { source, .. } = &error else {
         return Failure::from(error);
     };
@@ -79,7 +80,10 @@ fn not_bound(error: Error, args: &ServeArgs, effective: &Effective) -> Failure {
     // All that it listens on has to be asked for; with process 1 everything in there would end.
     let can_be_replaced = running.is_some_and(|running| {
         let mut theirs = running.listeners.iter();
-        let ours = |theirs: &ListenerInfo| effective.addresses.contains(&theirs.address);
+        let ours = |theirs: &ListenerInfo| {
+            let mut ours = effective.iter().flat_map(|one| &one.addresses);
+            ours.any(|address| *address == theirs.address)
+        };
         !running.draining && running.pid != 1 && theirs.all(ours)
     });
     if can_be_replaced {
@@ -90,13 +94,13 @@ fn not_bound(error: Error, args: &ServeArgs, effective: &Effective) -> Failure {
 }
 
 /// The control socket of the server that is to be taken over from.
-fn path_to_replace(args: &ServeArgs, effective: &Effective) -> Result<PathBuf, Failure> {
+fn path_to_replace(args: &ProcessArgs, effective: &[Effective]) -> Result<PathBuf, Failure> {
     match &args.control {
         Some(ControlPath::Off) => Err(Failure::usage(
             "--replace needs the control socket, which is off",
         )),
         Some(ControlPath::At(path)) => Ok(path.clone()),
-        None => match effective.addresses.first() {
+        None => match effective.first().and_then(|first| first.addresses.first()) {
             None => Err(Failure::usage(
                 "--replace of an inherited socket needs --control: which server is meant?",
             )),
@@ -117,10 +121,10 @@ pub(crate) struct Restart {
 }
 
 impl Restart {
-    pub(crate) fn of(args: &ServeArgs) -> Self {
+    pub(crate) fn of(settings: &Settings) -> Self {
         Self {
-            replaces: args.replace,
-            prints: args.service.service == ServiceName::Print,
+            replaces: settings.whole.args.process.replace,
+            prints: settings.prints(),
             program: program(),
         }
     }

@@ -23,7 +23,7 @@ use standfast::control::Client;
 use standfast::process::{children, threads};
 
 use crate::Failure;
-use crate::args::{ControlPath, ServeArgs};
+use crate::args::{ControlPath, ProcessArgs};
 use crate::signals::Meaning;
 use crate::supervisor::wait;
 use crate::takeover;
@@ -56,7 +56,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// If that is asked for.
-    pub(crate) fn of(args: &ServeArgs) -> Result<Option<Arc<Self>>, Failure> {
+    pub(crate) fn of(args: &ProcessArgs) -> Result<Option<Arc<Self>>, Failure> {
         if !args.watch {
             return Ok(None);
         }

@@ -1,12 +1,11 @@
 //! Who comes in, as typed and as meant.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use standfast::{Network, ParseError};
 
 use crate::Failure;
+use crate::text_file;
 
 /// More than that is no list of ranges.
 const FILE_MOST: u64 = 16 << 20;
@@ -74,7 +73,7 @@ fn all(ranges: &[Ranges], flag: &str) -> Result<Vec<Network>, Failure> {
 /// The ranges in a file, one a line.
 fn listed(path: &Path, flag: &str) -> Result<Vec<Network>, Failure> {
     let shown = path.display();
-    let text = read(path)
+    let text = text_file::read(path, FILE_MOST)
         .map_err(|error| Failure::usage(format!("cannot read {shown} for {flag}: {error}")))?;
     let mut networks = Vec::new();
     for (at, line) in text.lines().enumerate() {
@@ -88,17 +87,4 @@ fn listed(path: &Path, flag: &str) -> Result<Vec<Network>, Failure> {
         networks.push(network);
     }
     Ok(networks)
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    // To open a FIFO waits for who writes it.
-    if !path.metadata()?.is_file() {
-        return Err(io::Error::other("not a file"));
-    }
-    let mut text = String::new();
-    let file = File::open(path)?;
-    if file.take(FILE_MOST + 1).read_to_string(&mut text)? as u64 > FILE_MOST {
-        return Err(io::Error::other("larger than 16 MiB"));
-    }
-    Ok(text)
 }

@@ -75,6 +75,16 @@ pub(crate) struct ServiceArgs {
 impl ServiceArgs {
     /// The flags that were given, each with the service it is for.
     pub(crate) fn given(&self) -> impl Iterator<Item = (&'static str, ServiceName)> {
+        let given = self.each().filter(|&(given, _, _)| given);
+        given.map(|(_, flag, of)| (flag, of))
+    }
+
+    /// The flags that are one service's alone.
+    pub(crate) fn flags(&self) -> impl Iterator<Item = (&'static str, ServiceName)> {
+        self.each().map(|(_, flag, of)| (flag, of))
+    }
+
+    fn each(&self) -> impl Iterator<Item = (bool, &'static str, ServiceName)> {
         let hub = self.hub.given();
         let (forward, exec) = (self.forward.given(), self.exec.given());
         [(self.prefix, "--prefix", ServiceName::Print)]
@@ -82,7 +92,5 @@ impl ServiceArgs {
             .chain(hub.map(|(given, flag)| (given, flag, ServiceName::Hub)))
             .chain(forward.map(|(given, flag)| (given, flag, ServiceName::Forward)))
             .chain(exec.map(|(given, flag)| (given, flag, ServiceName::Exec)))
-            .filter(|&(given, _, _)| given)
-            .map(|(_, flag, of)| (flag, of))
     }
 }

@@ -1,0 +1,65 @@
+//! What belongs to the process, whatever its listeners do, as typed. A configuration file has it at its top alone.
+#![expect(clippy::doc_markdown, reason = "these comments are the text of --help")]
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ArgAction;
+
+#[cfg(control)]
+use crate::args::{ControlPath, control_path};
+use crate::args::{LogFormat, count};
+use crate::units::{Setting, duration_or_off, size};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ProcessArgs {
+    /// How long a drain may take before what is left is cut.
+    #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "10s", help_heading = "Deadlines")]
+    pub(crate) drain_timeout: Setting<Duration>,
+
+    /// The bound for all bytes that wait in this process. Near it the high-water mark of each connection falls; beyond it
+    /// nobody is read until there is room. [default: a quarter of what the machine or the cgroup has, at most 1g]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true, help_heading = "Limits")]
+    pub(crate) memory: Option<usize>,
+
+    /// Threads that serve. [default: the cores]
+    #[arg(long, value_name = "N", value_parser = count, allow_hyphen_values = true, help_heading = "Limits")]
+    pub(crate) workers: Option<NonZeroUsize>,
+
+    /// Settings from a TOML file: the long flags without their dashes, and any number of [[listen]] tables, each with its
+    /// own service and limits. A flag goes before a variable STANDFAST_..., that before the file. SIGHUP and the command
+    /// reload have it read anew, by a process that takes over.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Take over from the server that runs at the same control path: its listeners and its live connections. This one
+    /// must listen on at least the same addresses, with the same service. Start afresh if there is none.
+    #[cfg(control)]
+    #[arg(long)]
+    pub(crate) replace: bool,
+
+    /// Restart when the file of this program has changed, as `cargo build` changes it, and the new one answers --version:
+    /// it takes over, clients stay connected. One that does not run changes nothing. This process stays in front.
+    #[cfg(control)]
+    #[arg(long)]
+    pub(crate) watch: bool,
+
+    /// The control socket, for status, list, kill, drain, stop and restart, or off. [default: standfast/ADDRESS-PORT.sock in
+    /// XDG_RUNTIME_DIR, else /run/user/UID, else /tmp/standfast-UID]
+    #[cfg(control)]
+    #[arg(long, value_name = "PATH", value_parser = control_path)]
+    pub(crate) control: Option<ControlPath>,
+
+    /// How log lines look.
+    #[arg(long, value_enum, default_value = "text", help_heading = "Log")]
+    pub(crate) log_format: LogFormat,
+
+    /// Log more: debug; twice: trace. RUST_LOG is honoured.
+    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Log")]
+    pub(crate) verbose: u8,
+
+    /// Log only warnings and errors.
+    #[arg(short, long, help_heading = "Log")]
+    pub(crate) quiet: bool,
+}

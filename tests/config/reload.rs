@@ -1,0 +1,1 @@
+//! A configuration that is read anew by a process that takes over.
