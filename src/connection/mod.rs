@@ -8,7 +8,7 @@
 //! silence is in `liveness/reap.rs`.
 
 mod far;
-mod lent;
+mod given_away;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -78,7 +78,9 @@ impl Connection {
             .as_ref()
             .and_then(|pending| pending.beside.as_ref());
         let listed = [Mark::Closing, Mark::Copied, Mark::Leftover, Mark::Waiting];
-        !listed.into_iter().any(|mark| io.marks.has(mark)) && !io.is(Is::Lent) && beside.is_none()
+        !listed.into_iter().any(|mark| io.marks.has(mark))
+            && !io.is(Is::GivenAway)
+            && beside.is_none()
     }
 
     #[cfg(control)]
@@ -115,7 +117,7 @@ impl Connection {
     ) -> Step {
         if self.io.pending.is_some() {
             self.go_on(service, turn);
-            if self.io.is(Is::Lent) {
+            if self.io.is(Is::GivenAway) {
                 return self.attend(turn);
             }
             let waited = self.io.waiting_output() > 0;
@@ -153,7 +155,7 @@ impl Connection {
         turn: &Turn<'_>,
         buffer: &mut [u8],
     ) -> Step {
-        if self.io.is(Is::Lent) {
+        if self.io.is(Is::GivenAway) {
             return Step::Rest;
         }
         self.give_room(service, turn);
@@ -326,8 +328,8 @@ impl Connection {
 
     /// What follows from what was read and written.
     fn conclude(&mut self, service: &AnyService, turn: &Turn<'_>, more: bool) -> Step {
-        if self.io.is(Is::Lent) {
-            return self.conclude_lent(turn);
+        if self.io.is(Is::GivenAway) {
+            return self.conclude_given_away(turn);
         }
         if self.io.is(Is::Halted) && self.io.is_given_up() && !self.io.holds_input() {
             // Nothing is to be read first, so the verdict need not wait for the service.
@@ -398,8 +400,8 @@ impl Connection {
         if self.io.pending.is_some() {
             self.ring(service, turn);
         }
-        if self.io.is(Is::Lent) {
-            return self.expire_lent(service, turn);
+        if self.io.is(Is::GivenAway) {
+            return self.expire_given_away(service, turn);
         }
         if self.io.linger().is_some_and(|until| until <= known) {
             return self.hang_up(service, turn, buffer);
@@ -464,7 +466,7 @@ impl Connection {
             return Step::Rest;
         }
         let io = &mut self.io;
-        if io.is(Is::Lent) {
+        if io.is(Is::GivenAway) {
             // Whoever has it goes on until it is done, or the drain is over.
             return Step::Rest;
         }
@@ -488,7 +490,7 @@ impl Connection {
     /// The server ends now. Answers how, and whether that cuts something off.
     pub(crate) fn cut(&mut self) -> (Ending, bool) {
         let io = &mut self.io;
-        if io.is(Is::Lent) {
+        if io.is(Is::GivenAway) {
             io.overrule(Ending::reset(CloseReason::Drain));
             return (io.ending(), true);
         }

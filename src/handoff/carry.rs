@@ -195,7 +195,7 @@ impl Io {
                 .map(|progress| (progress.moved, micros(now.since(progress.since)))),
             look_at: until(self.look_at),
             linger: end.linger.and_then(until),
-            lent: self.is(Is::Lent),
+            given_away: self.is(Is::GivenAway),
             alarm: until(self.alarm()),
             dialing: false,
             far: None,
@@ -235,7 +235,7 @@ impl Io {
         // An edge came to the old process, or comes to us: looking costs one read.
         self.set(Is::Readable, !record.peer_fin);
         self.set(Is::ReadOn, self.is(Is::Readable));
-        self.set(Is::Lent, record.lent);
+        self.set(Is::GivenAway, record.given_away);
         if let (written, Some(mut former)) = former {
             if let Some(far) = former.far.take() {
                 self.pending().far = Some(far);
@@ -249,10 +249,10 @@ impl Io {
             .pending
             .as_ref()
             .is_some_and(|pending| pending.beside.is_some());
-        if beside || record.lent || record.alarm.is_some() {
+        if beside || record.given_away || record.alarm.is_some() {
             self.beside().alarm = record.alarm.map_or(Moment::NEVER, within);
             // What was given away goes on with an end decided only while it is recalled.
-            self.beside().recalled = record.lent && finishing.is_some();
+            self.beside().recalled = record.given_away && finishing.is_some();
         }
         if let Some((moved, ago_micros)) = record.progress {
             self.pending().progress = Some(Progress {

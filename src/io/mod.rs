@@ -6,8 +6,8 @@
 mod end;
 mod far;
 mod flags;
+mod given_away;
 pub(crate) mod inbox;
-mod lent;
 pub(crate) mod marks;
 pub(crate) mod outbox;
 mod output;
@@ -40,7 +40,7 @@ use crate::time::horizon::Pause;
 #[cfg(control)]
 pub(crate) use end::Carried;
 pub(crate) use far::{Far, Up};
-pub(crate) use lent::WATCHED;
+pub(crate) use given_away::WATCHED;
 pub(crate) use pending::{Beside, Pending};
 
 /// What holds for connections in one turn.
@@ -115,7 +115,7 @@ pub(crate) enum Is {
     /// The service waits: it gets no input until it is resumed.
     Halted,
     /// The socket was given away: it is neither read nor written here.
-    Lent,
+    GivenAway,
     /// `last_in` was made later, for time in which nothing was read.
     Shifted,
     /// Not read for want of memory in the process.
@@ -394,7 +394,7 @@ impl Io {
     /// that changes the socket's state.
     #[inline]
     fn interest(&self) -> Interest {
-        if self.is(Is::Lent) {
+        if self.is(Is::GivenAway) {
             LENT
         } else if self.fin_sent() || self.is(Is::Short) || self.waiting_output() > 0 {
             INTEREST | Interest::WRITABLE

@@ -385,10 +385,10 @@ fn show_upstreams(shared: &Shared, services: &[AnyService]) {
         let mut before = services.clone().take(*at);
         !before.any(|(_, one)| one.is_same(service))
     });
-    // A service may have a handle: it is only lent, or neither would ever be dropped.
-    let lent: Vec<_> = each.map(|(_, service)| service.lent()).collect();
+    // A service may have a handle: it is held weakly, or neither would ever be dropped.
+    let weak: Vec<_> = each.map(|(_, service)| service.downgrade()).collect();
     let upstreams = move || {
-        let services = lent.iter().filter_map(|lent| lent());
+        let services = weak.iter().filter_map(|weak| weak());
         let upstreams = services.map(|service| {
             let told = catch_unwind(AssertUnwindSafe(|| service.upstreams()));
             told.unwrap_or_default()

@@ -80,8 +80,8 @@ pub(super) fn export_common(shared: &Shared, listeners: &[Listener]) {
 }
 
 fn common(service: &AnyService, listeners: Vec<u16>) -> Common {
-    // A service may have a handle: it is only lent, or neither would ever be dropped.
-    let [one, other] = [service.lent(), service.lent()];
+    // A service may have a handle: it is held weakly, or neither would ever be dropped.
+    let [one, other] = [service.downgrade(), service.downgrade()];
     let formed = |exported: Exported| (exported.schema, exported.bytes);
     Common {
         listeners,

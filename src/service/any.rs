@@ -33,7 +33,7 @@ impl AnyService {
     }
 
     /// The same service as long as somebody else has it.
-    pub(crate) fn lent(&self) -> impl Fn() -> Option<Self> + Send + Sync + use<> {
+    pub(crate) fn downgrade(&self) -> impl Fn() -> Option<Self> + Send + Sync + use<> {
         let weak = Arc::downgrade(&self.0);
         move || weak.upgrade().map(Self)
     }

@@ -253,7 +253,7 @@ impl Context<'_> {
     }
 
     fn settle_if_given_away(&mut self) {
-        if self.io.is(Is::Lent) {
+        if self.io.is(Is::GivenAway) {
             self.io.settle(&self.turn);
         }
         self.io.recalled(false);

@@ -145,7 +145,7 @@ pub(crate) struct Record {
     /// Its far side, and whom that is connected to; without a state.
     pub(crate) far: Option<Box<(Peer, Self)>>,
     /// The socket was given away: whoever has it reads and writes.
-    pub(crate) lent: bool,
+    pub(crate) given_away: bool,
     /// Until the service wants to be called.
     pub(crate) alarm: Option<u64>,
     /// The service's state, in the schema of the service's own.
@@ -310,7 +310,7 @@ mod tests {
                 let peer = "127.0.0.1:80".parse().unwrap();
                 Box::new((peer, record(8)))
             }),
-            lent: true,
+            given_away: true,
             alarm: Some(12),
             state_schema: 1,
             state: vec![1, 2, 3],

@@ -491,7 +491,7 @@ impl Worker {
             };
             let origin = &self.origins[usize::from(connection.io.listener)];
             let turn = origin.turn(self.now);
-            if connection.io.is(Is::Lent) {
+            if connection.io.is(Is::GivenAway) {
                 connection.io.settle(&turn);
             }
             connection.over(&origin.settings.service, &turn, ending.reason);
@@ -499,9 +499,9 @@ impl Worker {
             let shared = io.marks.has(Mark::Shared);
             // A close alone would end nothing while a copy lives elsewhere; it is enough where another process is to
             // keep what was given to it.
-            if shared || io.is(Is::Lent) {
+            if shared || io.is(Is::GivenAway) {
                 io.deregister(self.poll.registry());
-                if !io.is(Is::Lent) || ending.how != How::Release {
+                if !io.is(Is::GivenAway) || ending.how != How::Release {
                     crate::liveness::close::end_shared(&io.socket, &ending);
                 }
             } else if io.pending.is_some() {

@@ -86,7 +86,7 @@ fn record(id: u64) -> Record {
         linger: None,
         dialing: false,
         far: None,
-        lent: false,
+        given_away: false,
         alarm: None,
         state_schema: 1,
         state: Vec::new(),

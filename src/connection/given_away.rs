@@ -63,11 +63,11 @@ impl Connection {
         if self.io.is(Is::ReadOn) || self.io.is(Is::Failing) {
             self.io.stirred(turn);
         }
-        self.conclude_lent(turn)
+        self.conclude_given_away(turn)
     }
 
     /// A deadline of a socket that was given away may have come.
-    pub(super) fn expire_lent(&mut self, service: &AnyService, turn: &Turn<'_>) -> Step {
+    pub(super) fn expire_given_away(&mut self, service: &AnyService, turn: &Turn<'_>) -> Step {
         let (io, known) = (&mut self.io, turn.known);
         if io.lost() <= known {
             let ending = io.last_word(CloseReason::PeerReset, turn);
@@ -89,11 +89,11 @@ impl Connection {
             let recalled = self.call(turn, |state, conn| service.recall(state, conn));
             self.io.recalled(recalled == Some(true));
         }
-        self.conclude_lent(turn)
+        self.conclude_given_away(turn)
     }
 
     /// What follows from what was seen of a socket that was given away.
-    pub(super) fn conclude_lent(&mut self, turn: &Turn<'_>) -> Step {
+    pub(super) fn conclude_given_away(&mut self, turn: &Turn<'_>) -> Step {
         let more = self.wants_more();
         let io = &mut self.io;
         if let Some(verdict) = io.verdict() {

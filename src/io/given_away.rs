@@ -104,7 +104,7 @@ impl Io {
         }
         let copy = self.socket.try_clone()?;
         set_nonblocking(&self.socket, false)?;
-        self.set(Is::Lent, true);
+        self.set(Is::GivenAway, true);
         self.set(Is::Readable, false);
         let _ = self.beside();
         self.look_at = self
@@ -116,7 +116,7 @@ impl Io {
     /// Nobody else reads or writes any more: this process does again. What the system has given up stays as it is: why
     /// that was, only the kernel's account may tell yet.
     pub(crate) fn take_back(&mut self, turn: &Turn<'_>) -> io::Result<()> {
-        if !self.is(Is::Lent) {
+        if !self.is(Is::GivenAway) {
             return Ok(());
         }
         let info = self.settle(turn);
@@ -128,7 +128,7 @@ impl Io {
             return Ok(());
         }
         set_nonblocking(&self.socket, true)?;
-        self.set(Is::Lent, false);
+        self.set(Is::GivenAway, false);
         let fin_sent = info.is_some_and(|info| info.journal.state.fin_sent() || is_orderly(&info));
         // What came before a FIN is to be read yet.
         self.settle_fins(false, fin_sent);
@@ -167,7 +167,7 @@ impl Io {
 
     /// Bytes read and written, and when the last one came, for the table.
     pub(crate) fn counted(&self, now: Moment) -> (u64, u64, Moment) {
-        if self.is(Is::Lent)
+        if self.is(Is::GivenAway)
             && let Ok(account) = self.account()
         {
             let count = self.count(&account, now);
