@@ -14,7 +14,7 @@ use crate::time::deadline::Moment;
 
 impl Connection {
     /// A descriptor that the service watches may be read.
-    pub(crate) fn beside(
+    pub(crate) fn watched(
         &mut self,
         service: &AnyService,
         turn: &Turn<'_>,
@@ -43,8 +43,8 @@ impl Connection {
     /// The service wanted to go on with what it watches.
     pub(super) fn go_on(&mut self, service: &AnyService, turn: &Turn<'_>) {
         let pending = self.io.pending.as_mut();
-        if let Some(beside) = pending.and_then(|pending| pending.beside.as_mut())
-            && std::mem::take(&mut beside.again)
+        if let Some(watched) = pending.and_then(|pending| pending.watched.as_mut())
+            && std::mem::take(&mut watched.again)
         {
             self.tell(service, turn, Ready::Watched);
         }
@@ -53,7 +53,7 @@ impl Connection {
     /// An alarm of the service's, if that is due.
     pub(super) fn ring(&mut self, service: &AnyService, turn: &Turn<'_>) {
         if self.io.alarm() <= turn.known {
-            self.io.beside().alarm = Moment::NEVER;
+            self.io.watched_mut().alarm = Moment::NEVER;
             self.tell(service, turn, Ready::Alarm);
         }
     }
@@ -117,6 +117,11 @@ impl Connection {
     /// The service wants to go on with what it watches, in the next turn.
     pub(super) fn wants_more(&self) -> bool {
         let pending = self.io.pending.as_ref();
-        pending.is_some_and(|pending| pending.beside.as_ref().is_some_and(|beside| beside.again))
+        pending.is_some_and(|pending| {
+            pending
+                .watched
+                .as_ref()
+                .is_some_and(|watched| watched.again)
+        })
     }
 }

@@ -73,14 +73,14 @@ impl Connection {
     /// Whether another worker may have it: no list of this one's names it, and its sockets are all that is registered.
     pub(crate) fn can_move(&self) -> bool {
         let io = &self.io;
-        let beside = io
+        let watched = io
             .pending
             .as_ref()
-            .and_then(|pending| pending.beside.as_ref());
+            .and_then(|pending| pending.watched.as_ref());
         let listed = [Mark::Closing, Mark::Copied, Mark::Leftover, Mark::Waiting];
         !listed.into_iter().any(|mark| io.marks.has(mark))
             && !io.is(Is::GivenAway)
-            && beside.is_none()
+            && watched.is_none()
     }
 
     #[cfg(control)]

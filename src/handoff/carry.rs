@@ -20,7 +20,7 @@ use crate::wire::record::{Arrival, Piece, Record, Update};
 const LONGEST_STATE: usize = 64 * 1024;
 
 /// The most descriptors that travel beside one connection's.
-pub(crate) const MOST_BESIDE: usize = 4;
+pub(crate) const MOST_ALONG: usize = 4;
 
 impl Connection {
     /// What the kernel does not keep of this connection, but for its bytes. `None`: it cannot leave, because it is
@@ -29,7 +29,7 @@ impl Connection {
         let io = &self.io;
         if io.marks.has(Mark::Closing)
             || !io.is_carriable()
-            || io.travels_along().count() > MOST_BESIDE
+            || io.travels_along().count() > MOST_ALONG
         {
             return None;
         }
@@ -59,7 +59,7 @@ impl Connection {
     pub(crate) fn import(
         arrival: &Arrival,
         socket: OwnedFd,
-        beside: Vec<OwnedFd>,
+        along: Vec<OwnedFd>,
         (service, terms): (&AnyService, &Arc<Terms>),
         now: Moment,
     ) -> Result<Self, String> {
@@ -68,16 +68,16 @@ impl Connection {
         let io = Io::new(socket, record.id, arrival.peer, arrival.listener, opened);
         let mut connection = Self::with_state(io, service.import(&exported(record))?);
         connection.io.restore(record, service.hears_out(), now)?;
-        let mut beside = beside.into_iter();
+        let mut along = along.into_iter();
         if let Some(far) = &record.far {
-            let socket = beside.next().ok_or("a far side without its socket")?;
+            let socket = along.next().ok_or("a far side without its socket")?;
             let mut io = Io::new(socket, record.id, far.0, arrival.listener, opened);
             io.restore(&far.1, false, now)?;
             let terms = Arc::clone(terms);
             connection.io.pending().far = Some(Box::new(Far::Up(Up { io, terms })));
         }
-        if beside.len() > 0 {
-            connection.io.beside().watched = beside.collect();
+        if along.len() > 0 {
+            connection.io.watched_mut().descriptors = along.collect();
         }
         connection.io.restore_dialing(record);
         connection.io.set_aside(record, &terms.memory)?;
@@ -125,7 +125,7 @@ impl Arrival {
             peer: io.peer(),
             age: micros(now.since(io.opened)),
             // More than that are not exported.
-            beside: u8::try_from(io.travels_along().count()).unwrap_or(u8::MAX),
+            along: u8::try_from(io.travels_along().count()).unwrap_or(u8::MAX),
             record,
         }
     }
@@ -240,19 +240,19 @@ impl Io {
             if let Some(far) = former.far.take() {
                 self.pending().far = Some(far);
             }
-            if let Some(beside) = former.beside.take() {
-                self.pending().beside = Some(beside);
+            if let Some(watched) = former.watched.take() {
+                self.pending().watched = Some(watched);
             }
             self.keep_bytes(former, written, record);
         }
-        let beside = self
+        let watched = self
             .pending
             .as_ref()
-            .is_some_and(|pending| pending.beside.is_some());
-        if beside || record.given_away || record.alarm.is_some() {
-            self.beside().alarm = record.alarm.map_or(Moment::NEVER, within);
+            .is_some_and(|pending| pending.watched.is_some());
+        if watched || record.given_away || record.alarm.is_some() {
+            self.watched_mut().alarm = record.alarm.map_or(Moment::NEVER, within);
             // What was given away goes on with an end decided only while it is recalled.
-            self.beside().recalled = record.given_away && finishing.is_some();
+            self.watched_mut().recalled = record.given_away && finishing.is_some();
         }
         if let Some((moved, ago_micros)) = record.progress {
             self.pending().progress = Some(Progress {

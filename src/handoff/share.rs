@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::connection::Connection;
-use crate::handoff::carry::MOST_BESIDE;
+use crate::handoff::carry::MOST_ALONG;
 use crate::io::Io;
 use crate::io::marks::Mark;
 use crate::listen::origin::Origin;
@@ -307,7 +307,7 @@ impl Giving {
         let end = share.connections.capacity();
         let most = if until.is_some() { DESCRIPTORS } else { BATCH };
         let mut count = 0;
-        while count + MOST_BESIDE < most && size < FULL {
+        while count + MOST_ALONG < most && size < FULL {
             let key = if cursor < end {
                 cursor += 1;
                 cursor - 1

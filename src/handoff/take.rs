@@ -33,7 +33,7 @@ pub(crate) trait Taker {
         &mut self,
         arrival: &Arrival,
         socket: OwnedFd,
-        beside: Vec<OwnedFd>,
+        along: Vec<OwnedFd>,
     ) -> Result<usize, String>;
 
     /// A connection taken in before, as it is now. Answers whether more of its bytes are to come.
@@ -389,8 +389,8 @@ impl<'a, T: Taker> Taking<'a, T> {
         let mut sockets = sockets.into_iter();
         for mut arrival in arrivals {
             let socket = sockets.next().ok_or(AMISS)?;
-            let beside: Vec<OwnedFd> = sockets.by_ref().take(arrival.beside.into()).collect();
-            if beside.len() != usize::from(arrival.beside) {
+            let along: Vec<OwnedFd> = sockets.by_ref().take(arrival.along.into()).collect();
+            if along.len() != usize::from(arrival.along) {
                 return Err(AMISS.to_owned());
             }
             // The old process's number of the listener becomes ours.
@@ -400,7 +400,7 @@ impl<'a, T: Taker> Taking<'a, T> {
             let at = if arrival.record.dialing { 0 } else { place() };
             let id = arrival.record.id;
             let worker = self.workers.get_mut(at).ok_or("no such worker")?;
-            let key = worker.import(&arrival, socket, beside)?;
+            let key = worker.import(&arrival, socket, along)?;
             if self.places.insert(id, (at, key)).is_some() {
                 return Err("the same connection twice".to_owned());
             }

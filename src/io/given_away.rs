@@ -15,7 +15,7 @@ use rustix::fs::OFlags;
 use rustix::net::RecvFlags;
 use socket2::SockRef;
 
-use super::{Beside, Io, Turn};
+use super::{Io, Turn, Watched};
 use crate::io::Is;
 #[cfg(control)]
 use crate::io::marks::Mark;
@@ -32,21 +32,21 @@ const LOST: Duration = Duration::from_secs(1);
 pub(crate) const WATCHED: usize = 1 << (usize::BITS - 3);
 
 impl Io {
-    pub(crate) fn beside(&mut self) -> &mut Beside {
-        self.pending().beside.get_or_insert_default()
+    pub(crate) fn watched_mut(&mut self) -> &mut Watched {
+        self.pending().watched.get_or_insert_default()
     }
 
     pub(crate) fn watched(&self) -> &[OwnedFd] {
-        let beside = self
+        let watched = self
             .pending
             .as_ref()
-            .and_then(|pending| pending.beside.as_ref());
-        beside.map_or(&[], |beside| &beside.watched)
+            .and_then(|pending| pending.watched.as_ref());
+        watched.map_or(&[], |watched| &watched.descriptors)
     }
 
     /// Has the readiness of a descriptor told.
-    pub(crate) fn watch_beside(&mut self, fd: OwnedFd) {
-        self.beside().watched.push(fd);
+    pub(crate) fn watch(&mut self, fd: OwnedFd) {
+        self.watched_mut().descriptors.push(fd);
         #[cfg(control)]
         self.has_new_descriptors();
     }
@@ -61,12 +61,12 @@ impl Io {
 
     /// When the service wants to be called.
     pub(crate) fn alarm(&self) -> Moment {
-        self.of_beside(|beside| beside.alarm)
+        self.of_watched(|watched| watched.alarm)
     }
 
     /// When the error of a socket that was given away is taken.
     pub(crate) fn lost(&self) -> Moment {
-        self.of_beside(|beside| beside.lost)
+        self.of_watched(|watched| watched.lost)
     }
 
     /// Whether the service is on its way to have the socket back that it gave away, to end the connection.
@@ -74,24 +74,24 @@ impl Io {
         let pending = self.pending.as_ref();
         pending.is_some_and(|pending| {
             pending
-                .beside
+                .watched
                 .as_ref()
-                .is_some_and(|beside| beside.recalled)
+                .is_some_and(|watched| watched.recalled)
         })
     }
 
     /// It is on its way to that, or it is not any more.
     pub(crate) fn recalled(&mut self, recalled: bool) {
         if self.is_recalled() != recalled {
-            self.beside().recalled = recalled;
+            self.watched_mut().recalled = recalled;
         }
     }
 
     #[inline]
-    fn of_beside(&self, what: impl FnOnce(&Beside) -> Moment) -> Moment {
+    fn of_watched(&self, what: impl FnOnce(&Watched) -> Moment) -> Moment {
         let pending = self.pending.as_ref();
-        let beside = pending.and_then(|pending| pending.beside.as_deref());
-        beside.map_or(Moment::NEVER, what)
+        let watched = pending.and_then(|pending| pending.watched.as_deref());
+        watched.map_or(Moment::NEVER, what)
     }
 
     /// A copy of the socket for somebody else, who blocks; from here on it is neither read nor written here.
@@ -106,7 +106,7 @@ impl Io {
         set_nonblocking(&self.socket, false)?;
         self.set(Is::GivenAway, true);
         self.set(Is::Readable, false);
-        let _ = self.beside();
+        let _ = self.watched_mut();
         self.look_at = self
             .look_at
             .min(next_look(turn.limits, turn.now, Duration::ZERO));
@@ -260,8 +260,8 @@ impl Io {
         self.look_at = Moment::NEVER;
         let polled = self.polled();
         if polled.contains(PollFlags::ERR) {
-            let beside = self.beside();
-            beside.lost = beside.lost.min(turn.now.after(LOST));
+            let watched = self.watched_mut();
+            watched.lost = watched.lost.min(turn.now.after(LOST));
         } else if polled.contains(PollFlags::HUP) {
             let seen = Seen {
                 outbox: 0,
@@ -304,8 +304,8 @@ impl Io {
 
     fn find_lost(&mut self, info: &TcpInfo, now: Moment) {
         if info.journal.state == TcpState::Over && !is_orderly(info) {
-            let beside = self.beside();
-            beside.lost = beside.lost.min(now.after(LOST));
+            let watched = self.watched_mut();
+            watched.lost = watched.lost.min(now.after(LOST));
         }
     }
 
@@ -372,23 +372,23 @@ impl Io {
     }
 
     /// Has the events of descriptors beside the socket told, of those that are new.
-    pub(crate) fn register_beside(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        let Some(beside) = self
+    pub(crate) fn register_watched(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let Some(watched) = self
             .pending
             .as_mut()
-            .and_then(|pending| pending.beside.as_mut())
+            .and_then(|pending| pending.watched.as_mut())
         else {
             return Ok(());
         };
-        for fd in beside.watched.iter().skip(beside.registered) {
+        for fd in watched.descriptors.iter().skip(watched.registered) {
             let token = Token(WATCHED | token.0);
             registry.register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)?;
-            beside.registered += 1;
+            watched.registered += 1;
         }
         Ok(())
     }
 
-    pub(crate) fn deregister_beside(&self, registry: &Registry) {
+    pub(crate) fn deregister_watched(&self, registry: &Registry) {
         for fd in self.watched() {
             // One that could not be registered ended the connection.
             let _ = registry.deregister(&mut SourceFd(&fd.as_raw_fd()));

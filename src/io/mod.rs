@@ -41,7 +41,7 @@ use crate::time::horizon::Pause;
 pub(crate) use end::Carried;
 pub(crate) use far::{Far, Up};
 pub(crate) use given_away::WATCHED;
-pub(crate) use pending::{Beside, Pending};
+pub(crate) use pending::{Pending, Watched};
 
 /// What holds for connections in one turn.
 #[derive(Clone, Copy, Debug)]
@@ -173,7 +173,7 @@ impl Io {
         let interest = self.interest();
         self.registered = interest;
         registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, interest)?;
-        self.register_beside(registry, token)
+        self.register_watched(registry, token)
     }
 
     /// Has no events told any more: while a copy of the socket lives elsewhere, closing it would not end that.
@@ -181,7 +181,7 @@ impl Io {
         if let Some(Far::Up(up)) = self.far() {
             up.io.deregister(registry);
         }
-        self.deregister_beside(registry);
+        self.deregister_watched(registry);
         if let Err(error) = registry.deregister(&mut SourceFd(&self.socket.as_raw_fd())) {
             log::debug!(id = self.id, error:%; "cannot deregister a connection");
         }
@@ -419,7 +419,7 @@ impl Io {
     #[inline]
     pub(crate) fn reregister(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         if self.pending.is_some() {
-            self.register_beside(registry, token)?;
+            self.register_watched(registry, token)?;
         }
         let interest = self.interest();
         if interest == self.registered {

@@ -186,8 +186,8 @@ fn send(socket: &OwnedFd, bytes: &[u8]) -> Result<usize, i32> {
 }
 
 fn send_vectored(socket: &OwnedFd, pieces: &[IoSlice<'_>]) -> Result<usize, i32> {
-    let mut beside = SendAncillaryBuffer::default();
-    persist(|| rustix::net::sendmsg(socket.as_fd(), pieces, &mut beside, SEND))
+    let mut no_descriptors = SendAncillaryBuffer::default();
+    persist(|| rustix::net::sendmsg(socket.as_fd(), pieces, &mut no_descriptors, SEND))
 }
 
 #[inline]

@@ -31,14 +31,14 @@ pub(crate) struct Pending {
     #[cfg(control)]
     pub(crate) new_descriptors: bool,
     /// What the service wants to be told of beside the socket.
-    pub(crate) beside: Option<Box<Beside>>,
+    pub(crate) watched: Option<Box<Watched>>,
 }
 
 /// What a service wants to be told of beside the socket; and what of a socket that was given away.
 #[derive(Debug)]
-pub(crate) struct Beside {
+pub(crate) struct Watched {
     /// Descriptors whose readiness is told.
-    pub(crate) watched: Vec<OwnedFd>,
+    pub(crate) descriptors: Vec<OwnedFd>,
     /// So many of them are registered.
     pub(crate) registered: usize,
     /// When the service wants to be called.
@@ -51,10 +51,10 @@ pub(crate) struct Beside {
     pub(crate) recalled: bool,
 }
 
-impl Default for Beside {
+impl Default for Watched {
     fn default() -> Self {
         Self {
-            watched: Vec::new(),
+            descriptors: Vec::new(),
             registered: 0,
             alarm: Moment::NEVER,
             again: false,
@@ -72,6 +72,6 @@ impl Pending {
             && self.progress.is_none()
             && self.end.is_vacant()
             && self.far.is_none()
-            && self.beside.is_none()
+            && self.watched.is_none()
     }
 }

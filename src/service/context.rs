@@ -168,10 +168,10 @@ impl Context<'_> {
         self.io.want_fin();
     }
 
-    /// Has [`Service::ready`](crate::Service::ready) called whenever `beside` may be read, as an edge: once, until a read
-    /// of it would block. It is kept for as long as the connection lives, and goes along in a takeover.
-    pub fn watch(&mut self, beside: OwnedFd) {
-        self.io.watch_beside(beside);
+    /// Has [`Service::ready`](crate::Service::ready) called whenever `fd` may be read, as an edge: once, until a read of
+    /// it would block. It is kept for as long as the connection lives, and goes along in a takeover.
+    pub fn watch(&mut self, fd: OwnedFd) {
+        self.io.watch(fd);
     }
 
     /// What is [watched](Self::watch), in that order; after a takeover, too.
@@ -184,13 +184,13 @@ impl Context<'_> {
     /// next turn, after the other connections: for a service that reads only some of what a watched descriptor has at a
     /// time.
     pub fn again(&mut self) {
-        self.io.beside().again = true;
+        self.io.watched_mut().again = true;
     }
 
     /// Has [`Service::ready`](crate::Service::ready) called in that time, once, instead of any time set before; `None`: not
     /// at all. What is left of it goes along in a takeover.
     pub fn set_alarm(&mut self, after: Option<Duration>) {
-        self.io.beside().alarm = self.turn.now.after_if(after);
+        self.io.watched_mut().alarm = self.turn.now.after_if(after);
     }
 
     /// Gives the socket away, to another process as a rule: answers a copy of it, which blocks, as programs expect.

@@ -104,7 +104,7 @@ pub(crate) struct Arrival {
     /// Microseconds since it was accepted.
     pub(crate) age: u64,
     /// So many descriptors follow its own: its far side's, those that its service watches.
-    pub(crate) beside: u8,
+    pub(crate) along: u8,
     pub(crate) record: Record,
 }
 
@@ -322,7 +322,7 @@ mod tests {
             listener: 1,
             peer: "[::1]:4711".parse().unwrap(),
             age: 5_000_000,
-            beside: 2,
+            along: 2,
             record: record(id),
         };
         vec![

@@ -353,7 +353,7 @@ impl Worker {
     /// A descriptor that a connection's service watches may be read.
     fn watched(&mut self, key: usize) {
         log::trace!(key; "watched descriptor ready");
-        self.step(key, Connection::beside);
+        self.step(key, Connection::watched);
     }
 
     fn serve_leftovers(&mut self) {
@@ -505,7 +505,7 @@ impl Worker {
                     crate::liveness::close::end_shared(&io.socket, &ending);
                 }
             } else if io.pending.is_some() {
-                io.deregister_beside(self.poll.registry());
+                io.deregister_watched(self.poll.registry());
             }
             if io.marks.has(Mark::Copied)
                 && let Some(giving) = &mut self.giving

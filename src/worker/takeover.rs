@@ -196,7 +196,7 @@ impl Taker for Worker {
         &mut self,
         arrival: &Arrival,
         socket: OwnedFd,
-        beside: Vec<OwnedFd>,
+        along: Vec<OwnedFd>,
     ) -> Result<usize, String> {
         if !self.has_room_for_more() {
             return Err("no memory for so many connections".to_owned());
@@ -206,7 +206,7 @@ impl Taker for Worker {
             .get(usize::from(arrival.listener))
             .ok_or("a connection of no listener")?;
         let terms = (&origin.settings.service, &origin.terms);
-        let mut connection = Connection::import(arrival, socket, beside, terms, self.now)?;
+        let mut connection = Connection::import(arrival, socket, along, terms, self.now)?;
         let entry = self.connections.vacant_entry();
         let key = entry.key();
         connection

@@ -37,10 +37,10 @@ impl Taker for FakeTaker {
         &mut self,
         arrival: &Arrival,
         _: OwnedFd,
-        beside: Vec<OwnedFd>,
+        along: Vec<OwnedFd>,
     ) -> Result<usize, String> {
         let (id, listener) = (arrival.record.id, arrival.listener);
-        self.note(format!("import {id} of {listener} with {}", beside.len()))?;
+        self.note(format!("import {id} of {listener} with {}", along.len()))?;
         self.keys += 1;
         Ok(self.keys)
     }
@@ -98,7 +98,7 @@ fn connections(listener: u16, ids: &[u64]) -> Message {
         listener,
         peer: "127.0.0.1:4711".parse().unwrap(),
         age: 0,
-        beside: 1,
+        along: 1,
         record: record(id),
     };
     Message::Connections(ids.iter().map(arrival).collect())
@@ -168,8 +168,8 @@ fn hears(
     let old = Line::new(Arc::clone(&theirs), PATIENCE).unwrap();
     let null = File::open("/dev/null").unwrap();
     for (bytes, descriptors) in said {
-        let beside = vec![null.as_fd(); *descriptors];
-        old.pass(bytes, &beside, None).unwrap();
+        let along = vec![null.as_fd(); *descriptors];
+        old.pass(bytes, &along, None).unwrap();
     }
     // One that is told to end would otherwise wait: for it the old process is silent, not gone.
     if !is_ending {
