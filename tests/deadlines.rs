@@ -117,7 +117,7 @@ fn the_read_deadline_stands_still_while_the_service_waits() {
                 conn.write(bytes);
                 return bytes.len();
             }
-            conn.wait();
+            conn.pause();
             0
         }
     }

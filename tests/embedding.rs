@@ -384,7 +384,7 @@ impl Service for Hesitant {
     fn input(&self, ready: &mut bool, conn: &mut Context<'_>, bytes: &[u8]) -> usize {
         if !std::mem::replace(ready, true) {
             self.asked.fetch_add(1, Ordering::Relaxed);
-            conn.wait();
+            conn.pause();
             return 0;
         }
         *ready = false;
@@ -393,7 +393,7 @@ impl Service for Hesitant {
         if used < bytes.len() {
             self.asked.fetch_add(1, Ordering::Relaxed);
             *ready = true;
-            conn.wait();
+            conn.pause();
         }
         used
     }

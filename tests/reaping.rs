@@ -118,7 +118,7 @@ impl Speaker {
         if told {
             conn.write(WORDS);
         } else {
-            conn.wait();
+            conn.pause();
         }
         told
     }
@@ -319,7 +319,7 @@ impl Service for Waits {
 
     fn open(&self, conn: &mut Context<'_>) {
         conn.write(&vec![7; self.0]);
-        conn.wait();
+        conn.pause();
     }
 
     fn input(&self, (): &mut (), _: &mut Context<'_>, bytes: &[u8]) -> usize {

@@ -180,13 +180,13 @@ impl Link<'_> {
 
     /// Reads no more until [`resume`](Self::resume); the read deadline stands still.
     pub fn pause(&mut self) {
-        self.up.io.halt(self.turn.now);
+        self.up.io.pause(self.turn.now);
     }
 
     /// Reads again.
     pub fn resume(&mut self) {
-        self.up.io.set(Is::Halted, false);
-        self.up.io.unpause(self.turn.now);
+        self.up.io.set(Is::Paused, false);
+        self.up.io.resume_reading(self.turn.now);
         self.come_back();
     }
 

@@ -260,7 +260,7 @@ impl<C: Caller> Client<C> {
             else {
                 return;
             };
-            if !up.io.is(Is::Readable) || up.io.is(Is::Halted) || up.is_aborted() {
+            if !up.io.is(Is::Readable) || up.io.is(Is::Paused) || up.is_aborted() {
                 break;
             }
             if budget == 0 {
@@ -295,14 +295,14 @@ impl<C: Caller> Client<C> {
         };
         let aborted = up.is_aborted();
         let io = &mut up.io;
-        if io.is(Is::Halted) && io.is_given_up() && !io.holds_input() {
+        if io.is(Is::Paused) && io.is_given_up() && !io.holds_input() {
             // Nothing is to be read first, so the verdict need not wait until reading goes on.
             io.input_over();
         }
         let mut turn = engine.terms.turn(engine.now, engine.horizon.known());
         // What came before the server vanished is heard first, once reading goes on.
         if let Some(verdict) = io.verdict()
-            && (aborted || !io.is(Is::Halted) || !io.holds_input())
+            && (aborted || !io.is(Is::Paused) || !io.holds_input())
         {
             return self.over(key, &verdict);
         }
@@ -427,7 +427,7 @@ impl<C: Caller> Client<C> {
         let Some(id) = link.take() else { return };
         let turn = engine.terms.turn(engine.now, engine.horizon.known());
         let end = up.end(&Ending::fin(reason), &turn);
-        up.io.set(Is::Halted, false);
+        up.io.set(Is::Paused, false);
         let turn = Turn {
             limits: &engine.leaving,
             ..turn

@@ -82,7 +82,7 @@ impl Connection {
         self.dialed(service, turn, Ok(()));
         // On its way it may have missed a prompt.
         self.give_room(service, turn);
-        self.io.unpause_if_room(turn);
+        self.io.resume_reading_if_room(turn);
         self.advance(service, turn, buffer)
     }
 
@@ -91,7 +91,7 @@ impl Connection {
         let Some(up) = self.io.far_up() else { return };
         let (far, far_turn) = up.split(turn);
         far.flush(&far_turn);
-        self.io.unpause_if_room(turn);
+        self.io.resume_reading_if_room(turn);
     }
 
     /// Reads from the far side, as far as there is room for it on this one. Answers whether the budget stopped it.

@@ -77,7 +77,7 @@ impl Connection {
             .pending
             .as_ref()
             .and_then(|pending| pending.watched.as_ref());
-        let listed = [Mark::Closing, Mark::Copied, Mark::Leftover, Mark::Waiting];
+        let listed = [Mark::Closing, Mark::Copied, Mark::Leftover, Mark::Paused];
         !listed.into_iter().any(|mark| io.marks.has(mark))
             && !io.is(Is::GivenAway)
             && watched.is_none()
@@ -185,7 +185,7 @@ impl Connection {
         }));
         if called.is_err() {
             io.told();
-            io.set(Is::Halted, false);
+            io.set(Is::Paused, false);
             io.overrule(Ending::reset(CloseReason::Service));
         }
         called.ok()
@@ -203,7 +203,7 @@ impl Connection {
                 0
             };
             if room == 0 {
-                self.io.pause(turn.now);
+                self.io.stop_reading(turn.now);
                 return false;
             }
             if budget == 0 {
@@ -270,7 +270,7 @@ impl Connection {
         let io = &mut self.io;
         let Some(pending) = &io.pending else { return };
         let full = pending.outbox.len() >= turn.limits.buffer;
-        if pending.offer && !io.is(Is::Halted) && !full && !io.discards_input() {
+        if pending.offer && !io.is(Is::Paused) && !full && !io.discards_input() {
             self.serve_kept(service, turn);
         }
     }
@@ -292,9 +292,9 @@ impl Connection {
 
     /// The service left some input: decides when it sees that again.
     fn left_over(&mut self, turn: &Turn<'_>, used: usize) {
-        let halted = self.io.is(Is::Halted);
+        let paused = self.io.is(Is::Paused);
         let pending = self.io.pending();
-        if halted || !pending.outbox.is_empty() {
+        if paused || !pending.outbox.is_empty() {
             // Seen again when the service is resumed, or output has left and there is more room.
             pending.offer = true;
         } else if used == 0 && pending.kept.len() >= turn.limits.buffer {
@@ -319,7 +319,7 @@ impl Connection {
         let kept = kept.unwrap_or_default();
         self.call(turn, |state, conn| service.end(state, conn, &kept));
         let io = &mut self.io;
-        if io.is(Is::Halted) {
+        if io.is(Is::Paused) {
             io.pending().kept = kept;
         } else {
             io.told();
@@ -331,14 +331,14 @@ impl Connection {
         if self.io.is(Is::GivenAway) {
             return self.conclude_given_away(turn);
         }
-        if self.io.is(Is::Halted) && self.io.is_given_up() && !self.io.holds_input() {
+        if self.io.is(Is::Paused) && self.io.is_given_up() && !self.io.holds_input() {
             // Nothing is to be read first, so the verdict need not wait for the service.
             self.io.input_over();
-            self.io.set(Is::Halted, !self.io.is_decided());
+            self.io.set(Is::Paused, !self.io.is_decided());
         }
         if self.io.input_is_over()
             && !self.io.is_told()
-            && !self.io.is(Is::Halted)
+            && !self.io.is(Is::Paused)
             && !self.io.offers_later()
         {
             self.end(service, turn);
@@ -354,7 +354,7 @@ impl Connection {
             return Step::Close(verdict);
         }
         let offers = io.pending.as_ref().is_some_and(|pending| pending.offer);
-        if io.is_draining() && !io.is(Is::Readable) && !io.is(Is::Halted) && !offers {
+        if io.is_draining() && !io.is(Is::Readable) && !io.is(Is::Paused) && !offers {
             self.finish_unasked(service, CloseReason::Drain);
             return self.conclude(service, turn, false);
         }
@@ -372,7 +372,7 @@ impl Connection {
             io.send_fin(turn);
         }
         let io = &mut self.io;
-        if io.half_closed() && !io.is(Is::Halted) {
+        if io.half_closed() && !io.is(Is::Paused) {
             let limits = turn.limits;
             io.look_at = io.look_at.min(
                 turn.now
@@ -442,11 +442,11 @@ impl Connection {
         if !self.io.discards_input() {
             self.io.set(Is::Readable, true);
             self.pull(service, turn, buffer);
-            if !self.io.is(Is::Halted) {
+            if !self.io.is(Is::Paused) {
                 self.io.hears_no_more();
                 self.end(service, turn);
             }
-            if self.io.is(Is::Halted) {
+            if self.io.is(Is::Paused) {
                 // It goes on with what it has heard, and the wait begins anew.
                 self.io.linger_anew();
                 return self.conclude(service, turn, false);
@@ -473,7 +473,7 @@ impl Connection {
         if io.is_open() && !io.is_told() && !io.peer_fin() {
             let unread = rustix::io::ioctl_fionread(io.socket.as_fd()).unwrap_or(0);
             if unread == 0
-                && !io.is(Is::Halted)
+                && !io.is(Is::Paused)
                 && io.pending.as_ref().is_none_or(|pending| !pending.offer)
             {
                 self.finish_unasked(service, CloseReason::Drain);
@@ -513,11 +513,11 @@ impl Connection {
     /// The service may go on.
     pub(crate) fn resume(&mut self, service: &AnyService, turn: &Turn<'_>) {
         let io = &mut self.io;
-        io.set(Is::Halted, false);
+        io.set(Is::Paused, false);
         if let Some(pending) = &mut io.pending {
             pending.offer |= !pending.kept.is_empty();
         }
-        io.unpause(turn.now);
+        io.resume_reading(turn.now);
         self.tell(service, turn, Ready::Resumed);
     }
 

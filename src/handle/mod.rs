@@ -49,7 +49,7 @@ impl Handle {
         self.shared.order(Order::Stop);
     }
 
-    /// Lets connections go on whose service [waits](crate::Context::wait).
+    /// Lets connections go on that their service [paused](crate::Context::pause).
     pub fn resume(&self) {
         self.shared.resumed.fetch_add(1, Ordering::Release);
         self.shared.wake_all();

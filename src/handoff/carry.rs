@@ -169,14 +169,14 @@ impl Io {
     fn record(&self, now: Moment) -> Record {
         let pending = self.pending.as_deref();
         let until = |then: Moment| (then != Moment::NEVER).then(|| micros(then.since(now)));
-        let read_until = pending.and_then(|pending| pending.paused).unwrap_or(now);
+        let read_until = pending.and_then(|pending| pending.stopped).unwrap_or(now);
         let (input_at, input, _) = self.input();
         let end = self.carried();
         Record {
             id: self.id,
             silence: micros(read_until.since(self.last_in)),
             shifted: self.is(Is::Shifted)
-                || pending.is_some_and(|pending| pending.paused.is_some()),
+                || pending.is_some_and(|pending| pending.stopped.is_some()),
             read: self.read,
             written: self.written,
             output: self.waiting_output() as u64,

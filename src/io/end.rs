@@ -270,7 +270,7 @@ impl Io {
 
     /// Whether the service has had its say. One that waits still holds what it was sent: that comes out before the end.
     pub(crate) fn may_end(&self) -> bool {
-        self.is_told() || !self.is(Is::Halted)
+        self.is_told() || !self.is(Is::Paused)
     }
 
     /// The server drains, and `unread` bytes have come that are served yet.

@@ -107,9 +107,9 @@ impl Io {
     }
 
     /// Reading goes on, if there is room for what comes.
-    pub(crate) fn unpause_if_room(&mut self, turn: &Turn<'_>) {
-        if !self.is(Is::Halted) && self.input_room(turn) > 0 {
-            self.unpause(turn.now);
+    pub(crate) fn resume_reading_if_room(&mut self, turn: &Turn<'_>) {
+        if !self.is(Is::Paused) && self.input_room(turn) > 0 {
+            self.resume_reading(turn.now);
         }
     }
 

@@ -11,8 +11,8 @@ pub(crate) enum Mark {
     Leftover,
     /// There with what an event has told: its deadlines are not judged before that is looked at.
     PutOff,
-    /// On the list of connections whose service waits.
-    Waiting,
+    /// On the list of connections that their service has paused.
+    Paused,
     /// The process that is taking over has a copy of it.
     Copied,
     /// Changed since it was copied.

@@ -112,8 +112,8 @@ pub(crate) enum Is {
     /// The event said there is an error to ask for. Never asked otherwise: `SO_ERROR` would tell, and eat, the soft
     /// error of a living connection.
     Failing,
-    /// The service waits: it gets no input until it is resumed.
-    Halted,
+    /// The service has paused it: it gets no input until it is resumed.
+    Paused,
     /// The socket was given away: it is neither read nor written here.
     GivenAway,
     /// `last_in` was made later, for time in which nothing was read.
@@ -272,7 +272,7 @@ impl Io {
         let Some(pending) = &self.pending else {
             return turn.limits.buffer;
         };
-        if self.is(Is::Halted) || self.is_held() {
+        if self.is(Is::Paused) || self.is_held() {
             return 0;
         }
         // What comes of the input waits for the far side, if there is one.
@@ -285,20 +285,20 @@ impl Io {
         buffer.saturating_sub(pending.kept.len().max(waiting))
     }
 
-    /// The service waits.
-    pub(crate) fn halt(&mut self, now: Moment) {
-        self.set(Is::Halted, true);
-        self.pause(now);
+    /// The service gets no input until it is resumed.
+    pub(crate) fn pause(&mut self, now: Moment) {
+        self.set(Is::Paused, true);
+        self.stop_reading(now);
     }
 
-    pub(crate) fn pause(&mut self, now: Moment) {
-        self.pending().paused.get_or_insert(now);
+    pub(crate) fn stop_reading(&mut self, now: Moment) {
+        self.pending().stopped.get_or_insert(now);
     }
 
     /// Without room nothing is read, whether something has come or not; and what holds nothing is given back.
     pub(crate) fn tidy(&mut self, turn: &Turn<'_>) {
         if self.input_room(turn) == 0 {
-            self.pause(turn.now);
+            self.stop_reading(turn.now);
         }
         if self
             .pending
@@ -320,11 +320,11 @@ impl Io {
     }
 
     /// Reading goes on: the read deadline stood still meanwhile.
-    pub(crate) fn unpause(&mut self, now: Moment) {
+    pub(crate) fn resume_reading(&mut self, now: Moment) {
         if let Some(pending) = &mut self.pending
-            && let Some(paused) = pending.paused.take()
+            && let Some(stopped) = pending.stopped.take()
         {
-            self.last_in = self.last_in.after(now.since(paused));
+            self.last_in = self.last_in.after(now.since(stopped));
             self.set(Is::Shifted, true);
         }
     }
@@ -356,7 +356,7 @@ impl Io {
             && self
                 .pending
                 .as_ref()
-                .is_none_or(|pending| pending.paused.is_none());
+                .is_none_or(|pending| pending.stopped.is_none());
         if reads {
             self.last_in.after_if(turn.limits.read_timeout)
         } else {

@@ -107,8 +107,8 @@ impl Io {
                 Err(errno) => return self.write_failed(errno),
             }
         }
-        if self.waiting_output() < turn.limits.buffer && !self.is(Is::Halted) {
-            self.unpause(turn.now);
+        if self.waiting_output() < turn.limits.buffer && !self.is(Is::Paused) {
+            self.resume_reading(turn.now);
         }
         if held_back && !self.holds_back_far(turn) {
             // Whether the far side was silent meanwhile nobody knows.

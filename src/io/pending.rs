@@ -19,8 +19,8 @@ pub(crate) struct Pending {
     pub(crate) kept_at: u64,
     /// The service is to see `kept` again, though nothing new has come.
     pub(crate) offer: bool,
-    /// Since when nothing is read, for want of room or because the service waits.
-    pub(crate) paused: Option<Moment>,
+    /// Since when nothing is read, for want of room or because the service has paused it.
+    pub(crate) stopped: Option<Moment>,
     /// How far acknowledgements had come, and since when they stand.
     pub(crate) progress: Option<Progress>,
     /// What its end needs.
@@ -68,7 +68,7 @@ impl Pending {
     pub(crate) fn is_vacant(&self) -> bool {
         self.outbox.is_empty()
             && self.kept.is_empty()
-            && self.paused.is_none()
+            && self.stopped.is_none()
             && self.progress.is_none()
             && self.end.is_vacant()
             && self.far.is_none()

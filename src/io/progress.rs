@@ -40,7 +40,7 @@ impl Io {
                 .moved(queued)
                 .wrapping_add(other.filter(|_| !waits).map_or(0, |other| other.moved)),
             half_closed: self.half_closed()
-                && !self.is(Is::Halted)
+                && !self.is(Is::Paused)
                 && !other.is_some_and(|other| other.waits),
         };
         let mut progress = self.pending.as_ref().and_then(|pending| pending.progress);
@@ -84,7 +84,7 @@ impl Io {
     pub(crate) fn stalls(&self, limits: &Limits) -> Option<(Moment, CloseReason)> {
         let queued = sys::unacknowledged(self.socket.as_fd()).unwrap_or(0);
         let waits = self.waiting_output() > 0 || queued > 0;
-        let half_closed = self.half_closed() && !self.is(Is::Halted);
+        let half_closed = self.half_closed() && !self.is(Is::Paused);
         let stall = reap::stall(limits, waits, half_closed, self.taken(queued))?;
         let progress = self.pending.as_ref().and_then(|pending| pending.progress);
         // It counts from the first look.

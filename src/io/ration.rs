@@ -56,7 +56,7 @@ impl Io {
         if granted > 0 {
             if self.is(Is::Short) {
                 self.set(Is::Short, false);
-                self.unpause(turn.now);
+                self.resume_reading(turn.now);
             }
             return granted;
         }
@@ -73,9 +73,9 @@ impl Io {
         let Some(pending) = &self.pending else {
             return false;
         };
-        let since = pending.paused.unwrap_or(self.last_in);
+        let since = pending.stopped.unwrap_or(self.last_in);
         let still = turn.now.since(since) >= time;
-        still && !pending.kept.is_empty() && !self.is(Is::Halted) && pending.outbox.is_empty()
+        still && !pending.kept.is_empty() && !self.is(Is::Paused) && pending.outbox.is_empty()
     }
 
     /// Whether the socket takes output at once: some, not however much. Certain is a little where nothing is in it that the

@@ -105,8 +105,8 @@ impl Context<'_> {
 
     /// Reads no more from this client until [`Handle::resume`](crate::Handle::resume) is called, from whatever thread. The
     /// read deadline stands still meanwhile.
-    pub fn wait(&mut self) {
-        self.io.halt(self.turn.now);
+    pub fn pause(&mut self) {
+        self.io.pause(self.turn.now);
     }
 
     /// Sends `bytes`: straight to the socket, and what that does not take waits, in order, within this process.

@@ -70,13 +70,13 @@ pub trait Service: Send + Sync + 'static {
     /// The client sent `bytes`. Answers how many of them were used.
     ///
     /// The rest is kept and comes again with more behind it, up to [`Context::buffer`] bytes in all: with that many
-    /// the service must use some, or [`wait`](Context::wait), or the connection ends with reason `service`.
+    /// the service must use some, or [`pause`](Context::pause), or the connection ends with reason `service`.
     fn input(&self, state: &mut Self::State, conn: &mut Context<'_>, bytes: &[u8]) -> usize;
 
     /// No more input will come: the client sent its FIN, or the connection is ending for another reason. `rest` is
     /// what [`input`](Service::input) left.
     ///
-    /// Called once, or again after a [`wait`](Context::wait). The default [`finish`](Context::finish)es; a service
+    /// Called once, or again after a [`pause`](Context::pause). The default [`finish`](Context::finish)es; a service
     /// that has more to send to a half-closed client calls that later, within the half-close timeout.
     fn end(&self, state: &mut Self::State, conn: &mut Context<'_>, rest: &[u8]) {
         let _ = (state, rest);
@@ -158,7 +158,7 @@ pub trait Service: Send + Sync + 'static {
     }
 
     /// Something came that the service had asked to be told of: [`Context::watch`], [`Context::set_alarm`], or
-    /// [`Handle::resume`] after a [`wait`](Context::wait). Default: nothing.
+    /// [`Handle::resume`] after a [`pause`](Context::pause). Default: nothing.
     fn ready(&self, state: &mut Self::State, conn: &mut Context<'_>, what: Ready) {
         let _ = (state, conn, what);
     }
@@ -183,7 +183,7 @@ pub trait Service: Send + Sync + 'static {
     /// connection stays with this process, which drains it.
     ///
     /// Asked for again whenever the connection has changed before the takeover is complete, and in vain if that comes to
-    /// nothing. A connection that [waits](Context::wait) arrives as one that does not.
+    /// nothing. A connection that is [paused](Context::pause) arrives as one that is not.
     fn export(&self, state: &Self::State) -> Option<Exported> {
         let _ = state;
         None

@@ -284,7 +284,7 @@ impl Service for Print {
         if !lines.takes(self.prefix, &bytes[..whole]) {
             drop(lines);
             self.queue.changed.notify_all();
-            conn.wait();
+            conn.pause();
             return 0;
         }
         lines.push(conn.peer(), self.prefix, &bytes[..whole]);
@@ -299,7 +299,7 @@ impl Service for Print {
         if !rest.is_empty() && !lines.takes(self.prefix, rest) {
             drop(lines);
             self.queue.changed.notify_all();
-            return conn.wait();
+            return conn.pause();
         }
         lines.push(conn.peer(), self.prefix, rest);
         drop(lines);

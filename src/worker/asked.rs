@@ -16,7 +16,7 @@ use crate::liveness::close::{CloseReason, Ending};
 const LIST_BATCH: usize = 32;
 
 impl Worker {
-    /// Somebody wants something: looks in the mailbox, and whether waiting services may go on.
+    /// Somebody wants something: looks in the mailbox, and whether paused connections may go on.
     pub(super) fn woken(&mut self) {
         while let Ok(mail) = self.mail.try_recv() {
             match mail {
@@ -32,9 +32,9 @@ impl Worker {
         let resumed = self.shared.resumed.load(Ordering::Acquire);
         if resumed != self.resumed {
             self.resumed = resumed;
-            for key in std::mem::take(&mut self.halted) {
+            for key in std::mem::take(&mut self.paused) {
                 self.step(key, |connection, service, turn, buffer| {
-                    connection.io.marks.put(Mark::Waiting, false);
+                    connection.io.marks.put(Mark::Paused, false);
                     connection.resume(service, turn);
                     connection.advance(service, turn, buffer)
                 });

@@ -133,7 +133,7 @@ impl Worker {
                 connection.io.pending().far = None;
             }
             connection.dialed(service, turn, outcome.as_ref().map(|&()| ()));
-            connection.io.unpause_if_room(turn);
+            connection.io.resume_reading_if_room(turn);
             connection.advance(service, turn, buffer)
         });
     }

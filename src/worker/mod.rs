@@ -123,8 +123,8 @@ pub(crate) struct Worker {
     short: Short,
     /// Worker 0 looks after the kernel's memory.
     pressure: Pressure,
-    /// Connections whose service waits.
-    halted: Vec<usize>,
+    /// Connections that their service has paused.
+    paused: Vec<usize>,
     /// The last `resume` seen.
     resumed: u64,
     origins: Vec<Origin>,
@@ -192,7 +192,7 @@ impl Worker {
             vouched: 0,
             short: Short::new(shared.memory.clone()),
             pressure: Pressure::new(),
-            halted: Vec::new(),
+            paused: Vec::new(),
             resumed: 0,
             origins,
             acceptor: None,
@@ -457,8 +457,8 @@ impl Worker {
         if io.is(Is::Short) {
             self.short.push(key);
         }
-        if io.is(Is::Halted) && !io.marks.put(Mark::Waiting, true) {
-            self.halted.push(key);
+        if io.is(Is::Paused) && !io.marks.put(Mark::Paused, true) {
+            self.paused.push(key);
         }
         if let Err(error) = io.reregister(self.poll.registry(), Token(key)) {
             // Out of memory for it (epoll_ctl(2): ENOMEM, ENOSPC).

@@ -128,7 +128,7 @@ impl Exec {
             return;
         };
         match slot.take() {
-            None => conn.wait(),
+            None => conn.pause(),
             Some(Err(error)) => {
                 log::warn!(id = process.id, program:% = self.program.path.display(), error:%; "cannot start a process");
                 process.stage = Stage::Over;
@@ -212,7 +212,7 @@ impl Exec {
                     after_client,
                     kept,
                 };
-                conn.wait();
+                conn.pause();
             }
             Err(error) => {
                 log::debug!(id = process.id, error:%; "cannot name a socket");
@@ -232,7 +232,7 @@ impl Exec {
             return;
         };
         let Some(kept) = kept.get() else {
-            return conn.wait();
+            return conn.pause();
         };
         part(conn, *after_client);
         match *kept {
@@ -358,7 +358,7 @@ impl Service for Exec {
         match self.start_for(conn) {
             Ok(slot) => {
                 process.stage = Stage::Starting(slot);
-                conn.wait();
+                conn.pause();
             }
             Err(error) => {
                 log::warn!(id = process.id, error:%; "cannot give a socket to a process");

@@ -227,7 +227,7 @@ impl Hub {
         if let Some(server) = self.server.get() {
             server.prompt(Duration::ZERO);
         }
-        conn.wait();
+        conn.pause();
         false
     }
 
