@@ -345,7 +345,7 @@ impl Mailbox {
     }
 
     /// The worker's thread is this one.
-    pub(crate) fn settle(&self) {
+    pub(crate) fn runs_on_this_thread(&self) {
         // Once, when it begins to run.
         let _ = self.thread.set(thread::current().id());
     }

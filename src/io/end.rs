@@ -132,7 +132,7 @@ impl Io {
     }
 
     /// Whether the peer's FIN came, and whether ours was sent, as the kernel knows it of a socket that was given away.
-    pub(super) fn settle_fins(&mut self, peer_fin: bool, fin_sent: bool) {
+    pub(super) fn note_fins(&mut self, peer_fin: bool, fin_sent: bool) {
         self.end.fins.put(Fin::Read, peer_fin);
         self.end.fins.put(Fin::Sent, fin_sent);
     }

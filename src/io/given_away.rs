@@ -119,7 +119,7 @@ impl Io {
         if !self.is(Is::GivenAway) {
             return Ok(());
         }
-        let info = self.settle(turn);
+        let info = self.recount(turn);
         if let Some(info) = info
             && info.journal.state == TcpState::Over
             && !is_orderly(&info)
@@ -131,7 +131,7 @@ impl Io {
         self.set(Is::GivenAway, false);
         let fin_sent = info.is_some_and(|info| info.journal.state.fin_sent() || is_orderly(&info));
         // What came before a FIN is to be read yet.
-        self.settle_fins(false, fin_sent);
+        self.note_fins(false, fin_sent);
         self.set(Is::Readable, true);
         self.set(Is::ReadOn, true);
         self.look_at = reap::first_look(turn.limits, turn.now, self.last_in);
@@ -144,17 +144,17 @@ impl Io {
     }
 
     /// Takes over what the kernel has counted, of a socket that was given away.
-    pub(crate) fn settle(&mut self, turn: &Turn<'_>) -> Option<TcpInfo> {
+    pub(crate) fn recount(&mut self, turn: &Turn<'_>) -> Option<TcpInfo> {
         let Ok(account) = self.account() else {
             // No TCP. Its end can be seen all the same. One that is gone comes first: a read would eat the error that tells how.
             let peer_fin =
                 self.peer_fin() || self.polled().contains(PollFlags::HUP) || self.is_at_end();
-            self.settle_fins(peer_fin, self.fin_sent());
+            self.note_fins(peer_fin, self.fin_sent());
             return None;
         };
         let (count, info) = (self.count(&account, turn.now), account.info);
         let fin_sent = self.fin_sent() || info.journal.state.fin_sent();
-        self.settle_fins(count.peer_fin, fin_sent);
+        self.note_fins(count.peer_fin, fin_sent);
         self.last_in = count.last_in;
         // A socket that was dissolved counts from zero again.
         turn.stats.read.add(count.read.saturating_sub(self.read));
@@ -222,7 +222,7 @@ impl Io {
 
     /// Looks whether the peer acknowledges, and judges: as [`Io::look`], by the kernel's account alone.
     pub(crate) fn look_from_afar(&mut self, turn: &Turn<'_>) {
-        let Some(info) = self.settle(turn) else {
+        let Some(info) = self.recount(turn) else {
             return self.look_at_local(turn);
         };
         self.find_lost(&info, turn.now);
@@ -248,7 +248,7 @@ impl Io {
         self.set(Is::Readable, false);
         self.set(Is::ReadOn, false);
         self.set(Is::Failing, false);
-        match self.settle(turn) {
+        match self.recount(turn) {
             Some(info) => self.find_lost(&info, turn.now),
             None => self.look_at_local(turn),
         }
@@ -312,7 +312,7 @@ impl Io {
     /// Whether the client is to blame for its silence now, its read deadline having come: not if it has said something
     /// that is not read.
     pub(crate) fn is_silent(&mut self, turn: &Turn<'_>) -> bool {
-        self.settle(turn);
+        self.recount(turn);
         if self.unread() > 0 {
             self.last_in = turn.now;
         }
@@ -322,7 +322,7 @@ impl Io {
     /// Why a connection is over, when whoever had the socket has gone, or the system has given it up. Closing takes
     /// away this process's copy alone.
     pub(crate) fn last_word(&mut self, reason: CloseReason, turn: &Turn<'_>) -> Ending {
-        let info = self.settle(turn);
+        let info = self.recount(turn);
         let well = Ending {
             how: How::Release,
             ..Ending::fin(reason)

@@ -484,7 +484,7 @@ pub(crate) fn taken_over(
     };
     let file = match &info.address {
         Endpoint::Unix(path) if info.inherited_as.is_none() => {
-            Some(Arc::new(SocketFile::heir(path)))
+            Some(Arc::new(SocketFile::inheriting(path)))
         }
         _ => None,
     };

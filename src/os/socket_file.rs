@@ -69,7 +69,7 @@ impl SocketFile {
         address(path)?;
         let refuse = || refuse(path, FileTypeExt::is_socket, "something that is no socket");
         refuse()?;
-        let file = Self::heir(path);
+        let file = Self::inheriting(path);
         *file.held() = Some(Held::by(lock(path)?, None));
         if refuse()?.is_some() {
             if is_alive(path) {
@@ -81,7 +81,7 @@ impl SocketFile {
     }
 
     /// The path of a process that is being taken over: nothing is ours there before [`inherit`](Self::inherit).
-    pub(crate) fn heir(path: &Path) -> Self {
+    pub(crate) fn inheriting(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
             held: Mutex::default(),

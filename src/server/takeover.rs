@@ -210,14 +210,14 @@ impl Server {
     fn control_at(&mut self, path: &Path) -> io::Result<()> {
         let path = &absolute(path)?;
         path::prepare(path)?;
-        let heir = matches!(&self.takeover.giver, Some((_, theirs)) if theirs == path);
-        let file = if heir {
-            SocketFile::heir(path)
+        let inherits = matches!(&self.takeover.giver, Some((_, theirs)) if theirs == path);
+        let file = if inherits {
+            SocketFile::inheriting(path)
         } else {
             SocketFile::claim(path)?
         };
         let (control, desk) = Control::open(file, &self.takeover.files, &self.handle)?;
-        if !heir {
+        if !inherits {
             desk.listen()?;
         }
         self.takeover.desk = Some(desk);
@@ -306,15 +306,15 @@ impl Server {
                     desk.answer_at(control);
                 }
                 // Nobody wants it any more: it is taken away.
-                _ => SocketFile::heir(path).inherit(lock, place),
+                _ => SocketFile::inheriting(path).inherit(lock, place),
             }
         }
-        let heirs = self
+        let inheriting = self
             .takeover
             .files
             .iter()
             .filter(|file| file.lend().is_none());
-        for (file, (lock, place)) in heirs.zip(paths) {
+        for (file, (lock, place)) in inheriting.zip(paths) {
             file.inherit(lock, place);
         }
     }

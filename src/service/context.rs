@@ -221,8 +221,8 @@ impl Context<'_> {
 
     /// Takes over what the kernel has counted of a socket that was given away, and whether the client has finished.
     #[cfg(all(target_os = "linux", not(standfast_portable)))]
-    pub(crate) fn settle(&mut self) {
-        self.io.settle(&self.turn);
+    pub(crate) fn recount(&mut self) {
+        self.io.recount(&self.turn);
     }
 
     /// What the socket is called in proc(5).
@@ -254,7 +254,7 @@ impl Context<'_> {
 
     fn settle_if_given_away(&mut self) {
         if self.io.is(Is::GivenAway) {
-            self.io.settle(&self.turn);
+            self.io.recount(&self.turn);
         }
         self.io.recalled(false);
     }

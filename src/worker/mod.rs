@@ -223,7 +223,7 @@ impl Worker {
     /// What the event queue itself said; a connection's errors never come here.
     pub(crate) fn run(mut self) -> io::Result<Ended> {
         let mut events = Events::with_capacity(EVENTS);
-        self.shared.workers[self.index].settle();
+        self.shared.workers[self.index].runs_on_this_thread();
         self.horizon.excuse(self.clock.now());
         while !self.is_done() {
             self.turn(&mut events)?;
@@ -492,7 +492,7 @@ impl Worker {
             let origin = &self.origins[usize::from(connection.io.listener)];
             let turn = origin.turn(self.now);
             if connection.io.is(Is::GivenAway) {
-                connection.io.settle(&turn);
+                connection.io.recount(&turn);
             }
             connection.over(&origin.settings.service, &turn, ending.reason);
             let io = &connection.io;

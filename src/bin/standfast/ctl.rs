@@ -50,7 +50,7 @@ pub(crate) fn run(order: Order, target: &TargetArgs) -> Result<ExitCode, Failure
             let former = client.status().map_err(failed)?.version;
             let takeover = client.restart();
             let takeover = takeover.map_err(|error| not_restarted(&client, &error))?;
-            let now = heir(&client, &takeover)?.version;
+            let now = successor(&client, &takeover)?.version;
             if target.json {
                 let mut answer = json!(takeover);
                 answer["version"] = now.into();
@@ -152,7 +152,7 @@ fn not_restarted(client: &Client, error: &io::Error) -> Failure {
 }
 
 /// Who serves after a takeover: the process that has taken over, or one that has from it.
-fn heir(client: &Client, takeover: &Takeover) -> Result<Status, Failure> {
+fn successor(client: &Client, takeover: &Takeover) -> Result<Status, Failure> {
     let (pid, path) = (takeover.pid, client.path().display());
     Err(Failure::failed(match client.status() {
         Ok(status) if status.pid == pid || status.takeover.is_some() => return Ok(status),

@@ -201,7 +201,7 @@ impl Exec {
         let Stage::Running(running) = std::mem::replace(&mut process.stage, Stage::Over) else {
             return;
         };
-        conn.settle();
+        conn.recount();
         let after_client = running.sent.is_none() && conn.has_peer_finished();
         match conn.inode() {
             Ok(inode) => {

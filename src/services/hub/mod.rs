@@ -101,8 +101,8 @@ pub struct HubClient {
 #[derive(Debug)]
 enum Place {
     Here(Cursor),
-    /// In the feed of a predecessor: position, and number of the line.
-    Former(u64, u64),
+    /// In its feed: position, and number of the line.
+    Predecessor(u64, u64),
     /// It has got all that it gets.
     Over,
 }
@@ -287,7 +287,7 @@ impl Hub {
         own: Option<u64>,
     ) -> Option<&'a mut Cursor> {
         let mut lost = 0;
-        if let Place::Former(position, line) = client.place {
+        if let Place::Predecessor(position, line) = client.place {
             let cursor;
             (cursor, lost) = self.feed.reader_at(position, line);
             client.place = Place::Here(cursor);
@@ -462,7 +462,7 @@ impl Service for Hub {
     fn export(&self, client: &HubClient) -> Option<Exported> {
         let (position, line) = match &client.place {
             Place::Here(cursor) => (cursor.position(), cursor.line()),
-            Place::Former(position, line) => (*position, *line),
+            Place::Predecessor(position, line) => (*position, *line),
             Place::Over => (0, 0),
         };
         let reader = Reader {
@@ -486,7 +486,7 @@ impl Service for Hub {
             place: if reader.over {
                 Place::Over
             } else {
-                Place::Former(reader.position, reader.line)
+                Place::Predecessor(reader.position, reader.line)
             },
             until: reader.leaving.then_some(u64::MAX),
             lost: reader.lost,
