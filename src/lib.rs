@@ -119,7 +119,7 @@ pub use liveness::keepalive::{DEAD_AFTER_LEAST, DetectionError, Keepalive};
 pub use parse::ParseError;
 pub use server::Server;
 #[doc(hidden)]
-pub use service::Stage;
+pub use service::RoundStage;
 pub use service::{AnyService, Context, Exported, Far, Patience, Ready, Service};
 
 /// The process that a server is in: what it was started with, its limits, its threads and its children.

@@ -4,7 +4,7 @@ use mio::Token;
 
 use super::{Caller, Client};
 use crate::address::endpoint::Peer;
-use crate::client::engine::{Entry, State, Up};
+use crate::client::engine::{Connected, Entry, State};
 use crate::dial::{DialError, Dialed, Manner};
 use crate::io::Io;
 use crate::io::Is;
@@ -49,7 +49,7 @@ impl<C: Caller> Client<C> {
                 io.set(Is::ReadOn, true);
                 log::debug!(id = *id, server:%; "connected");
                 engine.deadlines.remove(slot(key));
-                engine.entries[key].state = State::Up(Up::new(io, server));
+                engine.entries[key].state = State::Up(Connected::new(io, server));
                 self.call(key, |caller, link| caller.connected(link));
                 self.advance(key);
             }

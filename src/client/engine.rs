@@ -80,7 +80,7 @@ pub(crate) struct Engine {
     /// By token.
     pub(crate) entries: Slab<Entry>,
     /// By [`LinkId`].
-    pub(crate) links: Vec<Slot>,
+    pub(crate) links: Vec<LinkState>,
     /// Numbers of links that are gone.
     pub(crate) unused: Vec<LinkId>,
     /// Links that were ever opened.
@@ -99,7 +99,7 @@ pub(crate) struct Engine {
 
 /// A link: where its present connection stands, if it is not gone.
 #[derive(Debug)]
-pub(crate) struct Slot {
+pub(crate) struct LinkState {
     pub(crate) key: Option<usize>,
     pub(crate) retries: Retries,
 }
@@ -115,7 +115,7 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) enum State {
     Dialing(Dialing),
-    Up(Up),
+    Up(Connected),
     /// Until the next attempt.
     Waiting,
     Gone,
@@ -195,7 +195,7 @@ impl Engine {
             link: Some(id),
             state: State::Waiting,
         });
-        let link = Slot {
+        let link = LinkState {
             key: Some(key),
             retries: Retries::default(),
         };
@@ -303,7 +303,7 @@ impl Engine {
 
 /// A connected socket, and how its link stands.
 #[derive(Debug)]
-pub(crate) struct Up {
+pub(crate) struct Connected {
     pub(crate) io: Io,
     pub(crate) server: Endpoint,
     /// A send took less than it was given.
@@ -314,7 +314,7 @@ pub(crate) struct Up {
     pub(crate) goes_on: bool,
 }
 
-impl Up {
+impl Connected {
     pub(crate) fn new(io: Io, server: Endpoint) -> Self {
         Self {
             io,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 
 use crate::address::endpoint::Endpoint;
-use crate::client::engine::{End, Engine, Entry, LinkId, State, Up};
+use crate::client::engine::{Connected, End, Engine, Entry, LinkId, State};
 use crate::dial::DialError;
 use crate::io::Is;
 use crate::io::marks::Mark;
@@ -87,7 +87,7 @@ pub enum Next {
 pub struct Link<'a> {
     pub(crate) id: LinkId,
     pub(crate) key: usize,
-    pub(crate) up: &'a mut Up,
+    pub(crate) up: &'a mut Connected,
     pub(crate) turn: Turn<'a>,
     pub(crate) clock: &'a Clock,
     pub(crate) deadlines: &'a mut Deadlines,

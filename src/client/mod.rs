@@ -15,7 +15,7 @@ use mio::event::Event;
 use mio::{Events, Token};
 
 use crate::client::engine::{
-    EVENTS, Engine, Entry, PATIENCE, READ_BUDGET, Slot, State, TIMER, WAKER,
+    EVENTS, Engine, Entry, LinkState, PATIENCE, READ_BUDGET, State, TIMER, WAKER,
 };
 use crate::client::link::arm;
 use crate::dial::Dial;
@@ -453,7 +453,7 @@ impl<C: Caller> Client<C> {
     /// What the owner wants to become of a link that is not connected.
     fn go_on(&mut self, key: usize, id: LinkId, next: Next) {
         let engine = &mut self.engine;
-        let Slot { retries, .. } = &mut engine.links[id];
+        let LinkState { retries, .. } = &mut engine.links[id];
         match next {
             Next::RetryNow => engine.start(key),
             Next::Retry => match retries.next(engine.dial.max_retries) {

@@ -47,7 +47,7 @@ pub(crate) struct Manner<'a> {
 
 /// How an attempt stands.
 #[derive(Debug)]
-pub(super) enum Progress {
+pub(super) enum Tried {
     Pending,
     Connected(Endpoint, OwnedFd),
     /// No address is left.
@@ -72,14 +72,14 @@ impl Attempt {
     }
 
     /// Looks what has become of the addresses under way, and tries further ones if it is time.
-    pub(super) fn advance(&mut self, manner: Manner<'_>, now: Moment) -> Progress {
+    pub(super) fn advance(&mut self, manner: Manner<'_>, now: Moment) -> Tried {
         let mut at = 0;
         while let Some((_, socket)) = self.under_way.get(at) {
             match outcome(socket) {
                 Ok(false) => at += 1,
                 Ok(true) => {
                     let (endpoint, socket) = self.under_way.swap_remove(at);
-                    return Progress::Connected(endpoint, socket);
+                    return Tried::Connected(endpoint, socket);
                 }
                 Err(error) => {
                     let (endpoint, _) = self.under_way.remove(at);
@@ -106,9 +106,9 @@ impl Attempt {
             self.next = Moment::NEVER;
         }
         if self.left.is_empty() && self.under_way.is_empty() {
-            Progress::Failed
+            Tried::Failed
         } else {
-            Progress::Pending
+            Tried::Pending
         }
     }
 
@@ -252,8 +252,8 @@ mod tests {
             let progress = attempt.advance(manner, now);
             let took = now.since(began);
             match progress {
-                Progress::Connected(endpoint, _) => return (Ok(endpoint), took),
-                Progress::Pending if now < until => {}
+                Tried::Connected(endpoint, _) => return (Ok(endpoint), took),
+                Tried::Pending if now < until => {}
                 _ => {
                     let server = Address::Host("server".to_owned(), 7);
                     let error = attempt.into_error(&server, Some(within));

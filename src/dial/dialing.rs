@@ -5,7 +5,7 @@
 use std::mem;
 use std::os::fd::OwnedFd;
 
-use super::attempt::{Attempt, Manner, Progress};
+use super::attempt::{Attempt, Manner, Tried};
 use super::{Dial, DialError};
 use crate::address::endpoint::Endpoint;
 use crate::dial::resolve::Found;
@@ -77,9 +77,9 @@ impl Dialing {
             },
         };
         match attempt.advance(manner, now) {
-            Progress::Pending if *until > known => Dialed::Pending,
-            Progress::Connected(server, socket) => Dialed::Connected(server, socket),
-            Progress::Pending | Progress::Failed => {
+            Tried::Pending if *until > known => Dialed::Pending,
+            Tried::Connected(server, socket) => Dialed::Connected(server, socket),
+            Tried::Pending | Tried::Failed => {
                 let given_up = mem::replace(attempt, Attempt::new(Vec::new(), *until));
                 Dialed::Failed(given_up.into_error(address, within))
             }

@@ -213,7 +213,7 @@ impl Conversation<'_> {
     /// fit into the freeze, which is not to begin before `earliest`.
     fn pre_copy(&self, ahead: &mut Ahead<'_>, earliest: Instant) -> Result<(), String> {
         let mut patience = now() + STILL;
-        let mut progress = Progress::default();
+        let mut convergence = Convergence::default();
         let mut alone: Option<Instant> = None;
         loop {
             self.nobody_failed()?;
@@ -222,7 +222,9 @@ impl Conversation<'_> {
                 now().saturating_duration_since(since)
             });
             if ahead.advance(&self.baton, behind < AHEAD)? {
-                if now() >= earliest && left.is_some_and(|left| self.is_time(left, &mut progress)) {
+                if now() >= earliest
+                    && left.is_some_and(|left| self.is_time(left, &mut convergence))
+                {
                     return Ok(());
                 }
             } else if left.is_some() {
@@ -255,11 +257,11 @@ impl Conversation<'_> {
     }
 
     /// Whether to freeze now, with `left` to be sent in that.
-    fn is_time(&self, left: Duration, progress: &mut Progress) -> bool {
+    fn is_time(&self, left: Duration, convergence: &mut Convergence) -> bool {
         if left <= FITS {
             return self.baton.under_way() == 0;
         }
-        let without_progress = progress.note(left, now());
+        let without_progress = convergence.note(left, now());
         without_progress >= PATIENCE && left <= MUCH || without_progress >= STILL
     }
 
@@ -520,12 +522,12 @@ impl Conversation<'_> {
 
 /// How what is left to be sent becomes less.
 #[derive(Default)]
-struct Progress {
+struct Convergence {
     /// The least that was left so far, and since when.
     least: Option<(Duration, Instant)>,
 }
 
-impl Progress {
+impl Convergence {
     /// So much is left. Answers for how long that has not become less by half.
     fn note(&mut self, left: Duration, now: Instant) -> Duration {
         match self.least {
@@ -554,13 +556,13 @@ mod tests {
         let start = now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let left = Duration::from_millis;
-        let mut progress = Progress::default();
-        assert_eq!(progress.note(left(900), at(0)), Duration::ZERO);
-        assert_eq!(progress.note(left(800), at(60)), Duration::from_secs(60));
-        assert_eq!(progress.note(left(450), at(61)), Duration::ZERO);
+        let mut convergence = Convergence::default();
+        assert_eq!(convergence.note(left(900), at(0)), Duration::ZERO);
+        assert_eq!(convergence.note(left(800), at(60)), Duration::from_secs(60));
+        assert_eq!(convergence.note(left(450), at(61)), Duration::ZERO);
         // More again, and as little as before: since then.
-        assert_eq!(progress.note(left(700), at(70)), Duration::from_secs(9));
-        assert_eq!(progress.note(left(450), at(71)), Duration::from_secs(10));
-        assert_eq!(progress.note(left(225), at(72)), Duration::ZERO);
+        assert_eq!(convergence.note(left(700), at(70)), Duration::from_secs(9));
+        assert_eq!(convergence.note(left(450), at(71)), Duration::from_secs(10));
+        assert_eq!(convergence.note(left(225), at(72)), Duration::ZERO);
     }
 }

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Context, Exported, Patience, Ready, Service, Stage};
+use super::{Context, Exported, Patience, Ready, RoundStage, Service};
 use crate::dial::DialError;
 use crate::handle::Handle;
 use crate::inspect::UpstreamInfo;
@@ -130,7 +130,7 @@ impl<S: Service> Service for Boxed<S> {
         self.0.output(own(state), conn);
     }
 
-    fn round(&self, worker: usize, stage: Stage) {
+    fn round(&self, worker: usize, stage: RoundStage) {
         self.0.round(worker, stage);
     }
 

@@ -153,7 +153,7 @@ pub trait Service: Send + Sync + 'static {
     /// A round of [prompted](Handle::prompt) calls of [`output`](Service::output) on a worker: it begins, or is over,
     /// or there are none any more. Default: nothing. For the hub of this crate alone.
     #[doc(hidden)]
-    fn round(&self, worker: usize, stage: Stage) {
+    fn round(&self, worker: usize, stage: RoundStage) {
         let _ = (worker, stage);
     }
 
@@ -293,7 +293,7 @@ impl Patience {
     clippy::exhaustive_enums,
     reason = "a service that misses one of them is wrong"
 )]
-pub enum Stage {
+pub enum RoundStage {
     /// What is prompted for from here on is another round.
     Begins,
     /// It goes on, after a turn of the worker's other work.

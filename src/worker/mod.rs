@@ -33,7 +33,7 @@ use crate::listen::origin::Origin;
 use crate::liveness::close::{CloseReason, Ending, How, Obituary};
 use crate::liveness::herd::Herd;
 use crate::memory::Pressure;
-use crate::service::{AnyService, Stage};
+use crate::service::{AnyService, RoundStage};
 use crate::time::deadline::{Clock, Deadlines, Moment, slot};
 use crate::time::horizon::{Horizon, Pause, Wait};
 use crate::worker::dialing::Resolvers;
@@ -228,7 +228,7 @@ impl Worker {
         while !self.is_done() {
             self.turn(&mut events)?;
         }
-        self.tell(Stage::Gone);
+        self.tell(RoundStage::Gone);
         Ok(self.drain.ended())
     }
 

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::Worker;
 use crate::connection::Connection;
-use crate::service::Stage;
+use crate::service::RoundStage;
 use crate::time::deadline::Moment;
 
 /// Connections asked in one turn: events must not wait for a whole round.
@@ -43,11 +43,11 @@ impl Worker {
                 return;
             }
             self.round.began = Some(self.clock.now());
-            self.tell(Stage::Begins);
+            self.tell(RoundStage::Begins);
             self.round.next = 0;
             self.round.left = self.connections.capacity();
         } else {
-            self.tell(Stage::GoesOn);
+            self.tell(RoundStage::GoesOn);
         }
         let mut asked = 0;
         while self.round.left > 0 && asked < BATCH {
@@ -64,12 +64,12 @@ impl Worker {
             && let Some(began) = self.round.began.take()
         {
             let took = self.clock.now().since(began);
-            self.tell(Stage::Over { took });
+            self.tell(RoundStage::Over { took });
         }
     }
 
     /// Tells each service how far the round has come.
-    pub(super) fn tell(&self, stage: Stage) {
+    pub(super) fn tell(&self, stage: RoundStage) {
         for origin in &self.origins {
             let service = &origin.settings.service;
             // No connection is to blame for a service that panics here, nor does one suffer.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use standfast::{Context, Handle, Service, Stage};
+use standfast::{Context, Handle, RoundStage, Service};
 
 use crate::support::clients::connect_with_window;
 use crate::support::embedded::{Embedded, listen};
@@ -49,12 +49,12 @@ impl Service for Crier {
         conn.write(b"!");
     }
 
-    fn round(&self, _: usize, stage: Stage) {
+    fn round(&self, _: usize, stage: RoundStage) {
         match stage {
-            Stage::Begins => self.0.begun.fetch_add(1, Ordering::SeqCst),
-            Stage::Over { .. } => self.0.over.fetch_add(1, Ordering::SeqCst),
-            Stage::GoesOn => self.0.went_on.fetch_add(1, Ordering::SeqCst),
-            Stage::Gone => 0,
+            RoundStage::Begins => self.0.begun.fetch_add(1, Ordering::SeqCst),
+            RoundStage::Over { .. } => self.0.over.fetch_add(1, Ordering::SeqCst),
+            RoundStage::GoesOn => self.0.went_on.fetch_add(1, Ordering::SeqCst),
+            RoundStage::Gone => 0,
         };
     }
 }

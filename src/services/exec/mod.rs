@@ -56,14 +56,14 @@ pub struct Exec {
 #[derive(Debug)]
 pub struct Process {
     id: u64,
-    stage: Stage,
+    phase: Phase,
     /// Counts among the processes.
     ticket: Option<Ticket>,
     lines: Lines,
 }
 
 #[derive(Debug)]
-enum Stage {
+enum Phase {
     Starting(Arc<Slot>),
     Running(Running),
     /// It has ended, and whether somebody else has the socket yet is not known.
@@ -124,14 +124,14 @@ impl Exec {
 
     /// The process was started, or it was not.
     fn started(&self, process: &mut Process, conn: &mut Context<'_>) {
-        let Stage::Starting(slot) = &process.stage else {
+        let Phase::Starting(slot) = &process.phase else {
             return;
         };
         match slot.take() {
             None => conn.pause(),
             Some(Err(error)) => {
                 log::warn!(id = process.id, program:% = self.program.path.display(), error:%; "cannot start a process");
-                process.stage = Stage::Over;
+                process.phase = Phase::Over;
                 process.ticket = None;
                 // Nobody has the socket; in a failure of this, too, closing it is all there is to do.
                 let _ = conn.take_back();
@@ -150,7 +150,7 @@ impl Exec {
                     conn.watch(stderr);
                 }
                 conn.set_alarm(self.options.timeout);
-                process.stage = Stage::Running(Running {
+                process.phase = Phase::Running(Running {
                     group,
                     child: Some(child),
                     sent: None,
@@ -162,7 +162,7 @@ impl Exec {
 
     /// It has said something on stderr, or has ended.
     fn look(&self, process: &mut Process, conn: &mut Context<'_>) {
-        let Stage::Running(running) = &mut process.stage else {
+        let Phase::Running(running) = &mut process.phase else {
             return;
         };
         let ended = running.has_ended(conn);
@@ -198,7 +198,7 @@ impl Exec {
         );
         process.ticket = None;
         conn.set_alarm(None);
-        let Stage::Running(running) = std::mem::replace(&mut process.stage, Stage::Over) else {
+        let Phase::Running(running) = std::mem::replace(&mut process.phase, Phase::Over) else {
             return;
         };
         conn.recount();
@@ -207,7 +207,7 @@ impl Exec {
             Ok(inode) => {
                 let now = conn.turn.now;
                 let kept = self.nursery.look_for_holder(inode, running.group, now);
-                process.stage = Stage::Ended {
+                process.phase = Phase::Ended {
                     running,
                     after_client,
                     kept,
@@ -223,11 +223,11 @@ impl Exec {
 
     /// Whether somebody else has the socket of a process that has ended is known, or not yet.
     fn settle(process: &mut Process, conn: &mut Context<'_>) {
-        let Stage::Ended {
+        let Phase::Ended {
             running,
             after_client,
             kept,
-        } = &process.stage
+        } = &process.phase
         else {
             return;
         };
@@ -251,12 +251,12 @@ impl Exec {
                 log::info!(id, pid, holder; "a process has left its connection to another one");
             }
         }
-        process.stage = Stage::Over;
+        process.phase = Phase::Over;
     }
 
     /// Its time is over: SIGTERM, then SIGKILL.
     fn remind(&self, process: &mut Process, conn: &mut Context<'_>) {
-        let Stage::Running(running) = &mut process.stage else {
+        let Phase::Running(running) = &mut process.phase else {
             return;
         };
         let signal = match running.sent {
@@ -346,7 +346,7 @@ impl Service for Exec {
     fn open(&self, conn: &mut Context<'_>) -> Process {
         let mut process = Process {
             id: conn.id(),
-            stage: Stage::Over,
+            phase: Phase::Over,
             ticket: self.nursery.admit(self.options.max_children),
             lines: Lines::default(),
         };
@@ -357,7 +357,7 @@ impl Service for Exec {
         }
         match self.start_for(conn) {
             Ok(slot) => {
-                process.stage = Stage::Starting(slot);
+                process.phase = Phase::Starting(slot);
                 conn.pause();
             }
             Err(error) => {
@@ -386,15 +386,15 @@ impl Service for Exec {
     }
 
     fn recall(&self, process: &mut Process, conn: &mut Context<'_>) -> bool {
-        match &mut process.stage {
-            Stage::Running(running) => {
+        match &mut process.phase {
+            Phase::Running(running) => {
                 if running.sent.is_none() {
                     running.end(Signal::TERM, conn);
                 }
                 true
             }
-            Stage::Ended { .. } => true,
-            Stage::Starting(_) | Stage::Over => false,
+            Phase::Ended { .. } => true,
+            Phase::Starting(_) | Phase::Over => false,
         }
     }
 
@@ -410,9 +410,9 @@ impl Service for Exec {
         };
         let ticket = process.ticket.take();
         let now = conn.turn.now;
-        match std::mem::replace(&mut process.stage, Stage::Over) {
-            Stage::Starting(slot) => self.nursery.abandon(process.id, &slot, ticket, now),
-            Stage::Running(running) => {
+        match std::mem::replace(&mut process.phase, Phase::Over) {
+            Phase::Starting(slot) => self.nursery.abandon(process.id, &slot, ticket, now),
+            Phase::Running(running) => {
                 let watch = match running.child {
                     Some(child) => Some(Watch::Child(child)),
                     None => {
@@ -440,17 +440,17 @@ impl Service for Exec {
                     );
                 }
             }
-            Stage::Ended { .. } | Stage::Over => {}
+            Phase::Ended { .. } | Phase::Over => {}
         }
     }
 
     fn export(&self, process: &Process) -> Option<Exported> {
-        let running = match &process.stage {
+        let running = match &process.phase {
             // One that is being started is ours to wait for.
-            Stage::Starting(_) => return None,
+            Phase::Starting(_) => return None,
             // That it has ended is seen by its pidfd there, too.
-            Stage::Running(running) | Stage::Ended { running, .. } => running,
-            Stage::Over => {
+            Phase::Running(running) | Phase::Ended { running, .. } => running,
+            Phase::Over => {
                 return Some(Exported {
                     schema: STATE_WITHOUT,
                     bytes: process.id.to_le_bytes().to_vec(),
@@ -481,7 +481,7 @@ impl Service for Exec {
             STATE_WITHOUT => {
                 return Ok(Process {
                     id,
-                    stage: Stage::Over,
+                    phase: Phase::Over,
                     ticket: None,
                     lines: Lines::default(),
                 });
@@ -507,7 +507,7 @@ impl Service for Exec {
         };
         Ok(Process {
             id,
-            stage: Stage::Running(running),
+            phase: Phase::Running(running),
             ticket: self.nursery.admit(None),
             lines: Lines::from_waiting(waiting),
         })

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::address::endpoint::Peer;
 use crate::handle::Handle;
-use crate::service::{Context, Exported, Patience, Service, Stage};
+use crate::service::{Context, Exported, Patience, RoundStage, Service};
 use crate::services::hub::block::LONGEST;
 use crate::services::hub::feed::{Cursor, Due, Feed};
 use crate::services::hub::journey::Reader;
@@ -62,7 +62,7 @@ pub struct Hub {
     ahead: u64,
     feed: Feed,
     server: OnceLock<Handle>,
-    rounds: OnceLock<Box<[Round]>>,
+    rounds: OnceLock<Box<[Served]>>,
     /// A sender waits for the rounds.
     waited_for: AtomicBool,
     /// Lines that clients lost, each counted for each client.
@@ -73,7 +73,7 @@ pub struct Hub {
 
 /// How far the clients of a worker have been served.
 #[derive(Debug, Default)]
-struct Round {
+struct Served {
     /// Up to there in the round that is under way.
     begun: AtomicU64,
     /// Up to there each of them, as far as its socket took it.
@@ -354,7 +354,7 @@ impl Service for Hub {
     fn start(&self, server: &Handle) {
         let _ = self.server.set(server.clone());
         self.feed.count_in(server.memory());
-        let rounds = (0..server.workers()).map(|_| Round::default());
+        let rounds = (0..server.workers()).map(|_| Served::default());
         let _ = self.rounds.set(rounds.collect());
     }
 
@@ -430,25 +430,25 @@ impl Service for Hub {
         }
     }
 
-    fn round(&self, worker: usize, stage: Stage) {
+    fn round(&self, worker: usize, stage: RoundStage) {
         let rounds = self.rounds.get();
         let Some(round) = rounds.and_then(|rounds| rounds.get(worker)) else {
             return;
         };
         match stage {
             // A client that is asked late in a round gets what came meanwhile, too.
-            Stage::GoesOn => return self.feed.seal(),
-            Stage::Begins => {
+            RoundStage::GoesOn => return self.feed.seal(),
+            RoundStage::Begins => {
                 self.feed.seal();
                 round.begun.store(self.feed.end(), Ordering::Relaxed);
                 return;
             }
-            Stage::Over { took } => {
+            RoundStage::Over { took } => {
                 round.took.store(micros(took), Ordering::Relaxed);
                 let begun = round.begun.load(Ordering::Relaxed);
                 round.over.store(begun, Ordering::SeqCst);
             }
-            Stage::Gone => round.over.store(u64::MAX, Ordering::SeqCst),
+            RoundStage::Gone => round.over.store(u64::MAX, Ordering::SeqCst),
         }
         if self.waited_for.load(Ordering::SeqCst)
             && self.feed.end() <= self.limit()

@@ -18,7 +18,7 @@ use crate::load::board::Board;
 use crate::load::control::Control;
 use crate::load::plan::{Mode, Plan, Share};
 use crate::load::schedule::Schedule;
-use crate::load::slot::{Slot, Verdict};
+use crate::load::slot::{Cause, Slot};
 use crate::load::tally::{Latencies, Tally};
 use crate::load::verify::Peer;
 
@@ -253,7 +253,7 @@ impl Worker {
     #[inline]
     fn pump(&mut self, at: usize, link: &mut Link<'_>, now: u64) {
         let slot = &mut self.slots[at];
-        if slot.verdict.is_some() {
+        if slot.cause.is_some() {
             return;
         }
         if self.phase == Phase::Sending {
@@ -335,11 +335,11 @@ impl Worker {
                 let waited = known.saturating_sub(slot.waits_since);
                 if slot.up
                     && slot.owed
-                    && slot.verdict.is_none()
+                    && slot.cause.is_none()
                     && waited >= self.plan.read_timeout
                     && let Some(mut link) = links.link(slot.id)
                 {
-                    slot.verdict = Some(Verdict::TimedOut);
+                    slot.cause = Some(Cause::TimedOut);
                     link.abort();
                 }
             }
@@ -445,7 +445,7 @@ impl Caller for Worker {
         let at = self.at(link.id());
         self.tally.received_bytes += bytes.len() as u64;
         let slot = &mut self.slots[at];
-        if slot.verdict.is_some() || self.plan.mode == Mode::Idle {
+        if slot.cause.is_some() || self.plan.mode == Mode::Idle {
             return;
         }
         if slot.owed {
@@ -457,7 +457,7 @@ impl Caller for Worker {
         let corrupted = faults.corrupted;
         if self.plan.verify {
             if slot.verifier.received(bytes, faults) == Peer::Foreign {
-                slot.verdict = Some(Verdict::Foreign);
+                slot.cause = Some(Cause::Foreign);
                 return link.abort();
             }
         } else {
@@ -468,7 +468,7 @@ impl Caller for Worker {
         self.pump(at, link, now);
         let slot = &mut self.slots[at];
         if self.plan.mode == Mode::Churn && slot.begun > 0 && slot.outstanding() == 0 {
-            slot.verdict = Some(Verdict::Done);
+            slot.cause = Some(Cause::Done);
             link.leave();
         }
     }
@@ -483,18 +483,18 @@ impl Caller for Worker {
         let at = self.at(id);
         let now = self.control.now();
         self.conclude(at, now);
-        let verdict = self.slots[at].verdict;
-        match verdict {
-            Some(Verdict::Done) => {}
-            Some(Verdict::TimedOut) => self.tally.ended(CloseReason::ReadTimeout),
-            Some(Verdict::Foreign) => self.tally.foreign += 1,
+        let cause = self.slots[at].cause;
+        match cause {
+            Some(Cause::Done) => {}
+            Some(Cause::TimedOut) => self.tally.ended(CloseReason::ReadTimeout),
+            Some(Cause::Foreign) => self.tally.foreign += 1,
             None => self.tally.ended(end.reason),
         }
         if matches!(self.phase, Phase::Ending | Phase::Over) {
             return Next::Drop;
         }
         let slot = &mut self.slots[at];
-        if verdict != Some(Verdict::Done) {
+        if cause != Some(Cause::Done) {
             slot.was_lost = true;
             return Next::Retry;
         }

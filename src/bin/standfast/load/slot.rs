@@ -7,7 +7,7 @@ use crate::load::verify::Verifier;
 
 /// Why we ended a connection ourselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Cause {
     /// It was owed an echo for too long.
     TimedOut,
     /// What it sends is no echo.
@@ -24,7 +24,7 @@ pub(super) struct Slot {
     pub(super) is_tried: bool,
     /// The connection before this one was lost.
     pub(super) was_lost: bool,
-    pub(super) verdict: Option<Verdict>,
+    pub(super) cause: Option<Cause>,
     pub(super) verifier: Verifier,
     /// Messages of this connection that it began to send.
     pub(super) begun: u64,
@@ -53,7 +53,7 @@ impl Slot {
             up: false,
             is_tried: false,
             was_lost: false,
-            verdict: None,
+            cause: None,
             verifier: Verifier::new(Pattern::new(0)),
             begun: 0,
             settled: 0,
@@ -70,7 +70,7 @@ impl Slot {
     /// A new connection, with a stream of its own.
     pub(super) fn connected(&mut self, stream: u32, size: u64) {
         self.up = true;
-        self.verdict = None;
+        self.cause = None;
         self.verifier = Verifier::new(Pattern::new(stream));
         self.begun = 0;
         self.settled = 0;
