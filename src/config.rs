@@ -1,21 +1,24 @@
 //! Every setting: its unit, its default, and what `None` means. What contradicts is refused by
 //! [`Server::bind`](crate::Server::bind).
 
+use std::fmt;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::os::fd::OwnedFd;
 #[cfg(control)]
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::address::network::Network;
+use crate::address::network::{IpPrefix, Network};
 use crate::error::Error;
 use crate::handle::lifecycle::Lifecycle;
 use crate::liveness::keepalive::Keepalive;
 use crate::liveness::reap::SLOWEST_READER;
 use crate::memory::{self, Memory};
 use crate::os::descriptors::descriptors_for_connections;
+use crate::parse::ParseError;
 use crate::service::AnyService;
 
 /// A server: what it listens on, and what belongs to the process.
@@ -144,6 +147,12 @@ pub struct Listen {
     pub max_conns: Option<NonZeroUsize>,
     /// Most connections at a time from one address. `None` (default): no limit.
     pub max_conns_per_ip: Option<NonZeroUsize>,
+    /// What counts as one address. Default 32:64: an address of IPv4, a /64 of IPv6.
+    pub ip_prefix: IpPrefix,
+    /// How many connections are let in in a second, by each of its listeners; those over it wait in the backlog, and where
+    /// that is full the kernel has them try again. What `allow` and the limits keep out is not counted. It begins
+    /// anew with each process. `None` (default): as many as come.
+    pub accept_rate: Option<AcceptRate>,
     /// What happens to a connection over a limit on all connections. Default: [`WhenFull::Close`].
     pub when_full: WhenFull,
     /// Connections that may wait to be accepted: the argument of listen(2). Default 4096; the system caps it
@@ -190,6 +199,8 @@ impl Listen {
             deny: Vec::new(),
             max_conns: None,
             max_conns_per_ip: None,
+            ip_prefix: IpPrefix::default(),
+            accept_rate: None,
             when_full: WhenFull::Close,
             backlog: 4096,
             buffer: 256 * 1024,
@@ -227,6 +238,53 @@ pub enum Replace {
     Always,
 }
 
+/// How many a second, and how many at once after a pause: a token bucket.
+///
+/// ```
+/// use standfast::AcceptRate;
+///
+/// let rate: AcceptRate = "100/s:20".parse().unwrap();
+/// assert_eq!((rate.per_second.get(), rate.burst.get()), (100, 20));
+/// assert_eq!("100".parse::<AcceptRate>().unwrap().burst.get(), 100);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a rate has no third part")]
+pub struct AcceptRate {
+    /// How many in a second, in the long run.
+    pub per_second: NonZeroU32,
+    /// How many at once, where none came for a while.
+    pub burst: NonZeroU32,
+}
+
+impl FromStr for AcceptRate {
+    type Err = ParseError;
+
+    /// `N`, `N/s`, `N/s:BURST`; without a burst it is N.
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let (rate, burst) = match text.split_once(':') {
+            Some((rate, burst)) => (rate, Some(burst)),
+            None => (text, None),
+        };
+        let rate = rate.strip_suffix("/s").unwrap_or(rate);
+        let count = |text: &str| {
+            text.parse::<NonZeroU32>().map_err(|_| {
+                let what =
+                    "expected so many a second, with a burst or not, such as 100/s or 100/s:20";
+                ParseError::new(format!("{text}: {what}"))
+            })
+        };
+        let per_second = count(rate)?;
+        let burst = burst.map_or(Ok(per_second), count)?;
+        Ok(Self { per_second, burst })
+    }
+}
+
+impl fmt::Display for AcceptRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/s:{}", self.per_second, self.burst)
+    }
+}
+
 /// What happens to a connection over the limit on all connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -244,6 +302,24 @@ mod tests {
     use crate::services::forward::ForwardOptions;
     use crate::services::hub::HubOptions;
     use crate::services::{Echo, Forward, Hub, Print};
+
+    #[test]
+    fn what_is_no_rate_is_refused() {
+        for text in [
+            "",
+            "0",
+            "-1",
+            "10/m",
+            "10/s:",
+            "10:0",
+            "10/s:2:3",
+            "ten",
+            "4294967296",
+        ] {
+            let error = text.parse::<AcceptRate>().unwrap_err();
+            assert!(error.to_string().contains("100/s"), "{text}: {error}");
+        }
+    }
 
     #[test]
     fn a_listener_begins_with_the_deadlines_that_suit_its_service() {

@@ -107,8 +107,8 @@ mod worker;
 
 pub use address::Address;
 pub use address::endpoint::{Endpoint, Peer};
-pub use address::network::Network;
-pub use config::{Config, Listen, WhenFull};
+pub use address::network::{IpPrefix, Network};
+pub use config::{AcceptRate, Config, Listen, WhenFull};
 pub use error::Error;
 pub use handle::Handle;
 pub use handle::lifecycle::Lifecycle;

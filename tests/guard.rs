@@ -150,6 +150,68 @@ fn a_file_of_rules_that_cannot_be_read_is_refused_and_the_old_server_goes_on() {
     assert_denied(&mut server, STRANGER);
 }
 
+// How many, how fast.
+
+#[test]
+fn an_ipv6_user_is_one_address_whatever_they_take_of_their_prefix() {
+    // All of 127.0.0.0/8 is one user here, as a /64 is by default.
+    let flags = ["--max-conns-per-ip", "1", "--ip-prefix", "8:64"];
+    let mut server = Server::start(&flags);
+    let mut first = connect_from(FRIEND, v4(&server));
+    assert_echoes(&mut first, b"hello");
+    assert_eq!(read_to_fin(&mut connect_from(STRANGER, v4(&server))), b"");
+    let closed = server.closed();
+    assert_eq!(closed.get("limit"), "max-conns-per-ip", "{}", closed.line);
+    drop(first);
+    assert_eq!(server.closed().reason(), "peer-closed");
+    assert_echoes(&mut connect_from(STRANGER, v4(&server)), b"there is room");
+}
+
+#[test]
+fn over_its_rate_a_listener_leaves_clients_in_the_backlog_and_serves_all() {
+    let began = now();
+    let mut server = Server::start(&["--accept-rate", "10/s:2"]);
+    let mut clients: Vec<_> = (0..7).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        assert_echoes(client, b"hello");
+    }
+    // Two at once, and five a tenth of a second each.
+    assert!(now() - began >= Duration::from_millis(500));
+    assert!(server.drain().success());
+    let ended = server.summary();
+    assert_eq!(ended["accepted"], "7");
+}
+
+#[test]
+fn a_drain_takes_those_that_wait_for_the_rate() {
+    let mut server = Server::start(&["--accept-rate", "1/s:1", "--drain-timeout", "off"]);
+    let mut clients: Vec<_> = (0..50).map(|_| server.connect()).collect();
+    assert_echoes(&mut clients[0], b"hello");
+    for client in &mut clients {
+        client.write_all(b"served").unwrap();
+    }
+    let drained = now();
+    assert!(server.drain().success());
+    assert!(now() - drained < GUARD);
+    for client in &mut clients {
+        assert_eq!(read_to_fin(client), b"served");
+    }
+}
+
+#[test]
+fn those_who_wait_for_the_rate_are_served_by_a_successor() {
+    let home = Home::new();
+    let flags = ["--accept-rate", "2/s:1"];
+    let mut server = home.serve(&flags);
+    let mut clients: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    assert_echoes(&mut clients[0], b"hello");
+    let next = home.succeed(&mut server, &flags);
+    for client in &mut clients {
+        assert_echoes(client, b"hello");
+    }
+    drop(next);
+}
+
 // How long.
 
 #[test]

@@ -111,6 +111,65 @@ fn width(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
+/// How many leading bits of an address tell one client from another, for IPv4 and for IPv6: `32:64` by default, for a user of
+/// IPv6 has a /64 as a rule, and may take any of its addresses.
+///
+/// ```
+/// use standfast::IpPrefix;
+///
+/// let prefix: IpPrefix = "24:48".parse().unwrap();
+/// assert_eq!(prefix.to_string(), "24:48");
+/// assert!("33:64".parse::<IpPrefix>().is_err());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IpPrefix {
+    v4: u8,
+    v6: u8,
+}
+
+impl IpPrefix {
+    /// What `address` counts as: the first address of its range.
+    pub(crate) fn of(self, address: IpAddr) -> IpAddr {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => {
+                let kept = u32::MAX.checked_shl(32 - u32::from(self.v4)).unwrap_or(0);
+                IpAddr::from((v4.to_bits() & kept).to_be_bytes())
+            }
+            IpAddr::V6(v6) => IpAddr::from(masked(v6.to_bits(), self.v6, 128).to_be_bytes()),
+        }
+    }
+}
+
+impl Default for IpPrefix {
+    fn default() -> Self {
+        Self { v4: 32, v6: 64 }
+    }
+}
+
+impl FromStr for IpPrefix {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let bits =
+            |text: &str, most: u8| text.parse().ok().filter(|bits| (1..=most).contains(bits));
+        let parts = text.split_once(':');
+        let parsed = parts.and_then(|(v4, v6)| {
+            let (v4, v6) = (bits(v4, 32)?, bits(v6, 128)?);
+            Some(Self { v4, v6 })
+        });
+        parsed.ok_or_else(|| {
+            let what = "expected the bits of IPv4, 1 to 32, and of IPv6, 1 to 128, such as 32:64";
+            ParseError::new(format!("{text}: {what}"))
+        })
+    }
+}
+
+impl fmt::Display for IpPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.v4, self.v6)
+    }
+}
+
 /// An address as a number.
 pub(crate) fn bits(address: IpAddr) -> u128 {
     match address {
@@ -150,6 +209,29 @@ mod tests {
             let network: Network = network.parse().unwrap();
             assert!(network.contains(inside.parse().unwrap()), "{network}");
             assert!(!network.contains(outside.parse().unwrap()), "{network}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_one_prefix_count_as_one() {
+        for (prefix, one, other, same) in [
+            ("32:64", "10.0.0.1", "10.0.0.2", false),
+            ("24:64", "10.0.0.1", "10.0.0.2", true),
+            ("24:64", "10.0.0.1", "::ffff:10.0.0.2", true),
+            ("32:64", "2001:db8::1", "2001:db8::ffff:0:0:1", true),
+            ("32:64", "2001:db8::1", "2001:db8:0:1::1", false),
+            ("1:1", "1.1.1.1", "127.1.1.1", true),
+            ("1:128", "::1", "::2", false),
+        ] {
+            let prefix: IpPrefix = prefix.parse().unwrap();
+            let [one, other] = [one, other].map(|ip| prefix.of(ip.parse().unwrap()));
+            assert_eq!(one == other, same, "{prefix}: {one} {other}");
+        }
+        for text in [
+            "", "32", "32:", "0:64", "33:64", "32:129", "32:64:1", "-1:2",
+        ] {
+            let error = text.parse::<IpPrefix>().unwrap_err();
+            assert!(error.to_string().contains("such as 32:64"), "{error}");
         }
     }
 

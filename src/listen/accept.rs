@@ -18,6 +18,7 @@ use crate::handle::Shared;
 use crate::io::Io;
 use crate::io::stats::Stats;
 use crate::listen::listener::{Configure, Listener, Settings};
+use crate::listen::pace::Pace;
 use crate::liveness::close::{CloseReason, Ending, Errno, Note, Obituary};
 use crate::liveness::herd::{self, Accepted, Rotation};
 use crate::liveness::sockopt::{self, Refused};
@@ -67,6 +68,8 @@ struct Door {
     settings: Arc<Settings>,
     stats: Arc<Stats>,
     configure: Configure,
+    /// How fast they come in, if not as they come.
+    pace: Option<Pace>,
     /// What it has for the connections of a herd.
     rotation: Rotation,
     /// Others may listen with it, too.
@@ -79,6 +82,12 @@ impl Door {
     /// The backlog is where connections wait while there is no room.
     fn holds_back(&self) -> bool {
         self.settings.when_full == WhenFull::Wait && self.settings.admission.is_full()
+    }
+
+    /// When the next one may come in.
+    fn opens(&self) -> Moment {
+        let pace = self.pace.as_ref();
+        pace.map_or_else(Moment::at_start, Pace::opens)
     }
 
     /// Gives an accepted socket its options, those of connection number `id`: one of many or not.
@@ -171,6 +180,7 @@ impl Acceptor {
     ) -> io::Result<()> {
         let source = &mut SourceFd(&listener.socket.as_raw_fd());
         registry.register(source, token, Interest::READABLE)?;
+        let pace = listener.settings.accept_rate.map(Pace::of);
         self.doors.push(Door {
             socket: listener.socket,
             address: listener.address,
@@ -178,6 +188,7 @@ impl Acceptor {
             settings: listener.settings,
             stats,
             configure: listener.configure,
+            pace,
             rotation: Rotation::default(),
             inherited: listener.inherited_as.is_some(),
             // What came before the registration may have made its edge already.
@@ -202,18 +213,15 @@ impl Acceptor {
             .any(|door| door.ready && door.holds_back())
     }
 
-    /// When to go on: at once, at the end of a pause, or when an event says so.
+    /// When to go on: at once, at the end of a pause, when the rate allows, or when an event says so.
     pub(crate) fn next(&self) -> Moment {
         match self.paused {
             Some(until) => until,
-            None if self
-                .doors
-                .iter()
-                .any(|door| door.ready && !door.holds_back()) =>
-            {
-                Moment::at_start()
+            None => {
+                let doors = self.doors.iter();
+                let open = doors.filter(|door| door.ready && !door.holds_back());
+                open.map(Door::opens).min().unwrap_or(Moment::NEVER)
             }
-            None => Moment::NEVER,
         }
     }
 
@@ -226,7 +234,7 @@ impl Acceptor {
         let mut holds_back = false;
         for at in 0..self.doors.len() {
             for _ in 0..BATCH {
-                if !self.doors[at].ready {
+                if !self.doors[at].ready || self.doors[at].opens() > now {
                     break;
                 }
                 if self.doors[at].holds_back() {
@@ -291,6 +299,9 @@ impl Acceptor {
             self.say(now, "connection limit reached, closing what comes");
             return None;
         }
+        if let Some(pace) = &mut door.pace {
+            pace.take(now);
+        }
         if let Err(refused) = door.configure(&socket, id, herd::is_herd(shared.open())) {
             // Gone already, or a system without the option: detection lacks, the connection lives.
             log::debug!(id, option = refused.option.as_str(), error:% = refused.source; "option refused");
@@ -333,6 +344,7 @@ impl Acceptor {
         self.paused = None;
         for door in &mut self.doors {
             door.ready = true;
+            door.pace = None;
             door.deregister(registry);
             if let Some(file) = &door.file {
                 file.withdraw();

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::address::network::IpPrefix;
+
 /// The limits of one [`Listen`](crate::Listen), and how many connections count against them. Touched only when a
 /// connection comes or goes.
 #[derive(Debug)]
@@ -38,16 +40,23 @@ impl Limit {
 #[derive(Debug)]
 struct PerIp {
     max: usize,
+    prefix: IpPrefix,
     open: Mutex<HashMap<IpAddr, usize>>,
 }
 
 impl Admission {
-    pub(crate) fn new(own: Limit, total: Arc<Limit>, max_per_ip: Option<usize>) -> Self {
+    pub(crate) fn new(
+        own: Limit,
+        total: Arc<Limit>,
+        max_per_ip: Option<usize>,
+        prefix: IpPrefix,
+    ) -> Self {
         Self {
             own,
             total,
             per_ip: max_per_ip.map(|max| PerIp {
                 max,
+                prefix,
                 open: Mutex::default(),
             }),
         }
@@ -70,7 +79,7 @@ impl Admission {
             && let Some(ip) = ip
         {
             let mut open = per_ip.open.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = open.entry(ip).or_default();
+            let count = open.entry(per_ip.prefix.of(ip)).or_default();
             if *count >= per_ip.max {
                 return Err("max-conns-per-ip");
             }
@@ -90,7 +99,7 @@ impl Admission {
             && let Some(ip) = ip
         {
             let mut open = per_ip.open.lock().unwrap_or_else(PoisonError::into_inner);
-            *open.entry(ip).or_default() += 1;
+            *open.entry(per_ip.prefix.of(ip)).or_default() += 1;
         }
     }
 
@@ -102,6 +111,7 @@ impl Admission {
             && let Some(ip) = ip
         {
             let mut open = per_ip.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let ip = per_ip.prefix.of(ip);
             if let Some(count) = open.get_mut(&ip) {
                 *count -= 1;
                 if *count == 0 {
@@ -120,14 +130,19 @@ mod tests {
     const TWO: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2)));
 
     fn admission(own: usize, total: usize, per_ip: Option<usize>) -> Admission {
-        Admission::new(Limit::new(own), Arc::new(Limit::new(total)), per_ip)
+        Admission::new(
+            Limit::new(own),
+            Arc::new(Limit::new(total)),
+            per_ip,
+            IpPrefix::default(),
+        )
     }
 
     #[test]
     fn the_limit_of_the_server_counts_every_listener() {
         let total = Arc::new(Limit::new(1));
-        let one = Admission::new(Limit::new(9), Arc::clone(&total), None);
-        let other = Admission::new(Limit::new(9), total, None);
+        let one = Admission::new(Limit::new(9), Arc::clone(&total), None, IpPrefix::default());
+        let other = Admission::new(Limit::new(9), total, None, IpPrefix::default());
         assert_eq!(one.admit(ONE), Ok(()));
         assert!(other.is_full());
         assert_eq!(other.admit(ONE), Err("max-conns"));

@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::address::Address;
 use crate::address::endpoint::Endpoint;
-use crate::config::{Listen, WhenFull};
+use crate::config::{AcceptRate, Listen, WhenFull};
 use crate::error::Error;
 #[cfg(control)]
 use crate::inspect::ListenerInfo;
@@ -37,6 +37,7 @@ pub(crate) struct Settings {
     pub(crate) when_full: WhenFull,
     pub(crate) access: Access,
     pub(crate) admission: Admission,
+    pub(crate) accept_rate: Option<AcceptRate>,
 }
 
 /// A listening socket.
@@ -108,10 +109,12 @@ impl Settings {
             },
             when_full: listen.when_full,
             access: Access::new(&listen.allow, &listen.deny),
+            accept_rate: listen.accept_rate,
             admission: Admission::new(
                 Limit::new(listen.max_conns.map_or(usize::MAX, usize::from)),
                 Arc::clone(total),
                 listen.max_conns_per_ip.map(usize::from),
+                listen.ip_prefix,
             ),
         })
     }

@@ -1,4 +1,4 @@
-//! The door: listening sockets (`listener.rs`), who comes in (`accept.rs`, `access.rs`, `admission.rs`) and as what (`origin.rs`).
+//! The door: listening sockets (`listener.rs`), who comes in (`accept.rs`, `access.rs`, `admission.rs`, `pace.rs`) and as what (`origin.rs`).
 
 pub(crate) mod accept;
 pub(crate) mod access;
@@ -6,3 +6,4 @@ pub(crate) mod admission;
 pub(crate) mod effective;
 pub(crate) mod listener;
 pub(crate) mod origin;
+pub(crate) mod pace;

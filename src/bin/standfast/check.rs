@@ -262,6 +262,15 @@ fn listener(
             "over it: closed with reason limit",
         ),
     }
+    row(
+        "ip-prefix",
+        &args.guard.ip_prefix,
+        "what counts as one address",
+    );
+    match args.guard.accept_rate {
+        Setting::Off => row("accept-rate", &"off", ""),
+        Setting::On(rate) => row("accept-rate", &rate, "over it: left in the backlog"),
+    }
     let capped = if effective.backlog < args.backlog {
         "capped by net.core.somaxconn"
     } else {

@@ -221,6 +221,8 @@ fn listen(args: &ServeArgs, max_conns: Option<NonZeroUsize>) -> Result<Listen, F
         // One that is the same bounds nothing by itself.
         max_conns: args.max_conns.filter(|_| args.max_conns != max_conns),
         max_conns_per_ip: args.max_conns_per_ip.into_option(),
+        ip_prefix: args.guard.ip_prefix,
+        accept_rate: args.guard.accept_rate.into_option(),
         when_full: match args.when_full {
             Full::Close => WhenFull::Close,
             Full::Wait => WhenFull::Wait,

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use standfast::{Network, ParseError};
+use standfast::{AcceptRate, IpPrefix, Network, ParseError};
 
 use crate::Failure;
 use crate::text_file;
+use crate::units::Setting;
 
 /// More than that is no list of ranges.
 const FILE_MOST: u64 = 16 << 20;
@@ -21,6 +22,15 @@ pub(crate) struct GuardArgs {
     /// [default: nobody]
     #[arg(long, value_name = "CIDR", value_parser = ranges, help_heading = "Who comes in")]
     deny: Vec<Ranges>,
+
+    /// What counts as one address for --max-conns-per-ip: leading bits of IPv4 and of IPv6, where a user has a /64.
+    #[arg(long, value_name = "BITS:BITS", value_parser = ip_prefix, default_value = "32:64", help_heading = "Who comes in")]
+    pub(crate) ip_prefix: IpPrefix,
+
+    /// How many connections a listener lets in a second, and how many at once after a pause [BURST: N]. The others wait in
+    /// the backlog. [default: off]
+    #[arg(long, value_name = "N/s[:BURST]", value_parser = rate_or_off, default_value = "off", hide_default_value = true, help_heading = "Who comes in")]
+    pub(crate) accept_rate: Setting<AcceptRate>,
 }
 
 impl GuardArgs {
@@ -57,6 +67,18 @@ fn ranges(text: &str) -> Result<Ranges, String> {
             .map(Ranges::One)
             .map_err(|error: ParseError| error.to_string()),
     }
+}
+
+fn ip_prefix(text: &str) -> Result<IpPrefix, String> {
+    text.parse().map_err(|error: ParseError| error.to_string())
+}
+
+fn rate_or_off(text: &str) -> Result<Setting<AcceptRate>, String> {
+    if text == "off" {
+        return Ok(Setting::Off);
+    }
+    let rate = text.parse().map(Setting::On);
+    rate.map_err(|error: ParseError| error.to_string())
 }
 
 fn all(ranges: &[Ranges], flag: &str) -> Result<Vec<Network>, Failure> {
