@@ -28,8 +28,16 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// Threads that serve connections. `None` (default): one a core.
     pub workers: Option<NonZeroUsize>,
-    /// How long a drain may take before what is left is cut. Default 10 s; `None`: as long as it takes.
+    /// How long a client has to go in a drain, from when its turn comes; who is not done then is cut off. Default 10 s;
+    /// `None`: as long as it takes.
     pub drain_timeout: Option<Duration>,
+    /// How long the server goes on accepting when it is told to drain: it [is ending](crate::Handle::is_ending) from the
+    /// first moment, and whoever sends clients to it needs a while to notice. Default `None`: it stops at once.
+    pub drain_delay: Option<Duration>,
+    /// Over how long the turns of clients to go in a drain are spread, evenly and with jitter, so that they do not all come
+    /// back somewhere at once. A drain takes `drain_delay`, `drain_spread` and `drain_timeout` together at the most.
+    /// Default `None`: all at once.
+    pub drain_spread: Option<Duration>,
     /// Most connections in all, over every listener. `None` (default): as many as the descriptor limit allows, less
     /// a reserve.
     pub max_conns: Option<NonZeroUsize>,
@@ -51,6 +59,8 @@ impl Default for Config {
             listen: Vec::new(),
             workers: None,
             drain_timeout: Some(Duration::from_secs(10)),
+            drain_delay: None,
+            drain_spread: None,
             max_conns: None,
             memory: None,
             #[cfg(control)]

@@ -135,8 +135,11 @@ pub struct Status {
     /// For how long its counters have counted: since the first of the processes that took over from one another started.
     #[cfg_attr(control, serde(with = "seconds", default))]
     pub counted_for: Duration,
-    /// It accepts nothing new.
+    /// It was told to end.
     pub draining: bool,
+    /// It accepts connections: in a drain for its delay yet.
+    #[cfg_attr(control, serde(default))]
+    pub accepting: bool,
     /// Threads that serve.
     pub workers: usize,
     /// Connections that are open.

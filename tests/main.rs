@@ -20,6 +20,8 @@ mod connect;
 mod control;
 /// Read deadline, write stall, half-close timeout.
 mod deadlines;
+/// A drain that takes its time: its delay, its spread, and what ends it.
+mod drain;
 /// An embedder's server: the library from outside, several listeners, panicking services.
 mod embedding;
 /// `serve exec`: one process per connection.

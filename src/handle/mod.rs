@@ -39,9 +39,15 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Stops accepting, serves what has come, delivers what waits, and ends the server within its drain timeout.
+    /// Stops accepting, serves what has come, delivers what waits, and ends the server: after its drain delay, spread over its
+    /// drain spread, each client within its drain timeout.
     pub fn drain(&self) {
         self.shared.order(Order::Drain);
+    }
+
+    /// The same without delay and spread, also while such a drain is under way: for a server that can serve nobody any more.
+    pub fn drain_at_once(&self) {
+        self.shared.order(Order::DrainAtOnce);
     }
 
     /// Ends the server at once; what is open is cut.
@@ -111,6 +117,7 @@ impl Handle {
             uptime: shared.uptime(),
             counted_for: shared.counted_for(),
             draining: shared.ordered() != Order::Run,
+            accepting: !shared.closed.load(Ordering::Acquire),
             workers: shared.workers.len(),
             open: shared.open(),
             accepted: sum.accepted,
@@ -185,10 +192,15 @@ impl Handle {
         self.shared.wait_until_alone(|| false);
     }
 
-    /// Whether the server was told to end, at once or not.
+    /// Whether the server was told to end, at once or not: from then on it is not ready, though it may accept for a while.
     #[must_use]
     pub fn is_ending(&self) -> bool {
         self.shared.ordered() != Order::Run
+    }
+
+    /// Whether nobody is let in any more: workers may have ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.closed.load(Ordering::Acquire)
     }
 
     /// Whether another process has taken over from this server.
@@ -229,6 +241,7 @@ impl fmt::Debug for Handle {
 pub(crate) enum Order {
     Run,
     Drain,
+    DrainAtOnce,
     Stop,
 }
 
@@ -418,6 +431,7 @@ impl Shared {
         match self.order.load(Ordering::Acquire) {
             0 => Order::Run,
             1 => Order::Drain,
+            2 => Order::DrainAtOnce,
             _ => Order::Stop,
         }
     }

@@ -10,7 +10,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use mio::{Poll, Waker};
 
@@ -30,6 +29,7 @@ use crate::memory::Memory;
 use crate::os::threads;
 use crate::service::AnyService;
 use crate::time::deadline::{Clock, Moment};
+use crate::worker::drain::Pace;
 use crate::worker::{Ended, WAKER, Worker, listener_token};
 
 /// A TCP server: listening from [`bind`](Server::bind) on, serving in [`run`](Server::run).
@@ -62,7 +62,7 @@ pub struct Server {
     addresses: Vec<Endpoint>,
     stats: Vec<Vec<Arc<Stats>>>,
     clock: Clock,
-    drain_timeout: Option<Duration>,
+    pace: Pace,
     #[cfg(control)]
     takeover: takeover::Part,
 }
@@ -130,7 +130,7 @@ impl Server {
         config: &Config,
         memory: &Memory,
     ) -> io::Result<Self> {
-        let drain_timeout = config.drain_timeout;
+        let pace = Pace::of(config);
         let clock = Clock::start();
         let mut polls = Vec::new();
         let mut mailboxes = Vec::new();
@@ -197,15 +197,7 @@ impl Server {
                         }),
                     })
                     .collect();
-                Worker::new(
-                    index,
-                    poll,
-                    clock,
-                    origins,
-                    mail,
-                    Arc::clone(&shared),
-                    drain_timeout,
-                )
+                Worker::new(index, poll, clock, origins, mail, Arc::clone(&shared), pace)
             })
             .collect();
         let mut acceptor = Acceptor::new();
@@ -226,7 +218,7 @@ impl Server {
             addresses,
             stats,
             clock,
-            drain_timeout,
+            pace,
             #[cfg(control)]
             takeover,
         })
@@ -295,13 +287,13 @@ impl Server {
             become_alone(&self.handle);
         }
         let mut summary = Summary::default();
-        let mut drained_from = Moment::NEVER;
+        let mut over_at = None;
         for thread in threads {
             match thread.join() {
                 Ok(Ok(None)) => {}
                 Ok(Ok(Some(ended))) => {
                     summary.cut += ended.cut;
-                    drained_from = drained_from.min(ended.drained_from);
+                    over_at = over_at.max(ended.over_at);
                 }
                 Ok(Err(source)) => {
                     self.handle.stop();
@@ -322,13 +314,12 @@ impl Server {
         }
         // What another process goes on with may not be lost here: it waits for this one to have finished.
         let given = self.handle.shared.was_given();
-        // One drain, one timeout: what the connections have used of it the services do not get again.
+        // One drain, one end: what the connections have used of its time the services do not get again.
+        let over_at = over_at.unwrap_or_else(|| self.pace.over_at(self.clock.now()));
+        let over_at = if given { Moment::NEVER } else { over_at };
         summary.finished = true;
         for service in &self.services {
-            let used = self.clock.now().since(drained_from);
-            let patience = self.drain_timeout.filter(|_| !given);
-            let patience = patience.unwrap_or(Duration::MAX);
-            summary.finished &= service.stop(patience.saturating_sub(used));
+            summary.finished &= service.stop(over_at.since(self.clock.now()));
         }
         if given {
             // Who took over takes this one's end for the end of all before it.

@@ -146,7 +146,7 @@ impl Queue {
                 self.changed.notify_all();
                 drop(lines);
                 server.resume();
-                server.drain();
+                server.drain_at_once();
                 return;
             }
         }

@@ -91,30 +91,59 @@ impl Worker {
     /// Carries out what the server was told to do, and ends a drain that takes too long.
     pub(super) fn obey(&mut self) {
         let order = self.shared.ordered();
+        let is_time = self.drain.told(order, self.now);
+        if is_time && !self.drain.has_begun() {
+            self.begin_drain();
+            self.close_listeners();
+        }
         // What another process could not take over is drained without an order.
-        if order == Order::Run && !self.drain.has_begun() {
+        if !self.drain.has_begun() {
             return;
         }
-        if !self.drain.has_begun() {
-            self.drain.begin(self.now);
-            self.close_listeners();
-            for key in self.keys() {
+        while let Some((key, id)) = self.drain.next_turn(self.now) {
+            if self.is_still(key, id) {
                 self.step(key, Connection::drain);
             }
         }
-        if order == Order::Stop || self.drain.due() <= self.horizon.known() {
-            for key in self.keys() {
-                let mut cut = false;
-                self.step(key, |connection, _, _, _| {
-                    let ending;
-                    (ending, cut) = connection.cut();
-                    Step::Close(ending)
-                });
-                if cut {
-                    self.drain.count_cut();
-                }
-            }
+        if order == Order::Stop {
+            let cut = self.keys().into_iter().filter(|&key| self.cut(key));
+            let cut = cut.count() as u64;
+            self.drain.count_cut(cut);
+            return;
         }
+        let mut cut = 0;
+        while let Some((key, id)) = self.drain.next_cut(self.horizon.known()) {
+            cut += u64::from(self.is_still(key, id) && self.cut(key));
+        }
+        if self.drain.count_cut(cut) {
+            let left = self.connections.len();
+            log::warn!(worker = self.index, late = cut, left; "a drain has to cut who is not done in time");
+        }
+    }
+
+    /// The turns of those who are there to go begin.
+    pub(super) fn begin_drain(&mut self) {
+        let clients = self.connections.iter();
+        let clients: Vec<_> = clients.map(|(key, one)| (key, one.io.id)).collect();
+        let place = (self.index, self.shared.workers.len());
+        self.drain.begin(self.now, clients.into_iter(), place);
+    }
+
+    /// Whether a key is still that connection's.
+    fn is_still(&self, key: usize, id: u64) -> bool {
+        let connection = self.connections.get(key);
+        connection.is_some_and(|connection| connection.io.id == id)
+    }
+
+    /// Ends a connection of a server that ends now. Answers whether that cuts something off.
+    fn cut(&mut self, key: usize) -> bool {
+        let mut cut = false;
+        self.step(key, |connection, _, _, _| {
+            let ending;
+            (ending, cut) = connection.cut();
+            Step::Close(ending)
+        });
+        cut
     }
 
     pub(super) fn keys(&self) -> Vec<usize> {
@@ -126,6 +155,9 @@ impl Worker {
         let Some(acceptor) = self.acceptor.take() else {
             return;
         };
+        if self.drain.was_delayed() {
+            log::info!(open = self.shared.open(); "accepting no more");
+        }
         let registry = self.poll.registry().try_clone();
         let shared = Arc::clone(&self.shared);
         if let Ok(registry) = registry {

@@ -2,7 +2,7 @@
 
 mod asked;
 mod dialing;
-mod drain;
+pub(crate) mod drain;
 mod placing;
 mod prompt;
 mod room;
@@ -37,7 +37,7 @@ use crate::service::{AnyService, RoundStage};
 use crate::time::deadline::{Clock, Deadlines, Moment, slot};
 use crate::time::horizon::{Horizon, Pause, Wait};
 use crate::worker::dialing::Resolvers;
-use crate::worker::drain::Drain;
+use crate::worker::drain::{Drain, Pace};
 use crate::worker::prompt::Round;
 use crate::worker::short::Short;
 use crate::worker::takeover::{Giving, Unconfigured};
@@ -150,8 +150,8 @@ pub(crate) struct Worker {
 pub(crate) struct Ended {
     /// Connections that were cut off.
     pub(crate) cut: u64,
-    /// When the drain began.
-    pub(crate) drained_from: Moment,
+    /// When its drain was to be over, if there was one.
+    pub(crate) over_at: Option<Moment>,
 }
 
 impl Drop for Worker {
@@ -172,7 +172,7 @@ impl Worker {
         origins: Vec<Origin>,
         mail: Receiver<Mail>,
         shared: Arc<Shared>,
-        drain_timeout: Option<Duration>,
+        pace: Pace,
     ) -> Self {
         Self {
             index,
@@ -205,7 +205,7 @@ impl Worker {
             unconfigured: Unconfigured::none(),
             buffer: ReadBuffer::new(),
             taken_in: 0,
-            drain: Drain::within(drain_timeout),
+            drain: Drain::by(pace),
         }
     }
 

@@ -177,6 +177,7 @@ impl Worker {
         let registry = self.poll.registry();
         let mut registered = io.register(registry, Token(key));
         let connected = state.is_some();
+        let id = io.id;
         let connection = match state {
             Some(state) => {
                 if let Some(up) = io.far_up() {
@@ -206,8 +207,6 @@ impl Worker {
                 ..Ending::fin(CloseReason::IoError)
             })),
         });
-        if self.drain.has_begun() {
-            self.step(key, Connection::drain);
-        }
+        self.drain.arrived(key, id, self.now);
     }
 }

@@ -183,10 +183,7 @@ impl Worker {
             // The service's state goes along, and its destructor may panic as anything else.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(connection)));
         }
-        self.drain.begin(self.now);
-        for key in self.keys() {
-            self.step(key, Connection::drain);
-        }
+        self.begin_drain();
     }
 }
 

@@ -150,7 +150,7 @@ pub(crate) enum Full {
 #[command(after_help = "\
 Durations: a plain number is seconds; suffixes ms s m h d; off disables. Sizes take k m g.
 
-Signals: the first SIGTERM, SIGINT or SIGHUP drains (stops accepting, serves what has come, delivers what
+Signals: the first SIGTERM, SIGINT or SIGHUP drains (after --drain-delay stops accepting, serves what has come, delivers what
 waits, closes), and so do SIGPWR and SIGRTMIN+3; a second one, half a second later or more, ends at once. Under
 nohup a SIGHUP is ignored; with --config it does not drain but reloads. SIGUSR2 restarts, as the command restart does; SIGUSR1 is ignored.
 Exit codes: 0 done, 1 failed or had to cut connections off, 2 asked wrongly.")]

@@ -281,6 +281,30 @@ fn listener(
     Ok(())
 }
 
+/// How a drain goes.
+fn drain(config: &Config, row: &mut impl FnMut(&str, &dyn Display, &str)) {
+    row(
+        "drain-delay",
+        &shown_or(config.drain_delay, "off"),
+        "from the first signal: not ready, still accepting",
+    );
+    row(
+        "drain-spread",
+        &shown_or(config.drain_spread, "off"),
+        "then: clients are asked to go, evenly over this",
+    );
+    let before = config.drain_delay.unwrap_or_default() + config.drain_spread.unwrap_or_default();
+    let over = config.drain_timeout.map_or_else(
+        || "the drain lasts until the last is done".to_owned(),
+        |timeout| format!("the drain is over within {}", Shown(before + timeout)),
+    );
+    row(
+        "drain-timeout",
+        &shown_or(config.drain_timeout, "off"),
+        &format!("for each to be done, else cut off; {over}"),
+    );
+}
+
 /// What holds for all of them.
 fn server(
     settings: &ListenerSettings,
@@ -289,15 +313,10 @@ fn server(
     descriptors: Option<u64>,
     table: &mut Table,
 ) {
-    let process = &settings.args.process;
     let mut row = |name: &str, value: &dyn Display, note: &str| {
         table.row(&settings.sources, name, value, note);
     };
-    row(
-        "drain-timeout",
-        &shown_or(process.drain_timeout.into_option(), "off"),
-        "after the first signal: what is left is cut",
-    );
+    drain(config, &mut row);
     let descriptors = descriptors.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
     row("descriptors", &descriptors, "");
     let workers = config

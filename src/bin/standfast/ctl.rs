@@ -196,10 +196,10 @@ fn status_table(status: &Status) -> String {
     row("up", &short(status.uptime));
     row(
         "state",
-        &if status.draining {
-            "draining"
-        } else {
-            "serving"
+        &match (status.draining, status.accepting) {
+            (true, true) => "draining, accepting for a while yet",
+            (true, false) => "draining",
+            (false, _) => "serving",
         },
     );
     for listener in &status.listeners {

@@ -6,13 +6,14 @@ use std::io;
 use std::path::Path;
 #[cfg(control)]
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(control)]
 use standfast::control::Successor;
 use standfast::inspect::Takeover;
 use standfast::{Effective, Endpoint, Handle, Lifecycle};
 
-use crate::args::ServiceName;
+use crate::args::{ProcessArgs, ServiceName};
 use crate::settings::Settings;
 use crate::stdout;
 use crate::supervisor::Supervisor;
@@ -28,6 +29,8 @@ pub(crate) struct Told {
     /// Of each listener of the settings.
     listeners: Vec<(ServiceName, Effective)>,
     prints: bool,
+    /// How long a drain is meant to last, where it takes its time.
+    drain_takes: Option<Duration>,
     supervisor: Supervisor,
     #[cfg(control)]
     restart: Restart,
@@ -46,6 +49,7 @@ impl Told {
         Self {
             listeners: services.zip(effective.iter().cloned()).collect(),
             prints: settings.prints(),
+            drain_takes: drain_takes(&settings.whole.args.process),
             supervisor: Supervisor::from_env(),
             #[cfg(control)]
             restart: Restart::of(settings),
@@ -113,13 +117,24 @@ impl Lifecycle for Told {
         if let Some(watch) = &self.watch {
             watch.end();
         }
-        self.supervisor.stopping();
+        self.supervisor.stopping(self.drain_takes);
     }
 
     fn ended(&self) {
         // A successor prints once it takes this one for ended.
         stdout::until_greeted();
     }
+}
+
+/// How long a drain is meant to last at the most, if it has a delay or a spread; whoever ends the server need not know
+/// otherwise.
+fn drain_takes(args: &ProcessArgs) -> Option<Duration> {
+    let [delay, spread, timeout] = [args.drain_delay, args.drain_spread, args.drain_timeout]
+        .map(|setting| setting.into_option());
+    let before = delay.unwrap_or_default() + spread.unwrap_or_default();
+    timeout
+        .filter(|_| !before.is_zero())
+        .map(|timeout| before + timeout)
 }
 
 /// Says that the server accepts: in the log.

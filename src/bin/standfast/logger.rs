@@ -247,7 +247,8 @@ pub(crate) fn summary(summary: &Summary) {
         ("read", summary.read),
         ("written", summary.written),
     ];
-    let numbers = numbers.into_iter().chain(closed);
+    let cut = (summary.cut > 0).then_some(("cut", summary.cut));
+    let numbers = numbers.into_iter().chain(cut).chain(closed);
     let mut facts: Vec<_> = numbers
         .map(|(name, count)| (name, Value::from(count)))
         .collect();

@@ -78,7 +78,7 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
         let handle = server.handle();
         stdout::watch(move || {
             log::warn!("nobody reads stdout any more, draining");
-            handle.drain();
+            handle.drain_at_once();
         })
         .map_err(|error| Failure::failed(format!("cannot watch stdout: {error}")))?;
     }
@@ -121,6 +121,8 @@ pub(crate) fn meant(settings: &Settings) -> Result<(Config, Vec<Effective>), Fai
         listen: listen.collect::<Result<_, _>>()?,
         workers: process.workers,
         drain_timeout: process.drain_timeout.into_option(),
+        drain_delay: process.drain_delay.into_option(),
+        drain_spread: process.drain_spread.into_option(),
         max_conns: whole.max_conns,
         memory: process.memory.and_then(NonZeroUsize::new),
         ..Config::default()

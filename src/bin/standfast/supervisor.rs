@@ -34,6 +34,9 @@ use standfast::process::threads;
 /// How long the manager may take to hear. It is deaf for seconds while it reads all of its units anew.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What is left for the end itself when a drain has taken its time.
+const MARGIN: Duration = Duration::from_secs(5);
+
 /// The way to the service manager, if there is one; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Supervisor(Option<Arc<Speaker>>);
@@ -78,9 +81,15 @@ impl Supervisor {
     }
 
     /// The server is about to end, when it has drained or at once. To be said before it is told so, or its end may come
-    /// first; whoever tells it is not held up.
-    pub(crate) fn stopping(&self) {
-        let said = [NotifyState::Stopping, NotifyState::Status("draining")];
+    /// first; whoever tells it is not held up. `takes`: how long a drain is meant to last, where the manager may not be as
+    /// patient (`EXTEND_TIMEOUT_USEC=`).
+    pub(crate) fn stopping(&self, takes: Option<Duration>) {
+        let mut said = vec![NotifyState::Stopping, NotifyState::Status("draining")];
+        if let Some(takes) = takes {
+            let takes = takes.saturating_add(MARGIN).as_micros();
+            let takes = u32::try_from(takes).unwrap_or(u32::MAX);
+            said.push(NotifyState::ExtendTimeoutUsec(takes));
+        }
         self.say(&said, SendFlags::DONTWAIT);
     }
 

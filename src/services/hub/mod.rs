@@ -217,7 +217,7 @@ impl Hub {
 
     /// Publishes `bytes` of the client, or has it wait if the workers cannot follow. Answers whether it did publish.
     fn publish_or_wait(&self, conn: &mut Context<'_>, bytes: &[u8]) -> bool {
-        let ending = self.server.get().is_none_or(Handle::is_ending);
+        let ending = self.server.get().is_none_or(Handle::is_closed);
         let limit = if ending { u64::MAX } else { self.limit() };
         if self.publish(conn.id(), bytes, limit) {
             return true;

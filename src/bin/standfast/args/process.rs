@@ -14,9 +14,20 @@ use crate::units::{Setting, duration_or_off, size};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ProcessArgs {
-    /// How long a drain may take before what is left is cut.
+    /// How long a client has to go in a drain; who is not done then is cut off. It counts from when the client is asked
+    /// to, so a drain takes the delay, the spread and this at the most.
     #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "10s", help_heading = "Deadlines")]
     pub(crate) drain_timeout: Setting<Duration>,
+
+    /// How long to go on accepting when told to drain, already not ready (status, /readyz), until those who send clients
+    /// here have noticed.
+    #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "off", help_heading = "Deadlines")]
+    pub(crate) drain_delay: Setting<Duration>,
+
+    /// Ask clients to go in a drain one after another over this time, and not all at once: they do not come back all at
+    /// once elsewhere.
+    #[arg(long, value_name = "DUR", value_parser = duration_or_off, allow_hyphen_values = true, default_value = "off", help_heading = "Deadlines")]
+    pub(crate) drain_spread: Setting<Duration>,
 
     /// The bound for all bytes that wait in this process. Near it the high-water mark of each connection falls; beyond it
     /// nobody is read until there is room. [default: a quarter of what the machine or the cgroup has, at most 1g]
