@@ -10,7 +10,7 @@ use socket2::SockRef;
 
 use crate::support::clients::{Stream, connect_with_window, reset};
 use crate::support::home::{Home, entry, number, refusal};
-use crate::support::{Server, assert_echoes, leave_address_space, output, until};
+use crate::support::{Server, assert_echoes, leave_address_space, output, send_until_stuck, until};
 
 const MIB: u64 = 1 << 20;
 
@@ -169,6 +169,8 @@ fn a_process_that_gets_no_more_memory_serves_on() {
     let mut server = Server::spawn(command, 1);
     let mut early = server.connect();
     assert_echoes(&mut early, b"there is memory yet");
+    // By then every thread runs: none may begin without memory.
+    home.answer(&["status"]);
     // Less than the buffers of a few; beside the status that is asked for meanwhile.
     leave_address_space(&server, 8 << 20);
     let mut hogs = hogs(&home, &server, 16);
@@ -196,6 +198,37 @@ fn a_process_that_gets_no_more_memory_serves_on() {
 }
 
 #[test]
+fn a_process_with_less_memory_left_than_it_keeps_for_need_serves_on_and_has_more_once_there_is() {
+    let home = Home::new();
+    let mut command = home.standfast(&["serve", "-l", "0", "--workers", "1"]);
+    command.args(["--memory", "1g", "--buffer", "2m"]);
+    command.env("MALLOC_ARENA_MAX", "1");
+    let mut server = Server::spawn(command, 1);
+    let mut early = server.connect();
+    assert_echoes(&mut early, b"there is memory yet");
+    // By then every thread runs: none may begin without memory.
+    home.answer(&["status"]);
+    let mut hog = connect_with_window(server.address(), 4096);
+    // The 8 MiB that it keeps are more than there is when they are given up.
+    leave_address_space(&server, (800 << 10) - (8 << 20));
+    let sending = std::thread::spawn(move || {
+        send_until_stuck(&mut hog, &[b'x'; 65536]);
+        hog
+    });
+    server.log_line("what it makes of that", |line| {
+        line.contains(" warn out of memory, no more than that waits from here on ")
+    });
+    let _hog = sending.join().unwrap();
+    assert_echoes(&mut early, b"and who needs none is served");
+    leave_address_space(&server, 2 << 30);
+    server.log_line("what may wait then", |line| {
+        line.contains(" info there is memory again, so much may wait ")
+            && line.contains("budget=1073741824")
+    });
+    assert_eq!(number(&memory(&home)["limit"]), 1 << 30);
+}
+
+#[test]
 fn a_crowd_for_which_there_is_no_memory_waits_and_ends_nobody() {
     let home = Home::new();
     let mut command = home.standfast(&["serve", "-l", "0", "--workers", "1"]);
@@ -203,6 +236,8 @@ fn a_crowd_for_which_there_is_no_memory_waits_and_ends_nobody() {
     let mut server = Server::spawn(command, 1);
     let mut early = server.connect();
     assert_echoes(&mut early, b"there is memory yet");
+    // By then every thread runs: none may begin without memory.
+    home.answer(&["status"]);
     // Less than the crowd takes.
     leave_address_space(&server, 64 << 10);
     let crowd: Vec<_> = (0..900).map(|_| server.connect()).collect();

@@ -11,6 +11,7 @@ mod machine;
 
 use std::collections::TryReserveError;
 use std::fmt;
+use std::iter::successors;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -45,8 +46,19 @@ const SMALL: usize = 4 * 1024;
 /// Address space to keep for need at first, bytes; once that was needed it is [`reserve::LEAST`].
 const FIRST_SPARE: usize = 8 << 20;
 
+/// What is kept for need, bytes, the most of it that there is: with the least of them whoever is served at once still is.
+const SPARES: [usize; 4] = [
+    FIRST_SPARE,
+    reserve::LEAST,
+    reserve::LEAST / 2,
+    reserve::LEAST / 4,
+];
+
 /// What may wait beyond what waited when the system had no more, bytes.
 const MARGIN: usize = 64 * 1024;
+
+/// More than that has to be there before a bound that was lowered rises by it, bytes.
+const RISE: usize = 1 << 20;
 
 /// Less than that is not worth a read, bytes.
 const MORSEL: usize = 512;
@@ -201,8 +213,7 @@ impl Memory {
 
     /// Has `waker` woken when others may be read again.
     pub(crate) fn wakes(&self, waker: Arc<Waker>) {
-        let mut wakers = self.0.wakers.lock().unwrap_or_else(PoisonError::into_inner);
-        wakers.push(waker);
+        self.wakers().push(waker);
     }
 
     /// Whether anything may be read for a connection that holds `held` bytes.
@@ -244,8 +255,8 @@ impl Memory {
         got
     }
 
-    /// Makes room in a buffer of `len` bytes for `needed`, and for more as long as that stays within `most`: `reserve` is
-    /// told how many more, and answers the capacity, which `held` counts from then on as `kind`.
+    /// Makes room in a buffer of `len` bytes for `needed`, and for more as long as that stays within `most` and the system
+    /// has it: `reserve` is told how many more, and answers the capacity, which `held` counts from then on as `kind`.
     ///
     /// # Errors
     /// There is no memory.
@@ -257,7 +268,8 @@ impl Memory {
     ) -> Result<(), TryReserveError> {
         let more = capacity_for(needed, most) - len;
         let mut capacity = 0;
-        self.get(|| reserve(more).map(|has| capacity = has))?;
+        let mut make_room = |more| reserve(more).map(|has| capacity = has);
+        reserve::sparing(|| make_room(more)).or_else(|_| self.get(|| make_room(needed - len)))?;
         held.count_in(self, kind);
         held.set(capacity);
         Ok(())
@@ -298,14 +310,15 @@ impl Memory {
     pub(crate) fn recover(&self) -> bool {
         let mut bound = self.bound();
         // What it is less than at first is for the rest of the process, threads that answer questions among it.
-        let first = self.recovered() == 0;
-        if !reserve::keep(if first { FIRST_SPARE } else { reserve::LEAST }) {
+        let first = usize::from(self.recovered() > 0);
+        if !SPARES[first..].iter().copied().any(reserve::keep) {
             return false;
         }
         // Nobody was read meanwhile: that much the system has, and hardly more.
         let (held, before) = (self.held(), *bound);
         if self.is_short() {
-            *bound = before.min(held.saturating_add(MARGIN));
+            // Nothing at all would mean that nothing is kept.
+            *bound = before.min(held.saturating_add(margin())).max(1);
         }
         let now = *bound;
         self.0.limit.store(now, Ordering::Relaxed);
@@ -325,12 +338,40 @@ impl Memory {
             return;
         }
         let mut bound = self.bound();
-        let limit = self.held().saturating_add(MARGIN).min(self.0.asked);
+        let limit = self.held().saturating_add(margin()).min(self.0.asked);
         if *bound < limit {
             *bound = limit;
             self.0.limit.store(limit, Ordering::Relaxed);
             self.0.recovered.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Whether the system had no more once, and less may wait since than was asked for.
+    #[inline]
+    pub(crate) fn is_lowered(&self) -> bool {
+        self.0.limit.load(Ordering::Relaxed) < self.0.asked
+    }
+
+    /// Looks whether the system has more again, and lets as much wait, as far as it was asked for.
+    pub(crate) fn rise(&self) {
+        let mut bound = self.bound();
+        let (asked, held, before) = (self.0.asked, self.held(), *bound);
+        if self.is_short() || before >= asked || !reserve::keep(reserve::LEAST) {
+            return;
+        }
+        let worth = before.saturating_add(RISE).min(asked);
+        let all = asked.saturating_sub(held);
+        let more = successors(Some(all), |more| Some(more / 2))
+            .take_while(|more| held + more >= worth)
+            .find(|more| reserve::could_have(more + FIRST_SPARE));
+        let Some(more) = more else { return };
+        let now = (held + more).min(asked);
+        *bound = now;
+        self.0.limit.store(now, Ordering::Relaxed);
+        self.0.recovered.fetch_add(1, Ordering::Relaxed);
+        drop(bound);
+        log::info!(waiting = held, budget = now; "there is memory again, so much may wait");
+        self.wake();
     }
 
     /// How often it has recovered.
@@ -357,15 +398,21 @@ impl Memory {
         let held = account.held.fetch_sub(less, Ordering::SeqCst) - less;
         let level = account.wake_below.load(Ordering::SeqCst);
         if held < level && account.wake_below.swap(0, Ordering::SeqCst) > 0 {
-            let wakers = account
-                .wakers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            for waker in &*wakers {
-                // One that is awake already, or gone.
-                let _ = waker.wake();
-            }
+            self.wake();
         }
+    }
+
+    /// Wakes those who wait to read.
+    fn wake(&self) {
+        for waker in &*self.wakers() {
+            // One that is awake already, or gone.
+            let _ = waker.wake();
+        }
+    }
+
+    fn wakers(&self) -> MutexGuard<'_, Vec<Arc<Waker>>> {
+        let wakers = self.0.wakers.lock();
+        wakers.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -416,6 +463,15 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.set(0);
+    }
+}
+
+/// What may wait beyond what waits when the system has no more, bytes: nothing where hardly anything is kept for need.
+fn margin() -> usize {
+    if reserve::length() < reserve::LEAST {
+        0
+    } else {
+        MARGIN
     }
 }
 

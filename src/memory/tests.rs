@@ -118,6 +118,10 @@ fn a_system_without_memory_makes_less_wait_and_is_asked_again() {
     held.set(10 * MIB);
     memory.settle();
     assert_eq!(memory.limit(), 11 * MIB + MARGIN);
+    assert!(memory.is_lowered());
+    memory.rise();
+    assert_eq!(memory.limit(), 64 * MIB, "and there is more by now");
+    assert!(!memory.is_lowered());
     let never = memory.get(|| Vec::<u8>::new().try_reserve(usize::MAX));
     assert!(never.is_err());
 }

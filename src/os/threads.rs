@@ -32,12 +32,12 @@ pub(crate) fn start_with<T: Send + 'static>(
     run: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
     let is_room = |beside| reserve::could_have(stack + BESIDE + beside);
-    let is_kept = reserve::is_kept();
-    if !is_kept || !is_room(0) {
+    let kept = reserve::length();
+    if kept == 0 || !is_room(0) {
         reserve::give_up();
         let is_room = is_room(reserve::LEAST);
-        if is_kept {
-            reserve::keep(reserve::LEAST);
+        if kept > 0 {
+            reserve::keep(kept.min(reserve::LEAST));
         }
         if !is_room {
             return Err(io::Error::from_raw_os_error(libc::EAGAIN));

@@ -267,10 +267,7 @@ impl Worker {
                 connection.io.blur(turn);
             }
         }
-        until = until.min(self.short.patience());
-        if self.short.is_desperate() {
-            until = until.min(began.after(short::AGAIN));
-        }
+        until = until.min(self.short.due(began));
         let busy = !self.leftovers.is_empty() || !self.dials.is_empty();
         let round = self.round.is_under_way() && !self.is_holding();
         if pressing || busy || round || self.short.is_pressing() {

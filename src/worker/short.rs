@@ -14,7 +14,10 @@ use crate::time::deadline::Moment;
 const BATCH: usize = 256;
 
 /// How soon the system is asked again for memory when it had none.
-pub(super) const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// And how soon whether it has more than it had then.
+const RISES: Duration = Duration::from_secs(1);
 
 /// A worker's connections that wait for memory.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub(super) struct Short {
     recovered: usize,
     /// When somebody who holds much and moves nothing is to make room.
     patience: Moment,
+    /// When the system is asked next whether it has more.
+    rises: Moment,
 }
 
 impl Short {
@@ -44,6 +49,7 @@ impl Short {
             below: 0,
             recovered: 0,
             patience: Moment::NEVER,
+            rises: Moment::at_start(),
         }
     }
 
@@ -61,15 +67,6 @@ impl Short {
         self.keys.push_back(key);
     }
 
-    /// When it is looked who could make room.
-    pub(super) fn patience(&self) -> Moment {
-        if self.keys.is_empty() {
-            Moment::NEVER
-        } else {
-            self.patience
-        }
-    }
-
     /// Whether there is something to do at once; otherwise the worker is woken for it.
     pub(super) fn is_pressing(&self) -> bool {
         !self.keys.is_empty()
@@ -78,15 +75,25 @@ impl Short {
                 || self.memory.wait_until_below(self.below))
     }
 
-    /// Whether the system had no memory the last time. It is asked again now and then.
-    pub(super) fn is_desperate(&self) -> bool {
+    /// Asks the system for memory that it did not have, if it is time for that. Answers when there is something to do next:
+    /// that, or to look who could make room.
+    pub(super) fn due(&mut self, now: Moment) -> Moment {
         if !self.memory.replenish() {
-            return true;
+            return now.after(AGAIN);
         }
+        let mut due = Moment::NEVER;
         if !self.keys.is_empty() {
             self.memory.settle();
+            due = self.patience;
         }
-        false
+        if !self.memory.is_lowered() {
+            return due;
+        }
+        if self.rises <= now {
+            self.memory.rise();
+            self.rises = now.after(RISES);
+        }
+        due.min(self.rises)
     }
 
     /// The next one to try, if it is time for that.

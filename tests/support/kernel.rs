@@ -96,12 +96,12 @@ pub(crate) fn leave_descriptors(server: &Server, more: usize) {
     rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit).unwrap();
 }
 
-/// Leaves a server that much more address space than it has (`RLIMIT_AS`, getrlimit(2)).
-pub(crate) fn leave_address_space(server: &Server, more: u64) {
+/// Leaves a server that much more address space than it has, what it keeps for need included (`RLIMIT_AS`, getrlimit(2)).
+pub(crate) fn leave_address_space(server: &Server, more: i64) {
     let statm = std::fs::read_to_string(format!("/proc/{}/statm", server.pid())).unwrap();
     let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
     let limit = rustix::process::Rlimit {
-        current: Some(pages * 4096 + more),
+        current: Some((pages * 4096).strict_add_signed(more)),
         maximum: None,
     };
     let pid = rustix::process::Pid::from_raw(i32::try_from(server.pid()).unwrap());

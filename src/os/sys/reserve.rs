@@ -4,8 +4,9 @@
 //! what is kept is gone, too; whoever keeps it looks now and then whether it is, and has less waiting from then on.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The least that is worth keeping, bytes: more than one read and all that goes with it.
@@ -14,27 +15,48 @@ pub(crate) const LEAST: usize = 1 << 20;
 /// What is kept in this process. While it is locked, nothing is allocated but by the system's allocator.
 static KEPT: Mutex<Option<Spare>> = Mutex::new(None);
 
-/// Whether anything is.
-static IS_KEPT: AtomicBool = AtomicBool::new(false);
+/// How much that is, bytes.
+static LENGTH: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// This thread can do without what it asks for.
+    static DOES_WITHOUT: Cell<bool> = const { Cell::new(false) };
+}
 
 fn kept() -> MutexGuard<'static, Option<Spare>> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Keeps `length` bytes, unless some are kept already. Answers whether some are now.
+/// Keeps `length` bytes, unless as many are kept already. Answers whether they are now.
 pub(crate) fn keep(length: usize) -> bool {
     let mut kept = kept();
-    if kept.is_none() {
-        *kept = Spare::new(length).ok();
-        IS_KEPT.store(kept.is_some(), Ordering::Relaxed);
+    if LENGTH.load(Ordering::Relaxed) < length
+        && let Ok(spare) = Spare::new(length)
+    {
+        *kept = Some(spare);
+        LENGTH.store(length, Ordering::Relaxed);
     }
-    kept.is_some()
+    LENGTH.load(Ordering::Relaxed) >= length
+}
+
+/// How many are kept.
+#[inline]
+pub(crate) fn length() -> usize {
+    LENGTH.load(Ordering::Relaxed)
 }
 
 /// Whether some are kept.
 #[inline]
 pub(crate) fn is_kept() -> bool {
-    IS_KEPT.load(Ordering::Relaxed)
+    length() > 0
+}
+
+/// Has `allocate` get memory only where the system has some beside what is kept.
+pub(crate) fn sparing<T>(allocate: impl FnOnce() -> T) -> T {
+    let before = DOES_WITHOUT.replace(true);
+    let answer = allocate();
+    DOES_WITHOUT.set(before);
+    answer
 }
 
 /// Gives them up.
@@ -44,7 +66,7 @@ pub(crate) fn give_up() {
 
 fn empty(kept: &mut Option<Spare>) {
     *kept = None;
-    IS_KEPT.store(false, Ordering::Relaxed);
+    LENGTH.store(0, Ordering::Relaxed);
 }
 
 /// Whether the system has that many bytes.
@@ -114,6 +136,9 @@ fn in_need(allocate: impl Fn() -> *mut u8) -> *mut u8 {
 /// Another thread may have given up what was kept already; none keeps it anew meanwhile.
 #[cold]
 fn once_more(allocate: impl FnOnce() -> *mut u8) -> *mut u8 {
+    if DOES_WITHOUT.get() {
+        return std::ptr::null_mut();
+    }
     let mut kept = kept();
     empty(&mut kept);
     allocate()
@@ -163,6 +188,18 @@ mod tests {
         assert_eq!(asked, 1);
         assert!(keep(LEAST), "again");
         assert!(!could_have(usize::MAX >> 1));
+    }
+
+    #[test]
+    fn what_is_kept_is_not_given_up_for_what_can_be_done_without() {
+        let mut asked = 0;
+        let mut more = || {
+            asked += 1;
+            std::ptr::null_mut()
+        };
+        sparing(|| once_more(&mut more));
+        once_more(&mut more);
+        assert_eq!(asked, 1, "not the first time");
     }
 
     /// All tests of the library have it.
