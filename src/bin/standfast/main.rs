@@ -11,6 +11,8 @@ mod load;
 mod logger;
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 mod orphans;
+#[cfg(feature = "packaging")]
+mod package;
 #[cfg(control)]
 mod parent;
 #[cfg(test)]
@@ -59,6 +61,10 @@ fn main() -> ExitCode {
     if let Err(failure) = orphans::reap() {
         logger::say(&failure.to_string());
         return ExitCode::from(failure.code);
+    }
+    #[cfg(feature = "packaging")]
+    if let Some(code) = package::asked() {
+        return code;
     }
     let words = netcat::understood(std::env::args_os());
     let mut command = Args::command();
