@@ -516,7 +516,7 @@ impl Desk {
             let is_over = ended || is_late || is_given_up;
             if let Some(_claim) = is_over.then(|| self.claim()).flatten() {
                 if ended {
-                    return Err(self.why_it_failed(pid));
+                    return Err(self.why_it_failed(&successor));
                 }
                 successor.kill();
                 if is_given_up {
@@ -542,8 +542,10 @@ impl Desk {
         why.map_or(Ok(()), Err)
     }
 
-    fn why_it_failed(&self, pid: u32) -> String {
-        match lock(&self.refusal).take() {
+    fn why_it_failed(&self, successor: &Successor) -> String {
+        let pid = successor.pid;
+        let why = lock(&self.refusal).take().or_else(|| successor.words());
+        match why {
             Some(why) => format!("{why}; the successor (pid {pid}) has ended"),
             None => format!("the successor (pid {pid}) has ended; its own words are in the log"),
         }

@@ -79,6 +79,10 @@ pub(crate) enum Command {
     /// Have a running server start its own successor, which takes over its connections. Waits for the outcome.
     #[cfg(control)]
     Restart(TargetArgs),
+    /// Have a running server's configuration read anew, by a successor that takes over its connections. A file that is
+    /// refused changes nothing, and is answered with what is wrong. Without --config it is restart.
+    #[cfg(control)]
+    Reload(TargetArgs),
 }
 
 /// What a running server is asked.
@@ -91,6 +95,7 @@ pub(crate) enum Order {
     Drain,
     Stop,
     Restart,
+    Reload,
 }
 
 #[cfg(control)]
@@ -152,7 +157,8 @@ Durations: a plain number is seconds; suffixes ms s m h d; off disables. Sizes t
 
 Signals: the first SIGTERM, SIGINT or SIGHUP drains (after --drain-delay stops accepting, serves what has come, delivers what
 waits, closes), and so do SIGPWR and SIGRTMIN+3; a second one, half a second later or more, ends at once. Under
-nohup a SIGHUP is ignored; with --config it does not drain but reloads. SIGUSR2 restarts, as the command restart does; SIGUSR1 is ignored.
+nohup a SIGHUP is ignored; with --config it does not drain, but reloads. SIGUSR2 restarts, as the command restart
+does; SIGUSR1 is ignored.
 Exit codes: 0 done, 1 failed or had to cut connections off, 2 asked wrongly.")]
 pub(crate) struct ServeArgs {
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `standfast status|list|kill|drain|stop|restart`: talks to a running server over its control socket.
+//! `standfast status|list|kill|drain|stop|restart|reload`: talks to a running server over its control socket.
 
 use std::fmt::Write as _;
 use std::io;
@@ -46,10 +46,14 @@ pub(crate) fn run(order: Order, target: &TargetArgs) -> Result<ExitCode, Failure
         ),
         Order::Drain => done(target, client.drain().map_err(failed)?, "draining"),
         Order::Stop => done(target, client.stop().map_err(failed)?, "stopping"),
-        Order::Restart => {
+        Order::Restart | Order::Reload => {
+            let done = match order {
+                Order::Reload => "reloaded",
+                _ => "restarted",
+            };
             let former = client.status().map_err(failed)?.version;
             let takeover = client.restart();
-            let takeover = takeover.map_err(|error| not_restarted(&client, &error))?;
+            let takeover = takeover.map_err(|error| undone(&client, done, &error))?;
             let now = successor(&client, &takeover)?.version;
             if target.json {
                 let mut answer = json!(takeover);
@@ -58,7 +62,7 @@ pub(crate) fn run(order: Order, target: &TargetArgs) -> Result<ExitCode, Failure
                 format!("{answer}\n")
             } else {
                 let (pid, told) = (takeover.pid, told(&takeover));
-                format!("restarted: pid {pid}, version {now} (was {former}), {told}\n")
+                format!("{done}: pid {pid}, version {now} (was {former}), {told}\n")
             }
         }
     };
@@ -144,9 +148,9 @@ fn is_socket(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
-fn not_restarted(client: &Client, error: &io::Error) -> Failure {
+fn undone(client: &Client, what: &str, error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::Other {
-        return Failure::failed(format!("not restarted, the server goes on: {error}"));
+        return Failure::failed(format!("not {what}, the server goes on: {error}"));
     }
     unanswered(client, error)
 }

@@ -101,13 +101,12 @@ fn main() -> ExitCode {
         Command::Stop(target) => ctl::run(Order::Stop, &target),
         #[cfg(control)]
         Command::Restart(target) => ctl::run(Order::Restart, &target),
+        #[cfg(control)]
+        Command::Reload(target) => ctl::run(Order::Reload, &target),
     };
     match result {
         Ok(code) => code,
-        Err(failure) => {
-            logger::say(&failure.to_string());
-            ExitCode::from(failure.code)
-        }
+        Err(failure) => failed(&failure),
     }
 }
 
@@ -124,8 +123,15 @@ fn mistyped(error: &clap::Error, words: &[OsString]) -> ExitCode {
     }
     let said = in_one_line(error);
     let hint = netcat::hint(error, words).unwrap_or_else(|| "see --help".to_owned());
-    logger::say(&format!("{said} ({hint})"));
-    ExitCode::from(2)
+    failed(&Failure::usage(format!("{said} ({hint})")))
+}
+
+/// Says why, to whoever waits for it.
+fn failed(failure: &Failure) -> ExitCode {
+    #[cfg(control)]
+    successor::give_up(&failure.line);
+    logger::say(&failure.line);
+    ExitCode::from(failure.code)
 }
 
 /// What clap finds wrong, without how to ask for help.

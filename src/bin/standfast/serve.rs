@@ -59,7 +59,12 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
     if let Some(watch) = &watch {
         watch.ask_at(server.control());
     }
-    signals::obey_all(move |signal| match signal.meaning {
+    // Where there is a file, it is read anew, as those who edit files expect.
+    let hangup = match process.config {
+        Some(_) if cfg!(control) => Meaning::Restart,
+        _ => Meaning::End,
+    };
+    signals::obey_all(hangup, move |signal| match signal.meaning {
         #[cfg(control)]
         meaning if front.as_ref().is_some_and(|front| front.passes_on(meaning)) => {}
         Meaning::End => {

@@ -39,16 +39,20 @@ pub(crate) enum Meaning {
 /// Has `hearer` hear SIGINT, SIGTERM and SIGHUP from now on, on a thread of its own; SIGHUP only if it was not ignored
 /// at the start, as nohup(1) has it.
 pub(crate) fn obey(hearer: impl Fn(Signal) + Clone + Send + 'static) -> Result<(), Failure> {
-    hear(Vec::new(), hearer)
+    hear(Vec::new(), Meaning::End, hearer)
 }
 
 /// The same for a server: it hears SIGUSR2 as well, what init programs in containers are told to end by, and what would
-/// end it without being meant so. SIGQUIT is left to end it with a core file.
-pub(crate) fn obey_all(hearer: impl Fn(Signal) + Clone + Send + 'static) -> Result<(), Failure> {
+/// end it without being meant so. SIGQUIT is left to end it with a core file. `hangup`: what a SIGHUP means to it.
+pub(crate) fn obey_all(
+    hangup: Meaning,
+    hearer: impl Fn(Signal) + Clone + Send + 'static,
+) -> Result<(), Failure> {
     // A log at its greatest size (`ulimit -f`) is no reason to end: the write fails, and that is all. No line: it would
     // be the next.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(|error| failed(&error))?;
-    hear(SERVERS.iter().copied().chain(halts()).collect(), hearer)
+    let servers = SERVERS.iter().copied().chain(halts());
+    hear(servers.collect(), hangup, hearer)
 }
 
 type Known = (i32, &'static str, Meaning);
@@ -87,6 +91,7 @@ fn halts() -> impl Iterator<Item = Known> {
 
 fn hear(
     mut known: Vec<Known>,
+    hangup: Meaning,
     hearer: impl Fn(Signal) + Clone + Send + 'static,
 ) -> Result<(), Failure> {
     let wishes = Arc::new(Mutex::new(Wishes::default()));
@@ -111,7 +116,7 @@ fn hear(
         .map_err(|error| failed(&error))?;
     known.push((SIGTERM, "SIGTERM", Meaning::End));
     if !hangup_is_ignored() {
-        known.push((SIGHUP, "SIGHUP", Meaning::End));
+        known.push((SIGHUP, "SIGHUP", hangup));
     }
     let mut signals =
         Signals::new(known.iter().map(|known| known.0)).map_err(|error| failed(&error))?;

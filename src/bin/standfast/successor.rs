@@ -12,11 +12,15 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use rustix::event::PollFlags;
+use rustix::fs::{FileType, fstat};
 use standfast::control::Successor;
 use standfast::process::children::{self, Owned};
 
 use crate::logger;
 use crate::supervisor::{self, wait};
+
+/// Set for a process that a server starts as its successor: it takes over, or ends.
+pub(crate) const SUCCESSOR: &str = "STANDFAST_SUCCESSOR";
 
 /// Set for the process between.
 const BETWEEN: &str = "STANDFAST_BETWEEN";
@@ -33,26 +37,52 @@ pub(crate) fn start(mut command: Command) -> io::Result<Successor> {
     let mut between = children::spawn(&mut command)?;
     // `theirs` is the new processes' alone from here on.
     drop(command);
-    let pid = number_said(&life, &mut between);
+    let number = number_said(&life, &mut between);
     let status = between.wait();
-    match pid? {
-        Some(pid) => Ok(Successor { pid, life }),
-        None => Err(io::Error::other(format!("it ended with {}", status?))),
+    match number? {
+        (Some(pid), said) => Ok(Successor { pid, life, said }),
+        (None, _) => Err(io::Error::other(format!("it ended with {}", status?))),
     }
 }
 
-/// The first line of the pipe; a process between that does not say it in time is ended.
-fn number_said(pipe: &PipeReader, between: &mut Owned) -> io::Result<Option<u32>> {
-    if !wait(pipe, PollFlags::IN, PATIENCE)? {
-        between.kill()?;
-        return Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("it said nothing for {} s", PATIENCE.as_secs()),
-        ));
+/// The number that the process between says, and what else was said: a successor that fails may be quicker. A process
+/// between that does not say it in time is ended.
+fn number_said(pipe: &PipeReader, between: &mut Owned) -> io::Result<(Option<u32>, Vec<u8>)> {
+    let mut lines = BufReader::new(pipe);
+    let mut said = Vec::new();
+    loop {
+        if lines.buffer().is_empty() && !wait(pipe, PollFlags::IN, PATIENCE)? {
+            between.kill()?;
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("it said nothing for {} s", PATIENCE.as_secs()),
+            ));
+        }
+        let mut line = Vec::new();
+        if lines.read_until(b'\n', &mut line)? == 0 {
+            return Ok((None, said));
+        }
+        let number = str::from_utf8(&line).ok();
+        if let Some(pid) = number.and_then(|number| number.trim_end().parse().ok()) {
+            said.extend_from_slice(lines.buffer());
+            return Ok((Some(pid), said));
+        }
+        said.append(&mut line);
     }
-    let mut line = String::new();
-    BufReader::new(pipe).read_line(&mut line)?;
-    Ok(line.trim_end().parse().ok())
+}
+
+/// Tells the server that started this process to take over, if one did, why that comes to nothing.
+pub(crate) fn give_up(why: &str) {
+    // A pipe of that server's own; a program that inherited no more than the variable has something else there.
+    let stdin = io::stdin();
+    let is_pipe = fstat(&stdin).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_fifo());
+    if env::var_os(SUCCESSOR).is_none() || !is_pipe {
+        return;
+    }
+    // In one piece (pipe(7)), and nobody may read it any more.
+    let line: String = why.chars().take(800).collect();
+    let told = stdin.as_fd().try_clone_to_owned();
+    let _ = told.and_then(|told| writeln!(File::from(told), "{line}"));
 }
 
 /// Does its part and answers the exit code, if this is the process between.
@@ -82,6 +112,8 @@ pub(crate) fn pass_on() -> Option<ExitCode> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use rustix::process::{Pid, Signal, kill_process};
 
     use super::*;
@@ -107,6 +139,11 @@ mod tests {
     fn what_does_not_start_is_said() {
         let error = start(Command::new("/nosuch")).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        let early = begin("echo 'too soon' >&0; echo 77 >&0; echo 'and too late' >&0").unwrap();
+        assert!(wait(&early.life, PollFlags::empty(), PATIENCE).unwrap());
+        let mut said = early.said;
+        (&early.life).read_to_end(&mut said).unwrap();
+        assert_eq!((early.pid, &*said), (77, &b"too soon\nand too late\n"[..]));
         let error = begin("exit 3").unwrap_err();
         assert_eq!(error.to_string(), "it ended with exit status: 3");
     }

@@ -18,10 +18,8 @@ use standfast::{Config, Effective, Error, Server};
 use crate::Failure;
 use crate::args::{ControlPath, ProcessArgs};
 use crate::settings::Settings;
+use crate::successor::SUCCESSOR;
 use crate::{parent, successor};
-
-/// Set for a process that a server starts as its successor: it takes over, or ends.
-const SUCCESSOR: &str = "STANDFAST_SUCCESSOR";
 
 /// A server by `config`, in the place of the running one if that is asked for, with its control socket.
 pub(crate) fn bind(
