@@ -548,21 +548,4 @@ fn out_of_turn(message: Message) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patience_counts_from_the_last_progress_and_progress_is_half() {
-        let start = now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let left = Duration::from_millis;
-        let mut convergence = Convergence::default();
-        assert_eq!(convergence.note(left(900), at(0)), Duration::ZERO);
-        assert_eq!(convergence.note(left(800), at(60)), Duration::from_secs(60));
-        assert_eq!(convergence.note(left(450), at(61)), Duration::ZERO);
-        // More again, and as little as before: since then.
-        assert_eq!(convergence.note(left(700), at(70)), Duration::from_secs(9));
-        assert_eq!(convergence.note(left(450), at(71)), Duration::from_secs(10));
-        assert_eq!(convergence.note(left(225), at(72)), Duration::ZERO);
-    }
-}
+mod tests;

@@ -8,23 +8,27 @@ use std::sync::Arc;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 
 use super::*;
-use crate::wire::record::Piece;
+use crate::wire::record::{LONGEST, Piece};
 
 /// What a worker was asked, in words.
 #[derive(Default)]
 struct FakeTaker {
     asked: RefCell<Vec<String>>,
-    refuses: bool,
+    /// What begins so it refuses.
+    refuses: Option<&'static str>,
     keys: usize,
 }
 
 impl FakeTaker {
     fn note(&self, what: String) -> Result<(), String> {
+        let refused = self
+            .refuses
+            .is_some_and(|refuses| what.starts_with(refuses));
         self.asked.borrow_mut().push(what);
-        if self.refuses {
-            return Err("refused".to_owned());
+        match refused {
+            true => Err("refused".to_owned()),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     fn owns(&self) -> bool {
@@ -154,6 +158,15 @@ fn said_as(message: &Message, descriptors: usize) -> (Vec<u8>, usize) {
     (message.encode().unwrap(), descriptors)
 }
 
+/// The old process's end, which is this socket, and the new one's.
+fn lines() -> (Arc<OwnedFd>, Line, Line) {
+    let flags = SocketFlags::CLOEXEC;
+    let (old, new) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let line = |end| Line::new(end, PATIENCE).unwrap();
+    let old = Arc::new(old);
+    (Arc::clone(&old), line(old), line(Arc::new(new)))
+}
+
 /// A new process that hears this and no more, and whether its old one hears its answers; with those.
 fn hears(
     said: &[(Vec<u8>, usize)],
@@ -161,11 +174,7 @@ fn hears(
     worker: &mut FakeTaker,
     is_ending: bool,
 ) -> (io::Result<Taken>, Vec<Message>) {
-    let flags = SocketFlags::CLOEXEC;
-    let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-    let theirs = Arc::new(theirs);
-    let old = Line::new(Arc::clone(&theirs), PATIENCE).unwrap();
+    let (theirs, old, new) = lines();
     let null = File::open("/dev/null").unwrap();
     for (bytes, descriptors) in said {
         let along = vec![null.as_fd(); *descriptors];
@@ -181,7 +190,7 @@ fn hears(
         shutdown(&theirs, how).unwrap();
     }
     let giver = Giver {
-        line: Line::new(Arc::new(ours), PATIENCE).unwrap(),
+        line: new,
         pid: 7,
         listener_of: vec![3],
     };
@@ -244,6 +253,8 @@ fn a_commit_is_kept_when_the_old_process_dies_right_behind_it() {
 fn what_is_amiss_ends_the_takeover_and_the_old_process_is_told() {
     let mut torn = said_as(&updates(1), 0);
     torn.0.pop();
+    let mut other = said_as(&updates(1), 0);
+    other.0[6] += 1;
     let abort = Message::Abort("no more".to_owned());
     for (what, said, is_told) in [
         ("commit before all", said_as(&commit(), 1), true),
@@ -266,6 +277,8 @@ fn what_is_amiss_ends_the_takeover_and_the_old_process_is_told() {
         ("common of nobody", said_as(&common(1, 0), 0), true),
         ("one too many", said_as(&ALL, 0), true),
         ("torn", torn, false),
+        ("of another schema", other, false),
+        ("more than is read", (vec![0; LONGEST + 1], 0), false),
         ("no message", (vec![0xff; 40], 0), false),
         ("it gives up", said_as(&abort, 0), false),
     ] {
@@ -281,14 +294,54 @@ fn what_is_amiss_ends_the_takeover_and_the_old_process_is_told() {
 
 #[test]
 fn a_worker_that_refuses_ends_the_takeover_with_its_reason() {
-    let mut worker = FakeTaker {
-        refuses: true,
-        ..FakeTaker::default()
-    };
-    let (taken, answers) = hears(&good(), false, &mut worker, false);
-    assert_eq!(taken.unwrap_err().to_string(), "refused");
-    assert_eq!(answers, [Message::Abort("refused".to_owned())]);
-    assert!(!worker.owns());
+    for what in ["import", "update", "common"] {
+        let mut worker = FakeTaker {
+            refuses: Some(what),
+            ..FakeTaker::default()
+        };
+        let (taken, answers) = hears(&good(), false, &mut worker, false);
+        assert_eq!(taken.unwrap_err().to_string(), "refused", "{what}");
+        let told = Message::Abort("refused".to_owned());
+        assert_eq!(answers.last(), Some(&told), "{what}");
+        assert!(!worker.owns(), "{what}");
+    }
+}
+
+#[test]
+fn what_connections_have_in_common_comes_in_pieces_and_is_had_once_all_are_there() {
+    let mut said = good();
+    said.insert(2, said_as(&common(0, 1), 0));
+    let mut worker = FakeTaker::default();
+    hears(&said, false, &mut worker, false).0.unwrap();
+    let asked = worker.asked.into_inner();
+    assert!(asked.contains(&"common [5, 5] of [3]".to_owned()));
+    // One that is lost on the way is missed.
+    said.remove(3);
+    let mut worker = FakeTaker::default();
+    let (taken, answers) = hears(&said, false, &mut worker, false);
+    let why = taken.unwrap_err().to_string();
+    assert_eq!(why, "bytes were lost on the way");
+    assert_eq!(answers.last(), Some(&Message::Abort(why)));
+}
+
+#[test]
+fn more_in_common_than_there_may_be_is_refused_before_all_has_come() {
+    let workers = &mut [FakeTaker::default()];
+    let mut taking = Taking::new(workers, &[3]);
+    let most = vec![0; LONGEST_COMMON];
+    taking.take_common(&[0], false, 1, &most, 1).unwrap();
+    taking.take_common(&[0], false, 1, &[0], 1).unwrap_err();
+}
+
+#[test]
+fn listeners_without_their_descriptors_are_refused_and_the_old_process_is_told() {
+    let (_theirs, old, new) = lines();
+    let null = File::open("/dev/null").unwrap();
+    let listeners = Message::Listeners(Vec::new()).encode().unwrap();
+    old.pass(&listeners, &[null.as_fd()], None).unwrap();
+    let why = Giver::listeners(new, 7).unwrap_err().to_string();
+    let (told, _) = old.take(now()).unwrap();
+    assert_eq!(told, Message::Abort(why));
 }
 
 #[test]
