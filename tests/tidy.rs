@@ -252,7 +252,7 @@ fn nothing_is_left_undone_and_nothing_sleeps() {
 fn documents() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut documents = Vec::new();
-    for folder in ["", "docs", "packaging/systemd"] {
+    for folder in ["", "docs", "packaging/container", "packaging/systemd"] {
         for entry in fs::read_dir(root.join(folder)).unwrap().flatten() {
             let path = entry.path();
             if path.extension().is_some_and(|ending| ending == "md") {
