@@ -4,6 +4,10 @@
 mod habits;
 /// The log on stderr.
 mod log;
+/// The log in a file.
+mod log_file;
+/// Less of the log.
+mod log_rate;
 /// What is asked wrongly, or what the system does not allow.
 pub(crate) mod refusals;
 

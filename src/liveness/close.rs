@@ -197,7 +197,7 @@ impl Obituary<'_> {
             peer:% = self.peer,
             listener:% = self.listener,
             upstream = upstream.as_deref(),
-            reason:% = reason,
+            reason = reason.as_str(),
             limit,
             late,
             age = millis(self.age),

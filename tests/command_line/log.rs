@@ -259,9 +259,69 @@ fn log_lines_dropped_are_counted() {
     let dropped = BufReader::new(log).lines().find_map(|line| {
         let line = line.unwrap();
         kept += usize::from(line.contains(" opened ") || line.contains(" closed "));
-        let (count, _) = line.split_once(" log lines dropped")?;
-        count.strip_prefix("standfast: ")?.parse::<usize>().ok()
+        let is_said = line.contains(r#" warn log lines dropped count="#)
+            && line.ends_with(r#" why="stderr was too slow""#);
+        is_said.then(|| facts(&line)["count"].parse::<usize>().unwrap())
     });
     let dropped = dropped.expect("a word about dropped lines");
     assert!(dropped > 0 && kept + dropped <= 2 * CLIENTS_UNREAD);
+}
+
+/// What a server says whose stderr is a pipe that `JOURNAL_STREAM` may name, before it has an end.
+fn with_a_journal(stream: impl Fn(u64, u64) -> String, args: &[&str]) -> Vec<String> {
+    let (log, stderr) = std::io::pipe().unwrap();
+    let of = rustix::fs::fstat(&stderr).unwrap();
+    let mut command = standfast();
+    command
+        .args(["serve", "--control", "off"])
+        .args(args)
+        .env("JOURNAL_STREAM", stream(of.st_dev, of.st_ino));
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut server = Guarded(command.stderr(stderr).spawn().unwrap());
+    drop(command);
+    let mut stdout = BufReader::new(server.0.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    if line.starts_with("listening on ") {
+        rustix::process::kill_process(Pid::from_child(&server.0), Signal::TERM).unwrap();
+    }
+    let lines = BufReader::new(log).lines().map(Result::unwrap);
+    // Of the host, whatever else runs on it.
+    lines
+        .filter(|line| !line.contains("short of memory for TCP"))
+        .collect()
+}
+
+#[test]
+fn the_journal_is_told_how_bad_it_is_and_nobody_else() {
+    let named = |device: u64, inode: u64| format!("{device}:{inode}");
+    let beginnings = |lines: &[String]| -> Vec<String> {
+        let first = lines.iter().map(|line| line.chars().take(3).collect());
+        first.collect()
+    };
+    let serve = ["-l", "0", "--backlog", "4294967295"];
+    let lines = with_a_journal(named, &serve);
+    assert_eq!(
+        beginnings(&lines),
+        ["<4>", "<6>", "<6>", "<6>"],
+        "{lines:?}"
+    );
+    assert_is_time(lines[1][3..].split(' ').next().unwrap());
+    // stderr is another file than the one that somebody's parent had.
+    let elsewhere = |device: u64, inode: u64| format!("{device}:{}", inode + 1);
+    for stream in [elsewhere, |_, _| String::new(), |_, _| "x".to_owned()] {
+        let lines = with_a_journal(stream, &serve);
+        assert!(lines.iter().all(|line| line.starts_with("20")), "{lines:?}");
+    }
+    for format in ["json", "logfmt"] {
+        let lines = with_a_journal(named, &["-l", "0", "--log-format", format]);
+        assert_eq!(lines.len(), 3);
+        assert!(lines.iter().all(|line| !line.starts_with('<')), "{lines:?}");
+    }
+    // What ends the program.
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap().to_string();
+    let lines = with_a_journal(named, &["-l", &taken]);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].starts_with("<3>standfast: cannot "), "{lines:?}");
 }

@@ -18,7 +18,6 @@ mod process;
 mod service;
 
 use std::num::NonZeroUsize;
-#[cfg(control)]
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -158,7 +157,7 @@ Durations: a plain number is seconds; suffixes ms s m h d; off disables. Sizes t
 Signals: the first SIGTERM, SIGINT or SIGHUP drains (after --drain-delay stops accepting, serves what has come, delivers what
 waits, closes), and so do SIGPWR and SIGRTMIN+3; a second one, half a second later or more, ends at once. Under
 nohup a SIGHUP is ignored; with --config it does not drain, but reloads. SIGUSR2 restarts, as the command restart
-does; SIGUSR1 is ignored.
+does; SIGUSR1 opens --log-file anew.
 Exit codes: 0 done, 1 failed or had to cut connections off, 2 asked wrongly.")]
 pub(crate) struct ServeArgs {
     #[command(flatten)]

@@ -21,8 +21,11 @@ use crate::units::{Bytes, Setting, Shown, shown_or};
 
 /// Prints the effective settings on stdout, where each came from, and what is doubtful about them.
 pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
-    let process = &settings.whole.args.process;
-    let log = logger::start(process.log_format, process.verbose, process.quiet)?;
+    let log = logger::start(&logger::Settings {
+        // No file is made for a question.
+        file: None,
+        ..serve::log(&settings.whole.args.process)
+    })?;
     let descriptors = standfast::process::raise_descriptor_limit();
     let (config, effective) = serve::meant(settings)?;
     let mut table = Table::default();

@@ -16,12 +16,13 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use log::LevelFilter;
 use standfast::Address;
 use standfast::client::Client;
 use standfast::dial::Dial;
 
 use crate::Failure;
-use crate::args::{ConnectArgs, LogFormat, OnReadTimeout, Reconnect};
+use crate::args::{ConnectArgs, OnReadTimeout, Reconnect};
 use crate::connect::input::Input;
 use crate::connect::lines::counted;
 use crate::connect::outgoing::Outgoing;
@@ -37,7 +38,7 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<ExitCode, Failure> {
         logger::stamp();
     }
     // What the library has to warn of.
-    let log = logger::start(LogFormat::Text, 0, true)?;
+    let log = logger::start(&logger::Settings::plain(LevelFilter::Warn))?;
     let (dial, mut settings) = meant(args)?;
     let receives = !args.send_only && !args.leaves_at_once;
     if receives {

@@ -1,51 +1,87 @@
-//! The log on stderr: `env_logger` decides what is logged, this file how it looks, and a thread of its own writes it.
+//! The log: `env_logger` decides what is logged, `line.rs` how it looks, `rate.rs` how much of it, and the thread of
+//! `sink.rs` writes it.
 //!
 //! A stderr that blocks never holds up a worker: the queue is bounded, and lines beyond it are dropped and counted.
+
+mod line;
+mod rate;
+mod sink;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
 use std::panic::{self, PanicHookInfo};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use env_logger::fmt::Formatter;
 use env_logger::{Builder, Target};
-use jiff::Timestamp;
-use log::kv::{Error as KvError, Key, Value, VisitSource};
+use log::kv::Value;
 use log::{Level, LevelFilter, Record};
 use rustix::event::PollFlags;
-use serde_json::{Map, Value as Json};
-use standfast::memory::{Held, Memory, WaitingKind};
+use signal_hook::consts::SIGUSR1;
+use standfast::memory::{Memory, WaitingKind};
 use standfast::process::threads;
-use standfast::{CloseReason, Summary};
+use standfast::{AcceptRate, CloseReason, Summary};
 
 use crate::Failure;
 use crate::args::LogFormat;
+use crate::logger::line::Style;
+use crate::logger::rate::{Limited, Rates};
+use crate::logger::sink::{Item, Shared, Sink};
 use crate::supervisor;
 
-/// Lines that may wait for stderr, and bytes.
+/// Lines that may wait to be written, and bytes.
 const QUEUE: usize = 8192;
 const BYTES: usize = 4 << 20;
 
 /// Where they count.
 static MEMORY: OnceLock<Memory> = OnceLock::new();
 
-/// How long the end of the program waits for stderr.
+/// How long the end of the program waits for what is left to be written.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is logged, how, and where.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings<'a> {
+    pub(crate) format: LogFormat,
+    /// Where `RUST_LOG` says nothing else.
+    pub(crate) level: LevelFilter,
+    /// Else it goes to stderr.
+    pub(crate) file: Option<&'a Path>,
+    /// Of ends of connections, for each reason.
+    pub(crate) rate: Option<AcceptRate>,
+}
+
+impl Settings<'_> {
+    /// Plain text on stderr.
+    pub(crate) fn plain(level: LevelFilter) -> Self {
+        Self {
+            format: LogFormat::Text,
+            level,
+            file: None,
+            rate: None,
+        }
+    }
+}
+
+/// What the flags `-v` and `-q` mean.
+pub(crate) fn level(verbose: u8, quiet: bool) -> LevelFilter {
+    match (quiet, verbose) {
+        (true, _) => LevelFilter::Warn,
+        (_, 0) => LevelFilter::Info,
+        (_, 1) => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    }
+}
 
 /// The running log.
 #[derive(Debug)]
 pub(crate) struct Log {
     queue: SyncSender<Item>,
-}
-
-/// A line, or the wish to know when all before it is out.
-enum Item {
-    Line(Vec<u8>, Option<Held>),
-    Flush(mpsc::Sender<()>),
+    to_file: bool,
 }
 
 /// Whether plain lines say when.
@@ -59,20 +95,33 @@ pub(crate) fn stamp() {
 /// stderr has taken nothing for as long as anybody waits for it.
 static STUCK: AtomicBool = AtomicBool::new(false);
 
-/// One plain line on stderr, for what ends the program. A stderr that takes nothing is waited for within bounds, once.
+/// One plain line on stderr. A stderr that takes nothing is waited for within bounds, once.
 pub(crate) fn say(line: &str) {
+    say_as(Level::Info, line);
+}
+
+/// The same for what ends the program.
+pub(crate) fn fail(line: &str) {
+    say_as(Level::Error, line);
+}
+
+fn say_as(level: Level, line: &str) {
     if STUCK.load(Ordering::Relaxed) {
         return;
     }
     let stamp = STAMPED.load(Ordering::Relaxed);
-    let stamp = stamp.then(|| format!("{:.3} ", Timestamp::now()));
+    let stamp = stamp.then(|| format!("{} ", line::time()));
     let stamp = stamp.unwrap_or_default();
-    let line: Arc<str> = format!("standfast: {stamp}{line}\n").into();
+    let priority = match line::stderr_is_journal() {
+        true => line::priority(level),
+        false => "",
+    };
+    let line: Arc<str> = format!("{priority}standfast: {stamp}{line}\n").into();
     let (done, is_done) = mpsc::channel();
     let writing = threads::start("last-words", {
         let line = Arc::clone(&line);
         move || {
-            write_line(&mut io::stderr(), line.as_bytes());
+            write_line(line.as_bytes());
             // Nobody may wait any more.
             let _ = done.send(());
         }
@@ -86,9 +135,8 @@ pub(crate) fn say(line: &str) {
 
 /// On this thread, if stderr has room within the same bound: a pipe that is ready takes a line this short (pipe(7)).
 fn say_at_once(line: &str) {
-    let mut stderr = io::stderr();
-    match supervisor::wait(&stderr, PollFlags::OUT, PATIENCE) {
-        Ok(true) => write_line(&mut stderr, line.as_bytes()),
+    match supervisor::wait(&io::stderr(), PollFlags::OUT, PATIENCE) {
+        Ok(true) => write_line(line.as_bytes()),
         Ok(false) | Err(_) => STUCK.store(true, Ordering::Relaxed),
     }
 }
@@ -105,39 +153,72 @@ pub(crate) fn count_in(memory: Memory) {
     let _ = MEMORY.set(memory);
 }
 
-/// Starts the log: `info`, or what the flags or `RUST_LOG` say.
-pub(crate) fn start(format: LogFormat, verbose: u8, quiet: bool) -> Result<Log, Failure> {
-    let level = match (quiet, verbose) {
-        (true, _) => LevelFilter::Warn,
-        (_, 0) => LevelFilter::Info,
-        (_, 1) => LevelFilter::Debug,
-        _ => LevelFilter::Trace,
+/// Starts the log.
+///
+/// # Errors
+/// A file that cannot be opened; no thread to write with.
+pub(crate) fn start(settings: &Settings<'_>) -> Result<Log, Failure> {
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::failed(format!("cannot start the log: {error}"));
+    let style = Style {
+        format: settings.format,
+        for_journal: settings.file.is_none() && line::stderr_is_journal(),
     };
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a time to count from, before there is a loop"
+    )]
+    let rates = settings.rate.map(|rate| Rates::new(rate, Instant::now()));
+    let rates = rates.map(Arc::new);
+    let shared = Arc::new(Shared::default());
+    let sink = Sink::new(settings.file, style, Arc::clone(&shared), rates.clone());
+    let sink = sink.map_err(|error| {
+        let path = settings
+            .file
+            .unwrap_or_else(|| Path::new("stderr"))
+            .display();
+        Failure::failed(format!("cannot open the log file {path}: {error}"))
+    })?;
+    if settings.file.is_some() {
+        // From here on it is no reason to end, and not missed before the server hears signals.
+        signal_hook::flag::register(SIGUSR1, Arc::clone(&shared.reopens))
+            .map_err(|error| failed(&error))?;
+    }
     let (queue, items) = mpsc::sync_channel(QUEUE);
-    let dropped = Arc::new(AtomicU64::new(0));
     let pipe = Pipe {
         queue: queue.clone(),
-        dropped: Arc::clone(&dropped),
+        shared,
     };
     let mut builder = Builder::new();
     // Who sets RUST_LOG means just that.
     match std::env::var("RUST_LOG") {
         Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
-        _ => builder.filter_module("standfast", level),
+        _ => builder.filter_module("standfast", settings.level),
     };
     builder
         .target(Target::Pipe(Box::new(pipe)))
-        .format(move |out, record| match format {
-            LogFormat::Text => text(out, record),
-            LogFormat::Json => json(out, record),
-            LogFormat::Logfmt => logfmt(out, record),
-        })
-        .try_init()
-        .map_err(|error| Failure::failed(format!("cannot start the log: {error}")))?;
-    threads::start("log", move || write_out(&items, &dropped))
-        .map_err(|error| Failure::failed(format!("cannot start the log: {error}")))?;
+        .format(move |out, record| style.write(out, record));
+    match rates {
+        None => builder.try_init(),
+        Some(rates) => {
+            let log = builder.build();
+            log::set_max_level(log.filter());
+            let wakes = queue.clone();
+            log::set_boxed_logger(Box::new(Limited {
+                log,
+                rates,
+                // A queue that is full keeps the thread awake.
+                tell: Box::new(move || drop(wakes.try_send(Item::Wake))),
+            }))
+        }
+    }
+    .map_err(|error| failed(&error))?;
+    threads::start("log", move || sink.run(&items)).map_err(|error| failed(&error))?;
     panic::set_hook(Box::new(panicked));
-    Ok(Log { queue })
+    Ok(Log {
+        queue,
+        to_file: settings.file.is_some(),
+    })
 }
 
 /// A panic is a line of the log like any other: written right here it would wait for stderr on the thread that
@@ -155,6 +236,23 @@ fn panicked(info: &PanicHookInfo<'_>) {
 }
 
 impl Log {
+    pub(crate) fn is_file(&self) -> bool {
+        self.to_file
+    }
+
+    /// A way to have the thread that writes look whether a signal wants the file opened anew.
+    pub(crate) fn waker(&self) -> impl Fn() + Clone + Send + use<> {
+        let queue = self.queue.clone();
+        // A queue that is full keeps the thread awake.
+        move || drop(queue.try_send(Item::Wake))
+    }
+
+    /// One line of facts at the server's end, behind what is to be said of lines that are missing.
+    pub(crate) fn summary(&self, of: &Summary) {
+        let _ = self.queue.try_send(Item::Account);
+        summary(of);
+    }
+
     /// Waits, within bounds, until everything logged so far is out.
     fn finish(&self) {
         let (done, is_done) = mpsc::channel();
@@ -175,7 +273,7 @@ impl Drop for Log {
 /// The end of the log that takes lines; `env_logger` writes each as one piece.
 struct Pipe {
     queue: SyncSender<Item>,
-    dropped: Arc<AtomicU64>,
+    shared: Arc<Shared>,
 }
 
 impl Write for Pipe {
@@ -190,7 +288,7 @@ impl Write for Pipe {
         });
         let item = Item::Line(line.to_vec(), held);
         if !fits || matches!(self.queue.try_send(item), Err(TrySendError::Full(_))) {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
     }
@@ -200,28 +298,9 @@ impl Write for Pipe {
     }
 }
 
-fn write_out(items: &Receiver<Item>, dropped: &AtomicU64) {
+/// Writes a plain line; nobody is left to tell if stderr is closed. One that somebody made non-blocking is waited for.
+fn write_line(mut line: &[u8]) {
     let mut stderr = io::stderr();
-    loop {
-        let item = match items.recv_timeout(Duration::from_secs(3600)) {
-            Ok(item) => item,
-            Err(RecvTimeoutError::Timeout) => continue,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        match item {
-            Item::Line(line, _held) => write_line(&mut stderr, &line),
-            Item::Flush(done) => drop(done.send(())),
-        }
-        let lost = dropped.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            let line = format!("standfast: {lost} log lines dropped, stderr was too slow\n");
-            write_line(&mut stderr, line.as_bytes());
-        }
-    }
-}
-
-/// Writes a line; nobody is left to tell if stderr is closed. One that somebody made non-blocking is waited for.
-fn write_line(stderr: &mut io::Stderr, mut line: &[u8]) {
     while !line.is_empty() {
         match stderr.write(line) {
             Ok(count @ 1..) => line = &line[count..],
@@ -234,8 +313,7 @@ fn write_line(stderr: &mut io::Stderr, mut line: &[u8]) {
     }
 }
 
-/// One line of facts at the server's end.
-pub(crate) fn summary(summary: &Summary) {
+fn summary(summary: &Summary) {
     let closed: Vec<(&'static str, u64)> = CloseReason::ALL
         .into_iter()
         .map(|reason| (reason.as_str(), summary.closed(reason)))
@@ -267,93 +345,4 @@ pub(crate) fn summary(summary: &Summary) {
             .key_values(&facts.as_slice())
             .build(),
     );
-}
-
-fn level(record: &Record<'_>) -> &'static str {
-    match record.level() {
-        Level::Error => "error",
-        Level::Warn => "warn",
-        Level::Info => "info",
-        Level::Debug => "debug",
-        Level::Trace => "trace",
-    }
-}
-
-fn text(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
-    let time = out.timestamp_millis();
-    write!(out, "{time} {} {}", level(record), record.args())?;
-    pairs(out, record)
-}
-
-fn logfmt(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
-    let time = out.timestamp_millis();
-    write!(
-        out,
-        "time={time} level={} msg={}",
-        level(record),
-        quoted(&record.args().to_string())
-    )?;
-    pairs(out, record)
-}
-
-/// ` key=value` for each fact, and the line's end.
-fn pairs(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
-    struct Pairs<'a>(&'a mut Formatter);
-    impl<'kvs> VisitSource<'kvs> for Pairs<'_> {
-        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), KvError> {
-            if is_none(&value) {
-                return Ok(());
-            }
-            write!(self.0, " {key}={}", quoted(&value.to_string())).map_err(KvError::from)
-        }
-    }
-    record
-        .key_values()
-        .visit(&mut Pairs(out))
-        .map_err(io::Error::other)?;
-    writeln!(out)
-}
-
-fn json(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
-    struct Facts<'a>(&'a mut Map<String, Json>);
-    impl<'kvs> VisitSource<'kvs> for Facts<'_> {
-        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), KvError> {
-            if is_none(&value) {
-                return Ok(());
-            }
-            let json = if let Some(number) = value.to_u64() {
-                number.into()
-            } else if let Some(number) = value.to_f64() {
-                number.into()
-            } else {
-                value.to_string().into()
-            };
-            self.0.insert(key.to_string(), json);
-            Ok(())
-        }
-    }
-    let mut object = Map::new();
-    object.insert("time".to_owned(), out.timestamp_millis().to_string().into());
-    object.insert("level".to_owned(), level(record).into());
-    object.insert("message".to_owned(), record.args().to_string().into());
-    record
-        .key_values()
-        .visit(&mut Facts(&mut object))
-        .map_err(io::Error::other)?;
-    writeln!(out, "{}", Json::Object(object))
-}
-
-/// A fact that is not there: an `Option` without a value.
-fn is_none(value: &Value<'_>) -> bool {
-    value.to_borrowed_str().is_none() && value.to_u64().is_none() && value.to_string() == "None"
-}
-
-/// A value as logfmt has it: in quotes if it would not stand alone.
-fn quoted(value: &str) -> String {
-    let plain = |c: char| c.is_ascii_graphic() && c != '"' && c != '=';
-    if !value.is_empty() && value.chars().all(plain) {
-        value.to_owned()
-    } else {
-        Json::from(value).to_string()
-    }
 }

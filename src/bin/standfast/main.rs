@@ -50,7 +50,7 @@ static ALLOCATOR: SpareAllocator = SpareAllocator;
 
 fn main() -> ExitCode {
     if let Err(error) = standfast::process::inherited::settle() {
-        logger::say(&format!("cannot settle what was inherited: {error}"));
+        logger::fail(&format!("cannot settle what was inherited: {error}"));
         return ExitCode::FAILURE;
     }
     #[cfg(control)]
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     }
     #[cfg(all(target_os = "linux", not(standfast_portable)))]
     if let Err(failure) = orphans::reap() {
-        logger::say(&failure.to_string());
+        logger::fail(&failure.to_string());
         return ExitCode::from(failure.code);
     }
     #[cfg(feature = "packaging")]
@@ -130,7 +130,7 @@ fn mistyped(error: &clap::Error, words: &[OsString]) -> ExitCode {
 fn failed(failure: &Failure) -> ExitCode {
     #[cfg(control)]
     successor::give_up(&failure.line);
-    logger::say(&failure.line);
+    logger::fail(&failure.line);
     ExitCode::from(failure.code)
 }
 

@@ -9,8 +9,9 @@ use standfast::Server;
 use standfast::{Config, Effective, Endpoint, Listen, WhenFull};
 
 use crate::Failure;
-use crate::args::{Full, ServeArgs};
+use crate::args::{Full, ProcessArgs, ServeArgs};
 use crate::lifecycle::Told;
+use crate::logger::Log;
 use crate::settings::Settings;
 use crate::signals::Meaning;
 #[cfg(control)]
@@ -22,8 +23,27 @@ use crate::{logger, service, signals, stdout};
 
 /// Runs the server to its end. Exit code 0 if everything was drained, 1 if something had to be cut.
 pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
+    let log = logger::start(&log(&settings.whole.args.process))?;
+    let result = serve(settings, &log);
+    if let (Err(failure), true) = (&result, log.is_file()) {
+        // It is on stderr, too, which may be nobody's.
+        log::error!("{failure}");
+    }
+    result
+}
+
+/// How what happens is logged.
+pub(crate) fn log(process: &ProcessArgs) -> logger::Settings<'_> {
+    logger::Settings {
+        format: process.log_format,
+        level: logger::level(process.verbose, process.quiet),
+        file: process.log_file.as_deref(),
+        rate: process.log_rate.into_option(),
+    }
+}
+
+fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
     let process = &settings.whole.args.process;
-    let log = logger::start(process.log_format, process.verbose, process.quiet)?;
     standfast::process::raise_descriptor_limit();
     let (config, effective) = meant(settings)?;
     for listener in &settings.listeners {
@@ -59,6 +79,7 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
     if let Some(watch) = &watch {
         watch.ask_at(server.control());
     }
+    let (is_file, look) = (log.is_file(), log.waker());
     // Where there is a file, it is read anew, as those who edit files expect.
     let hangup = match process.config {
         Some(_) if cfg!(control) => Meaning::Restart,
@@ -77,6 +98,8 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
         }
         #[cfg(control)]
         Meaning::Restart => restart(signal.name),
+        // Its handler has said so already.
+        Meaning::Reopen if is_file => look(),
         _ => log::info!(signal = signal.name; "ignored: it means nothing to a server"),
     })?;
     if settings.prints() {
@@ -97,12 +120,11 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
         services.dedup();
         log::error!(service = services.join(",").as_str(); "not all that was received could be passed on");
     }
-    logger::summary(&summary);
+    log.summary(&summary);
     #[cfg(control)]
     if let Some(watch) = &watch {
         watch.stay();
     }
-    drop(log);
     let drained = summary.cut == 0 && summary.finished && !summary.in_vain;
     Ok(if drained {
         ExitCode::SUCCESS

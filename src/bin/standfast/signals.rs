@@ -32,6 +32,8 @@ pub(crate) enum Meaning {
     EndAtOnce,
     /// To let a successor take over.
     Restart,
+    /// To open the log's file anew.
+    Reopen,
     /// Nothing.
     None,
 }
@@ -59,7 +61,7 @@ type Known = (i32, &'static str, Meaning);
 
 /// What only a server hears.
 const SERVERS: &[Known] = &[
-    (SIGUSR1, "SIGUSR1", Meaning::None),
+    (SIGUSR1, "SIGUSR1", Meaning::Reopen),
     (SIGUSR2, "SIGUSR2", Meaning::Restart),
     (SIGALRM, "SIGALRM", Meaning::None),
     (SIGVTALRM, "SIGVTALRM", Meaning::None),

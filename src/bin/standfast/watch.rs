@@ -18,7 +18,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::PollFlags;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use standfast::control::Client;
 use standfast::process::{children, threads};
 
@@ -134,6 +134,10 @@ impl Watch {
             Meaning::End => client.drain(),
             Meaning::EndAtOnce => client.stop(),
             Meaning::Restart => client.restart().map(drop),
+            Meaning::Reopen => client.status().and_then(|status| {
+                let pid = i32::try_from(status.pid).ok().and_then(Pid::from_raw);
+                pid.map_or(Ok(()), |pid| Ok(kill_process(pid, Signal::USR1)?))
+            }),
             Meaning::None => Ok(()),
         };
         if let Err(error) = passed {

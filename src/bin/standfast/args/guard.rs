@@ -73,7 +73,7 @@ fn ip_prefix(text: &str) -> Result<IpPrefix, String> {
     text.parse().map_err(|error: ParseError| error.to_string())
 }
 
-fn rate_or_off(text: &str) -> Result<Setting<AcceptRate>, String> {
+pub(super) fn rate_or_off(text: &str) -> Result<Setting<AcceptRate>, String> {
     if text == "off" {
         return Ok(Setting::Off);
     }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgAction;
+use standfast::AcceptRate;
 
+use crate::args::guard::rate_or_off;
 #[cfg(control)]
 use crate::args::{ControlPath, control_path};
 use crate::args::{LogFormat, count};
@@ -65,6 +67,16 @@ pub(crate) struct ProcessArgs {
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text", help_heading = "Log")]
     pub(crate) log_format: LogFormat,
+
+    /// Log to this file, and not to stderr. SIGUSR1 has it opened anew, as logrotate wants it; a takeover, too. What it
+    /// does not take, as on a full disk, is dropped and counted.
+    #[arg(long, value_name = "PATH", help_heading = "Log")]
+    pub(crate) log_file: Option<PathBuf>,
+
+    /// Log so many ends of connections a second, of each reason, and so many at once after a pause [BURST: N]. The log
+    /// says how many were left out, at most once a second; they count as ever. [default: off, every one is logged]
+    #[arg(long, value_name = "N/s[:BURST]", value_parser = rate_or_off, allow_hyphen_values = true, default_value = "off", hide_default_value = true, help_heading = "Log")]
+    pub(crate) log_rate: Setting<AcceptRate>,
 
     /// Log more: debug; twice: trace. RUST_LOG is honoured.
     #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Log")]
