@@ -252,8 +252,8 @@ mod tests {
         for (typed, meant) in [
             ("dead_after", "dead-after"),
             ("read-timeot", "read-timeout"),
-            ("adress", "address"),
-            ("servce", "service"),
+            ("adddress", "address"),
+            ("sevrice", "service"),
             ("upstreams", "upstream"),
             ("max-connections", "max-conns"),
         ] {
