@@ -108,7 +108,7 @@ fn a_hangup_reloads_where_there_is_a_file() {
     let mut server = serve(&home, "address = 0\n", 1);
     let mut client = server.connect();
     assert_echoes(&mut client, b"hello");
-    let path = file(&home, "adddress = 0\n");
+    let path = file(&home, "addresz = 0\n");
     server.signal(Signal::HUP);
     let line = server.log_line("what is wrong", |line| line.contains("not restarted"));
     assert!(line.contains("the nearest one is address"), "{line}");

@@ -252,7 +252,7 @@ mod tests {
         for (typed, meant) in [
             ("dead_after", "dead-after"),
             ("read-timeot", "read-timeout"),
-            ("adddress", "address"),
+            ("addresz", "address"),
             ("sevrice", "service"),
             ("upstreams", "upstream"),
             ("max-connections", "max-conns"),
