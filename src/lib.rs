@@ -108,6 +108,7 @@ mod worker;
 pub use address::Address;
 pub use address::endpoint::{Endpoint, Peer};
 pub use address::network::{IpPrefix, Network};
+pub use address::ownership::Ownership;
 pub use config::{AcceptRate, Config, Listen, WhenFull};
 pub use error::Error;
 pub use handle::Handle;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -231,4 +231,83 @@ fn a_takeover_keeps_the_clients_and_the_path() {
     until("nothing is left", || {
         fs::read_dir(&home.path).unwrap().count() == 0
     });
+}
+
+/// Mode, owner and group of what stands at `path`.
+fn whose(path: &Path) -> (u32, u32, u32) {
+    let found = fs::metadata(path).unwrap();
+    (found.mode() & 0o7777, found.uid(), found.gid())
+}
+
+#[test]
+fn mode_owner_and_group_are_as_said_and_a_takeover_keeps_or_changes_them() {
+    let home = Home::new();
+    // Commas of the path's own, too.
+    let path = home.join("a,b,mode");
+    let is_root = rustix::process::geteuid().is_root();
+    let gid = rustix::process::getegid().as_raw();
+    let (owner, group) = if is_root {
+        (1, 33)
+    } else {
+        (rustix::process::geteuid().as_raw(), gid)
+    };
+    let said = |mode: &str| format!("{},mode={mode},owner={owner},group={group}", at(&path));
+    let mut server = Server::launch(command(&home, &said("660"), &[]));
+    assert_eq!(server.stdout_line(), format!("listening on {}", at(&path)));
+    assert_eq!(whose(&path), (0o660, owner, group));
+    let mut client = connect(&path);
+    assert_echoes(&mut client, b"hello");
+    // Who says nothing leaves them as they are.
+    let mut server = taken_over(&home, &mut server, &at(&path));
+    assert_eq!(whose(&path), (0o660, owner, group));
+    let mut next = taken_over(&home, &mut server, &said("606"));
+    until("the change", || whose(&path) == (0o606, owner, group));
+    assert_echoes(&mut client, b"still there");
+    next.drain();
+    assert!(!path.exists());
+}
+
+#[test]
+fn nobody_connects_before_the_mode_is_set() {
+    let home = Home::new();
+    let path = home.join("s");
+    // Out of reach for everybody, whatever the umask is: whoever sees it sees this mode, or nobody listens yet.
+    let mut server = Server::launch(command(&home, &format!("{},mode=000", at(&path)), &[]));
+    until("somebody listens", || {
+        let seen = fs::metadata(&path).map(|found| found.mode() & 0o777);
+        let listens = UnixStream::connect(&path).is_ok() || server.has_said_something();
+        assert!(!listens || seen.is_ok_and(|mode| mode == 0));
+        listens
+    });
+}
+
+#[test]
+fn an_owner_that_cannot_be_had_is_refused_in_one_line_and_nothing_stays() {
+    let home = Home::new();
+    let path = at(&home.join("s"));
+    for (said, code, why) in [
+        ("mode=999", 2, "not a mode"),
+        ("mod=660", 2, "has no \"mod\""),
+        (
+            "group=no-such-group",
+            2,
+            "this host has no group \"no-such-group\"",
+        ),
+        (
+            "owner=no-such-user",
+            2,
+            "this host has no user \"no-such-user\"",
+        ),
+    ] {
+        let address = format!("{path},{said}");
+        for command in ["serve", "check"] {
+            let (came, line) = home.refusal(&[command, "-l", &address, "--control", "off"]);
+            assert_eq!(came, code, "{line}");
+            assert!(line.contains(why), "{line}");
+        }
+        assert!(!home.join("s").exists());
+    }
+    let (code, line) = home.refusal(&["connect", &format!("{path},mode=660")]);
+    assert_eq!(code, 2, "{line}");
+    assert!(line.contains("for listening"), "{line}");
 }

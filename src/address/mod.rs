@@ -2,6 +2,7 @@
 
 pub(crate) mod endpoint;
 pub(crate) mod network;
+pub(crate) mod ownership;
 
 use std::fmt;
 use std::io;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::address::endpoint::Endpoint;
+use crate::address::ownership::Ownership;
 use crate::parse::ParseError;
 
 /// Where to listen.
@@ -20,7 +22,7 @@ use crate::parse::ParseError;
 /// | `7000` | 127.0.0.1, this host only |
 /// | `:7000`, `*:7000` | every address of this host, IPv4 and IPv6 |
 /// | `HOST:7000`, `[::1]:7000` | that address, or every address of that name |
-/// | `unix:PATH` | a Unix socket under that path |
+/// | `unix:PATH`, `unix:PATH,mode=660,owner=USER,group=GROUP` | a Unix socket under that path, [whose it is](Ownership) |
 /// | `unix:@NAME` | a Unix socket of that abstract name (unix(7), Linux) |
 /// | `fd:3` | a listening socket this process inherited under that number |
 /// | `systemd`, `systemd:NAME` | the sockets systemd passed, or those named so (`FileDescriptorName=`) |
@@ -33,8 +35,8 @@ pub enum Address {
     Any(u16),
     /// A name or a literal address.
     Host(String, u16),
-    /// A Unix socket under a path.
-    Unix(PathBuf),
+    /// A Unix socket under a path, and whose it is.
+    Unix(PathBuf, Ownership),
     /// A Unix socket of an abstract name.
     Abstract(String),
     /// A descriptor that this process [was started with](crate::process::inherited::settle). For a listener of the program's own
@@ -45,6 +47,12 @@ pub enum Address {
 }
 
 impl Address {
+    /// Whether it says whose a socket is to be: that is its listener's to say.
+    #[must_use]
+    pub fn is_owned(&self) -> bool {
+        matches!(self, Self::Unix(_, ownership) if *ownership != Ownership::default())
+    }
+
     /// The endpoints meant, as the host has them now. Empty for inherited sockets.
     pub(crate) fn resolve(&self) -> io::Result<Vec<Endpoint>> {
         let mut resolved: Vec<Endpoint> = match self {
@@ -55,7 +63,7 @@ impl Address {
                 .map(Endpoint::Tcp)
                 .collect(),
             // Its place must not depend on where a successor is started.
-            Self::Unix(path) => vec![Endpoint::Unix(std::path::absolute(path)?)],
+            Self::Unix(path, _) => vec![Endpoint::Unix(std::path::absolute(path)?)],
             Self::Abstract(name) => vec![Endpoint::Abstract(name.clone())],
             Self::Fd(_) | Self::Systemd(_) => Vec::new(),
         };
@@ -76,7 +84,10 @@ impl fmt::Display for Address {
             Self::Any(port) => write!(f, ":{port}"),
             Self::Host(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Host(host, port) => write!(f, "{host}:{port}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Unix(path, ownership) => {
+                let path = Ownership::escaped(&path.to_string_lossy());
+                write!(f, "unix:{path}{ownership}")
+            }
             Self::Abstract(name) => write!(f, "unix:@{name}"),
             Self::Fd(fd) => write!(f, "fd:{fd}"),
             Self::Systemd(None) => f.write_str("systemd"),
@@ -115,10 +126,16 @@ impl FromStr for Address {
             };
         }
         if text.starts_with("unix:") {
-            return match text.parse()? {
-                Endpoint::Unix(path) => Ok(Self::Unix(path)),
-                Endpoint::Abstract(name) => Ok(Self::Abstract(name)),
-                Endpoint::Tcp(address) => Ok(address.into()),
+            if text.starts_with("unix:@") {
+                return match text.parse()? {
+                    Endpoint::Abstract(name) => Ok(Self::Abstract(name)),
+                    _ => Err(ParseError::new("expected unix:@NAME")),
+                };
+            }
+            let (written, ownership) = Ownership::behind(text)?;
+            return match written.parse()? {
+                Endpoint::Unix(path) => Ok(Self::Unix(path, ownership)),
+                _ => Err(ParseError::new("expected unix:PATH")),
             };
         }
         if text == "systemd" {
@@ -181,7 +198,22 @@ mod tests {
                 "[fe80::1%lo]:80",
             ),
             ("fd:3", Address::Fd(3), "fd:3"),
-            ("unix:/x", Address::Unix("/x".into()), "unix:/x"),
+            (
+                "unix:/x",
+                Address::Unix("/x".into(), Ownership::default()),
+                "unix:/x",
+            ),
+            (
+                "unix:/x,mode=0660",
+                Address::Unix(
+                    "/x".into(),
+                    Ownership {
+                        mode: Some(0o660),
+                        ..Ownership::default()
+                    },
+                ),
+                "unix:/x,mode=660",
+            ),
             ("unix:@x", Address::Abstract("x".into()), "unix:@x"),
             ("systemd", Address::Systemd(None), "systemd"),
             (

@@ -10,10 +10,8 @@ pub mod path;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -184,7 +182,6 @@ impl Desk {
     pub(crate) fn listen(&self) -> io::Result<()> {
         let socket = self.file.bind(SocketType::SEQPACKET)?;
         rustix::io::ioctl_fionbio(&socket, true)?;
-        fs::set_permissions(self.file.path(), fs::Permissions::from_mode(0o600))?;
         listen(&socket, 64)?;
         self.answer_at(socket);
         Ok(())

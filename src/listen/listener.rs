@@ -7,6 +7,7 @@ use std::os::fd::{OwnedFd, RawFd};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,8 @@ use crate::liveness::sockopt::{self, SocketOptions};
 use crate::memory::Memory;
 use crate::os::holder;
 use crate::os::inherited;
-use crate::os::socket_file::SocketFile;
+use crate::os::socket_file::{Permit, SocketFile};
+use crate::os::users;
 use crate::service::AnyService;
 
 /// A [`Listen`] as meant: what all connections of its listeners share.
@@ -38,6 +40,8 @@ pub(crate) struct Settings {
     pub(crate) access: Access,
     pub(crate) admission: Admission,
     pub(crate) accept_rate: Option<AcceptRate>,
+    /// Who may connect to which Unix sockets.
+    permits: Vec<(PathBuf, Permit)>,
 }
 
 /// A listening socket.
@@ -116,8 +120,36 @@ impl Settings {
                 listen.max_conns_per_ip.map(usize::from),
                 listen.ip_prefix,
             ),
+            permits: permits(listen)?,
         })
     }
+
+    fn permit(&self, path: &Path) -> Permit {
+        let mut permits = self.permits.iter();
+        let permit = permits.find(|(of, _)| of == path);
+        permit.map_or_else(Permit::default, |(_, permit)| *permit)
+    }
+}
+
+/// Who may connect to which Unix sockets, where that was said.
+fn permits(listen: &Listen) -> Result<Vec<(PathBuf, Permit)>, Error> {
+    let mut permits = Vec::new();
+    for address in &listen.addresses {
+        let Address::Unix(path, ownership) = address else {
+            continue;
+        };
+        let wrong = |source: io::Error| Error::Config(format!("{address}: {source}"));
+        let named = |name: &Option<String>, number: fn(&str) -> io::Result<u32>| {
+            name.as_deref().map(number).transpose()
+        };
+        let permit = Permit {
+            mode: ownership.mode,
+            owner: named(&ownership.owner, users::uid).map_err(wrong)?,
+            group: named(&ownership.group, users::gid).map_err(wrong)?,
+        };
+        permits.push((std::path::absolute(path).map_err(wrong)?, permit));
+    }
+    Ok(permits)
 }
 
 /// Opens the listeners of `listen`.
@@ -305,7 +337,7 @@ fn bind_unix(
         let backlog = i32::try_from(listen.backlog).unwrap_or(i32::MAX);
         let (socket, file) = match endpoint {
             Endpoint::Unix(path) => {
-                let file = SocketFile::claim(path)?;
+                let file = SocketFile::claim(path, settings.permit(path))?;
                 let socket = file.bind(rustix::net::SocketType::STREAM)?;
                 rustix::net::listen(&socket, backlog)?;
                 (socket, Some(Arc::new(file)))
@@ -487,7 +519,8 @@ pub(crate) fn taken_over(
     };
     let file = match &info.address {
         Endpoint::Unix(path) if info.inherited_as.is_none() => {
-            Some(Arc::new(SocketFile::inheriting(path)))
+            let file = SocketFile::inheriting(path, settings.permit(path));
+            Some(Arc::new(file))
         }
         _ => None,
     };

@@ -10,3 +10,4 @@ pub(crate) mod socket_file;
 pub(crate) mod successor;
 pub(crate) mod sys;
 pub mod threads;
+pub(crate) mod users;

@@ -6,11 +6,15 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+#[cfg(target_os = "linux")]
+use rustix::fs::{AtFlags, chownat};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::net::{
@@ -21,6 +25,7 @@ use rustix::net::{
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
+    permit: Permit,
     /// Nothing before it is this process's, and once another process has it.
     held: Mutex<Option<Held>>,
 }
@@ -58,18 +63,26 @@ impl From<Metadata> for Place {
     }
 }
 
+/// Who may connect to a Unix socket: what is to be changed about the mode, the owner and the group of its path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Permit {
+    pub(crate) mode: Option<u32>,
+    pub(crate) owner: Option<u32>,
+    pub(crate) group: Option<u32>,
+}
+
 impl SocketFile {
     /// Takes `path`, where nothing stands but perhaps a dead server's socket.
     ///
     /// # Errors
     /// `AddrInUse` while another server has it; `AlreadyExists` if something else than a socket stands there; and
     /// what the system says.
-    pub(crate) fn claim(path: &Path) -> io::Result<Self> {
+    pub(crate) fn claim(path: &Path, permit: Permit) -> io::Result<Self> {
         // What is no name for a socket needs no lock.
         address(path)?;
         let refuse = || refuse(path, FileTypeExt::is_socket, "something that is no socket");
         refuse()?;
-        let file = Self::inheriting(path);
+        let file = Self::inheriting(path, permit);
         *file.held() = Some(Held::by(lock(path)?, None));
         if refuse()?.is_some() {
             if is_alive(path) {
@@ -81,14 +94,15 @@ impl SocketFile {
     }
 
     /// The path of a process that is being taken over: nothing is ours there before [`inherit`](Self::inherit).
-    pub(crate) fn inheriting(path: &Path) -> Self {
+    pub(crate) fn inheriting(path: &Path, permit: Permit) -> Self {
         Self {
             path: path.to_owned(),
+            permit,
             held: Mutex::default(),
         }
     }
 
-    /// A socket bound to this path. Nobody can connect to it before it listens.
+    /// A socket bound to this path, for those who are permitted. Nobody can connect to it before it listens.
     ///
     /// # Errors
     /// `AddrInUse` if another program was quicker; and what the system says.
@@ -98,11 +112,40 @@ impl SocketFile {
             Errno::ADDRINUSE => taken(),
             error => error.into(),
         })?;
-        let bound = fs::symlink_metadata(&self.path)?;
+        let place = Place::from(fs::symlink_metadata(&self.path)?);
         if let Some(held) = &mut *self.held() {
-            held.place = Some(bound.into());
+            held.place = Some(place);
         }
+        self.permit_at(place)?;
         Ok(socket)
+    }
+
+    /// Lets those connect who are permitted to.
+    ///
+    /// # Errors
+    /// What could not be done to the socket, and what the system said.
+    fn permit_at(&self, place: Place) -> io::Result<()> {
+        let Permit { mode, owner, group } = self.permit;
+        let failed = |what: String| {
+            move |error: io::Error| io::Error::new(error.kind(), format!("cannot {what}: {error}"))
+        };
+        if self.permit == Permit::default() {
+            return Ok(());
+        }
+        let named = Named::find(&self.path, place)?;
+        if let Some(uid) = owner {
+            let failed = failed(format!("give it to user {uid}"));
+            named.chown(Some(uid), None).map_err(failed)?;
+        }
+        if let Some(gid) = group {
+            let failed = failed(format!("give it to group {gid}"));
+            named.chown(None, Some(gid)).map_err(failed)?;
+        }
+        if let Some(mode) = mode {
+            let failed = failed(format!("give it the mode {mode:o}"));
+            named.chmod(mode).map_err(failed)?;
+        }
+        Ok(())
     }
 
     fn held(&self) -> MutexGuard<'_, Option<Held>> {
@@ -142,6 +185,10 @@ impl SocketFile {
     /// The socket that was bound at `place` is this process's from here on, with its lock.
     pub(crate) fn inherit(&self, lock: OwnedFd, place: Place) {
         *self.held() = Some(Held::by(lock.into(), Some(place)));
+        if let Err(error) = self.permit_at(place) {
+            // The clients are served here by now.
+            log::warn!(path:% = self.path.display(), error:%; "a socket stays as its predecessor had it");
+        }
     }
 
     /// Another process has the path from here on: its end is the end of the lock, too, however long this one stays.
@@ -153,6 +200,59 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         self.withdraw();
+    }
+}
+
+/// A socket by its name, held: in a folder of others the name may be something else at any time.
+#[cfg(target_os = "linux")]
+struct Named(File);
+
+#[cfg(target_os = "linux")]
+impl Named {
+    fn find(path: &Path, place: Place) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        let found = options
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
+            .open(path)?;
+        if Place::from(found.metadata()?) != place {
+            return Err(taken());
+        }
+        Ok(Self(found))
+    }
+
+    fn chown(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+        let uid = uid.map(rustix::fs::Uid::from_raw);
+        let gid = gid.map(rustix::fs::Gid::from_raw);
+        Ok(chownat(&self.0, "", uid, gid, AtFlags::EMPTY_PATH)?)
+    }
+
+    fn chmod(&self, mode: u32) -> io::Result<()> {
+        // There is no fchmod(2) of what is open by its name alone (open(2), O_PATH).
+        let name = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        fs::set_permissions(name, fs::Permissions::from_mode(mode))
+    }
+}
+
+/// A socket by its name.
+#[cfg(not(target_os = "linux"))]
+struct Named(PathBuf);
+
+#[cfg(not(target_os = "linux"))]
+impl Named {
+    fn find(path: &Path, place: Place) -> io::Result<Self> {
+        if Place::from(fs::symlink_metadata(path)?) != place {
+            return Err(taken());
+        }
+        Ok(Self(path.to_owned()))
+    }
+
+    fn chown(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+        std::os::unix::fs::lchown(&self.0, uid, gid)
+    }
+
+    fn chmod(&self, mode: u32) -> io::Result<()> {
+        fs::set_permissions(&self.0, fs::Permissions::from_mode(mode))
     }
 }
 
@@ -294,14 +394,14 @@ mod tests {
     fn one_process_has_a_path_and_nothing_stays_behind() {
         let folder = Folder::new("one");
         let path = folder.0.join("x");
-        let first = SocketFile::claim(&path).unwrap();
+        let first = SocketFile::claim(&path, Permit::default()).unwrap();
         let _socket = first.bind(SocketType::STREAM).unwrap();
         assert!(path.exists());
-        let refused = SocketFile::claim(&path).unwrap_err();
+        let refused = SocketFile::claim(&path, Permit::default()).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::AddrInUse);
         drop(first);
         assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
-        SocketFile::claim(&path).unwrap();
+        SocketFile::claim(&path, Permit::default()).unwrap();
     }
 
     /// A server at `path`, whose process is killed: its socket is closed, and its lock is free.
@@ -314,15 +414,15 @@ mod tests {
     fn what_a_killed_server_left_is_replaced_and_what_is_no_socket_is_not() {
         let folder = Folder::new("stale");
         let path = folder.0.join("x");
-        let killed = SocketFile::claim(&path).unwrap();
+        let killed = SocketFile::claim(&path, Permit::default()).unwrap();
         let socket = killed.bind(SocketType::STREAM).unwrap();
         kill(&killed, socket);
         assert!(path.exists() && beside(&path, LOCK).exists());
-        let next = SocketFile::claim(&path).unwrap();
+        let next = SocketFile::claim(&path, Permit::default()).unwrap();
         let _socket = next.bind(SocketType::STREAM).unwrap();
         drop(next);
         fs::write(&path, "precious").unwrap();
-        let refused = SocketFile::claim(&path).unwrap_err();
+        let refused = SocketFile::claim(&path, Permit::default()).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
@@ -331,7 +431,7 @@ mod tests {
     fn another_programs_socket_in_our_place_outlives_us() {
         let folder = Folder::new("foreign");
         let path = folder.0.join("x");
-        let first = SocketFile::claim(&path).unwrap();
+        let first = SocketFile::claim(&path, Permit::default()).unwrap();
         let _ours = first.bind(SocketType::STREAM).unwrap();
         fs::remove_file(&path).unwrap();
         let _theirs = UnixListener::bind(&path).unwrap();
@@ -344,19 +444,19 @@ mod tests {
     fn a_server_that_came_after_a_folder_was_cleaned_up_outlives_the_first() {
         let folder = Folder::new("cleaned");
         let path = folder.0.join("x");
-        let first = SocketFile::claim(&path).unwrap();
+        let first = SocketFile::claim(&path, Permit::default()).unwrap();
         let _ours = first.bind(SocketType::STREAM).unwrap();
         fs::remove_file(&path).unwrap();
         fs::remove_file(beside(&path, LOCK)).unwrap();
-        let second = SocketFile::claim(&path).unwrap();
+        let second = SocketFile::claim(&path, Permit::default()).unwrap();
         let _theirs = second.bind(SocketType::STREAM).unwrap();
         drop(first);
         assert!(is_alive(&path));
-        let third = SocketFile::claim(&path).unwrap_err();
+        let third = SocketFile::claim(&path, Permit::default()).unwrap_err();
         assert_eq!(third.to_string(), "another server runs there");
         // With the lock alone cleaned up, the socket still says that there is somebody.
         fs::remove_file(beside(&path, LOCK)).unwrap();
-        let third = SocketFile::claim(&path).unwrap_err();
+        let third = SocketFile::claim(&path, Permit::default()).unwrap_err();
         assert_eq!(third.to_string(), "another program listens there");
         drop(second);
         assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
@@ -377,11 +477,11 @@ mod tests {
                 connect(socket(kind).unwrap(), &SocketAddrUnix::new(&path).unwrap()).unwrap();
             }
             assert!(is_alive(&path), "{kind:?}");
-            let refused = SocketFile::claim(&path).unwrap_err();
+            let refused = SocketFile::claim(&path, Permit::default()).unwrap_err();
             assert_eq!(refused.to_string(), "another program listens there");
             drop(theirs);
             assert!(!is_alive(&path), "{kind:?}");
-            drop(SocketFile::claim(&path).unwrap());
+            drop(SocketFile::claim(&path, Permit::default()).unwrap());
         }
     }
 
@@ -391,7 +491,7 @@ mod tests {
         let path = folder.0.join("x");
         let name = beside(&path, LOCK);
         rustix::fs::mkfifoat(rustix::fs::CWD, &name, rustix::fs::Mode::RWXU).unwrap();
-        let refused = SocketFile::claim(&path).unwrap_err();
+        let refused = SocketFile::claim(&path, Permit::default()).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
         assert!(refused.to_string().contains("x.lock"), "{refused}");
         assert!(name.exists());
@@ -403,7 +503,7 @@ mod tests {
         let folder = Folder::new("listed");
         let link = folder.0.join("link");
         std::os::unix::fs::symlink(&folder.0, &link).unwrap();
-        let file = SocketFile::claim(&link.join("x")).unwrap();
+        let file = SocketFile::claim(&link.join("x"), Permit::default()).unwrap();
         let _socket = file.bind(SocketType::STREAM).unwrap();
         let listed = fs::read_to_string("/proc/net/unix").unwrap();
         let whole = fs::canonicalize(&folder.0).unwrap().join("x");

@@ -22,11 +22,18 @@ use crate::io::stats::Summary;
 use crate::listen::admission::Limit;
 use crate::listen::listener::{self, Listener, Settings};
 use crate::memory::Memory;
-use crate::os::socket_file::{Place, SocketFile};
+use crate::os::socket_file::{Permit, Place, SocketFile};
 use crate::os::threads;
 use crate::service::{AnyService, Exported};
 use crate::wire::question::Hello;
 use crate::wire::record::ListenerRecord;
+
+/// Whom a control socket is for.
+const FOR_THIS_USER: Permit = Permit {
+    mode: Some(0o600),
+    owner: None,
+    group: None,
+};
 
 /// What a server knows of takeovers: the one it comes from, and what the next one needs.
 #[derive(Default)]
@@ -212,9 +219,9 @@ impl Server {
         path::prepare(path)?;
         let inherits = matches!(&self.takeover.giver, Some((_, theirs)) if theirs == path);
         let file = if inherits {
-            SocketFile::inheriting(path)
+            SocketFile::inheriting(path, FOR_THIS_USER)
         } else {
-            SocketFile::claim(path)?
+            SocketFile::claim(path, FOR_THIS_USER)?
         };
         let (control, desk) = Control::open(file, &self.takeover.files, &self.handle)?;
         if !inherits {
@@ -306,7 +313,7 @@ impl Server {
                     desk.answer_at(control);
                 }
                 // Nobody wants it any more: it is taken away.
-                _ => SocketFile::inheriting(path).inherit(lock, place),
+                _ => SocketFile::inheriting(path, Permit::default()).inherit(lock, place),
             }
         }
         let inheriting = self

@@ -164,7 +164,7 @@ pub(crate) struct ServeArgs {
     pub(crate) service: ServiceArgs,
 
     /// Where to listen, repeatable: PORT (this host only), :PORT (every address, IPv4 and IPv6), HOST:PORT,
-    /// [::1]:PORT, unix:PATH, unix:@NAME (abstract), fd:N (inherited), systemd[:NAME]. Port 0 takes a free one.
+    /// [::1]:PORT, unix:PATH[,mode=660][,owner=USER][,group=GROUP], unix:@NAME (abstract), fd:N (inherited), systemd[:NAME]. Port 0 takes a free one.
     /// [default: 127.0.0.1:7000]
     #[arg(short, long = "listen", alias = "address", value_name = "ADDR")]
     listen: Vec<Address>,

@@ -45,7 +45,7 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<ExitCode, Failure> {
         stdout::check()?;
     }
     let detection = Arc::new(OnceLock::new());
-    let is_tcp = !matches!(dial.address, Address::Unix(_) | Address::Abstract(_));
+    let is_tcp = !matches!(dial.address, Address::Unix(..) | Address::Abstract(_));
     settings.detection = (args.verbose > 0).then(|| Arc::clone(&detection));
     let input = Arc::new(Input::new(Outgoing::new(args.buffer, args.buffer_policy)));
     let output = Arc::new(Output::new(args.buffer));

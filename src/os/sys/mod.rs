@@ -1,4 +1,4 @@
-//! The system calls that no safe crate offers, and nothing else: with `reserve.rs`, the only `unsafe` of the package.
+//! The system calls that no safe crate offers, and nothing else: with `reserve.rs` and `users.rs`, the only `unsafe` of the package.
 //!
 //! Each function is one system call on a descriptor the caller lends. What Linux alone has (`TCP_INFO`,
 //! `SIOCOUTQ`, `TCP_RTO_MAX_MS`, `IP_BIND_ADDRESS_NO_PORT`) answers [`io::ErrorKind::Unsupported`] elsewhere, and
@@ -10,6 +10,7 @@
 )]
 
 pub(crate) mod reserve;
+pub(crate) mod users;
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};

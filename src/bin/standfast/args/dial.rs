@@ -110,7 +110,7 @@ impl DialArgs {
             return Ok(Family::Any);
         };
         match address {
-            Address::Unix(_) | Address::Abstract(_) => Err(Failure::usage(format!(
+            Address::Unix(..) | Address::Abstract(_) => Err(Failure::usage(format!(
                 "{said} is for TCP, and {address} is a Unix socket"
             ))),
             _ if literal_is_v6(address).is_some_and(|literal| literal != v6) => {
@@ -140,6 +140,9 @@ fn is_v6(host: &str) -> bool {
     literal.parse::<Ipv6Addr>().is_ok()
 }
 
+/// Said of an address to connect to.
+pub(super) const OWNED: &str = "mode, owner and group are for listening";
+
 /// Where to connect to, from one word or from host and port. The library refuses what is for listening only.
 fn address(host: &str, port: Option<&str>) -> Result<Address, Failure> {
     let typed = match port {
@@ -150,6 +153,7 @@ fn address(host: &str, port: Option<&str>) -> Result<Address, Failure> {
     let has_port = port.is_some() && host.contains(':') && !typed.starts_with('[');
     let forms = "expected HOST:PORT, HOST PORT, PORT, [IPV6]:PORT, unix:PATH or unix:@NAME";
     let why = match typed.parse::<Address>() {
+        Ok(address) if address.is_owned() => OWNED.to_owned(),
         Ok(address) if !has_port => return Ok(address),
         // The library names the forms for listening, too.
         Err(why) if !has_port && !why.lists_forms() => why.to_string(),

@@ -10,7 +10,7 @@ use standfast::dial::Backoff;
 use standfast::services::forward::{Balance, ForwardOptions, ProxyHeader};
 
 use crate::Failure;
-use crate::args::dial::backoff;
+use crate::args::dial::{OWNED, backoff};
 use crate::units::{Setting, Shown, duration, duration_or_off};
 
 /// Which upstream is tried first.
@@ -138,6 +138,7 @@ fn address(typed: &OsStr) -> Result<Address, Failure> {
                 "it names no server; to listen there: -l :{port}; to relay to this host: {port}"
             )
         }
+        Some(Ok(address)) if address.is_owned() => OWNED.to_owned(),
         Some(Ok(address)) => return Ok(address),
         // The library names the forms for listening, too.
         Some(Err(why)) if !why.lists_forms() => why.to_string(),
