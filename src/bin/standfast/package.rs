@@ -175,11 +175,27 @@ fn paragraphs(roff: &mut Roff, text: &str) {
     }
 }
 
-/// The commands on whose pages it stands, what it is called, what it is.
-type Row = (&'static [&'static str], &'static str, &'static str);
+/// On whose pages it stands, what it is called, what it is.
+type Row = (Pages, &'static str, &'static str);
+
+#[derive(Clone, Copy)]
+enum Pages {
+    /// Of all that has to do with a server.
+    Servers,
+    Of(&'static [&'static str]),
+}
+
+impl Pages {
+    fn have(self, command: &str) -> bool {
+        match self {
+            Self::Servers => !["connect", "load"].contains(&command),
+            Self::Of(commands) => commands.contains(&command),
+        }
+    }
+}
 
 fn table(roff: &mut Roff, heading: &str, command: &str, rows: &[Row]) {
-    let rows: Vec<&Row> = rows.iter().filter(|row| row.0.contains(&command)).collect();
+    let rows: Vec<&Row> = rows.iter().filter(|row| row.0.have(command)).collect();
     if rows.is_empty() {
         return;
     }
@@ -194,34 +210,35 @@ fn table(roff: &mut Roff, heading: &str, command: &str, rows: &[Row]) {
 /// What knows no flag.
 const TABLES: [(&str, &[Row]); 2] = [("ENVIRONMENT", ENVIRONMENT), ("FILES", FILES)];
 
-/// Those that have to do with a control socket.
-const SERVERS: &[&str] = &[
-    NAME, "serve", "check", "status", "list", "kill", "drain", "stop", "restart",
-];
-
 const ENVIRONMENT: &[Row] = &[
     (
-        &[NAME, "serve", "connect"],
+        Pages::Of(&["serve", "check"]),
+        "STANDFAST_...",
+        "Each long flag in capitals, such as STANDFAST_READ_TIMEOUT=5m; lists are separated by commas. A flag goes before it, and \
+         it before the file of --config.",
+    ),
+    (
+        Pages::Of(&[NAME, "serve"]),
         "RUST_LOG",
         "What is logged, such as debug, or standfast=trace; in place of what -v and -q say.",
     ),
     (
-        SERVERS,
+        Pages::Servers,
         "XDG_RUNTIME_DIR",
         "The folder under which control sockets are, see FILES.",
     ),
     (
-        &["serve"],
+        Pages::Of(&["serve"]),
         "LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES",
         "The sockets that systemd passed, for -l systemd.",
     ),
     (
-        &["serve"],
+        Pages::Of(&["serve"]),
         "NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID",
         "Where systemd is told that clients are served, that it ends, and that its workers turn.",
     ),
     (
-        &["serve"],
+        Pages::Of(&["serve"]),
         "PATH",
         "Where exec looks for its program, and a restart for the new standfast where it was started by that word.",
     ),
@@ -229,14 +246,15 @@ const ENVIRONMENT: &[Row] = &[
 
 const FILES: &[Row] = &[
     (
-        SERVERS,
+        Pages::Servers,
         "$XDG_RUNTIME_DIR/standfast/ADDRESS-PORT.sock",
         "The control socket of the server whose first listener is there, unless --control says another path. Without that \
          variable: in /run/user/UID/standfast, else in /tmp/standfast-UID. It answers its own user alone.",
     ),
     (
-        &["serve"],
-        "/lib/systemd/system/standfast.service, standfast.socket",
-        "The units, where a package brought them.",
+        Pages::Of(&["serve"]),
+        "/etc/standfast/NAME.toml",
+        "What standfast@NAME.service reads by --config, where a package brought that unit; another one, standfast.socket with \
+         standfast.service, has flags alone.",
     ),
 ];
