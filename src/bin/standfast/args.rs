@@ -18,6 +18,7 @@ mod process;
 mod service;
 
 use std::num::NonZeroUsize;
+#[cfg(control)]
 use std::path::PathBuf;
 use std::time::Duration;
 
