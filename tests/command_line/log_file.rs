@@ -197,7 +197,8 @@ fn one_that_cannot_be_opened_refuses_the_start_and_a_takeover() {
     let (code, stdout, stderr) = output(home.standfast(&["restart"]));
     assert_eq!((code, &*stdout), (1, ""), "{stderr}");
     assert!(
-        stderr.contains("not restarted, the server goes on"),
+        stderr.contains("not restarted, the server goes on")
+            && stderr.contains("cannot open the log file"),
         "{stderr}"
     );
     server.log_line("why", |line| line.contains("cannot open the log file"));

@@ -271,6 +271,47 @@ fn a_second_signal_to_the_one_in_front_ends_the_successor_at_once() {
 }
 
 #[test]
+fn both_open_the_log_anew_when_the_one_in_front_is_told_to() {
+    let home = Home::new();
+    let (program, path, old) = (
+        home.join("standfast-here"),
+        home.join("log"),
+        home.join("log.1"),
+    );
+    let mut server = serve_as(&home, &program, text(&program), "--log-file log");
+    let mut client = server.connect();
+    let former = pid(&home);
+    // A busy machine may be too slow for a takeover, and then nothing happens before the next change.
+    let says = |path: &Path, what: &str| {
+        fs::read_to_string(path)
+            .unwrap_or_default()
+            .matches(what)
+            .count()
+    };
+    let mut refusals = 0;
+    rename(&program);
+    until("the next one serves", || {
+        let refused = says(&path, " warn not restarted");
+        if refused > refusals {
+            refusals = refused;
+            rename(&program);
+        }
+        says(&path, " info staying, ") == 1 && pid(&home) != former
+    });
+    let next = Orphan::new(pid(&home));
+    fs::rename(&path, &old).unwrap();
+    server.signal(Signal::USR1);
+    until("both have", || {
+        says(&path, " info log file opened anew ") == 2
+    });
+    assert_echoes(&mut client, b"and on");
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(next.has_ended());
+    assert_eq!(says(&path, " info ended "), 1);
+}
+
+#[test]
 fn another_terminal_s_server_takes_over_from_one_that_watches_and_it_ends() {
     let home = Home::new();
     let program = home.join("standfast-here");

@@ -86,6 +86,14 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
         _ => Meaning::End,
     };
     signals::obey_all(hangup, move |signal| match signal.meaning {
+        // Its handler has said so already. The one in front holds no old file either.
+        Meaning::Reopen if is_file => {
+            look();
+            #[cfg(control)]
+            if let Some(front) = &front {
+                front.passes_on(signal.meaning);
+            }
+        }
         #[cfg(control)]
         meaning if front.as_ref().is_some_and(|front| front.passes_on(meaning)) => {}
         Meaning::End => {
@@ -98,8 +106,6 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
         }
         #[cfg(control)]
         Meaning::Restart => restart(signal.name),
-        // Its handler has said so already.
-        Meaning::Reopen if is_file => look(),
         _ => log::info!(signal = signal.name; "ignored: it means nothing to a server"),
     })?;
     if settings.prints() {
