@@ -19,7 +19,7 @@ use mio::Waker;
 
 use crate::inspect::MemoryInfo;
 use crate::os::sys::reserve;
-pub use crate::os::sys::reserve::SpareAllocator;
+pub use crate::os::sys::reserve::{SpareAllocator, end_where_nothing_is_left};
 pub use kernel::KernelMemory;
 pub(crate) use kernel::{Pressure, settings};
 pub use kind::WaitingKind;

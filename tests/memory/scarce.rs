@@ -1,10 +1,11 @@
 //! Hardly any address space is left (`RLIMIT_AS`), and somebody wants something: a table, a thread, a takeover.
 
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 
 use crate::control::strangers::Caller;
 use crate::support::home::Home;
-use crate::support::{Server, assert_echoes, leave_address_space, output, until};
+use crate::support::{Server, assert_echoes, leave_address_space, output, shell, until};
 
 /// A server of one worker with some clients. Without heaps for each thread, for which the C library reserves address space
 /// ahead.
@@ -55,6 +56,78 @@ fn a_question_for_which_there_is_no_thread_ends_nothing() {
         assert_eq!((code, said.as_str()), (0, ""), "with {pages} pages");
     }
     assert_echoes(&mut clients[0], b"and it serves");
+}
+
+/// `standfast ARGS...` with less address space than it takes, MiB by MiB more until it has enough; what it says is told.
+fn with_more_and_more(home: &Home, args: &[&str], mut refused: impl FnMut(&str)) {
+    for mib in 14..100 {
+        let (code, _, said) = output(limited(home, mib, args));
+        if code == 0 {
+            return;
+        }
+        let one = said.lines().count() == 1 && said.starts_with("standfast: ");
+        assert!(one && code == 1, "{args:?} in {mib} MiB: {code}, {said}");
+        refused(&said);
+    }
+    panic!("{args:?}: never enough");
+}
+
+#[test]
+fn a_command_for_which_there_is_no_memory_says_so_in_one_line() {
+    let home = Home::new();
+    let server = home.serve(&[]);
+    let address = server.address().to_string();
+    let mut words = String::new();
+    let mut refused = |said: &str| words.push_str(said);
+    let load = ["load", &address, "-c", "300", "-T", "100ms", "-q"];
+    with_more_and_more(&home, &load, &mut refused);
+    with_more_and_more(&home, &["check"], &mut refused);
+    with_more_and_more(&home, &["connect", "-z", &address], &mut refused);
+    assert!(words.contains("standfast: out of memory: "), "{words}");
+}
+
+#[test]
+fn a_successor_for_which_there_is_no_memory_says_so_in_one_line_and_loses_nobody() {
+    let home = Home::new();
+    let (mut server, mut clients) = with_clients(&home, 300);
+    let address = server.address().to_string();
+    let args = ["serve", "--replace", "--workers", "1", "-l", &address];
+    for (refused, mib) in (14..100).enumerate() {
+        let mut command = limited(&home, mib, &args);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let mut next = Server::launch(command);
+        until("one of the two has ended", || {
+            !server.is_running() || !next.is_running()
+        });
+        if next.is_running() {
+            assert_eq!(server.wait().code(), Some(0));
+            for client in &mut clients {
+                assert_echoes(client, b"and now with enough");
+            }
+            assert!(refused > 0);
+            return;
+        }
+        let code = next.wait().code();
+        let said: Vec<_> = next.lines.iter().filter(|line| !is_log(line)).collect();
+        let one = said.len() == 1 && said[0].starts_with("standfast: ");
+        assert!(one && code == Some(1), "in {mib} MiB: {code:?}, {said:?}");
+        assert_echoes(&mut clients[0], b"and the old one goes on");
+    }
+    panic!("never enough");
+}
+
+/// Whether a line of stderr is the log's.
+fn is_log(line: &str) -> bool {
+    line.starts_with(|first: char| first.is_ascii_digit())
+}
+
+/// `standfast ARGS...` with that much address space.
+fn limited(home: &Home, mib: u32, args: &[&str]) -> Command {
+    let mut command = shell(&format!("ulimit -v {}; exec \"$@\"", mib * 1024), args);
+    command.env("XDG_RUNTIME_DIR", &home.path);
+    // Without heaps for each thread, for which the C library reserves address space ahead.
+    command.env("MALLOC_ARENA_MAX", "1");
+    command
 }
 
 /// Whether it has address space in which nothing is, enough for a time of need.

@@ -38,7 +38,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
-use standfast::memory::SpareAllocator;
+use standfast::memory::{self, SpareAllocator};
 
 #[cfg(control)]
 use crate::args::Order;
@@ -49,6 +49,7 @@ use crate::settings::Settings;
 static ALLOCATOR: SpareAllocator = SpareAllocator;
 
 fn main() -> ExitCode {
+    memory::end_where_nothing_is_left(true);
     if let Err(error) = standfast::process::inherited::settle() {
         logger::fail(&format!("cannot settle what was inherited: {error}"));
         return ExitCode::FAILURE;

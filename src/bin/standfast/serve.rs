@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 #[cfg(not(control))]
 use standfast::Server;
-use standfast::{Config, Effective, Endpoint, Listen, WhenFull};
+
+use standfast::{Config, Effective, Endpoint, Listen, WhenFull, memory};
 
 use crate::Failure;
 use crate::args::{Full, ProcessArgs, ServeArgs};
@@ -116,6 +117,8 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
         })
         .map_err(|error| Failure::failed(format!("cannot watch stdout: {error}")))?;
     }
+    // From here on clients would go along.
+    memory::end_where_nothing_is_left(false);
     let summary = server.run()?;
     if !summary.finished {
         // The exit code is 1 for it, where no connection need have been cut.

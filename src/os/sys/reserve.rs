@@ -5,8 +5,8 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The least that is worth keeping, bytes: more than one read and all that goes with it.
@@ -17,6 +17,9 @@ static KEPT: Mutex<Option<Spare>> = Mutex::new(None);
 
 /// How much that is, bytes.
 static LENGTH: AtomicUsize = AtomicUsize::new(0);
+
+/// The program ends where nothing is left.
+static ENDS: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     /// This thread can do without what it asks for.
@@ -122,12 +125,36 @@ impl Drop for Spare {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SpareAllocator;
 
-/// What the system has, and where that is nothing, what it has without what was kept.
+/// From here on, or no more: where an allocation gets nothing even of what was kept, a program with [`SpareAllocator`] ends
+/// with exit status 1 and one line on stderr. Rust would abort it with several. For a program that has no clients, or does
+/// not serve them yet: it ends for an allocation that may fail, too.
+pub fn end_where_nothing_is_left(ends: bool) {
+    ENDS.store(ends, Ordering::Relaxed);
+}
+
+/// Ends the process for want of `size` bytes; allocates nothing.
+#[cold]
+fn end(size: usize) -> ! {
+    let mut line = [0; 160];
+    let mut rest = &mut line[..];
+    let _ = writeln!(
+        rest,
+        "standfast: out of memory: {size} bytes are not to be had (raise ulimit -v, or what the machine or its cgroup has)"
+    );
+    let left = rest.len();
+    let length = line.len() - left;
+    // SAFETY: as many bytes as `line` has are read from it.
+    unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), length) };
+    // SAFETY: nothing of this process runs on.
+    unsafe { libc::_exit(1) }
+}
+
+/// What the system has of `size` bytes, and where that is nothing, what it has without what was kept.
 #[inline]
-fn in_need(allocate: impl Fn() -> *mut u8) -> *mut u8 {
+fn in_need(size: usize, allocate: impl Fn() -> *mut u8) -> *mut u8 {
     let at = allocate();
     if at.is_null() {
-        once_more(allocate)
+        once_more(size, allocate)
     } else {
         at
     }
@@ -135,13 +162,17 @@ fn in_need(allocate: impl Fn() -> *mut u8) -> *mut u8 {
 
 /// Another thread may have given up what was kept already; none keeps it anew meanwhile.
 #[cold]
-fn once_more(allocate: impl FnOnce() -> *mut u8) -> *mut u8 {
+fn once_more(size: usize, allocate: impl FnOnce() -> *mut u8) -> *mut u8 {
     if DOES_WITHOUT.get() {
         return std::ptr::null_mut();
     }
     let mut kept = kept();
     empty(&mut kept);
-    allocate()
+    let at = allocate();
+    if at.is_null() && ENDS.load(Ordering::Relaxed) {
+        end(size);
+    }
+    at
 }
 
 // SAFETY: every answer is the system allocator's to the very call, asked once more where it was null; neither panics.
@@ -149,13 +180,13 @@ unsafe impl GlobalAlloc for SpareAllocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise is the one that is asked for.
-        in_need(|| unsafe { System.alloc(layout) })
+        in_need(layout.size(), || unsafe { System.alloc(layout) })
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
-        in_need(|| unsafe { System.alloc_zeroed(layout) })
+        in_need(layout.size(), || unsafe { System.alloc_zeroed(layout) })
     }
 
     #[inline]
@@ -167,7 +198,7 @@ unsafe impl GlobalAlloc for SpareAllocator {
     #[inline]
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: as above; where it answers null what was there is as before.
-        in_need(|| unsafe { System.realloc(at, layout, size) })
+        in_need(size, || unsafe { System.realloc(at, layout, size) })
     }
 }
 
@@ -179,7 +210,7 @@ mod tests {
     fn what_is_kept_is_given_up_for_an_allocation_that_fails_and_can_be_kept_again() {
         assert!(keep(LEAST));
         let mut asked = 0;
-        once_more(|| {
+        once_more(1, || {
             asked += 1;
             // Nobody else keeps anything before this is over.
             assert!(!is_kept());
@@ -197,8 +228,8 @@ mod tests {
             asked += 1;
             std::ptr::null_mut()
         };
-        sparing(|| once_more(&mut more));
-        once_more(&mut more);
+        sparing(|| once_more(1, &mut more));
+        once_more(1, &mut more);
         assert_eq!(asked, 1, "not the first time");
     }
 
