@@ -215,8 +215,10 @@ impl Conversation<'_> {
         let mut patience = now() + STILL;
         let mut convergence = Convergence::default();
         let mut alone: Option<Instant> = None;
+        let mut holds_up: Option<Instant> = None;
         loop {
             self.nobody_failed()?;
+            self.give_way(&mut holds_up);
             let left = self.baton.left();
             let behind = alone.map_or(Duration::ZERO, |since| {
                 now().saturating_duration_since(since)
@@ -238,6 +240,7 @@ impl Conversation<'_> {
             match self.baton.line.take(now() + GLANCE) {
                 Ok((Message::Taken { work, micros }, _)) => {
                     patience = now() + STILL;
+                    holds_up = None;
                     self.taken(work, micros);
                 }
                 Ok((message, _)) => return Err(out_of_turn(message)),
@@ -253,6 +256,17 @@ impl Conversation<'_> {
                 }
                 Err(error) => return Err(lost(&error)),
             }
+        }
+    }
+
+    /// Has nobody held up for longer than a freeze may take, counted from `since`, while the new process takes nothing in: it
+    /// may hang.
+    fn give_way(&self, since: &mut Option<Instant>) {
+        if !self.baton.is_holding() || self.baton.under_way() == 0 {
+            *since = None;
+        } else if now() >= *since.get_or_insert_with(now) + FREEZE {
+            self.baton.give_way();
+            self.handle.shared.wake_all();
         }
     }
 

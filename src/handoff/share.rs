@@ -177,6 +177,13 @@ impl Giving {
         self.holding
     }
 
+    /// Whether what was held up is not any more, from here on: the new process takes nothing in.
+    pub(crate) fn lets_go(&mut self) -> bool {
+        let over = self.holding && !self.baton.is_holding();
+        self.holding &= !over;
+        over
+    }
+
     /// A connection that was sent has ended.
     pub(crate) fn ended(&mut self, id: u64) {
         self.gone.push(id);

@@ -108,6 +108,8 @@ pub(crate) struct Baton {
     left: Vec<AtomicU64>,
     /// More changes than can be copied: what makes them is held up.
     holding: AtomicBool,
+    /// The new process took nothing in meanwhile: nothing is held up before it does.
+    hung: AtomicBool,
 }
 
 impl Baton {
@@ -119,6 +121,7 @@ impl Baton {
             pace: Mutex::default(),
             left: (0..workers).map(|_| AtomicU64::new(u64::MAX)).collect(),
             holding: AtomicBool::new(false),
+            hung: AtomicBool::new(false),
         }
     }
 
@@ -154,9 +157,9 @@ impl Baton {
     }
 
     /// The changes of a worker do not become fewer, however many are sent. Where all workers have sent everything once,
-    /// what makes them is held up from here on.
+    /// what makes them is held up from here on, as long as the new process takes something in.
     pub(crate) fn hold(&self) {
-        if self.left().is_some() {
+        if self.left().is_some() && !self.hung.load(Ordering::Acquire) {
             self.holding.store(true, Ordering::Release);
         }
     }
@@ -168,6 +171,12 @@ impl Baton {
     /// Nothing is held up any more.
     pub(crate) fn release(&self) {
         self.holding.store(false, Ordering::Release);
+    }
+
+    /// Nothing is held up for a process that takes nothing in.
+    pub(crate) fn give_way(&self) {
+        self.hung.store(true, Ordering::Release);
+        self.release();
     }
 
     pub(crate) fn under_way(&self) -> u32 {
@@ -193,6 +202,7 @@ impl Baton {
             pace.note(work, time);
         }
         self.taken.fetch_add(1, Ordering::AcqRel);
+        self.hung.store(false, Ordering::Release);
         self.under_way() <= UNDER_WAY / 2
     }
 
@@ -238,4 +248,27 @@ pub(crate) fn lost(error: &io::Error) -> String {
 pub(crate) fn late() -> String {
     let limit = FREEZE.as_millis();
     format!("the new process was not ready within {limit} ms")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_held_up_for_a_process_that_takes_something_in_and_for_no_other() {
+        let (near, _far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let line = Line::new(std::sync::Arc::new(near.into()), Duration::from_secs(1)).unwrap();
+        let baton = Baton::new(line, 1);
+        baton.hold();
+        assert!(!baton.is_holding(), "not everything was sent once");
+        baton.set_left(0, FITS);
+        baton.hold();
+        assert!(baton.is_holding());
+        baton.give_way();
+        baton.hold();
+        assert!(!baton.is_holding(), "it may hang");
+        baton.taken(1, Duration::ZERO);
+        baton.hold();
+        assert!(baton.is_holding(), "it does not");
+    }
 }

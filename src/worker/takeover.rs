@@ -113,6 +113,9 @@ impl Worker {
     /// The slices of a takeover that a turn has time for.
     pub(super) fn hand_over(&mut self) {
         if let Some(mut giving) = self.giving.take() {
+            if giving.lets_go() {
+                self.release();
+            }
             giving.advance(&mut self.share());
             self.giving = Some(giving);
         }

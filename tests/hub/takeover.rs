@@ -1,14 +1,16 @@
 //! Another process goes on with it: nobody loses a line, hears one twice, or in pieces.
 
 use std::io::Write;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use crate::hub::{Client, Hub};
 use crate::support::clients::{Raised, narrow};
-use crate::support::{Server, pass};
-use crate::takeover::relay::{Relay, too_late};
+use crate::support::home::text;
+use crate::support::{Server, now, pass};
+use crate::takeover::relay::{KIND, Relay, Side, TAKEN, too_late};
 
 impl Hub {
     #[track_caller]
@@ -183,4 +185,38 @@ fn all_of_a_large_buffer_and_of_the_history_changes_hands() {
     for number in 0..160_000 {
         assert_eq!(late.hear(), format!("{number:0>99}\n"));
     }
+}
+
+/// What is said meanwhile is held up for a moment where it cannot be copied as fast, but not for a process that hangs.
+#[test]
+fn a_new_process_that_takes_nothing_in_keeps_no_line_from_anybody() {
+    let args = ["--workers", "1"];
+    let mut hub = Hub::start(&args);
+    let (mut fast, source) = (hub.join(), hub.join());
+    let (path, real) = (hub.home.join("relay.sock"), hub.home.socket_of(&hub.server));
+    let _relay = Relay::start(&path, &real, |side, _, message| {
+        let taken = (side, message.get(KIND)) == (Side::New, Some(&TAKEN));
+        Some(if taken { vec![] } else { vec![message] })
+    });
+    let mut command = hub.home.successor(&hub.server.addresses, &["hub"]);
+    command.args(args).args(["--control", text(&path)]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut next = Server::launch(command);
+    let (mut longest, mut lines) = (Duration::ZERO, 0);
+    while next.is_running() {
+        let said = now();
+        source.say("is anybody there\n");
+        assert_eq!(fast.hear(), "is anybody there\n");
+        longest = longest.max(said.elapsed());
+        lines += 1;
+        pass(Duration::from_millis(1));
+    }
+    let why = hub
+        .server
+        .log_line("why not", |line| line.contains(" warn takeover "));
+    assert!(why.contains("took nothing in for 5 s"), "{why}");
+    assert!(
+        longest < Duration::from_secs(3),
+        "one of {lines} lines took {longest:?}"
+    );
 }

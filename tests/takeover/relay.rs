@@ -37,6 +37,9 @@ pub(crate) const KIND: usize = 16;
 /// The kind of the messages with which connections are sent, with their descriptors.
 pub(crate) const CONNECTIONS: u8 = 1;
 
+/// The kind of the message with which the new process says that it has taken one in.
+pub(crate) const TAKEN: u8 = 4;
+
 /// The kind of the message with which the new process says that it is prepared.
 pub(crate) const PREPARED: u8 = 6;
 
