@@ -303,5 +303,5 @@ fn long_deadlines_do_not_put_the_bound_off() {
     let vanished = vanish(&client);
     let closed = server.closed();
     assert_eq!(closed.reason(), "unacknowledged", "{}", closed.line);
-    assert!(vanished.at.elapsed() < Duration::from_millis(6500));
+    assert!(vanished.at.unhindered() < Duration::from_millis(6500));
 }

@@ -39,7 +39,8 @@ use serde_json::Value;
 use crate::support::clients::{Bystander, Raised};
 use crate::support::home::{Home, entry, number, seconds, text};
 use crate::support::{
-    Server, assert_echoes, connect, deafen, facts, now, pass, read_to_fin, settle, undeafen, until,
+    Began, Server, assert_echoes, connect, deafen, facts, now, pass, read_to_fin, settle, undeafen,
+    until,
 };
 
 /// What a new process with `args` says that may not take over from `server`, which serves on.
@@ -196,17 +197,22 @@ fn clients_in_mid_conversation_never_notice() {
 #[test]
 fn a_short_read_deadline_counts_on() {
     let home = Home::new();
-    let args = ["--read-timeout", "6s"];
+    let args = ["--read-timeout", "12s"];
     let mut server = home.serve(&args);
     let mut silent = server.connect();
     assert_echoes(&mut silent, b"the last word");
-    let spoken = now();
+    let (spoken, began) = (now(), Began::now());
     pass(Duration::from_secs(3));
     let mut next = home.succeed(&mut server, &args);
     assert_eq!(read_to_fin(&mut silent), b"");
     let waited = spoken.elapsed();
     assert!(
-        waited > Duration::from_millis(5900) && waited < Duration::from_millis(8800),
+        waited > Duration::from_millis(11_900),
+        "cut after {waited:?}"
+    );
+    let waited = began.unhindered();
+    assert!(
+        waited < Duration::from_millis(14_800),
         "cut after {waited:?}"
     );
     drop(silent);

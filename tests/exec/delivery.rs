@@ -11,7 +11,7 @@ use super::takeover::words;
 use super::{children, exec, line, lives, local, script};
 use crate::support::clients::{narrow, reset, unread, vanish};
 use crate::support::home::{Home, number};
-use crate::support::{Server, leave_descriptors, now, pass, read_to_fin, row, until};
+use crate::support::{Server, leave_descriptors, pass, read_to_fin, row, until};
 
 /// More than a client's window takes, and not more than the server's kernel does.
 const ANSWER: usize = 200_000;
@@ -123,7 +123,7 @@ fn who_vanishes_with_the_answer_undelivered_is_found_in_time() {
     let gone = vanish(&client);
     let closed = server.closed();
     assert_eq!(closed.reason(), "unacknowledged", "{}", closed.line);
-    assert!(now() - gone.heard < Duration::from_secs(9), "in time");
+    assert!(gone.at.unhindered() < Duration::from_secs(9), "in time");
     assert_nothing_left(&server, &client);
 }
 

@@ -10,7 +10,9 @@ use rustix::process::Signal;
 use super::{children, exec, line, lives, local, script};
 use crate::support::clients::{reset, until_acknowledged, vanish};
 use crate::support::home::{Home, number, text};
-use crate::support::{Server, connect, now, read_to_fin, until, until_another_signal_counts};
+use crate::support::{
+    Began, Server, connect, now, read_to_fin, until, until_another_signal_counts,
+};
 
 /// A script that says its number and then does `what`.
 fn says_pid(what: &str) -> String {
@@ -116,7 +118,7 @@ fn a_client_that_vanishes_is_found_in_time_idle_and_with_output_waiting() {
     crate::support::deafen(&busy);
     let gone = vanish(&idle);
     let reasons = [server.closed(), server.closed()];
-    assert!(now() - gone.heard < Duration::from_secs(9), "in time");
+    assert!(gone.at.unhindered() < Duration::from_secs(9), "in time");
     let mut reasons = reasons.each_ref().map(|closed| closed.reason());
     reasons.sort_unstable();
     assert_eq!(reasons, ["keepalive-dead", "unacknowledged"]);
@@ -289,10 +291,10 @@ fn a_second_signal_ends_them_at_once() {
     server.signal(Signal::TERM);
     server.log_line("the drain", |line| line.contains(" info draining "));
     until_another_signal_counts();
-    let start = now();
+    let start = Began::now();
     server.signal(Signal::TERM);
     assert_eq!(server.wait().code(), Some(1));
-    assert!(now() - start < Duration::from_secs(2), "no grace");
+    assert!(start.unhindered() < Duration::from_secs(2), "no grace");
     assert!(!lives(&pid));
 }
 

@@ -9,7 +9,7 @@ use crate::support::clients::{reset, unread, until_acknowledged, vanish};
 use crate::support::connecting::{Peer, assert_gets};
 use crate::support::home::{Home, entry, number};
 use crate::support::{
-    Closed, Server, connect, now, read_to_fin, send_until_stuck, undeafen, until,
+    Began, Closed, Server, connect, now, read_to_fin, send_until_stuck, undeafen, until,
     until_another_signal_counts,
 };
 
@@ -167,8 +167,8 @@ fn a_client_that_resets_before_all_it_said_has_arrived_is_a_loss() {
 const BOUND: Duration = Duration::from_secs(5);
 
 #[track_caller]
-fn assert_found(closed: &Closed, since: std::time::Instant, reasons: &[&str]) {
-    let took = since.elapsed();
+fn assert_found(closed: &Closed, since: Began, reasons: &[&str]) {
+    let took = since.unhindered();
     assert!(reasons.contains(&closed.reason()), "{}", closed.line);
     assert!(
         took <= BOUND + Duration::from_millis(1500),

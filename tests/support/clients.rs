@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{GUARD, assert_echoes, connect, deafen, now, pass, settle, until};
+use super::{Began, GUARD, assert_echoes, connect, deafen, now, pass, settle, until};
 
 /// A client from another address of this host.
 pub(crate) fn connect_from(source: std::net::Ipv4Addr, server: SocketAddr) -> TcpStream {
@@ -81,7 +81,8 @@ pub(crate) fn vanish(client: &TcpStream) -> Vanished {
     until_acknowledged(client);
     settle();
     deafen(client);
-    Vanished { heard, at: now() }
+    let at = Began::now();
+    Vanished { heard, at }
 }
 
 /// When a client vanished.
@@ -90,7 +91,7 @@ pub(crate) struct Vanished {
     /// Until here at least the server heard of it.
     pub(crate) heard: Instant,
     /// From here on it did not.
-    pub(crate) at: Instant,
+    pub(crate) at: Began,
 }
 
 /// Bytes that tell where they belong: one lost, doubled or moved shows wherever it is.

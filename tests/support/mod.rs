@@ -3,6 +3,7 @@
 mod children;
 pub(crate) mod clients;
 pub(crate) mod connecting;
+mod contention;
 pub(crate) mod embedded;
 pub(crate) mod home;
 mod kernel;
@@ -19,6 +20,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub(crate) use contention::Began;
 pub(crate) use kernel::{deafen, leave_address_space, leave_descriptors, row, undeafen};
 pub(crate) use server::{Closed, Orphan, Server, facts, listening, output, restarted};
 pub(crate) use skipped::{cannot_run, lacks};
