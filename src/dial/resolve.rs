@@ -88,12 +88,12 @@ impl Resolver {
         }
     }
 
-    /// The endpoints, if they are known now. Otherwise the waker is called when they are: ask again then.
+    /// The endpoints, if they are known now. Otherwise the waker is called when they are: [hear](Self::hear) them, and ask
+    /// again then, in the same order. Who asks only when the answer is on its way comes behind those who wait for it.
     pub(crate) fn ask(&mut self, now: Moment) -> Option<Found> {
         if is_literal(&self.address) {
             return Some(look_up(&self.address, self.family));
         }
-        self.hear(now);
         if self.at_work.is_some() {
             return None;
         }
@@ -130,12 +130,22 @@ impl Resolver {
         let (sender, answer) = mpsc::channel();
         let (address, family, waker) = (self.address.clone(), self.family, Arc::clone(&self.waker));
         threads::start("resolver", move || {
+            // Behind the answer, and behind a panic, too.
+            let _wakes = Wakes(waker);
+            let sender = sender;
             // Who asked may have gone.
-            if sender.send(look_up(&address, family)).is_ok() {
-                let _ = waker.wake();
-            }
+            let _ = sender.send(look_up(&address, family));
         })?;
         Ok(answer)
+    }
+}
+
+/// Wakes the loop when it is dropped.
+struct Wakes(Arc<Waker>);
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        let _ = self.0.wake();
     }
 }
 
@@ -188,7 +198,21 @@ mod tests {
             poll.poll(&mut events, Some(Duration::from_secs(30)))
                 .unwrap();
             assert!(!events.is_empty(), "never woken");
+            resolver.hear(now);
         }
+    }
+
+    #[test]
+    fn who_asks_when_the_answer_has_come_comes_behind_those_who_wait_for_it() {
+        let (mut resolver, mut poll) = resolver("localhost:7", Family::V4);
+        assert!(resolver.ask(at(5)).is_none(), "the first waits");
+        let mut events = mio::Events::with_capacity(1);
+        poll.poll(&mut events, Some(Duration::from_secs(30)))
+            .unwrap();
+        assert!(!events.is_empty(), "never woken");
+        assert!(resolver.ask(at(5)).is_none(), "and so does the second");
+        resolver.hear(at(5));
+        assert!(resolver.ask(at(5)).is_some(), "until all are told");
     }
 
     #[test]

@@ -61,7 +61,8 @@ impl Worker {
         for resolver in self.resolvers.by_number.values_mut() {
             resolver.hear(self.now);
         }
-        self.dials.append(&mut self.resolving);
+        // They have waited for it: before those who ask only now.
+        self.dials.splice(0..0, self.resolving.drain(..));
     }
 
     fn advance_dial(&mut self, key: usize) -> Option<Dialed> {
