@@ -8,7 +8,7 @@ use crate::forward::{assert_pair, pair};
 use crate::support::clients::{Stream, unread, until_acknowledged};
 use crate::support::connecting::{Peer, Port, assert_gets, assert_silent};
 use crate::support::home::{Home, entry, number};
-use crate::support::loading::{Loading, NOTHING_HAPPENED};
+use crate::support::loading::{Loading, row};
 use crate::support::{Began, Server, pass, read_to_fin, send_until_stuck, until};
 
 /// A relay with a control socket, to `upstream`.
@@ -29,8 +29,8 @@ fn two_hundred_pairs_under_load_never_notice() {
     let home = Home::new();
     let upstream = Server::start(&["echo", "-q"]);
     let mut relay = relay(&home, upstream.address(), &["-q", "--workers", "2"]);
-    let args = ["-c", "200", "--pipeline", "4", "--workers", "2", "-T", "2m"];
-    let args = [&args[..], &NOTHING_HAPPENED, &["--expect", "up==200"]].concat();
+    // Not all that this machine can do: then no takeover would be had beside others that keep it busy.
+    let args = ["-c", "200", "-r", "5000", "--workers", "2", "-T", "10m"];
     let mut loading = Loading::start(relay.address(), &args);
     loading.goes_on_with(200);
     for workers in ["1", "2", "3"] {
@@ -43,8 +43,14 @@ fn two_hundred_pairs_under_load_never_notice() {
         loading.goes_on_with(200);
     }
     loading.signal(rustix::process::Signal::INT);
-    let (code, table) = loading.ends();
-    assert_eq!(code, 0, "{table}\n{:?}", loading.lines);
+    // Whether they were as many a second as that is no matter here.
+    let (_, table) = loading.ends();
+    let connections = "200 of 200 up at the end, 200 connects, 0 reconnects";
+    assert_eq!(row(&table, "connections"), connections, "{table}");
+    for none in ["failed", "ended", "bytes"] {
+        let mut counts = row(&table, none).split(", ");
+        assert!(counts.all(|count| count.starts_with("0 ")), "{table}");
+    }
 }
 
 #[test]

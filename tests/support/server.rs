@@ -319,6 +319,10 @@ pub(crate) fn facts(line: &str) -> HashMap<String, String> {
         .collect()
 }
 
+/// How long a takeover may take on a busy machine until it is given up: five freezes come too late, and before each it is
+/// waited for five seconds for changes to become fewer.
+const TAKEOVER: Duration = Duration::from_secs(60);
+
 /// How often a takeover is tried that a busy machine made too slow: the server serves on each time, as it should.
 const TRIES: u32 = 20;
 
@@ -360,13 +364,17 @@ impl Server {
 
     /// Waits for the first bytes on stdout, or for its end.
     pub(crate) fn has_said_something(&mut self) -> bool {
-        match self.stdout.recv_timeout(GUARD) {
+        match self.stdout.recv_timeout(TAKEOVER) {
             Ok(bytes) => {
                 self.printed.extend(bytes);
                 true
             }
             Err(RecvTimeoutError::Disconnected) => false,
-            Err(RecvTimeoutError::Timeout) => panic!("neither a word on stdout nor its end"),
+            Err(RecvTimeoutError::Timeout) => {
+                self.lines.extend(self.log.try_iter());
+                let log = self.lines.join("\n");
+                panic!("neither a word on stdout nor its end; stderr: {log}")
+            }
         }
     }
 
