@@ -168,9 +168,10 @@ mod tests {
 
     #[test]
     fn a_long_run_has_longer_steps_and_loses_nothing() {
-        let looks = 20_000;
+        let looks = 2 * STEPS_MOST as u64 + 201;
         let course = run(looks);
         assert!(course.steps.len() <= STEPS_MOST);
+        assert_eq!(course.looks, 4, "joined twice");
         let shown: u64 = course.steps.iter().map(|step| step.echoed).sum();
         assert_eq!(shown, looks * 7);
         for pair in course.steps.windows(2) {
