@@ -163,6 +163,14 @@ pub struct Listen {
     /// that is full the kernel has them try again. What `allow` and the limits keep out is not counted. It begins
     /// anew with each process. `None` (default): as many as come.
     pub accept_rate: Option<AcceptRate>,
+    /// The same for the connections from one address, as [`ip_prefix`](Self::ip_prefix) counts it, by all of its listeners
+    /// together: who comes too soon after others is accepted, and no service hears of it before its turn. `None`
+    /// (default): as many as come.
+    pub accept_rate_per_ip: Option<AcceptRate>,
+    /// Its clients come through proxies that say who they are, by the PROXY protocol: rules, limits, services and the log
+    /// know who that is. Whoever says nothing ends with reason `bad-proxy-header`. `None` (default): clients come by
+    /// themselves.
+    pub accept_proxy: Option<AcceptProxy>,
     /// What happens to a connection over a limit on all connections. Default: [`WhenFull::Close`].
     pub when_full: WhenFull,
     /// Connections that may wait to be accepted: the argument of listen(2). Default 4096; the system caps it
@@ -211,6 +219,8 @@ impl Listen {
             max_conns_per_ip: None,
             ip_prefix: IpPrefix::default(),
             accept_rate: None,
+            accept_rate_per_ip: None,
+            accept_proxy: None,
             when_full: WhenFull::Close,
             backlog: 4096,
             buffer: 256 * 1024,
@@ -246,6 +256,27 @@ pub enum Replace {
     IfRunning,
     /// Yes: it fails where there is none.
     Always,
+}
+
+/// How the PROXY protocol, version 1 or 2, is spoken to a listener.
+///
+/// A connection that its proxy has opened for itself (`LOCAL`), or for nobody it can name (`UNKNOWN`), is the proxy's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AcceptProxy {
+    /// Who may say who the client is; nobody else is served. Empty (default): everybody. Clients of Unix sockets may.
+    pub from: Vec<Network>,
+    /// How long the header may take. Default 5 s, at least 3 s.
+    pub timeout: Duration,
+}
+
+impl Default for AcceptProxy {
+    fn default() -> Self {
+        Self {
+            from: Vec::new(),
+            timeout: Duration::from_secs(5),
+        }
+    }
 }
 
 /// How many a second, and how many at once after a pause: a token bucket.

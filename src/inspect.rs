@@ -14,6 +14,9 @@ pub struct ConnectionInfo {
     pub id: u64,
     /// Who is at the other end.
     pub peer: Peer,
+    /// The proxy that says so, in a header of the PROXY protocol.
+    #[cfg_attr(control, serde(skip_serializing_if = "Option::is_none", default))]
+    pub via: Option<Peer>,
     /// The listener it came through.
     pub listener: Endpoint,
     /// The service of that listener.
@@ -76,6 +79,10 @@ pub enum DeadlineKind {
     Linger,
     /// It has been connected for as long as it may.
     Age,
+    /// The header of the PROXY protocol is awaited.
+    ProxyHeader,
+    /// Its turn comes, and it is served: it came too soon after others of its address.
+    Turn,
 }
 
 /// A listener, as the status shows it.
@@ -144,6 +151,9 @@ pub struct Status {
     pub workers: usize,
     /// Connections that are open.
     pub open: usize,
+    /// Of those, how many no service has heard of yet: their PROXY header or their turn is awaited.
+    #[cfg_attr(control, serde(default))]
+    pub at_door: usize,
     /// Connections accepted, by this process and those it has taken over from; so with all counters.
     pub accepted: u64,
     /// Bytes read from clients.

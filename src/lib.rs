@@ -109,7 +109,7 @@ pub use address::Address;
 pub use address::endpoint::{Endpoint, Peer};
 pub use address::network::{IpPrefix, Network};
 pub use address::ownership::Ownership;
-pub use config::{AcceptRate, Config, Listen, WhenFull};
+pub use config::{AcceptProxy, AcceptRate, Config, Listen, WhenFull};
 pub use error::Error;
 pub use handle::Handle;
 pub use handle::lifecycle::Lifecycle;

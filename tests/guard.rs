@@ -1,5 +1,12 @@
 //! Who is let in, and for how long.
 
+/// Real proxies.
+mod fronts;
+/// Clients that come through proxies.
+mod proxies;
+/// Clients of one address that come too fast.
+mod rates;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};

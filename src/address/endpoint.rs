@@ -132,7 +132,7 @@ impl From<SocketAddr> for Peer {
 }
 
 /// A [`Peer`] as a connection keeps it: a third smaller, for there are many.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum PackedPeer {
     V4(SocketAddrV4),
     /// Its flow information is zero on a socket that does not send any (`inet6_getname` in the kernel's
@@ -143,16 +143,32 @@ pub(crate) enum PackedPeer {
         scope: u32,
     },
     Unix(Option<NonZeroU32>),
+    /// A client that a proxy spoke for, and that proxy.
+    Introduced(Box<(Peer, Peer)>),
 }
 
 impl PackedPeer {
-    pub(crate) fn get(self) -> Peer {
-        match self {
+    /// `client`, as `via`, who is at the other end of the socket, says.
+    pub(crate) fn introduced(client: Peer, via: Peer) -> Self {
+        Self::Introduced(Box::new((client, via)))
+    }
+
+    pub(crate) fn get(&self) -> Peer {
+        match *self {
             Self::V4(address) => Peer::Tcp(address.into()),
             Self::V6 { ip, port, scope } => {
                 Peer::Tcp(SocketAddrV6::new(ip.into(), port, 0, scope).into())
             }
             Self::Unix(process) => Peer::Unix(process),
+            Self::Introduced(ref both) => both.0,
+        }
+    }
+
+    /// Who spoke for it.
+    pub(crate) fn via(&self) -> Option<Peer> {
+        match self {
+            Self::Introduced(both) => Some(both.1),
+            _ => None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Where to listen, as people write it.
 
 pub(crate) mod endpoint;
+pub(crate) mod introduction;
 pub(crate) mod network;
 pub(crate) mod ownership;
 

@@ -57,7 +57,7 @@ impl Connection {
             terms: Arc::clone(terms),
         })));
         #[cfg(control)]
-        self.io.has_new_descriptors();
+        self.io.is_to_be_copied_anew();
     }
 
     /// Tells the service what has come of dialling.

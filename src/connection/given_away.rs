@@ -26,7 +26,7 @@ impl Connection {
 
     /// Tells the service what it waited for.
     pub(crate) fn tell(&mut self, service: &AnyService, turn: &Turn<'_>, what: Ready) {
-        if !self.io.is_decided() {
+        if !self.io.is_decided() && self.io.door().is_none() {
             self.call(turn, |state, conn| service.ready(state, conn, what));
         }
     }
@@ -34,6 +34,9 @@ impl Connection {
     /// The connection has ended: tells the service.
     pub(crate) fn over(&mut self, service: &AnyService, turn: &Turn<'_>, reason: CloseReason) {
         let Self { io, state } = self;
+        if io.door().is_some() {
+            return;
+        }
         // What it does after that cannot end it again.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             service.over(state, &mut Context { io, turn: *turn }, reason);

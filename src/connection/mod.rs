@@ -7,6 +7,7 @@
 //! `worker/` says when (readiness, leftovers, deadlines) and carries out a [`Step::Close`]; the judgement over
 //! silence is in `liveness/reap.rs`.
 
+mod door;
 mod far;
 mod given_away;
 
@@ -41,25 +42,38 @@ pub(crate) enum Step {
     Again,
     /// Call `advance` in the next turn: it is as it was.
     PutOff,
+    /// What its client waited for at the door has come: let it in.
+    Enter,
     /// Close it.
     Close(Ending),
 }
 
 impl Connection {
     /// Wraps an accepted socket and lets the service greet.
-    pub(crate) fn open(mut io: Io, service: &AnyService, turn: &Turn<'_>) -> Self {
-        let state = catch_unwind(AssertUnwindSafe(|| {
-            service.open(&mut Context {
-                io: &mut io,
-                turn: *turn,
-            })
+    pub(crate) fn open(io: Io, service: &AnyService, turn: &Turn<'_>) -> Self {
+        let mut connection = Self::unheard(io);
+        connection.greet(service, turn);
+        connection
+    }
+
+    /// Wraps a socket that no service has heard of.
+    pub(crate) fn unheard(io: Io) -> Self {
+        Self::with_state(io, Box::new(()))
+    }
+
+    fn greet(&mut self, service: &AnyService, turn: &Turn<'_>) {
+        let Self { io, state } = self;
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let io = &mut *io;
+            service.open(&mut Context { io, turn: *turn })
         }));
-        let state = state.unwrap_or_else(|_| {
-            io.told();
-            io.overrule(Ending::reset(CloseReason::Service));
-            Box::new(())
-        });
-        Self { io, state }
+        match opened {
+            Ok(opened) => *state = opened,
+            Err(_) => {
+                io.told();
+                io.overrule(Ending::reset(CloseReason::Service));
+            }
+        }
     }
 
     pub(crate) fn with_state(io: Io, state: State) -> Self {
@@ -116,6 +130,9 @@ impl Connection {
         buffer: &mut [u8],
     ) -> Step {
         if self.io.pending.is_some() {
+            if self.io.door().is_some() {
+                return self.knock(turn, buffer);
+            }
             self.go_on(service, turn);
             if self.io.is(Is::GivenAway) {
                 return self.attend(turn);
@@ -155,7 +172,7 @@ impl Connection {
         turn: &Turn<'_>,
         buffer: &mut [u8],
     ) -> Step {
-        if self.io.is(Is::GivenAway) {
+        if self.io.is(Is::GivenAway) || self.io.door().is_some() {
             return Step::Rest;
         }
         self.give_room(service, turn);
@@ -398,6 +415,9 @@ impl Connection {
     ) -> Step {
         let known = turn.known;
         if self.io.pending.is_some() {
+            if self.io.door().is_some() {
+                return self.knock(turn, buffer);
+            }
             self.ring(service, turn);
         }
         if self.io.is(Is::GivenAway) {
@@ -462,6 +482,9 @@ impl Connection {
         turn: &Turn<'_>,
         buffer: &mut [u8],
     ) -> Step {
+        if self.io.door().is_some() {
+            return self.drain_at_door(turn, buffer);
+        }
         if service.outlasts_drain() {
             return Step::Rest;
         }

@@ -120,6 +120,7 @@ impl Handle {
             accepting: !shared.closed.load(Ordering::Acquire),
             workers: shared.workers.len(),
             open: shared.open(),
+            at_door: shared.at_door(),
             accepted: sum.accepted,
             read: sum.read,
             written: sum.written,
@@ -319,6 +320,8 @@ pub(crate) struct Mailbox {
     mail: Sender<Mail>,
     /// Connections it has, those on their way to it included.
     pub(crate) open: AtomicUsize,
+    /// Of those it has, connections that no service has heard of yet.
+    pub(crate) at_door: AtomicUsize,
     /// When services have output for its connections.
     pub(crate) prompted: NearestMoment,
     /// Who looks into it.
@@ -333,6 +336,7 @@ impl Mailbox {
                 waker: Arc::new(waker),
                 mail,
                 open: AtomicUsize::new(0),
+                at_door: AtomicUsize::new(0),
                 prompted: NearestMoment::never(),
                 thread: OnceLock::new(),
             },
@@ -508,6 +512,14 @@ impl Shared {
         let workers = self.workers.iter();
         workers
             .map(|worker| worker.open.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// Connections that no service has heard of yet.
+    fn at_door(&self) -> usize {
+        let workers = self.workers.iter();
+        workers
+            .map(|worker| worker.at_door.load(Ordering::Relaxed))
             .sum()
     }
 

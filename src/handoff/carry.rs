@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::connection::Connection;
 use crate::io::Is;
+use crate::io::door::Door;
 use crate::io::marks::Mark;
 use crate::io::{Carried, Far, Io, Pending, Terms, Up};
 use crate::liveness::close::CloseReason;
@@ -14,7 +15,7 @@ use crate::liveness::reap::Progress;
 use crate::memory::Memory;
 use crate::service::{AnyService, Exported};
 use crate::time::deadline::Moment;
-use crate::wire::record::{Arrival, Piece, Record, Update};
+use crate::wire::record::{AT_DOOR, Arrival, AtDoor, Piece, Record, Update};
 
 /// The longest state of a service that travels.
 const LONGEST_STATE: usize = 64 * 1024;
@@ -38,8 +39,13 @@ impl Connection {
             Some(Far::Up(up)) => Some(Box::new((up.io.peer(), up.io.record(now)))),
             _ => None,
         };
-        let exported = catch_unwind(AssertUnwindSafe(|| service.export(self.state())));
-        let state = exported.unwrap_or(None)?;
+        let state = match io.door() {
+            Some(door) => AtDoor::of(door, now).exported(),
+            None => {
+                let exported = catch_unwind(AssertUnwindSafe(|| service.export(self.state())));
+                exported.unwrap_or(None).filter(|it| it.schema != AT_DOOR)?
+            }
+        };
         if state.bytes.len() > LONGEST_STATE {
             return None;
         }
@@ -66,8 +72,8 @@ impl Connection {
         let record = &arrival.record;
         let opened = now.before(Duration::from_micros(arrival.age));
         let io = Io::new(socket, record.id, arrival.peer, arrival.listener, opened);
-        let mut connection = Self::with_state(io, service.import(&exported(record))?);
-        connection.io.restore(record, service.hears_out(), now)?;
+        let mut connection = Self::unheard(io);
+        connection.restore(record, service, now)?;
         let mut along = along.into_iter();
         if let Some(far) = &record.far {
             let socket = along.next().ok_or("a far side without its socket")?;
@@ -95,8 +101,7 @@ impl Connection {
         now: Moment,
     ) -> Result<bool, String> {
         let record = &update.record;
-        self.set_state(service.import(&exported(record))?);
-        self.io.restore(record, service.hears_out(), now)?;
+        self.restore(record, service, now)?;
         self.io.restore_dialing(record);
         let mut more = self
             .io
@@ -108,6 +113,51 @@ impl Connection {
                 .take_bytes(&far.1, &update.far, &Piece::default(), terms)?;
         }
         Ok(more)
+    }
+}
+
+impl Connection {
+    /// What its service knows of it, or that it waits at the door, and how its socket stands.
+    fn restore(
+        &mut self,
+        record: &Record,
+        service: &AnyService,
+        now: Moment,
+    ) -> Result<(), String> {
+        if record.state_schema != AT_DOOR {
+            self.set_state(service.import(&exported(record))?);
+            return self.io.restore(record, service.hears_out(), now);
+        }
+        let at_door = AtDoor::decode(&record.state)?;
+        self.io.restore(record, service.hears_out(), now)?;
+        // What is behind the bytes of a header tells an event.
+        self.io.set(Is::ReadOn, false);
+        self.io.wait_at(at_door.door(now), now);
+        Ok(())
+    }
+}
+
+impl AtDoor {
+    fn of(door: Door, now: Moment) -> Self {
+        match door {
+            Door::Header(until) => Self::Header(micros(until.since(now))),
+            Door::Turn(at) => Self::Turn(micros(at.since(now))),
+        }
+    }
+
+    fn door(self, now: Moment) -> Door {
+        let after = |micros| now.after(Duration::from_micros(micros));
+        match self {
+            Self::Header(left) => Door::Header(after(left)),
+            Self::Turn(left) => Door::Turn(after(left)),
+        }
+    }
+
+    fn exported(self) -> Exported {
+        Exported {
+            schema: AT_DOOR,
+            bytes: self.encode(),
+        }
     }
 }
 

@@ -157,7 +157,7 @@ impl Giving {
     #[inline]
     pub(crate) fn changed(&mut self, key: usize, io: &mut Io) -> bool {
         if let Some(pending) = &mut io.pending
-            && std::mem::take(&mut pending.new_descriptors)
+            && std::mem::take(&mut pending.copy_anew)
         {
             // What was sent is of no use: it comes anew, as if it had not been sent.
             self.take_back(io);

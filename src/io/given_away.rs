@@ -48,14 +48,14 @@ impl Io {
     pub(crate) fn watch(&mut self, fd: OwnedFd) {
         self.watched_mut().descriptors.push(fd);
         #[cfg(control)]
-        self.has_new_descriptors();
+        self.is_to_be_copied_anew();
     }
 
-    /// Its descriptors are not those any more that it had: another process's copy of it is none.
+    /// Its descriptors are not those any more that it had, or it is somebody else's: another process's copy of it is none.
     #[cfg(control)]
-    pub(crate) fn has_new_descriptors(&mut self) {
+    pub(crate) fn is_to_be_copied_anew(&mut self) {
         if self.marks.has(Mark::Copied) {
-            self.pending().new_descriptors = true;
+            self.pending().copy_anew = true;
         }
     }
 

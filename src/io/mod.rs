@@ -3,6 +3,7 @@
 //! The half of a connection that a service call works on ([`Context`](crate::Context)); the half that calls the
 //! service is in `connection/`.
 
+pub(crate) mod door;
 mod end;
 mod far;
 mod flags;
@@ -159,9 +160,14 @@ impl Io {
         self.flags.put(how, holds);
     }
 
-    /// Who is at the other end.
+    /// Who is at the other end: who a proxy says it is, if one does.
     pub(crate) fn peer(&self) -> Peer {
         self.peer.get()
+    }
+
+    /// The proxy that says so.
+    pub(crate) fn via(&self) -> Option<Peer> {
+        self.peer.via()
     }
 
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
@@ -385,6 +391,9 @@ impl Io {
             .min(self.age_deadline(turn));
         if self.pending.is_none() {
             return due;
+        }
+        if let Some(door) = self.door() {
+            return door.due();
         }
         let due = due.min(self.alarm()).min(self.lost());
         due.min(self.far_due())

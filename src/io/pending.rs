@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use super::Far;
+use crate::io::door::Door;
 use crate::io::end::Details;
 use crate::io::inbox::Inbox;
 use crate::io::outbox::Outbox;
@@ -12,6 +13,8 @@ use crate::time::deadline::Moment;
 /// What an idle connection does not have.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
+    /// What it waits for before a service hears of it.
+    pub(crate) door: Option<Door>,
     pub(crate) outbox: Outbox,
     /// Input that the service left.
     pub(crate) kept: Inbox,
@@ -27,9 +30,10 @@ pub(crate) struct Pending {
     pub(super) end: Details,
     /// The far side, on its way or there.
     pub(crate) far: Option<Box<Far>>,
-    /// Another process has a copy of the connection with descriptors that are not its own any more.
+    /// Another process has a copy of the connection that an update cannot mend, as with descriptors that are not its own
+    /// any more.
     #[cfg(control)]
-    pub(crate) new_descriptors: bool,
+    pub(crate) copy_anew: bool,
     /// What the service wants to be told of beside the socket.
     pub(crate) watched: Option<Box<Watched>>,
 }
@@ -66,7 +70,12 @@ impl Default for Watched {
 
 impl Pending {
     pub(crate) fn is_vacant(&self) -> bool {
-        self.outbox.is_empty()
+        #[cfg(control)]
+        if self.copy_anew {
+            return false;
+        }
+        self.door.is_none()
+            && self.outbox.is_empty()
             && self.kept.is_empty()
             && self.stopped.is_none()
             && self.progress.is_none()

@@ -16,6 +16,7 @@ use crate::address::endpoint::{Endpoint, Peer};
 use crate::config::WhenFull;
 use crate::handle::Shared;
 use crate::io::Io;
+use crate::io::door::Door;
 use crate::io::stats::Stats;
 use crate::listen::listener::{Configure, Listener, Settings};
 use crate::listen::pace::Pace;
@@ -46,7 +47,7 @@ pub(crate) trait Placing {
 /// The listeners, and whether they are accepted from.
 #[derive(Debug)]
 pub(crate) struct Acceptor {
-    doors: Vec<Door>,
+    doors: Vec<Entrance>,
     /// Accepting is paused for a lack of the system's until then.
     paused: Option<Moment>,
     /// A lack of the system's has been said in the log, and not yet that it is over.
@@ -60,7 +61,7 @@ pub(crate) struct Acceptor {
 
 /// One listener.
 #[derive(Debug)]
-struct Door {
+struct Entrance {
     socket: OwnedFd,
     address: Endpoint,
     /// The path of a Unix socket, as long as the door is open.
@@ -78,7 +79,7 @@ struct Door {
     ready: bool,
 }
 
-impl Door {
+impl Entrance {
     /// The backlog is where connections wait while there is no room.
     fn holds_back(&self) -> bool {
         self.settings.when_full == WhenFull::Wait && self.settings.admission.is_full()
@@ -140,6 +141,7 @@ impl Door {
         let obituary = Obituary {
             id,
             peer,
+            via: None,
             listener: &self.address,
             upstream: None,
             ending: &Ending::fin(reason),
@@ -181,7 +183,7 @@ impl Acceptor {
         let source = &mut SourceFd(&listener.socket.as_raw_fd());
         registry.register(source, token, Interest::READABLE)?;
         let pace = listener.settings.accept_rate.map(Pace::of);
-        self.doors.push(Door {
+        self.doors.push(Entrance {
             socket: listener.socket,
             address: listener.address,
             file: listener.file,
@@ -220,7 +222,7 @@ impl Acceptor {
             None => {
                 let doors = self.doors.iter();
                 let open = doors.filter(|door| door.ready && !door.holds_back());
-                open.map(Door::opens).min().unwrap_or(Moment::NEVER)
+                open.map(Entrance::opens).min().unwrap_or(Moment::NEVER)
             }
         }
     }
@@ -290,15 +292,30 @@ impl Acceptor {
         let door = &mut self.doors[at];
         let id = shared.next_id();
         door.stats.accepted.add(1);
-        if !peer.ip().is_none_or(|ip| door.settings.access.lets_in(ip)) {
-            door.turn_away(id, peer, CloseReason::Denied, None);
+        let settings = &door.settings;
+        let proxies = settings.proxies.as_ref();
+        let access = proxies.map_or(&settings.access, |proxies| &proxies.trusted);
+        if !peer.ip().is_none_or(|ip| access.lets_in(ip)) {
+            let (reason, note) = match proxies {
+                None => (CloseReason::Denied, None),
+                Some(_) => (CloseReason::BadProxyHeader, Some(Note::Header("untrusted"))),
+            };
+            door.turn_away(id, peer, reason, note);
             return None;
         }
-        if let Err(limit) = door.settings.admission.admit(peer.ip()) {
+        // Whose address it is, that is said at the door.
+        let ip = peer.ip().filter(|_| proxies.is_none());
+        if let Err(limit) = settings.admission.admit(ip) {
             door.turn_away(id, peer, CloseReason::Limit, Some(Note::Limit(limit)));
             self.say(now, "connection limit reached, closing what comes");
             return None;
         }
+        let waits = match proxies {
+            Some(proxies) => Some(Door::Header(now.after(proxies.timeout))),
+            None => Some(settings.admission.turn_of(ip, now))
+                .filter(|turn| now < *turn)
+                .map(Door::Turn),
+        };
         if let Some(pace) = &mut door.pace {
             pace.take(now);
         }
@@ -307,7 +324,11 @@ impl Acceptor {
             log::debug!(id, option = refused.option.as_str(), error:% = refused.source; "option refused");
         }
         let listener = u16::try_from(at).unwrap_or(u16::MAX);
-        Some(Io::new(socket, id, peer, listener, now))
+        let mut io = Io::new(socket, id, peer, listener, now);
+        if let Some(waits) = waits {
+            io.wait_at(waits, now);
+        }
+        Some(io)
     }
 
     fn pause(&mut self, now: Moment, listener: &Endpoint, error: &io::Error) {

@@ -1,8 +1,11 @@
 //! Who may come in, by address: rules that allow and deny, looked up in a sorted table.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::address::network::{self, Network};
+use crate::config::AcceptProxy;
+use crate::error::Error;
 
 /// The rules of one [`Listen`](crate::Listen).
 #[derive(Debug)]
@@ -39,6 +42,34 @@ impl Access {
         let decides = behind.checked_sub(1).and_then(|at| table.get(at));
         let decides = decides.and_then(|(_, rule)| *rule);
         decides.unwrap_or(self.otherwise)
+    }
+}
+
+/// Who says who the client is.
+#[derive(Debug)]
+pub(crate) struct Proxies {
+    pub(crate) trusted: Access,
+    /// How long that may take.
+    pub(crate) timeout: Duration,
+}
+
+/// The least a proxy gets for its header: the specification wants that a lost segment can be sent anew.
+const PROXY_TIMEOUT_LEAST: Duration = Duration::from_secs(3);
+
+impl Proxies {
+    /// # Errors
+    /// Too short a time.
+    pub(crate) fn new(accept: &AcceptProxy) -> Result<Self, Error> {
+        if accept.timeout < PROXY_TIMEOUT_LEAST {
+            return Err(Error::Config(
+                "proxy timeout below 3 s: a header whose segment is lost could not come in time"
+                    .to_owned(),
+            ));
+        }
+        Ok(Self {
+            trusted: Access::new(&accept.from, &[]),
+            timeout: accept.timeout,
+        })
     }
 }
 

@@ -6,6 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::address::network::IpPrefix;
+use crate::config::AcceptRate;
+use crate::io::Io;
+use crate::io::door::Door;
+use crate::listen::pace::Paces;
+use crate::time::deadline::Moment;
 
 /// The limits of one [`Listen`](crate::Listen), and how many connections count against them. Touched only when a
 /// connection comes or goes.
@@ -15,6 +20,8 @@ pub(crate) struct Admission {
     /// The whole server's.
     total: Arc<Limit>,
     per_ip: Option<PerIp>,
+    prefix: IpPrefix,
+    paces: Option<Paces>,
 }
 
 /// A limit, and how many connections count against it.
@@ -59,7 +66,15 @@ impl Admission {
                 prefix,
                 open: Mutex::default(),
             }),
+            prefix,
+            paces: None,
         }
+    }
+
+    /// With a rate for each address.
+    pub(crate) fn paced(self, rate: Option<AcceptRate>) -> Self {
+        let paces = rate.map(|rate| Paces::new(rate, self.prefix));
+        Self { paces, ..self }
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -75,6 +90,17 @@ impl Admission {
         if self.is_full() {
             return Err("max-conns");
         }
+        self.admit_from(ip)?;
+        self.own.open.fetch_add(1, Ordering::SeqCst);
+        self.total.open.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// A connection that counts already turns out to be from `ip`.
+    ///
+    /// # Errors
+    /// That limit is reached, by its flag's name.
+    pub(crate) fn admit_from(&self, ip: Option<IpAddr>) -> Result<(), &'static str> {
         if let Some(per_ip) = &self.per_ip
             && let Some(ip) = ip
         {
@@ -85,8 +111,6 @@ impl Admission {
             }
             *count += 1;
         }
-        self.own.open.fetch_add(1, Ordering::SeqCst);
-        self.total.open.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 
@@ -104,7 +128,7 @@ impl Admission {
     }
 
     /// Counts an admitted connection out.
-    pub(crate) fn release(&self, ip: Option<IpAddr>) {
+    fn release(&self, ip: Option<IpAddr>) {
         self.own.open.fetch_sub(1, Ordering::SeqCst);
         self.total.open.fetch_sub(1, Ordering::SeqCst);
         if let Some(per_ip) = &self.per_ip
@@ -118,6 +142,34 @@ impl Admission {
                     open.remove(&ip);
                 }
             }
+        }
+    }
+
+    /// When a client that has come from `ip` may be served.
+    pub(crate) fn turn_of(&self, ip: Option<IpAddr>, now: Moment) -> Moment {
+        match (&self.paces, ip) {
+            (Some(paces), Some(ip)) => paces.turn_of(ip, now),
+            _ => now,
+        }
+    }
+
+    /// A client came with a turn from another process.
+    #[cfg(control)]
+    pub(crate) fn keep_turn(&self, ip: Option<IpAddr>, turn: Moment, now: Moment) {
+        if let (Some(paces), Some(ip)) = (&self.paces, ip) {
+            paces.keep_turn(ip, turn, now);
+        }
+    }
+
+    /// A connection has ended, or left: what it counted as counts no more.
+    pub(crate) fn leave(&self, io: &Io) {
+        let ip = match io.door() {
+            Some(Door::Header(_)) => None,
+            _ => io.peer().ip(),
+        };
+        self.release(ip);
+        if let (Some(Door::Turn(_)), Some(paces), Some(ip)) = (io.door(), &self.paces, ip) {
+            paces.give_back(ip);
         }
     }
 }

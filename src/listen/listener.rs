@@ -19,7 +19,7 @@ use crate::config::{AcceptRate, Listen, WhenFull};
 use crate::error::Error;
 #[cfg(control)]
 use crate::inspect::ListenerInfo;
-use crate::listen::access::Access;
+use crate::listen::access::{Access, Proxies};
 use crate::listen::admission::{Admission, Limit};
 use crate::liveness::reap::Limits;
 use crate::liveness::sockopt::{self, SocketOptions};
@@ -40,6 +40,7 @@ pub(crate) struct Settings {
     pub(crate) access: Access,
     pub(crate) admission: Admission,
     pub(crate) accept_rate: Option<AcceptRate>,
+    pub(crate) proxies: Option<Proxies>,
     /// Who may connect to which Unix sockets.
     permits: Vec<(PathBuf, Permit)>,
 }
@@ -81,9 +82,8 @@ impl Settings {
     /// Checks what `listen` asks and fills in what it left open. `total` and `memory`: the limits of the whole server.
     pub(crate) fn new(listen: &Listen, total: &Arc<Limit>, memory: &Memory) -> Result<Self, Error> {
         if listen.buffer == 0 {
-            return Err(Error::Config(
-                "buffer is 0: no output could ever wait".to_owned(),
-            ));
+            let what = "buffer is 0: no output could ever wait";
+            return Err(Error::Config(what.to_owned()));
         }
         for (name, time) in [
             ("read timeout", listen.read_timeout),
@@ -92,9 +92,8 @@ impl Settings {
             ("age", listen.max_age),
         ] {
             if time.is_some_and(|time| time < Duration::from_millis(1)) {
-                return Err(Error::Config(format!(
-                    "{name} below 1 ms: nobody could meet it"
-                )));
+                let what = format!("{name} below 1 ms: nobody could meet it");
+                return Err(Error::Config(what));
             }
         }
         let options =
@@ -114,12 +113,14 @@ impl Settings {
             when_full: listen.when_full,
             access: Access::new(&listen.allow, &listen.deny),
             accept_rate: listen.accept_rate,
+            proxies: listen.accept_proxy.as_ref().map(Proxies::new).transpose()?,
             admission: Admission::new(
                 Limit::new(listen.max_conns.map_or(usize::MAX, usize::from)),
                 Arc::clone(total),
                 listen.max_conns_per_ip.map(usize::from),
                 listen.ip_prefix,
-            ),
+            )
+            .paced(listen.accept_rate_per_ip),
             permits: permits(listen)?,
         })
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::address::endpoint::Endpoint;
 use crate::inspect::{ConnectionInfo, DeadlineKind, NextDeadline};
+use crate::io::door::Door;
 use crate::io::stats::Stats;
 use crate::io::{Far, Io, Terms, Turn};
 use crate::listen::listener::Settings;
@@ -59,7 +60,12 @@ impl Origin {
             CloseReason::HalfCloseTimeout => until(DeadlineKind::HalfClose, at),
             _ => until(DeadlineKind::Output, at),
         });
+        let door = io.door().and_then(|door| match door {
+            Door::Header(at) => until(DeadlineKind::ProxyHeader, at),
+            Door::Turn(at) => until(DeadlineKind::Turn, at),
+        });
         let deadlines = [
+            door,
             until(DeadlineKind::Linger, io.linger().unwrap_or(Moment::NEVER)),
             stalls,
             until(DeadlineKind::Read, io.read_deadline(&self.turn(now))),
@@ -68,6 +74,7 @@ impl Origin {
         ConnectionInfo {
             id: io.id,
             peer: io.peer(),
+            via: io.via(),
             listener: self.address.clone(),
             service: self.settings.service.name().to_owned(),
             age: now.since(io.opened),

@@ -49,11 +49,14 @@ pub enum CloseReason {
     Denied,
     /// It was connected for as long as one may be.
     MaxAge,
+    /// Who it is was to be said in a header of the PROXY protocol, and was not, or by somebody who may not say that: never
+    /// served.
+    BadProxyHeader,
 }
 
 impl CloseReason {
     /// Every reason, in the order of the variants.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::PeerClosed,
         Self::PeerReset,
         Self::KeepaliveDead,
@@ -71,6 +74,7 @@ impl CloseReason {
         Self::IoError,
         Self::Denied,
         Self::MaxAge,
+        Self::BadProxyHeader,
     ];
 
     /// The word in logs and metrics.
@@ -94,6 +98,7 @@ impl CloseReason {
             Self::IoError => "io-error",
             Self::Denied => "denied",
             Self::MaxAge => "max-age",
+            Self::BadProxyHeader => "bad-proxy-header",
         }
     }
 }
@@ -123,6 +128,10 @@ pub(crate) enum Note {
     /// What came when everything had been said and delivered: who closes at once resets when something comes yet, such
     /// as the goodbye of TLS.
     Late(&'static str),
+    /// What was wrong with the header of the PROXY protocol.
+    Header(&'static str),
+    /// It said nothing: somebody looked whether the port is open, as health checks do.
+    Probe,
 }
 
 /// How the socket is closed.
@@ -159,6 +168,8 @@ impl Ending {
 pub(crate) struct Obituary<'a> {
     pub(crate) id: u64,
     pub(crate) peer: Peer,
+    /// The proxy that says so.
+    pub(crate) via: Option<Peer>,
     pub(crate) listener: &'a Endpoint,
     /// The server that its far side was connected to.
     pub(crate) upstream: Option<Endpoint>,
@@ -180,11 +191,16 @@ impl Obituary<'_> {
         } = *self.ending;
         let errno = errno.map(|errno| Errno(errno).to_string());
         let upstream = self.upstream.as_ref().map(Endpoint::to_string);
-        let (limit, late) = match self.note {
-            Some(Note::Limit(which)) => (Some(which), None),
-            Some(Note::Late(what)) => (None, Some(what)),
-            None => (None, None),
-        };
+        let via = self.via.as_ref().map(Peer::to_string);
+        let (mut limit, mut late, mut header) = (None, None, None);
+        let mut level = log::Level::Info;
+        match self.note {
+            Some(Note::Limit(which)) => limit = Some(which),
+            Some(Note::Late(what)) => late = Some(what),
+            Some(Note::Header(what)) => header = Some(what),
+            Some(Note::Probe) => level = log::Level::Debug,
+            None => {}
+        }
         let verdict = !matches!(
             reason,
             CloseReason::ReadTimeout | CloseReason::HalfCloseTimeout | CloseReason::WriteStall
@@ -192,13 +208,16 @@ impl Obituary<'_> {
         let probes = info.map(|info| info.probes);
         let retransmits = info.map(|info| info.retransmits);
         let silent = info.filter(|_| !verdict).map(|info| millis(info.silence));
-        log::info!(
+        log::log!(
+            level,
             id = self.id,
             peer:% = self.peer,
+            via = via.as_deref(),
             listener:% = self.listener,
             upstream = upstream.as_deref(),
             reason = reason.as_str(),
             limit,
+            header,
             late,
             age = millis(self.age),
             read = self.read,

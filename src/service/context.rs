@@ -67,7 +67,7 @@ impl Context<'_> {
     pub fn dial(&mut self, upstream: &Upstream, after: Duration) {
         #[cfg(control)]
         if self.io.far_up().is_some() {
-            self.io.has_new_descriptors();
+            self.io.is_to_be_copied_anew();
         }
         self.io.pending().far = Some(Box::new(Dialled::Wanted {
             upstream: upstream.clone(),

@@ -311,7 +311,7 @@ pub enum RoundStage {
 /// service's own affair.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exported {
-    /// The form of `bytes`.
+    /// The form of `bytes`: any but `u16::MAX`, which says that the service has not heard of the connection.
     pub schema: u16,
     /// The state: of a connection at most 64 KiB, or it stays; what they have in common at most 64 MiB, a part that goes
     /// ahead at most 2 GiB.

@@ -154,6 +154,32 @@ pub(crate) struct Record {
     pub(crate) state: Vec<u8>,
 }
 
+/// The schema of [`AtDoor`], which no service has.
+pub(crate) const AT_DOOR: u16 = u16::MAX;
+
+/// In place of a service's state, that none has heard of the connection: what it waits for, and for how many more
+/// microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum AtDoor {
+    /// The header of the PROXY protocol, at most so long.
+    Header(u64),
+    /// Its turn among those of its address.
+    Turn(u64),
+}
+
+impl AtDoor {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        // Numbers into memory: nothing can fail.
+        postcard::to_stdvec(&self).unwrap_or_default()
+    }
+
+    /// # Errors
+    /// In words: what is wrong with it.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        parse(bytes)
+    }
+}
+
 impl Record {
     /// Where its output ends, counted from the connection's first byte.
     pub(crate) fn output_end(&self) -> u64 {
@@ -400,6 +426,20 @@ mod tests {
         for (message, golden) in messages.iter().zip(golden) {
             let bytes = message.encode().unwrap();
             assert_eq!(hex(&bytes), golden, "{message:?}");
+        }
+    }
+
+    #[test]
+    fn what_waits_at_the_door_is_told_in_these_bytes() {
+        for (at_door, golden) in [
+            (AtDoor::Header(4_000_000), &[0, 0x80, 0x92, 0xf4, 0x01][..]),
+            (AtDoor::Turn(5), &[1, 5]),
+        ] {
+            assert_eq!(at_door.encode(), golden);
+            assert_eq!(AtDoor::decode(golden), Ok(at_door));
+        }
+        for wrong in [&[][..], &[0], &[2, 5], &[1, 5, 0]] {
+            assert!(AtDoor::decode(wrong).is_err(), "{wrong:?}");
         }
     }
 

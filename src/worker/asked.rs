@@ -34,7 +34,10 @@ impl Worker {
             self.resumed = resumed;
             for key in std::mem::take(&mut self.paused) {
                 self.step(key, |connection, service, turn, buffer| {
-                    connection.io.marks.put(Mark::Paused, false);
+                    if !connection.io.marks.put(Mark::Paused, false) {
+                        // The key is another connection's by now.
+                        return Step::Rest;
+                    }
                     connection.resume(service, turn);
                     connection.advance(service, turn, buffer)
                 });

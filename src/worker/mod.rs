@@ -3,6 +3,7 @@
 mod asked;
 mod dialing;
 pub(crate) mod drain;
+mod entering;
 mod placing;
 mod prompt;
 mod room;
@@ -436,6 +437,7 @@ impl Worker {
                     self.leftovers.push_back(key);
                 }
             }
+            Step::Enter => return self.enter(key),
             Step::Close(ending) => {
                 io.marks.put(Mark::Closing, true);
                 self.closing.push((key, ending));
@@ -527,6 +529,7 @@ impl Worker {
         let obituary = Obituary {
             id: io.id,
             peer: io.peer(),
+            via: io.via(),
             listener: &origin.address,
             upstream: io.upstream(),
             ending,
@@ -554,7 +557,10 @@ impl Worker {
     fn release_place(&self, connection: &Connection) {
         let io = &connection.io;
         let origin = &self.origins[usize::from(io.listener)];
-        origin.settings.admission.release(io.peer().ip());
+        origin.settings.admission.leave(io);
+        if io.door().is_some() {
+            self.count_from_door();
+        }
         let open = &self.shared.workers[self.index].open;
         open.fetch_sub(1, Ordering::Relaxed);
     }

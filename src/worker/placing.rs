@@ -155,7 +155,7 @@ impl Worker {
                 connection
             }
             // The service has not heard of it, and does not.
-            None => Connection::with_state(io, Box::new(())),
+            None => Connection::unheard(io),
         };
         self.count_out(&connection, ending.reason);
         self.bury(connection, &ending);
@@ -163,6 +163,10 @@ impl Worker {
 
     /// A connection is this worker's from here on.
     pub(super) fn adopt(&mut self, newcomer: Newcomer) {
+        let at_door = newcomer.io.door().is_some();
+        if at_door {
+            self.count_at_door();
+        }
         if !self.grow() {
             return self.turn_away(newcomer);
         }
@@ -188,6 +192,10 @@ impl Worker {
                 log::debug!(id = io.id, worker = self.index; "passed on");
                 Connection::with_state(io, state)
             }
+            None if at_door => {
+                log::debug!(id = io.id, peer:% = io.peer(), listener:% = origin.address, worker = self.index; "at the door");
+                Connection::unheard(io)
+            }
             None => {
                 log::debug!(id = io.id, peer:% = io.peer(), listener:% = origin.address, worker = self.index; "opened");
                 Connection::open(io, &origin.settings.service, &turn)
@@ -199,6 +207,7 @@ impl Worker {
             giving.arrived(key);
         }
         self.step(key, |connection, service, turn, buffer| match &registered {
+            Ok(()) if at_door => connection.knock(turn, buffer),
             Ok(()) if connected => connection.arrived(service, turn, buffer),
             Ok(()) => connection.opened(service, turn),
             // Out of memory for it (epoll_ctl(2): ENOMEM, ENOSPC): it cannot be served.

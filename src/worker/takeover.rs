@@ -16,6 +16,7 @@ pub(super) use crate::handoff::share::Giving;
 use crate::handoff::share::Share;
 use crate::handoff::take::Taker;
 use crate::io::Far;
+use crate::io::door::Door;
 use crate::io::marks::Mark;
 use crate::liveness::close::CloseReason;
 use crate::service::{AnyService, Exported};
@@ -218,10 +219,23 @@ impl Taker for Worker {
                 .register(self.poll.registry(), Token(FAR | key))
                 .map_err(|error| format!("cannot register a far side: {error}"))?;
         }
-        let due = connection.io.due(&origin.turn(self.now));
+        let (settings, io) = (&origin.settings, &mut connection.io);
+        if settings.proxies.is_some() {
+            io.find_via();
+        }
+        let ip = arrival.peer.ip();
+        let door = io.door();
+        if let Some(Door::Turn(turn)) = door {
+            settings.admission.keep_turn(ip, turn, self.now);
+        }
+        let is_named = !matches!(door, Some(Door::Header(_)));
+        settings.admission.count(ip.filter(|_| is_named));
+        let due = io.due(&origin.turn(self.now));
         entry.insert(connection);
         self.deadlines.set(slot(key), due);
-        origin.settings.admission.count(arrival.peer.ip());
+        if door.is_some() {
+            self.count_at_door();
+        }
         let open = &self.shared.workers[self.index].open;
         open.fetch_add(1, Ordering::Relaxed);
         Ok(key)
@@ -234,7 +248,9 @@ impl Taker for Worker {
             .ok_or("a connection that was forgotten")?;
         let origin = &self.origins[usize::from(connection.io.listener)];
         let terms = (&origin.settings.service, &*origin.terms);
+        let was_at_door = connection.io.door().is_some();
         let more = connection.update(update, terms, self.now)?;
+        let let_in = was_at_door && connection.io.door().is_none();
         // Ready by the time it is ours: to try to write for each then would keep the others waiting.
         let registry = self.poll.registry();
         if connection.io.waiting_output() > 0 {
@@ -248,6 +264,9 @@ impl Taker for Worker {
         let due = connection.io.due(&origin.turn(self.now));
         if due < self.deadlines.get(slot(key)) {
             self.deadlines.set(slot(key), due);
+        }
+        if let_in {
+            self.count_from_door();
         }
         Ok(more)
     }

@@ -274,6 +274,26 @@ fn listener(
         Setting::Off => row("accept-rate", &"off", ""),
         Setting::On(rate) => row("accept-rate", &rate, "over it: left in the backlog"),
     }
+    match args.guard.accept_rate_per_ip {
+        Setting::Off => row("accept-rate-per-ip", &"off", ""),
+        Setting::On(rate) => row("accept-rate-per-ip", &rate, "over it: served in their turn"),
+    }
+    match &listen.accept_proxy {
+        None => row("accept-proxy", &"off", ""),
+        Some(proxies) => {
+            row(
+                "accept-proxy",
+                &"on",
+                "who does not say who the client is: reset",
+            );
+            let from = match &*proxies.from {
+                [] => "everybody".to_owned(),
+                from => listed(from),
+            };
+            row("accept-proxy-from", &from, "");
+            row("proxy-timeout", &Shown(proxies.timeout), "for the header");
+        }
+    }
     let capped = if effective.backlog < args.backlog {
         "capped by net.core.somaxconn"
     } else {

@@ -238,6 +238,9 @@ fn status_table(status: &Status) -> String {
     }
     row("workers", &status.workers);
     row("open", &status.open);
+    if status.at_door > 0 {
+        row("at the door", &status.at_door);
+    }
     row("accepted", &status.accepted);
     row("read", &status.read);
     row("written", &status.written);

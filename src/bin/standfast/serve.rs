@@ -261,6 +261,8 @@ fn listen(args: &ServeArgs, max_conns: Option<NonZeroUsize>) -> Result<Listen, F
         max_conns_per_ip: args.max_conns_per_ip.into_option(),
         ip_prefix: args.guard.ip_prefix,
         accept_rate: args.guard.accept_rate.into_option(),
+        accept_rate_per_ip: args.guard.accept_rate_per_ip.into_option(),
+        accept_proxy: args.guard.proxies()?,
         when_full: match args.when_full {
             Full::Close => WhenFull::Close,
             Full::Wait => WhenFull::Wait,

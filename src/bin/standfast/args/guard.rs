@@ -1,12 +1,13 @@
 //! Who comes in, as typed and as meant.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use standfast::{AcceptRate, IpPrefix, Network, ParseError};
+use standfast::{AcceptProxy, AcceptRate, IpPrefix, Network, ParseError};
 
 use crate::Failure;
 use crate::text_file;
-use crate::units::Setting;
+use crate::units::{Setting, duration};
 
 /// More than that is no list of ranges.
 const FILE_MOST: u64 = 16 << 20;
@@ -31,6 +32,25 @@ pub(crate) struct GuardArgs {
     /// the backlog. [default: off]
     #[arg(long, value_name = "N/s[:BURST]", value_parser = rate_or_off, default_value = "off", hide_default_value = true, help_heading = "Who comes in")]
     pub(crate) accept_rate: Setting<AcceptRate>,
+
+    /// The same for one address. Who comes too soon after others of it is accepted, and served when it is its turn.
+    /// [default: off]
+    #[arg(long, value_name = "N/s[:BURST]", value_parser = rate_or_off, default_value = "off", hide_default_value = true, help_heading = "Who comes in")]
+    pub(crate) accept_rate_per_ip: Setting<AcceptRate>,
+
+    /// Clients come through proxies that say who they are, by the PROXY protocol, version 1 or 2. Who says nothing ends with
+    /// reason bad-proxy-header.
+    #[arg(long, help_heading = "Who comes in")]
+    accept_proxy: bool,
+
+    /// Who may say so, repeatable, as --allow: whoever else comes ends with reason bad-proxy-header. Implies
+    /// --accept-proxy. [default: everybody]
+    #[arg(long, value_name = "CIDR", value_parser = ranges, help_heading = "Who comes in")]
+    accept_proxy_from: Vec<Ranges>,
+
+    /// How long that may take, at least 3s.
+    #[arg(long, value_name = "DUR", value_parser = duration, default_value = "5s", help_heading = "Who comes in")]
+    proxy_timeout: Duration,
 }
 
 impl GuardArgs {
@@ -40,6 +60,23 @@ impl GuardArgs {
     /// A file that cannot be read, or with what is no range in it.
     pub(crate) fn allowed(&self) -> Result<Vec<Network>, Failure> {
         all(&self.allow, "--allow")
+    }
+
+    /// The proxies that say who their clients are.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or with what is no range in it; a list of none.
+    pub(crate) fn proxies(&self) -> Result<Option<AcceptProxy>, Failure> {
+        let from = all(&self.accept_proxy_from, "--accept-proxy-from")?;
+        if from.is_empty() && !self.accept_proxy_from.is_empty() {
+            let what = "--accept-proxy-from has no range in it: nobody could come in";
+            return Err(Failure::usage(what));
+        }
+        let mut proxies = AcceptProxy::default();
+        proxies.timeout = self.proxy_timeout;
+        proxies.from = from;
+        let accepts = self.accept_proxy || !self.accept_proxy_from.is_empty();
+        Ok(accepts.then_some(proxies))
     }
 
     /// The ranges that are kept out.

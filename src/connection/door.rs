@@ -1,0 +1,202 @@
+//! A connection at the door: what its client waits for, and what of that has come.
+
+use super::{Connection, Step};
+use crate::address::endpoint::Peer;
+use crate::address::introduction::{Introduction, LONGEST};
+use crate::io::door::{Door, Heard};
+use crate::io::{Is, Turn};
+use crate::liveness::close::{CloseReason, Ending, Note};
+use crate::service::AnyService;
+use crate::time::deadline::Moment;
+
+impl Connection {
+    /// Whether it may [enter](Step::Enter), is to end, or waits on at the door.
+    pub(crate) fn knock(&mut self, turn: &Turn<'_>, buffer: &mut [u8]) -> Step {
+        match self.io.door() {
+            Some(Door::Header(until)) => self.hear(until, turn, buffer),
+            Some(Door::Turn(at)) if turn.now < at => self.wait_on(),
+            _ => Step::Enter,
+        }
+    }
+
+    /// What its first bytes say.
+    fn hear(&mut self, until: Moment, turn: &Turn<'_>, buffer: &mut [u8]) -> Step {
+        let most = buffer.len().min(LONGEST);
+        let heard = self.io.listen_at_door(&mut buffer[..most]);
+        if let Some(verdict) = self.io.verdict() {
+            if verdict.reason == CloseReason::PeerReset {
+                self.io.set_remark(Note::Probe);
+            }
+            return Step::Close(verdict);
+        }
+        match heard {
+            Heard::End => {
+                self.io.set_remark(Note::Probe);
+                Step::Close(Ending::fin(CloseReason::PeerClosed))
+            }
+            Heard::Words(Introduction::Wrong(what)) => self.refuse(what),
+            Heard::Words(Introduction::Whole(length, client)) => {
+                if self.io.take_in(&mut buffer[..length], turn) < length {
+                    // It had been there.
+                    return self.refuse("torn");
+                }
+                if let Some(client) = client {
+                    self.io.introduce(Peer::from(client), self.io.peer());
+                }
+                Step::Enter
+            }
+            Heard::Words(Introduction::Torn) if self.io.is(Is::ReadOn) => self.refuse("torn"),
+            _ if until <= turn.known => self.refuse("late"),
+            _ => Step::Rest,
+        }
+    }
+
+    /// Who is to tell who the client is has not.
+    fn refuse(&mut self, what: &'static str) -> Step {
+        self.io.set_remark(Note::Header(what));
+        Step::Close(Ending::reset(CloseReason::BadProxyHeader))
+    }
+
+    /// Its turn has not come. One that is lost, and has left nothing to be read, does not wait for it.
+    fn wait_on(&mut self) -> Step {
+        if self.io.is(Is::Failing) && self.io.unread() == 0 {
+            self.io.input_over();
+        }
+        self.io.verdict().map_or(Step::Rest, Step::Close)
+    }
+
+    /// The server drains: nobody waits for their turn any more, and who has not begun to speak is not heard out.
+    pub(super) fn drain_at_door(&mut self, turn: &Turn<'_>, buffer: &mut [u8]) -> Step {
+        if matches!(self.io.door(), Some(Door::Turn(_))) {
+            return Step::Enter;
+        }
+        match self.knock(turn, buffer) {
+            Step::Rest if self.io.unread() == 0 => Step::Close(Ending::fin(CloseReason::Drain)),
+            step => step,
+        }
+    }
+
+    /// It has come in: the service greets, and what has come by now is served.
+    pub(crate) fn enter(
+        &mut self,
+        service: &AnyService,
+        turn: &Turn<'_>,
+        buffer: &mut [u8],
+    ) -> Step {
+        self.greet(service, turn);
+        match self.opened(service, turn) {
+            Step::Rest if !self.io.is(Is::GivenAway) => self.advance(service, turn, buffer),
+            step => step,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::io::stats::Stats;
+    use crate::io::{Io, Terms};
+    use crate::liveness::reap::Limits;
+    use crate::memory::Memory;
+    use crate::service::{Context, Ready, Service};
+
+    /// Must not be called at all before it has opened.
+    struct Opened;
+
+    impl Service for Opened {
+        type State = u64;
+
+        fn open(&self, _conn: &mut Context<'_>) -> u64 {
+            0
+        }
+
+        fn input(&self, read: &mut u64, conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+            *read += bytes.len() as u64;
+            conn.write(bytes);
+            bytes.len()
+        }
+    }
+
+    fn terms() -> Terms {
+        Terms {
+            limits: Limits {
+                read_timeout: Some(Duration::from_secs(1)),
+                dead_after: None,
+                write_timeout: None,
+                slowest_reader: None,
+                half_close_timeout: None,
+                max_age: Some(Duration::from_secs(1)),
+                buffer: 4096,
+            },
+            stats: Stats::default(),
+            memory: Memory::new(1 << 20),
+        }
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment::at(Duration::from_secs(seconds))
+    }
+
+    fn waiting(door: Door) -> (Connection, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut io = Io::new(ours.into(), 1, Peer::Unix(None), 0, at(0));
+        io.wait_at(door, at(0));
+        (Connection::unheard(io), theirs)
+    }
+
+    #[test]
+    fn whatever_happens_no_service_hears_of_who_is_at_the_door() {
+        let (terms, service) = (terms(), AnyService::new(Opened));
+        for door in [Door::Header(at(5)), Door::Turn(at(5))] {
+            let (mut connection, mut client) = waiting(door);
+            let mut buffer = [0; 8192];
+            client.write_all(b"PROXY ").unwrap();
+            let turn = terms.turn(at(4), at(4));
+            let steps = [
+                connection.advance(&service, &turn, &mut buffer),
+                connection.prompted(&service, &turn, &mut buffer),
+                connection.watched(&service, &turn, &mut buffer),
+                connection.expire(&service, &turn, &mut buffer),
+            ];
+            assert!(steps.iter().all(|step| *step == Step::Rest), "{steps:?}");
+            connection.resume(&service, &turn);
+            connection.tell(&service, &turn, Ready::Alarm);
+            assert_eq!(connection.io.verdict(), None, "a panic would be one");
+            assert_eq!(
+                (connection.io.due(&turn), connection.io.door()),
+                (at(5), Some(door))
+            );
+            connection.over(&service, &turn, CloseReason::Killed);
+        }
+    }
+
+    #[test]
+    fn what_it_waits_for_comes_or_does_not() {
+        let (terms, service) = (terms(), AnyService::new(Opened));
+        let mut buffer = [0; 8192];
+        let turn = terms.turn(at(5), at(5));
+        let (mut connection, _client) = waiting(Door::Turn(at(5)));
+        assert_eq!(connection.expire(&service, &turn, &mut buffer), Step::Enter);
+        let (mut connection, mut client) = waiting(Door::Header(at(5)));
+        client.write_all(b"PROXY ").unwrap();
+        let late = Step::Close(Ending::reset(CloseReason::BadProxyHeader));
+        assert_eq!(connection.expire(&service, &turn, &mut buffer), late);
+        assert_eq!(connection.io.remark(), Some(Note::Header("late")));
+        // At the last moment.
+        let (mut connection, mut client) = waiting(Door::Header(at(5)));
+        client
+            .write_all(b"PROXY TCP4 1.2.3.4 1.2.3.4 5 6\r\nhello")
+            .unwrap();
+        assert_eq!(connection.expire(&service, &turn, &mut buffer), Step::Enter);
+        assert_eq!(connection.io.peer().to_string(), "1.2.3.4:5");
+        assert_eq!(connection.io.unread(), 5);
+        connection.io.come_in(at(5));
+        connection.enter(&service, &turn, &mut buffer);
+        assert_eq!((connection.io.read, connection.io.written), (37, 5));
+    }
+}

@@ -1,0 +1,105 @@
+//! A client at the door: it is connected, and no service has heard of it yet.
+//!
+//! Where a proxy is to say who the client is, that is waited for; and a client that came too soon after others of its
+//! address waits for its turn. `connection/door.rs` says what comes of it, `worker/entering.rs` lets it in.
+
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+#[cfg(control)]
+use socket2::SockRef;
+
+use super::Io;
+use crate::address::endpoint::{PackedPeer, Peer};
+use crate::address::introduction::Introduction;
+use crate::io::Is;
+use crate::time::deadline::Moment;
+
+/// What a client waits for that no service has heard of yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// The header of the PROXY protocol that says who it is: until then.
+    Header(Moment),
+    /// Its turn among those of its address, which comes then.
+    Turn(Moment),
+}
+
+impl Door {
+    pub(crate) fn due(self) -> Moment {
+        match self {
+            Self::Header(until) | Self::Turn(until) => until,
+        }
+    }
+}
+
+/// What has come in front of everything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    Nothing,
+    /// The end, and not a byte before it.
+    End,
+    Words(Introduction),
+}
+
+impl Io {
+    #[inline]
+    pub(crate) fn door(&self) -> Option<Door> {
+        self.pending.as_ref().and_then(|pending| pending.door)
+    }
+
+    /// It is not read from here on, nor is its silence judged, until it [comes in](Self::come_in).
+    pub(crate) fn wait_at(&mut self, door: Door, now: Moment) {
+        self.pending().door = Some(door);
+        self.stop_reading(now);
+    }
+
+    /// It waits for nothing more: its service hears of it.
+    pub(crate) fn come_in(&mut self, now: Moment) {
+        if let Some(pending) = &mut self.pending {
+            pending.door = None;
+            pending.stopped = None;
+        }
+        self.last_in = now;
+        // An edge may have told of what waits behind the header.
+        self.set(Is::Readable, true);
+    }
+
+    /// It is `client`, as `via` says, unless that speaks for itself.
+    pub(crate) fn introduce(&mut self, client: Peer, via: Peer) {
+        if client != via {
+            self.peer = PackedPeer::introduced(client, via);
+        }
+    }
+
+    /// Another process knew who it is: where that is not who is at the other end of the socket, that one had said so.
+    #[cfg(control)]
+    pub(crate) fn find_via(&mut self) {
+        let socket = SockRef::from(&self.socket).peer_addr();
+        let via = match socket.map(|address| (address.as_socket(), address.is_unix())) {
+            Ok((Some(address), _)) => Peer::from(address),
+            Ok((None, true)) => Peer::Unix(None),
+            // It has ended meanwhile.
+            _ => return,
+        };
+        let is_local = matches!((via, self.peer()), (Peer::Unix(_), Peer::Unix(_)));
+        if !is_local {
+            self.introduce(self.peer(), via);
+        }
+    }
+
+    /// Looks at what has come, which stays in the kernel: of a header that is not whole nothing is to be carried along,
+    /// and what stands behind it is there for whoever reads the socket next.
+    pub(crate) fn listen_at_door(&mut self, buffer: &mut [u8]) -> Heard {
+        let flags = RecvFlags::PEEK;
+        match rustix::net::recv(&self.socket, &mut *buffer, flags) {
+            Ok((0, _)) => return Heard::End,
+            Ok((count, _)) => {
+                let bytes = buffer.get(..count).unwrap_or_default();
+                return Heard::Words(Introduction::of(bytes));
+            }
+            Err(Errno::AGAIN) if self.is(Is::Failing) => self.input_over(),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(error) => self.fail(error.raw_os_error()),
+        }
+        Heard::Nothing
+    }
+}

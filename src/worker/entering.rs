@@ -1,0 +1,71 @@
+//! From the door to its service: a client that has said who it is, or whose turn has come.
+
+use std::sync::atomic::Ordering;
+
+use super::Worker;
+use crate::connection::{Connection, Step};
+use crate::io::door::Door;
+use crate::liveness::close::{CloseReason, Ending, Note};
+
+impl Worker {
+    /// A connection waits at the door.
+    pub(super) fn count_at_door(&self) {
+        let at_door = &self.shared.workers[self.index].at_door;
+        at_door.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection waits there no longer.
+    pub(super) fn count_from_door(&self) {
+        let at_door = &self.shared.workers[self.index].at_door;
+        at_door.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// What a connection waited for at the door has come. A proxy's client is only now somebody for whom there are rules
+    /// and limits.
+    pub(super) fn enter(&mut self, key: usize) {
+        let draining = self.drain.has_begun();
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let (io, now) = (&mut connection.io, self.now);
+        let id = io.id;
+        let settings = &self.origins[usize::from(io.listener)].settings;
+        if matches!(io.door(), Some(Door::Header(_))) {
+            let ip = io.peer().ip();
+            if !ip.is_none_or(|ip| settings.access.lets_in(ip)) {
+                return self.keep_out(key, CloseReason::Denied, None);
+            }
+            if let Err(limit) = settings.admission.admit_from(ip) {
+                return self.keep_out(key, CloseReason::Limit, Some(Note::Limit(limit)));
+            }
+            // What another process has of it has neither its address nor its service.
+            #[cfg(control)]
+            io.is_to_be_copied_anew();
+            let turn = settings.admission.turn_of(ip, now);
+            io.wait_at(Door::Turn(turn), now);
+        }
+        if let Some(Door::Turn(turn)) = io.door()
+            && now < turn
+            && !draining
+        {
+            return self.step(key, |_, _, _, _| Step::Rest);
+        }
+        io.come_in(now);
+        let via = io.via().map(|via| via.to_string());
+        log::debug!(id = io.id, peer:% = io.peer(), via = via.as_deref(), worker = self.index; "let in");
+        self.count_from_door();
+        self.step(key, Connection::enter);
+        // Where its turn to go has come before, it had not been in.
+        self.drain.arrived(key, id, now);
+    }
+
+    /// No service hears of it.
+    fn keep_out(&mut self, key: usize, reason: CloseReason, note: Option<Note>) {
+        self.step(key, |connection, _, _, _| {
+            if let Some(note) = note {
+                connection.io.set_remark(note);
+            }
+            Step::Close(Ending::fin(reason))
+        });
+    }
+}
