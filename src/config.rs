@@ -18,6 +18,8 @@ use crate::liveness::keepalive::Keepalive;
 use crate::liveness::reap::SLOWEST_READER;
 use crate::memory::{self, Memory};
 use crate::os::descriptors::descriptors_for_connections;
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+use crate::os::identity::Identity;
 use crate::parse::ParseError;
 use crate::service::AnyService;
 
@@ -49,6 +51,10 @@ pub struct Config {
     /// How it is asked from other processes, and replaced by the next one. Default `None`: not at all.
     #[cfg(control)]
     pub control: Option<ControlSocket>,
+    /// Whom this process is to run as, once it has its listeners and before it has a control socket: all threads of it,
+    /// for good. A successor that is started as that user need not be root. Default `None`: as whoever started it.
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    pub identity: Option<Identity>,
     /// Who is told what happens to the server. Default `()`: nobody.
     pub lifecycle: Arc<dyn Lifecycle>,
 }
@@ -65,6 +71,8 @@ impl Default for Config {
             memory: None,
             #[cfg(control)]
             control: None,
+            #[cfg(all(target_os = "linux", not(standfast_portable)))]
+            identity: None,
             lifecycle: Arc::new(()),
         }
     }
@@ -89,6 +97,18 @@ impl Config {
             ))),
             Some(asked) => Ok(asked),
         }
+    }
+
+    /// Has the process be whom it is to run as.
+    pub(crate) fn assume_identity(&self) -> Result<(), Error> {
+        #[cfg(all(target_os = "linux", not(standfast_portable)))]
+        if let Some(identity) = &self.identity {
+            identity.assume().map_err(|source| Error::Start {
+                what: "become another user",
+                source,
+            })?;
+        }
+        Ok(())
     }
 
     /// How many connections the descriptor limit allows.

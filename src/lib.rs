@@ -128,6 +128,8 @@ pub mod process {
     #[cfg(all(target_os = "linux", not(standfast_portable)))]
     pub use crate::os::children;
     pub use crate::os::descriptors::{descriptors_for_connections, raise_descriptor_limit};
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    pub use crate::os::identity::{Identity, ResourceLimit};
     pub use crate::os::inherited;
     pub use crate::os::threads;
 }

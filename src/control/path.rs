@@ -17,12 +17,17 @@ pub fn folder() -> PathBuf {
     let uid = geteuid().as_raw();
     let runtime = std::env::var_os("XDG_RUNTIME_DIR")
         .map(PathBuf::from)
-        .filter(|path| path.is_absolute() && path.is_dir())
+        // Not that of root, for a process that root has made another user's.
+        .filter(|path| path.is_absolute() && is_folder_of(path, uid))
         .or_else(|| Some(PathBuf::from(format!("/run/user/{uid}"))).filter(|path| path.is_dir()));
     runtime.map_or_else(
         || PathBuf::from(format!("/tmp/standfast-{uid}")),
         |runtime| runtime.join("standfast"),
     )
+}
+
+fn is_folder_of(path: &Path, uid: u32) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_dir() && (found.uid() == uid || uid == 0))
 }
 
 /// The control socket of the server whose first listener is at `endpoint`: `ADDRESS-PORT.sock`, or of a Unix socket

@@ -4,6 +4,8 @@
 pub mod children;
 pub(crate) mod descriptors;
 pub(crate) mod holder;
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+pub(crate) mod identity;
 pub mod inherited;
 pub(crate) mod socket_file;
 #[cfg(control)]

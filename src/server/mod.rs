@@ -91,7 +91,11 @@ impl Server {
         #[cfg(control)]
         return Self::controlled(&config);
         #[cfg(not(control))]
-        Self::open(&config)
+        {
+            let server = Self::open(&config)?;
+            config.assume_identity()?;
+            Ok(server)
+        }
     }
 
     fn open(config: &Config) -> Result<Self, Error> {

@@ -129,7 +129,9 @@ impl Server {
     /// A server with its control socket, in the place of the running one if that is asked for.
     pub(super) fn controlled(config: &Config) -> Result<Self, Error> {
         let Some(control) = &config.control else {
-            return Self::open(config);
+            let server = Self::open(config)?;
+            config.assume_identity()?;
+            return Ok(server);
         };
         let mut server = match control.replace {
             Replace::Never => Self::open(config)?,
@@ -145,6 +147,8 @@ impl Server {
                 }
             }
         };
+        // Its control socket is that user's: so are those who ask there.
+        config.assume_identity()?;
         server.open_control(control)?;
         Ok(server)
     }

@@ -4,9 +4,12 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+use standfast::Address;
 #[cfg(not(control))]
 use standfast::Server;
-
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+use standfast::process::Identity;
 use standfast::{Config, Effective, Endpoint, Listen, WhenFull, memory};
 
 use crate::Failure;
@@ -47,6 +50,12 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
     let process = &settings.whole.args.process;
     standfast::process::raise_descriptor_limit();
     let (config, effective) = meant(settings)?;
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    if let (Some(identity), Some(path)) = (&config.identity, &process.log_file)
+        && let Err(error) = identity.give_file(path)
+    {
+        log::warn!(path:% = path.display(), error:%; "the log file stays as it is: a restart may not open it");
+    }
     for listener in &settings.listeners {
         if let Some(doubt) = service::doubt(&listener.args) {
             log::warn!("{doubt}");
@@ -153,8 +162,25 @@ pub(crate) fn meant(settings: &Settings) -> Result<(Config, Vec<Effective>), Fai
         let listen = listen(&one.args, whole.max_conns);
         listen.map_err(|failure| one.sources.locate(&failure))
     });
+    #[cfg_attr(
+        not(all(target_os = "linux", not(standfast_portable))),
+        expect(unused_mut, reason = "on Linux it changes")
+    )]
+    let mut listen: Vec<Listen> = listen.collect::<Result<_, _>>()?;
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    let identity = identity(process).map_err(|failure| settings.whole.sources.locate(&failure))?;
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    if let Some(identity) = &identity {
+        give(&mut listen, identity);
+    }
+    #[cfg(not(all(target_os = "linux", not(standfast_portable))))]
+    if process.user.is_some() || process.group.is_some() {
+        return Err(Failure::usage("--user and --group run on Linux alone"));
+    }
     let config = Config {
-        listen: listen.collect::<Result<_, _>>()?,
+        listen,
+        #[cfg(all(target_os = "linux", not(standfast_portable)))]
+        identity,
         workers: process.workers,
         drain_timeout: process.drain_timeout.into_option(),
         drain_delay: process.drain_delay.into_option(),
@@ -172,6 +198,36 @@ pub(crate) fn meant(settings: &Settings) -> Result<(Config, Vec<Effective>), Fai
         .collect();
     refuse_loop(settings, &addresses)?;
     Ok((config, effective))
+}
+
+/// Whom the process is to run as.
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+fn identity(process: &ProcessArgs) -> Result<Option<Identity>, Failure> {
+    let flag = if process.user.is_some() {
+        "--user"
+    } else {
+        "--group"
+    };
+    let wrong = |error: std::io::Error| Failure::usage(format!("{flag}: {error}"));
+    let identity = Identity::named(process.user.as_deref(), process.group.as_deref());
+    let identity = identity.map_err(wrong)?;
+    if let Some(identity) = &identity {
+        identity.can_be_had().map_err(wrong)?;
+    }
+    Ok(identity)
+}
+
+/// Gives the paths of Unix sockets to whom the process is to run as, where it was not said whose they are.
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+fn give(listen: &mut [Listen], identity: &Identity) {
+    for address in listen.iter_mut().flat_map(|listen| &mut listen.addresses) {
+        if let Address::Unix(_, ownership) = address {
+            let user = || identity.user().map(|uid| uid.to_string());
+            ownership.owner = ownership.owner.take().or_else(user);
+            let group = || Some(identity.group().to_string());
+            ownership.group = ownership.group.take().or_else(group);
+        }
+    }
 }
 
 /// What `config` comes to; which listener is the reason if it cannot be.

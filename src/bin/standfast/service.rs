@@ -35,7 +35,7 @@ pub(crate) fn of(args: &ServeArgs) -> Result<AnyService, Failure> {
         ServiceName::Print => Print::new(stdout::Print::open()?, asked.prefix).into(),
         ServiceName::Hub => Hub::new(asked.hub.options(args.buffer)?).into(),
         ServiceName::Forward => Forward::new(forward_to(args)?)?.into(),
-        ServiceName::Exec => asked.exec.service(&asked.operands)?,
+        ServiceName::Exec => asked.exec.service(&asked.operands, &args.process)?,
     })
 }
 

@@ -98,3 +98,106 @@ pub(crate) fn group_named(name: &CStr) -> io::Result<Option<u32>> {
         }
     })
 }
+
+/// What Linux has, and the same calls elsewhere have not: of the whole process, of all of its threads.
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+pub(crate) mod linux {
+    use std::ffi::CStr;
+    use std::io;
+    use std::process::Command;
+
+    /// The groups that a user is in, `gid` included (getgrouplist(3)).
+    pub(crate) fn groups_of(name: &CStr, gid: u32) -> io::Result<Vec<u32>> {
+        const MOST: usize = 1 << 16;
+        let mut groups = vec![0; 64];
+        loop {
+            let mut count = libc::c_int::try_from(groups.len()).unwrap_or(libc::c_int::MAX);
+            // SAFETY: the name is a string, and `count` says how many groups there is room for.
+            let answer = unsafe {
+                libc::getgrouplist(name.as_ptr(), gid, groups.as_mut_ptr(), &raw mut count)
+            };
+            if answer != -1 {
+                groups.truncate(usize::try_from(count).unwrap_or(0));
+                return Ok(groups);
+            }
+            if groups.len() >= MOST {
+                return Err(io::Error::other("the user is in too many groups"));
+            }
+            groups.resize(groups.len() * 4, 0);
+        }
+    }
+
+    fn done(answer: libc::c_int) -> io::Result<()> {
+        match answer {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Whom a process runs as.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub(crate) struct Identity {
+        /// `None`: it stays the user that it is.
+        pub(crate) uid: Option<u32>,
+        pub(crate) gid: u32,
+        /// All groups.
+        pub(crate) groups: Vec<u32>,
+    }
+
+    /// Has this process, each thread of it, be that: the groups, and then the user, real, effective and saved. From user 0
+    /// that takes its capabilities away (capabilities(7)).
+    ///
+    /// # Errors
+    /// `EPERM` without the right to.
+    pub(crate) fn become_user(identity: &Identity) -> io::Result<()> {
+        let Identity { uid, gid, groups } = identity;
+        let (uid, gid) = (*uid, *gid);
+        // SAFETY: the list is as long as said, and is only read.
+        done(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })?;
+        // SAFETY: numbers alone.
+        done(unsafe { libc::setresgid(gid, gid, gid) })?;
+        let Some(uid) = uid else { return Ok(()) };
+        // SAFETY: numbers alone.
+        done(unsafe { libc::setresuid(uid, uid, uid) })
+    }
+
+    /// What a program may not do that is about to be started.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    pub(crate) struct Confinement {
+        /// Limits, each of a resource of setrlimit(2), soft and hard.
+        pub(crate) limits: Vec<(Resource, u64)>,
+        /// Whom it runs as.
+        pub(crate) identity: Option<Identity>,
+        /// Whether it gains no rights by what it executes (`PR_SET_NO_NEW_PRIVS`).
+        pub(crate) no_new_privs: bool,
+    }
+
+    /// A resource of setrlimit(2).
+    pub(crate) type Resource = libc::__rlimit_resource_t;
+
+    /// Has `command` be confined before its program is executed.
+    pub(crate) fn confine(command: &mut Command, confinement: Confinement) {
+        use std::os::unix::process::CommandExt;
+        let confine = move || {
+            for &(resource, most) in &confinement.limits {
+                let limit = libc::rlimit {
+                    rlim_cur: most,
+                    rlim_max: most,
+                };
+                // SAFETY: the limit is only read.
+                done(unsafe { libc::setrlimit(resource, &raw const limit) })?;
+            }
+            if let Some(identity) = &confinement.identity {
+                become_user(identity)?;
+            }
+            if confinement.no_new_privs {
+                // SAFETY: numbers alone.
+                done(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+            }
+            Ok(())
+        };
+        // SAFETY: the closure runs between fork and exec, makes system calls, and neither allocates nor locks: its process has
+        // one thread, so the C library has nothing to have others do.
+        let _ = unsafe { command.pre_exec(confine) };
+    }
+}

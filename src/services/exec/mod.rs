@@ -103,7 +103,7 @@ impl Exec {
         options: ExecOptions,
     ) -> io::Result<Self> {
         Ok(Self {
-            program: Arc::new(Program::find(program, arguments, options.stderr)?),
+            program: Arc::new(Program::find(program, arguments, &options)?),
             options,
             nursery: Arc::new(Nursery::new()),
             server: OnceLock::new(),

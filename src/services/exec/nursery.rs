@@ -22,6 +22,7 @@ use crate::address::endpoint::Peer;
 use crate::handle::Handle;
 use crate::os::children::{self, Owned};
 use crate::os::holder;
+use crate::os::sys::users::linux::{self, Confinement};
 use crate::os::threads;
 use crate::services::exec::environment;
 use crate::services::exec::lines::{Lines, STDERR_REST, Spent};
@@ -506,6 +507,9 @@ fn spawn(program: &Program, job: Job) -> io::Result<Spawned> {
     });
     command.stdin(Stdio::from(job.socket.try_clone()?));
     command.stdout(Stdio::from(job.socket));
+    if program.confinement != Confinement::default() {
+        linux::confine(&mut command, program.confinement.clone());
+    }
     let mut child = children::spawn(&mut command)?;
     match rustix::process::pidfd_open(child.pid(), PidfdFlags::empty()) {
         Ok(pidfd) => Ok(Spawned {

@@ -3,8 +3,10 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use crate::os::identity::{Identity, ResourceLimit};
+
 /// What [`Exec`](super::Exec) allows its processes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ExecOptions {
     /// Most processes at a time; a connection over it is closed with reason `limit`. Default 250: with their sockets,
     /// pidfds and pipes they fit below the usual limit of 1024 descriptors. `None`: no limit but that on connections.
@@ -14,6 +16,13 @@ pub struct ExecOptions {
     pub timeout: Option<Duration>,
     /// Where its stderr goes.
     pub stderr: Stderr,
+    /// Whom it runs as, if this process is root's. Default `None`: as this process.
+    pub identity: Option<Identity>,
+    /// What it may use, each as its soft and its hard limit. Default: what this process may.
+    pub limits: Vec<ResourceLimit>,
+    /// Whether it gains no rights by what it executes: no setuid program works below it (`PR_SET_NO_NEW_PRIVS`, prctl(2)).
+    /// Default: it may.
+    pub no_new_privs: bool,
 }
 
 impl Default for ExecOptions {
@@ -22,6 +31,9 @@ impl Default for ExecOptions {
             max_children: NonZeroUsize::new(250),
             timeout: None,
             stderr: Stderr::Log,
+            identity: None,
+            limits: Vec::new(),
+            no_new_privs: false,
         }
     }
 }

@@ -10,7 +10,8 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use crate::os::children;
 use crate::os::sys;
-use crate::services::exec::options::Stderr;
+use crate::os::sys::users::linux::Confinement;
+use crate::services::exec::options::{ExecOptions, Stderr};
 
 /// Where execvp(3) looks without PATH (`confstr(_CS_PATH)`).
 const PATH: &str = "/bin:/usr/bin";
@@ -23,22 +24,46 @@ pub(super) struct Program {
     pub(super) path: PathBuf,
     pub(super) arguments: Vec<OsString>,
     pub(super) stderr: Stderr,
+    pub(super) confinement: Confinement,
 }
 
 impl Program {
     /// # Errors
     /// There is none of this name, or it may not be executed: in words.
-    pub(super) fn find(name: &OsStr, arguments: Vec<OsString>, stderr: Stderr) -> io::Result<Self> {
+    pub(super) fn find(
+        name: &OsStr,
+        arguments: Vec<OsString>,
+        options: &ExecOptions,
+    ) -> io::Result<Self> {
         let path = std::env::var_os("PATH").unwrap_or_else(|| PATH.into());
         let path = search(name, &path)?;
         can_run(&path)?;
+        let confinement = confinement(options)?;
         Ok(Self {
             name: name.to_owned(),
             path,
             arguments,
-            stderr,
+            stderr: options.stderr,
+            confinement,
         })
     }
+}
+
+fn confinement(options: &ExecOptions) -> io::Result<Confinement> {
+    if let Some(identity) = &options.identity {
+        identity.can_be_had()?;
+    }
+    for limit in &options.limits {
+        limit.can_be_had()?;
+    }
+    let identity = options.identity.as_ref();
+    Ok(Confinement {
+        limits: options.limits.iter().map(|limit| limit.raw()).collect(),
+        identity: identity
+            .filter(|identity| !identity.is_this())
+            .map(|identity| identity.0.clone()),
+        no_new_privs: options.no_new_privs,
+    })
 }
 
 fn search(name: &OsStr, path: &OsStr) -> io::Result<PathBuf> {

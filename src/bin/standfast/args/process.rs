@@ -40,6 +40,15 @@ pub(crate) struct ProcessArgs {
     #[arg(long, value_name = "N", value_parser = count, allow_hyphen_values = true, help_heading = "Limits")]
     pub(crate) workers: Option<NonZeroUsize>,
 
+    /// Whom to run as once the addresses are listened on, a name or a number: with the user's first group and all others it
+    /// is in, and without a capability. Only root can. The control socket, and a path that is listened on, are that user's.
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+
+    /// The group instead of the user's first one; without --user the one group that is left.
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<String>,
+
     /// Settings from a TOML file: the long flags without their dashes, and any number of [[listen]] tables, each with its
     /// own service and limits. A flag goes before a variable STANDFAST_..., that before the file. SIGHUP and the command
     /// reload have it read anew, by a process that takes over.
