@@ -232,7 +232,7 @@ mod tests {
             ("source", "source", Place::Anywhere),
             ("workers", "workers", Place::Top),
             ("drain-timeout", "drain_timeout", Place::Top),
-            ("control", "control", Place::Top),
+            ("memory", "memory", Place::Top),
         ] {
             let arg = keys.find(key).unwrap();
             assert_eq!(
