@@ -64,6 +64,7 @@ fn main() -> Result<(), Error> {
         control: Some(ControlSocket {
             path: Some(control.into()),
             replace: Replace::IfRunning,
+            ..ControlSocket::default()
         }),
         ..Config::default()
     })?;

@@ -261,6 +261,10 @@ pub struct ControlSocket {
     pub path: Option<PathBuf>,
     /// What to do about a server that is running there.
     pub replace: Replace,
+    /// The settings are a new edition of that server's, with the last word: an address that they do not name any more is
+    /// given up, and another service may be at one. The connections of either are drained by that server, as are those of a
+    /// listener that comes to share its service with one of another. Default: who is to be replaced has to be contained.
+    pub reload: bool,
 }
 
 /// Whether a server takes over from a running one: its listeners and its live connections. It must listen on all that the

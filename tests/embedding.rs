@@ -708,6 +708,7 @@ fn a_services_state_goes_along_and_what_cannot_leave_stays() {
         control: Some(ControlSocket {
             path: Some(control.clone()),
             replace,
+            ..ControlSocket::default()
         }),
         ..Config::default()
     };

@@ -13,7 +13,7 @@ use std::fmt;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, absolute};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -24,16 +24,18 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, SocketType, accept_with, listen};
 
+use crate::address::endpoint::Endpoint;
 pub use crate::config::{ControlSocket, Replace};
 use crate::handle::Handle;
 use crate::handle::wanted::Wanted;
+use crate::handoff::compare::compare;
 use crate::handoff::give::{self, Paths};
 use crate::handoff::take;
 use crate::inspect::Takeover;
 use crate::os::socket_file::SocketFile;
 pub use crate::os::successor::Successor;
 use crate::os::threads;
-use crate::wire::baton::Baton;
+use crate::wire::baton::{Baton, Fate};
 use crate::wire::line::{Line, now};
 use crate::wire::question::{Answer, Hello, Question};
 pub use client::Client;
@@ -432,23 +434,45 @@ impl Desk {
         let shared = &self.handle.shared;
         let claim = self.claim();
         let outcome = match &claim {
-            Some(_) => give::compare(hello, &self.handle, &take::network())
+            Some(_) => compare(hello, &self.handle, &take::network()).and_then(|fates| {
                 // Who is not seen from here does not end with this process's surroundings.
-                .and_then(|()| line.peer().map_or(Ok(()), |pid| self.object(pid))),
+                line.peer().map_or(Ok(()), |pid| self.object(pid))?;
+                Ok(fates)
+            }),
             None => Err("another takeover is under way".to_owned()),
         };
         // Its own word for it may be from another namespace of processes.
         let pid = line.peer().unwrap_or(hello.pid);
-        if let Err(why) = outcome {
-            log::warn!(pid, reason = why.as_str(); "takeover refused");
-            *lock(&self.refusal) = Some(why.clone());
-            return line.send(&Answer::Refused(why));
-        }
+        let fates = match outcome {
+            Ok(fates) => fates,
+            Err(why) => {
+                log::warn!(pid, reason = why.as_str(); "takeover refused");
+                *lock(&self.refusal) = Some(why.clone());
+                return line.send(&Answer::Refused(why));
+            }
+        };
         log::info!(pid, version = hello.version.as_str(); "takeover asked for");
         line.send(&Answer::Giving {
             pid: std::process::id(),
         })?;
-        let listeners: Vec<_> = self.listeners.iter().filter_map(Weak::upgrade).collect();
+        let addresses = self.handle.addresses();
+        let stay = addresses
+            .iter()
+            .zip(&fates)
+            .filter(|(_, fate)| **fate == Fate::Stays);
+        let stay: Vec<_> = stay
+            .filter_map(|(address, _)| match address {
+                Endpoint::Unix(path) => absolute(path).ok(),
+                _ => None,
+            })
+            .collect();
+        let listeners = self.listeners.iter().filter_map(Weak::upgrade);
+        // The path of one that stays goes with it.
+        let listeners = listeners.filter(|file| {
+            let path = absolute(file.path());
+            path.is_ok_and(|path| !stay.contains(&path))
+        });
+        let listeners: Vec<_> = listeners.collect();
         let files = || std::iter::once(&self.file).chain(listeners.iter().map(Arc::as_ref));
         let (locks, places): (Vec<_>, _) = files().filter_map(SocketFile::lend).unzip();
         let socket = lock(&self.socket).clone();
@@ -458,7 +482,7 @@ impl Desk {
             places,
         };
         shared.set_partner(Some(pid));
-        match give::give(line, &self.handle, pid, &paths) {
+        match give::give(line, &self.handle, pid, fates, &paths) {
             Ok((takeover, baton)) => {
                 files().for_each(SocketFile::give);
                 self.close();

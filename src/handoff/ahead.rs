@@ -2,29 +2,43 @@
 //! serves, and the rest in the freeze.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::handle::takeover::{Common, Formed};
-use crate::wire::baton::{Baton, Failure, lost};
+use crate::wire::baton::{Baton, Failure, Fate, lost};
 use crate::wire::record::{LONGEST_COMMON, Message, PIECE};
 
 /// How far it has gone.
 pub(crate) struct Ahead<'a> {
-    services: Vec<(&'a Common, u64)>,
+    services: Vec<(Going<'a>, u64)>,
     part: Option<Part<'a>>,
+}
+
+/// A service that has listeners whose connections go.
+#[derive(Clone)]
+struct Going<'a> {
+    common: &'a Common,
+    listeners: Arc<[u16]>,
 }
 
 /// The part that is being sent.
 struct Part<'a> {
-    common: &'a Common,
+    of: Going<'a>,
     formed: Formed,
     sent: usize,
 }
 
 impl<'a> Ahead<'a> {
-    pub(crate) fn of(services: &'a [Common]) -> Self {
+    pub(crate) fn of(services: &'a [Common], baton: &Baton) -> Self {
+        let going = services.iter().map(|common| {
+            let listeners = common.listeners.iter().copied();
+            let listeners = listeners.filter(|it| baton.fate(*it) == Fate::Goes);
+            let listeners = listeners.collect();
+            (Going { common, listeners }, 0)
+        });
         Self {
-            services: services.iter().map(|common| (common, 0)).collect(),
+            services: going.filter(|(it, _)| !it.listeners.is_empty()).collect(),
             part: None,
         }
     }
@@ -40,7 +54,7 @@ impl<'a> Ahead<'a> {
                 return Ok(false);
             }
             let (schema, bytes) = &part.formed;
-            match send_piece(baton, part.common, true, (*schema, bytes), part.sent, None) {
+            match send_piece(baton, &part.of, true, (*schema, bytes), part.sent, None) {
                 Ok(end) if end == bytes.len() => self.part = None,
                 Ok(end) => part.sent = end,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -55,12 +69,12 @@ impl<'a> Ahead<'a> {
         let mut services = self.services.iter_mut();
         while more
             && self.part.is_none()
-            && let Some((common, ahead)) = services.next()
+            && let Some((of, ahead)) = services.next()
         {
-            if let Some((formed, then)) = (common.ahead)(*ahead)? {
+            if let Some((formed, then)) = (of.common.ahead)(*ahead)? {
                 *ahead = then;
                 self.part = Some(Part {
-                    common,
+                    of: of.clone(),
                     formed,
                     sent: 0,
                 });
@@ -74,8 +88,8 @@ impl<'a> Ahead<'a> {
     /// # Errors
     /// As [`advance`](Self::advance); or it is too large, or takes too long.
     pub(crate) fn send_rest(&self, baton: &Baton, until: Instant) -> Result<(), Failure> {
-        for (common, ahead) in &self.services {
-            let Some((schema, bytes)) = (common.rest)(*ahead)? else {
+        for (of, ahead) in &self.services {
+            let Some((schema, bytes)) = (of.common.rest)(*ahead)? else {
                 continue;
             };
             if bytes.len() > LONGEST_COMMON {
@@ -87,7 +101,7 @@ impl<'a> Ahead<'a> {
             let mut sent = None;
             while sent != Some(bytes.len()) {
                 let from = sent.unwrap_or(0);
-                let end = send_piece(baton, common, false, (schema, &bytes), from, Some(until))?;
+                let end = send_piece(baton, of, false, (schema, &bytes), from, Some(until))?;
                 sent = Some(end);
             }
         }
@@ -98,7 +112,7 @@ impl<'a> Ahead<'a> {
 /// Sends the next piece of `bytes`, those before `from` having been sent. Answers where it ends.
 fn send_piece(
     baton: &Baton,
-    common: &Common,
+    of: &Going<'_>,
     ahead: bool,
     (schema, bytes): (u16, &[u8]),
     from: usize,
@@ -107,7 +121,7 @@ fn send_piece(
     let rest = bytes.get(from..).unwrap_or_default();
     let (piece, left) = rest.split_at(rest.len().min(PIECE));
     let message = Message::Common {
-        listeners: common.listeners.clone(),
+        listeners: of.listeners.to_vec(),
         ahead,
         schema,
         bytes: piece.to_vec(),

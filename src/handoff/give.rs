@@ -12,10 +12,9 @@ use crate::handle::{Handle, Mail};
 use crate::handoff::ahead::Ahead;
 use crate::inspect::{Role, Takeover};
 use crate::os::socket_file::Place;
-use crate::wire::baton::{Baton, Event, FITS, FREEZE, Failure, Outcome, Sum, late, lost};
+use crate::wire::baton::{Baton, Event, FITS, FREEZE, Failure, Fate, Outcome, Sum, late, lost};
 use crate::wire::line::{Line, now, shared_clock};
-use crate::wire::question::Hello;
-use crate::wire::record::{DESCRIPTORS, Message, PROTOCOL, SCHEMA};
+use crate::wire::record::Message;
 
 /// How long the new process may take nothing in.
 const STILL: Duration = Duration::from_secs(5);
@@ -43,58 +42,6 @@ const RUNNING: Duration = Duration::from_secs(2);
 /// How often it is looked whether the server was told to end.
 const GLANCE: Duration = Duration::from_millis(5);
 
-/// Compares what the new process is with what this one has.
-///
-/// # Errors
-/// In words, why there can be no takeover.
-pub(crate) fn compare(hello: &Hello, handle: &Handle, network: &str) -> Result<(), String> {
-    if hello.protocol != PROTOCOL || hello.schema != SCHEMA {
-        return Err(format!(
-            "standfast {} speaks takeover {}.{}, the running one {PROTOCOL}.{SCHEMA}",
-            hello.version, hello.protocol, hello.schema
-        ));
-    }
-    if hello.network != network {
-        return Err("the new process is in another network namespace".to_owned());
-    }
-    if std::process::id() == 1 {
-        return Err("the running server is process 1: with its end all others end, too".to_owned());
-    }
-    let status = handle.status();
-    if status.draining {
-        return Err("the running server is ending".to_owned());
-    }
-    // The control socket, its lock, and a lock of each go in one message.
-    const MOST: usize = DESCRIPTORS - 2;
-    if status.listeners.len() > MOST {
-        return Err(format!(
-            "{} listeners are too many to change hands, at most {MOST} can",
-            status.listeners.len(),
-        ));
-    }
-    for listener in &status.listeners {
-        let address = &listener.address;
-        let same = hello.listeners.iter().find(|(other, _)| other == address);
-        match same {
-            None => return Err(format!("the new process does not listen on {address}")),
-            Some((_, service)) if *service != listener.service => {
-                return Err(format!(
-                    "{address} is served by {}, the new process has {service} there",
-                    listener.service
-                ));
-            }
-            Some(_) => {}
-        }
-    }
-    if status.open > hello.max_conns {
-        return Err(format!(
-            "{} connections are open, the new process may have {}: raise its limit",
-            status.open, hello.max_conns
-        ));
-    }
-    Ok(())
-}
-
 /// What makes paths this server's.
 pub(crate) struct Paths<'a> {
     /// The control socket and its lock, then the locks of the listeners' paths.
@@ -113,12 +60,13 @@ pub(crate) fn give(
     line: Line,
     handle: &Handle,
     pid: u32,
+    fates: Vec<Fate>,
     paths: &Paths<'_>,
 ) -> Result<(Takeover, Arc<Baton>), String> {
     line.widen();
     let (events, told) = mpsc::channel();
     let conversation = Conversation {
-        baton: Arc::new(Baton::new(line, handle.shared.workers.len())),
+        baton: Arc::new(Baton::new(line, fates, handle.shared.workers.len())),
         handle,
         told,
     };
@@ -133,14 +81,8 @@ pub(crate) fn give(
         }
     }
     drop(events);
-    let mut ahead = Ahead::of(
-        handle
-            .shared
-            .takeover
-            .common
-            .get()
-            .map_or(&[], Vec::as_slice),
-    );
+    let common = handle.shared.takeover.common.get();
+    let mut ahead = Ahead::of(common.map_or(&[], Vec::as_slice), &conversation.baton);
     let given = announced.and_then(|()| conversation.complete(&mut ahead, paths));
     match given {
         Ok((sum, frozen)) => {

@@ -13,7 +13,7 @@
 //!    too long they thaw, and all goes on as in 2 until the next freeze.
 //! 4. commit, and the new process owns. 5. running.
 //!
-//! `give.rs` is the old process's side and `share.rs` each of its workers' part, joined by `wire/baton.rs`; `take.rs` is the new one's side,
+//! `compare.rs` says what of a server goes, `give.rs` is the old process's side and `share.rs` each of its workers' part, joined by `wire/baton.rs`; `take.rs` is the new one's side,
 //! `ahead.rs` what connections have in common, `wire/record.rs` the form of what passes between them, `carry.rs` a connection into that form and out of it.
 //!
 //! [`Commit`]: crate::wire::record::Message::Commit
@@ -21,6 +21,7 @@
 
 mod ahead;
 mod carry;
+pub(crate) mod compare;
 pub(crate) mod give;
 pub(crate) mod share;
 pub(crate) mod take;

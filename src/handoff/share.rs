@@ -16,7 +16,7 @@ use crate::io::marks::Mark;
 use crate::listen::origin::Origin;
 use crate::service::AnyService;
 use crate::time::deadline::Moment;
-use crate::wire::baton::{Baton, Event, Failure, Outcome, Sum, lost};
+use crate::wire::baton::{Baton, Event, Failure, Fate, Outcome, Sum, lost};
 use crate::wire::line::now;
 use crate::wire::pace::{self, Pace};
 use crate::wire::record::{
@@ -110,6 +110,11 @@ impl Share<'_> {
 }
 
 impl Giving {
+    /// What becomes of a listener, by its number.
+    pub(crate) fn fate(&self, listener: usize) -> Fate {
+        u16::try_from(listener).map_or(Fate::Goes, |listener| self.baton.fate(listener))
+    }
+
     pub(crate) fn new(baton: Arc<Baton>, events: Sender<Event>, worker: usize) -> Self {
         Self {
             baton,
@@ -327,6 +332,7 @@ impl Giving {
             let connection = share.connections.get(key);
             if let Some(connection) = connection
                 && !connection.io.marks.has(Mark::Copied)
+                && self.baton.fate(connection.io.listener) == Fate::Goes
                 && let Some(record) = share.export(connection)
             {
                 size += RECORD + record.state.len();

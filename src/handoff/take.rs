@@ -89,7 +89,12 @@ pub(crate) struct Taken {
 }
 
 /// What this process says of itself.
-pub(crate) fn hello(listeners: Vec<(Endpoint, String)>, max_conns: usize) -> Hello {
+pub(crate) fn hello(
+    listeners: Vec<(Endpoint, String)>,
+    services: Vec<u16>,
+    reload: bool,
+    max_conns: usize,
+) -> Hello {
     let protocol = if fault("wrong-version") {
         PROTOCOL + 1
     } else {
@@ -107,6 +112,8 @@ pub(crate) fn hello(listeners: Vec<(Endpoint, String)>, max_conns: usize) -> Hel
         },
         network: network(),
         listeners,
+        services,
+        reload,
     }
 }
 

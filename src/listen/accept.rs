@@ -75,6 +75,8 @@ struct Entrance {
     rotation: Rotation,
     /// Others may listen with it, too.
     inherited: bool,
+    /// It is another process's, and none of this one's any more.
+    given: bool,
     /// An edge said that connections wait, and no accept has said otherwise.
     ready: bool,
 }
@@ -193,6 +195,7 @@ impl Acceptor {
             pace,
             rotation: Rotation::default(),
             inherited: listener.inherited_as.is_some(),
+            given: false,
             // What came before the registration may have made its edge already.
             ready: true,
         });
@@ -364,7 +367,10 @@ impl Acceptor {
     ) {
         self.paused = None;
         for door in &mut self.doors {
-            door.ready = true;
+            door.ready = !door.given;
+            if door.given {
+                continue;
+            }
             door.pace = None;
             door.deregister(registry);
             if let Some(file) = &door.file {
@@ -379,7 +385,7 @@ impl Acceptor {
             self.accept(now, shared, placing);
         }
         for door in &self.doors {
-            if self.lent && !door.inherited {
+            if self.lent && !door.inherited && !door.given {
                 // A process that failed to take over and hangs would go on listening with its copy.
                 let _ = rustix::net::shutdown(&door.socket, rustix::net::Shutdown::Both);
             }
@@ -406,14 +412,26 @@ impl Acceptor {
         }
     }
 
-    /// Another process has the listeners: they are let go of here, and nothing is done to them.
-    pub(crate) fn let_go(self, registry: &Registry) {
-        for door in &self.doors {
-            door.deregister(registry);
-            if let Some(file) = &door.file {
-                file.give();
+    /// Another process has the listeners: they are let go of here, and nothing is done to them. All but those that stay,
+    /// by their numbers: they are [closed](Self::close).
+    pub(crate) fn let_go(
+        mut self,
+        stays: impl Fn(usize) -> bool,
+        registry: &Registry,
+        now: Moment,
+        shared: &Shared,
+        placing: &mut impl Placing,
+    ) {
+        for (at, door) in self.doors.iter_mut().enumerate() {
+            if !stays(at) {
+                door.given = true;
+                door.deregister(registry);
+                if let Some(file) = &door.file {
+                    file.give();
+                }
             }
         }
+        self.close(registry, now, shared, placing);
     }
 }
 

@@ -184,16 +184,21 @@ impl Server {
             services.push(listen.service.clone());
         }
         reserve_descriptors(status.open.saturating_mul(config.descriptors_each()));
-        let hello = hello(&wanted, config.connections_allowed());
+        let reload = config
+            .control
+            .as_ref()
+            .is_some_and(|control| control.reload);
+        let hello = hello(&wanted, reload, config.connections_allowed());
         let (line, pid) = client.take_over(hello).map_err(failed)?;
         let (mut giver, given) = Giver::listeners(line, pid).map_err(failed)?;
-        let (listeners, order) = assemble(wanted, given).map_err(|refused| match refused {
-            Refused::Ours(error) => {
-                giver.abort(&error.to_string());
-                error
-            }
-            Refused::Theirs(why) => failed(giver.abort(&why)),
-        })?;
+        let (listeners, order) =
+            assemble(wanted, given, reload).map_err(|refused| match refused {
+                Refused::Ours(error) => {
+                    giver.abort(&error.to_string());
+                    error
+                }
+                Refused::Theirs(why) => failed(giver.abort(&why)),
+            })?;
         giver.listener_of = order;
         let mut server = Self::start(listeners, services, config, &memory)?;
         server.takeover.giver = Some((giver, path.to_owned()));
@@ -433,12 +438,21 @@ impl<'a> Theirs<'a> {
     }
 }
 
-fn hello(wanted: &[(Wanted, &Listen, Arc<Settings>)], max_conns: usize) -> Hello {
-    let listeners = wanted.iter().filter_map(|(one, _, settings)| match one {
-        Wanted::Theirs(one) => Some((one.address.clone(), settings.service.name().to_owned())),
-        Wanted::New(_) | Wanted::Given(_) => None,
-    });
-    take::hello(listeners.collect(), max_conns)
+fn hello(wanted: &[(Wanted, &Listen, Arc<Settings>)], reload: bool, max_conns: usize) -> Hello {
+    let (mut listeners, mut numbers) = (Vec::new(), Vec::new());
+    let mut services: Vec<&AnyService> = Vec::new();
+    for (one, _, settings) in wanted {
+        let Wanted::Theirs(one) = one else { continue };
+        let service = &settings.service;
+        let known = services.iter().position(|it| it.is_same(service));
+        let number = known.unwrap_or(services.len());
+        if known.is_none() {
+            services.push(service);
+        }
+        listeners.push((one.address.clone(), service.name().to_owned()));
+        numbers.push(u16::try_from(number).unwrap_or(u16::MAX));
+    }
+    take::hello(listeners, numbers, reload, max_conns)
 }
 
 /// Why listeners could not be assembled.
@@ -453,10 +467,14 @@ impl From<Error> for Refused {
     }
 }
 
+/// Our number of a listener that is none of ours.
+const NONE: u16 = u16::MAX;
+
 /// The listeners as the settings want them, and our number of each of the predecessor's.
 fn assemble(
     wanted: Vec<(Wanted, &Listen, Arc<Settings>)>,
     given: Vec<(ListenerRecord, OwnedFd)>,
+    reload: bool,
 ) -> Result<(Vec<Listener>, Vec<u16>), Refused> {
     let order: Vec<Endpoint> = given
         .iter()
@@ -488,8 +506,14 @@ fn assemble(
         let at = listeners
             .iter()
             .position(|listener| listener.address == *theirs);
-        at.and_then(|at| u16::try_from(at).ok())
-            .ok_or_else(|| Refused::Theirs(format!("the new process does not listen on {theirs}")))
+        match at.and_then(|at| u16::try_from(at).ok()) {
+            Some(at) => Ok(at),
+            // Its socket is the old process's alone, which sends nothing of it.
+            None if reload => Ok(NONE),
+            None => Err(Refused::Theirs(format!(
+                "the new process does not listen on {theirs}"
+            ))),
+        }
     };
     let listener_of = order.iter().map(ours).collect::<Result<_, _>>()?;
     Ok((listeners, listener_of))

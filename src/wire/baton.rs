@@ -94,10 +94,23 @@ pub(crate) enum Outcome {
     Thawed,
 }
 
+/// What becomes of a listener in a takeover, and of its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// All of it goes to the new process.
+    Goes,
+    /// The listener does, where another service has it; its connections are drained here.
+    GoesAlone,
+    /// It is closed here.
+    Stays,
+}
+
 /// What all workers share during a takeover.
 #[derive(Debug)]
 pub(crate) struct Baton {
     pub(crate) line: Line,
+    /// By listener.
+    fates: Vec<Fate>,
     /// Messages sent by the workers, and taken in by the new process.
     sent: AtomicU32,
     taken: AtomicU32,
@@ -113,9 +126,10 @@ pub(crate) struct Baton {
 }
 
 impl Baton {
-    pub(crate) fn new(line: Line, workers: usize) -> Self {
+    pub(crate) fn new(line: Line, fates: Vec<Fate>, workers: usize) -> Self {
         Self {
             line,
+            fates,
             sent: AtomicU32::new(0),
             taken: AtomicU32::new(0),
             pace: Mutex::default(),
@@ -123,6 +137,12 @@ impl Baton {
             holding: AtomicBool::new(false),
             hung: AtomicBool::new(false),
         }
+    }
+
+    /// What becomes of a listener, by its number.
+    pub(crate) fn fate(&self, listener: u16) -> Fate {
+        let fate = self.fates.get(usize::from(listener)).copied();
+        fate.unwrap_or(Fate::Goes)
     }
 
     /// How fast the new process takes changes in.
@@ -258,7 +278,7 @@ mod tests {
     fn changes_are_held_up_for_a_process_that_takes_something_in_and_for_no_other() {
         let (near, _far) = std::os::unix::net::UnixStream::pair().unwrap();
         let line = Line::new(std::sync::Arc::new(near.into()), Duration::from_secs(1)).unwrap();
-        let baton = Baton::new(line, 1);
+        let baton = Baton::new(line, Vec::new(), 1);
         baton.hold();
         assert!(!baton.is_holding(), "not everything was sent once");
         baton.set_left(0, FITS);

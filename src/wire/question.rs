@@ -42,6 +42,12 @@ pub(crate) struct Hello {
     pub(crate) network: String,
     /// What it will listen on, and the service there.
     pub(crate) listeners: Vec<(Endpoint, String)>,
+    /// Of each of those which service it is: the same number, the same one. None where it does not matter.
+    #[serde(default)]
+    pub(crate) services: Vec<u16>,
+    /// What is not among those, or is another service there, is given up.
+    #[serde(default)]
+    pub(crate) reload: bool,
 }
 
 /// What it answers.

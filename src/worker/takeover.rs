@@ -21,7 +21,7 @@ use crate::io::marks::Mark;
 use crate::liveness::close::CloseReason;
 use crate::service::{AnyService, Exported};
 use crate::time::deadline::{Moment, slot};
-use crate::wire::baton::{Baton, Event, Outcome};
+use crate::wire::baton::{Baton, Event, Fate, Outcome};
 use crate::wire::record::{Arrival, Update};
 
 /// Taken over connections that get their options at a time, and the rest before the next: nothing depends on them soon,
@@ -161,10 +161,7 @@ impl Worker {
 
     /// What was given is the other process's: it is only closed here. What could not leave is drained.
     fn let_go(&mut self) {
-        self.giving = None;
-        if let Some(acceptor) = self.acceptor.take() {
-            acceptor.let_go(self.poll.registry());
-        }
+        let giving = self.giving.take();
         let mut began = self.clock.now();
         for (count, key) in self.keys().into_iter().enumerate() {
             if !self.connections[key].io.marks.has(Mark::Copied) {
@@ -188,6 +185,15 @@ impl Worker {
             let _ = catch_unwind(AssertUnwindSafe(|| drop(connection)));
         }
         self.begin_drain();
+        // Those who come yet are this worker's, and go with the others.
+        let registry = self.poll.registry().try_clone();
+        if let (Some(acceptor), Some(giving), Ok(registry)) =
+            (self.acceptor.take(), giving, registry)
+        {
+            let stays = |at| giving.fate(at) == Fate::Stays;
+            let shared = Arc::clone(&self.shared);
+            acceptor.let_go(stays, &registry, self.now, &shared, self);
+        }
     }
 }
 

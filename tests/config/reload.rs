@@ -1,14 +1,18 @@
 //! A configuration that is read anew by a process that takes over.
 
 use std::fs;
-use std::net::TcpStream;
-use std::process::Command;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-use super::{NO_FILES, file, serve};
+use super::{NO_FILES, assert_next, file, serve};
 use crate::support::home::{Home, number, text};
-use crate::support::{Orphan, Server, assert_echoes, connect, restarted, shell, until};
+use crate::support::{
+    GUARD, Orphan, Server, assert_echoes, connect, output, read_to_fin, restarted, shell, until,
+};
 
 /// The process that answers.
 fn pid(home: &Home) -> u32 {
@@ -156,5 +160,224 @@ fn a_reload_without_a_file_is_a_restart() {
     assert!(answer.contains("1 connection handed over"), "{answer}");
     assert_echoes(&mut client, b"and on");
     drop(next);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+/// A server on two addresses and more, of which the last is a relay to `upstream`, and the rest of its file.
+fn with_relay(home: &Home, rest: &str, upstream: &TcpListener, listeners: usize) -> Server {
+    let relay = relay(upstream);
+    serve(
+        home,
+        &format!("drain-timeout = \"1m\"\n{rest}{relay}"),
+        listeners,
+    )
+}
+
+fn relay(upstream: &TcpListener) -> String {
+    let upstream = upstream.local_addr().unwrap();
+    format!(
+        "[[listen]]\naddress = \"127.0.0.3:0\"\nservice = \"forward\"\nupstream = \"{upstream}\"\n"
+    )
+}
+
+/// Writes on one end and reads on the other, which have to be connected.
+#[track_caller]
+fn assert_passes(from: &mut TcpStream, to: &mut TcpStream, text: &str) {
+    from.write_all(text.as_bytes()).unwrap();
+    assert_next(to, text);
+}
+
+const ECHO: &str = "[[listen]]\naddress = 0\n";
+
+#[test]
+fn a_listener_that_is_left_out_is_closed_and_its_connections_end_where_they_were() {
+    let home = Home::new();
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut server = with_relay(&home, ECHO, &upstream, 2);
+    let relaying = server.addresses[1];
+    let mut echoing = server.connect();
+    let mut relayed = connect(relaying);
+    let (mut far, _) = upstream.accept().unwrap();
+    assert_echoes(&mut echoing, b"hello");
+    assert_passes(&mut relayed, &mut far, "there");
+    file(&home, ECHO);
+    let (next, answer) = reload(&home);
+    assert!(
+        answer.contains(
+            ", 1 connection handed over, 1 stay with the former process and are drained, "
+        ),
+        "{answer}"
+    );
+    until("nobody listens there", || {
+        TcpStream::connect(relaying).is_err()
+    });
+    assert_echoes(&mut echoing, b"and on");
+    assert_echoes(&mut server.connect(), b"who comes now");
+    assert_passes(&mut relayed, &mut far, "there, still");
+    assert_passes(&mut far, &mut relayed, "and back");
+    drop((relayed, far));
+    let line = server.log_line("the end of the relay", |line| {
+        line.contains("closed") && line.contains(&format!("listener={relaying} "))
+    });
+    assert!(line.contains("reason=peer-closed"), "{line}");
+    server.log_line("the end of the old process", |line| {
+        line.contains("info ended ")
+    });
+    // It may come back.
+    file(&home, &format!("{ECHO}{}", relay(&upstream)));
+    let (last, answer) = reload(&home);
+    assert!(!answer.contains("stay"), "{answer}");
+    assert_echoes(&mut echoing, b"and on");
+    drop((next, last));
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_reload_that_fails_half_way_leaves_all_listeners_where_they_were() {
+    for fault in ["abort-pre-copy", "abort-freeze", "abort-commit"] {
+        let home = Home::new();
+        let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+        let path = file(&home, &format!("{ECHO}{}", relay(&upstream)));
+        let mut command = home.standfast(&["serve", "--config", text(&path)]);
+        command.env("STANDFAST_FAULT", fault);
+        let server = Server::spawn(command, 2);
+        let mut echoing = server.connect();
+        let mut relayed = connect(server.addresses[1]);
+        let (mut far, _) = upstream.accept().unwrap();
+        assert_echoes(&mut echoing, b"hello");
+        file(&home, ECHO);
+        refused(&home);
+        assert_eq!(pid(&home), server.pid());
+        assert_echoes(&mut echoing, b"and on");
+        assert_passes(&mut relayed, &mut far, "there");
+        let mut another = connect(server.addresses[1]);
+        let (mut its, _) = upstream.accept().unwrap();
+        assert_passes(&mut another, &mut its, "who comes now");
+    }
+}
+
+#[test]
+fn another_service_at_an_address_serves_who_comes_and_the_former_ones_clients_are_drained() {
+    let home = Home::new();
+    let mut server = serve(&home, ECHO, 1);
+    let mut echoing = server.connect();
+    assert_echoes(&mut echoing, b"hello");
+    file(
+        &home,
+        "[[listen]]\naddress = 0\nservice = \"exec\"\ncommand = [\"/bin/echo\", \"changed\"]\n",
+    );
+    let (next, answer) = reload(&home);
+    assert!(
+        answer.contains(", 0 connections handed over, 1 stay "),
+        "{answer}"
+    );
+    assert_eq!(read_to_fin(&mut echoing), b"", "drained, in order");
+    assert_eq!(read_to_fin(&mut server.connect()), b"changed\n");
+    server.log_line("the end of the former", |line| {
+        line.contains("reason=drain")
+    });
+    drop(next);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn the_path_of_a_unix_socket_that_is_left_out_goes_and_the_others_stay() {
+    let home = Home::new();
+    let at = |name: &str| {
+        format!(
+            "[[listen]]\naddress = \"unix:{}\"\n",
+            text(&home.join(name))
+        )
+    };
+    let path = file(&home, &format!("{}{}{}", at("a"), at("b"), at("c")));
+    let control = home.join("control");
+    let control = text(&control);
+    let mut command = home.standfast(&["serve", "--config", text(&path), "--control", control]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut server = Server::launch(command);
+    for _ in 0..3 {
+        server.stdout_line();
+    }
+    let echoes = |name: &str| {
+        let Ok(mut client) = UnixStream::connect(home.join(name)) else {
+            return false;
+        };
+        client.set_read_timeout(Some(GUARD)).unwrap();
+        client.write_all(b"hello").unwrap();
+        let mut echoed = [0; 5];
+        client.read_exact(&mut echoed).is_ok() && &echoed == b"hello"
+    };
+    let stands = |name: &str| home.join(name).exists();
+    assert!(["a", "b", "c"].into_iter().all(echoes));
+    file(&home, &format!("{}{}", at("c"), at("a")));
+    let reload = || home.standfast(&["reload", "--control", control]);
+    for _ in 0..2 {
+        let (code, _, stderr) = restarted(reload);
+        assert_eq!((code, &*stderr), (0, ""));
+        until("its path goes", || !stands("b"));
+        assert!(echoes("a") && echoes("c") && !echoes("b"));
+    }
+    let (code, _, stderr) = output(home.standfast(&["drain", "--control", control]));
+    assert_eq!((code, &*stderr), (0, ""));
+    until("the paths go with the last", || {
+        !stands("a") && !stands("c")
+    });
+    assert!(!stands("control"));
+}
+
+#[test]
+fn hubs_are_parted_and_joined_and_no_client_gets_another_ones_lines() {
+    let home = Home::new();
+    let hub = |addresses: &str| {
+        format!("[[listen]]\naddress = [{addresses}]\nservice = \"hub\"\nhistory = 9\n")
+    };
+    let (one, other) = ("\"127.0.0.1:0\"", "\"127.0.0.2:0\"");
+    let mut server = serve(&home, &hub(&format!("{one}, {other}")), 2);
+    let [first, second] = server.addresses[..] else {
+        panic!("{:?}", server.addresses);
+    };
+    let mut near = [connect(first), connect(first)];
+    let mut far = [connect(second), connect(second)];
+    let [speaker, hearer] = &mut near;
+    speaker.write_all(b"to all\n").unwrap();
+    for client in [hearer].into_iter().chain(&mut far) {
+        assert_next(client, "to all\n");
+    }
+    // Parted, with what was said before in both.
+    file(&home, &(hub(one) + &hub(other)));
+    let (parted, answer) = reload(&home);
+    assert!(answer.contains(", 4 connections handed over, "), "{answer}");
+    let says = |[speaker, hearer]: &mut [TcpStream; 2], text: &str| {
+        speaker.write_all(text.as_bytes()).unwrap();
+        assert_next(hearer, text);
+    };
+    says(&mut near, "near\n");
+    says(&mut far, "far\n");
+    says(&mut near, "near again\n");
+    assert_next(&mut connect(first), "to all\nnear\nnear again\n");
+    assert_next(&mut connect(second), "to all\nfar\n");
+    // Joined: there is one feed, and the clients of the other are drained.
+    until("the last two have left", || {
+        home.json(&["status"])["open"] == 4
+    });
+    file(&home, &hub(&format!("{one}, {other}")));
+    let (joined, answer) = reload(&home);
+    assert!(
+        answer.contains(", 2 connections handed over, 2 stay "),
+        "{answer}"
+    );
+    for client in &mut far {
+        assert_eq!(
+            read_to_fin(client),
+            b"",
+            "nothing of the others, and in order"
+        );
+    }
+    let mut newcomer = connect(second);
+    assert_next(&mut newcomer, "to all\nnear\nnear again\n");
+    near[0].write_all(b"to both\n").unwrap();
+    assert_next(&mut near[1], "to both\n");
+    assert_next(&mut newcomer, "to both\n");
+    drop((parted, joined));
     assert_eq!(server.wait().code(), Some(0));
 }

@@ -50,6 +50,7 @@ fn a_given_listener_is_taken_over_by_its_address_and_as_one_that_is_given_again(
             control: Some(ControlSocket {
                 path: Some(home.join("c.sock")),
                 replace,
+                ..ControlSocket::default()
             }),
             ..Config::default()
         })

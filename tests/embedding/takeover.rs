@@ -78,6 +78,7 @@ fn config(port: u16, control: &Path) -> Config {
             } else {
                 Replace::Always
             },
+            ..ControlSocket::default()
         }),
         ..Config::default()
     }

@@ -41,7 +41,12 @@ pub(crate) fn bind(
     if args.replace {
         path_to_replace(args, effective)?;
     }
-    let control = ControlSocket { path, replace };
+    let control = ControlSocket {
+        path,
+        replace,
+        // A file says all that there is to be.
+        reload: args.config.is_some(),
+    };
     let control = (args.control != Some(ControlPath::Off)).then_some(control);
     Server::bind(Config { control, ..config }).map_err(|error| match &error {
         Error::TakeOver { source, .. }

@@ -8,9 +8,12 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use super::*;
 use crate::address::endpoint::Endpoint;
 use crate::handle::{Mailbox, Shared};
+use crate::handoff::compare::compare;
 use crate::inspect::ListenerInfo;
 use crate::memory::Memory;
 use crate::time::deadline::Clock;
+use crate::wire::question::Hello;
+use crate::wire::record::{PROTOCOL, SCHEMA};
 
 /// Longer than anything takes that goes on at all.
 const GUARD: Duration = Duration::from_secs(30);
@@ -128,7 +131,7 @@ fn gives(
             descriptors: Vec::new(),
             places: Vec::new(),
         };
-        let given = give(old, &handle, 7, &paths).map(|(takeover, _)| takeover);
+        let given = give(old, &handle, 7, Vec::new(), &paths).map(|(takeover, _)| takeover);
         Gone {
             given,
             is_given: handle.shared.was_given(),
@@ -250,9 +253,11 @@ fn a_new_process_that_differs_is_refused_with_what_differs() {
             (address("127.0.0.1:7001"), "print".to_owned()),
             (address("127.0.0.1:7000"), "echo".to_owned()),
         ],
+        services: vec![0, 1],
+        reload: false,
     };
     handle.shared.workers[0].open.store(1, Ordering::SeqCst);
-    assert_eq!(compare(&hello(), &handle, "here"), Ok(()));
+    assert_eq!(compare(&hello(), &handle, "here"), Ok(vec![Fate::Goes]));
     let refused = |hello: Hello| compare(&hello, &handle, "here").unwrap_err();
     for (why, differs) in [
         (
@@ -300,6 +305,21 @@ fn a_new_process_that_differs_is_refused_with_what_differs() {
     ] {
         let said = refused(differs);
         assert!(said.contains(why), "{said}");
+    }
+    // A new edition of the settings has the last word.
+    for (listener, fate) in [
+        (("127.0.0.1:7000", "echo"), Fate::Goes),
+        (("127.0.0.1:7000", "print"), Fate::GoesAlone),
+        (("127.0.0.1:7001", "echo"), Fate::Stays),
+    ] {
+        let (at, service) = listener;
+        let edition = Hello {
+            listeners: vec![(address(at), service.to_owned())],
+            services: vec![0],
+            reload: true,
+            ..hello()
+        };
+        assert_eq!(compare(&edition, &handle, "here"), Ok(vec![fate]));
     }
     handle.drain();
     assert!(refused(hello()).contains("is ending"));

@@ -56,7 +56,8 @@ pub(crate) struct ProcessArgs {
     pub(crate) config: Option<PathBuf>,
 
     /// Take over from the server that runs at the same control path: its listeners and its live connections. This one
-    /// must listen on at least the same addresses, with the same service. Start afresh if there is none.
+    /// must listen on at least the same addresses, with the same service, but by --config, which has the last word. Start
+    /// afresh if there is none.
     #[cfg(control)]
     #[arg(long)]
     pub(crate) replace: bool,
