@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use standfast::Address;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -76,6 +77,10 @@ impl File {
             }
         }
         file.top.sort_by_key(|entry| entry.origin.line());
+        give_mode(&mut file.top)?;
+        for table in &mut file.listen {
+            give_mode(&mut table.entries)?;
+        }
         Ok(file)
     }
 }
@@ -150,6 +155,36 @@ impl Source<'_> {
     }
 }
 
+/// A key `mode` is short for what an address may have behind the path of a Unix socket: for each of them there.
+fn give_mode(entries: &mut Vec<Entry>) -> Result<(), Failure> {
+    let Some(at) = entries.iter().position(|entry| entry.key == "mode") else {
+        return Ok(());
+    };
+    let mode = entries.remove(at);
+    let refused = |why: &str| Failure::usage(format!("{}: mode: {why}", mode.origin));
+    let Value::One(bits) = &mode.value else {
+        return Err(refused("expected the bits of chmod, such as 660"));
+    };
+    let mut given = false;
+    let addresses = entries.iter_mut().filter(|entry| entry.key == "address");
+    let values = addresses.flat_map(|entry| match &mut entry.value {
+        Value::One(one) => std::slice::from_mut(one),
+        Value::List(all) => all.as_mut_slice(),
+        Value::Switch(_) => &mut [],
+    });
+    for address in values.filter(|address| address.starts_with("unix:")) {
+        address.push_str(",mode=");
+        address.push_str(bits);
+        let parsed = address.parse::<Address>();
+        parsed.map_err(|error| refused(&error.to_string()))?;
+        given = true;
+    }
+    if given {
+        return Ok(());
+    }
+    Err(refused("there is no address unix:PATH beside it"))
+}
+
 fn scalar(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
@@ -213,6 +248,26 @@ mod tests {
         );
         assert_eq!(second.origin.to_string(), "x.toml:9");
         assert_eq!(shown(&second.entries)[0].1, one("1.5"));
+    }
+
+    #[test]
+    fn a_mode_is_that_of_the_unix_sockets_beside_it() {
+        let file = parsed("[[listen]]\nmode = 660\naddress = [\"unix:/x\", \"7000\"]\n").unwrap();
+        let [address] = &file.listen[0].entries[..] else {
+            panic!("{file:?}");
+        };
+        let meant = Value::List(vec!["unix:/x,mode=660".into(), "7000".into()]);
+        assert_eq!((&*address.key, &address.value), ("address", &meant));
+        for (text, line) in [
+            ("address = \"7000\"\nmode = 660\n", 2),
+            ("mode = 660\n[[listen]]\naddress = \"unix:/x\"\n", 1),
+            ("address = \"unix:/x\"\nmode = 999\n", 2),
+            ("address = \"unix:/x\"\nmode = true\n", 2),
+        ] {
+            let refused = parsed(text).unwrap_err();
+            let begins = format!("x.toml:{line}: mode: ");
+            assert!(refused.starts_with(&begins), "{text}: {refused}");
+        }
     }
 
     #[test]

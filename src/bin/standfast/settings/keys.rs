@@ -210,14 +210,39 @@ pub(super) fn of_variable(arg: &Arg, text: &str) -> Value {
             "false" | "0" => Value::Switch(false),
             other => Value::One(other.to_owned()),
         },
-        ArgAction::Append => Value::List(text.split(',').map(str::to_owned).collect()),
+        ArgAction::Append => Value::List(listed(text)),
         _ => Value::One(text.to_owned()),
     }
+}
+
+/// What a list has, which commas separate; those behind the path of a Unix socket belong to it.
+fn listed(text: &str) -> Vec<String> {
+    let mut items: Vec<String> = Vec::new();
+    for item in text.split(',') {
+        let is_ownership = ["mode=", "owner=", "group="]
+            .iter()
+            .any(|it| item.starts_with(it));
+        match items.last_mut() {
+            Some(last) if is_ownership && last.starts_with("unix:") => {
+                last.push(',');
+                last.push_str(item);
+            }
+            _ => items.push(item.to_owned()),
+        }
+    }
+    items
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commas_part_a_list_but_not_an_address() {
+        let list = "7000,unix:/x,mode=660,group=7,unix:/y,a";
+        let items = ["7000", "unix:/x,mode=660,group=7", "unix:/y", "a"];
+        assert_eq!(listed(list), items);
+    }
 
     #[test]
     fn keys_are_the_flags_and_each_has_its_place() {
