@@ -60,7 +60,7 @@ fn a_question_for_which_there_is_no_thread_ends_nothing() {
 
 /// `standfast ARGS...` with less address space than it takes, MiB by MiB more until it has enough; what it says is told.
 fn with_more_and_more(home: &Home, args: &[&str], mut refused: impl FnMut(&str)) {
-    for mib in 14..100 {
+    for mib in least(home)..100 {
         let (code, _, said) = output(limited(home, mib, args));
         if code == 0 {
             return;
@@ -92,7 +92,7 @@ fn a_successor_for_which_there_is_no_memory_says_so_in_one_line_and_loses_nobody
     let (mut server, mut clients) = with_clients(&home, 300);
     let address = server.address().to_string();
     let args = ["serve", "--replace", "--workers", "1", "-l", &address];
-    for (refused, mib) in (14..100).enumerate() {
+    for (refused, mib) in (least(&home)..100).enumerate() {
         let mut command = limited(&home, mib, &args);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let mut next = Server::launch(command);
@@ -114,6 +114,16 @@ fn a_successor_for_which_there_is_no_memory_says_so_in_one_line_and_loses_nobody
         assert_echoes(&mut clients[0], b"and the old one goes on");
     }
     panic!("never enough");
+}
+
+/// So many MiB are needed before there is a program at all: with less the loader fails (ld.so(8)).
+fn least(home: &Home) -> u32 {
+    let mut runs = (8..100).filter(|mib| {
+        let mut command = limited(home, *mib, &["--version"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().unwrap().success()
+    });
+    runs.next().unwrap()
 }
 
 /// Whether a line of stderr is the log's.
