@@ -7,6 +7,7 @@
 mod client;
 mod orders;
 pub mod path;
+mod restart;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -31,7 +32,6 @@ use crate::handle::wanted::Wanted;
 use crate::handoff::compare::compare;
 use crate::handoff::give::{self, Paths};
 use crate::handoff::take;
-use crate::inspect::Takeover;
 use crate::os::socket_file::SocketFile;
 pub use crate::os::successor::Successor;
 use crate::os::threads;
@@ -47,14 +47,8 @@ const STACK: usize = 512 * 1024;
 /// How long the server waits for one who connects and says nothing, or does not read.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a successor may take from its start to its end or to the takeover.
-const SUCCESSOR: Duration = Duration::from_secs(20);
-
 /// How often a client hears that its answer is yet to come.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
-
-/// How often it is looked what has become of a successor.
-const GLANCE: Duration = Duration::from_millis(10);
 
 /// Clients answered at a time; the one that is there longest is hung up on for one more.
 const CLIENTS: usize = 16;
@@ -514,62 +508,9 @@ impl Desk {
         Ok(())
     }
 
-    /// Starts a successor, and waits for what comes of it. Whoever asked hears that it takes its time.
-    fn restart(&self, line: &Line) -> Result<Takeover, String> {
-        let shared = &self.handle.shared;
-        self.object(std::process::id())?;
-        lock(&self.refusal).take();
-        let successor = shared.lifecycle.successor(self.file.path());
-        let successor = successor.map_err(|error| format!("cannot start a successor: {error}"))?;
-        let pid = successor.pid;
-        log::info!(pid; "successor started");
-        let until = now() + SUCCESSOR;
-        let mut sign = now() + SIGN_OF_LIFE;
-        loop {
-            if let Some(takeover) = shared.gave.get() {
-                return Ok(takeover.clone());
-            }
-            let ended = successor.has_ended();
-            let ended = ended.map_err(|error| format!("cannot watch the successor: {error}"))?;
-            let is_late = now() >= until;
-            let is_given_up = line.is_hung_up().unwrap_or(true);
-            // Where there is none, somebody is just taking over: what comes of that will be known.
-            let is_over = ended || is_late || is_given_up;
-            if let Some(_claim) = is_over.then(|| self.claim()).flatten() {
-                if ended {
-                    return Err(self.why_it_failed(&successor));
-                }
-                successor.kill();
-                if is_given_up {
-                    log::warn!(pid; "not restarted: who asked for it has given up, the successor was ended");
-                    return Err("given up".to_owned());
-                }
-                return Err(format!(
-                    "the successor (pid {pid}) did not take over within {} s, and was ended",
-                    SUCCESSOR.as_secs()
-                ));
-            }
-            if now() >= sign {
-                // Who has given up is noticed in the next round.
-                let _ = line.send(&Answer::Wait);
-                sign = now() + SIGN_OF_LIFE;
-            }
-            thread::park_timeout(GLANCE);
-        }
-    }
-
     fn object(&self, pid: u32) -> Result<(), String> {
         let why = self.handle.shared.lifecycle.objection(pid);
         why.map_or(Ok(()), Err)
-    }
-
-    fn why_it_failed(&self, successor: &Successor) -> String {
-        let pid = successor.pid;
-        let why = lock(&self.refusal).take().or_else(|| successor.words());
-        match why {
-            Some(why) => format!("{why}; the successor (pid {pid}) has ended"),
-            None => format!("the successor (pid {pid}) has ended; its own words are in the log"),
-        }
     }
 }
 
