@@ -55,6 +55,9 @@ pub struct Config {
     /// for good. A successor that is started as that user need not be root. Default `None`: as whoever started it.
     #[cfg(all(target_os = "linux", not(standfast_portable)))]
     pub identity: Option<Identity>,
+    /// Where it tells of itself over HTTP. Default `None`: nowhere.
+    #[cfg(metrics)]
+    pub metrics: Option<Metrics>,
     /// Who is told what happens to the server. Default `()`: nobody.
     pub lifecycle: Arc<dyn Lifecycle>,
 }
@@ -73,6 +76,8 @@ impl Default for Config {
             control: None,
             #[cfg(all(target_os = "linux", not(standfast_portable)))]
             identity: None,
+            #[cfg(metrics)]
+            metrics: None,
             lifecycle: Arc::new(()),
         }
     }
@@ -113,7 +118,12 @@ impl Config {
 
     /// How many connections the descriptor limit allows.
     pub(crate) fn connections_allowed(&self) -> usize {
-        (descriptors_for_connections() / self.descriptors_each().max(1)).max(1)
+        #[cfg(metrics)]
+        let beside = self.metrics.as_ref().map_or(0, |_| METRICS_DESCRIPTORS);
+        #[cfg(not(metrics))]
+        let beside = 0;
+        (descriptors_for_connections().saturating_sub(beside) / self.descriptors_each().max(1))
+            .max(1)
     }
 }
 
@@ -247,6 +257,28 @@ impl Listen {
         }
     }
 }
+
+/// Where a server tells of itself over HTTP/1.1: `/metrics`, `/healthz`, `/readyz` and `/status.json`.
+///
+/// It answers on a thread of its own, also while the workers hang and when there are no descriptors left. A process that
+/// [takes over](ControlSocket::replace) and names the same address goes on answering there.
+#[cfg(metrics)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "settings, given with `..Metrics::default()`"
+)]
+pub struct Metrics {
+    /// Where, of TCP. Whoever can connect there can read it.
+    pub addresses: Vec<Address>,
+    /// Names by which clients may ask (`Host`), beside addresses and `localhost`: others are refused, since a page from
+    /// elsewhere may have a name lead here (DNS rebinding). Default: none.
+    pub hosts: Vec<String>,
+}
+
+/// Descriptors that the metrics may need: those of clients, and of an event loop.
+#[cfg(metrics)]
+const METRICS_DESCRIPTORS: usize = 96;
 
 /// The control socket of a server: a path at which other processes of this user ask it, and the next server takes over.
 #[cfg(control)]

@@ -99,6 +99,12 @@ pub struct ListenerInfo {
     pub service: String,
     /// Connections it has accepted.
     pub accepted: u64,
+    /// Connections through it that are open.
+    #[cfg_attr(control, serde(default))]
+    pub open: u64,
+    /// Connections through it that ended, as [`Status::closed`] has them.
+    #[cfg_attr(control, serde(with = "reasons", default))]
+    pub closed: Vec<(CloseReason, u64)>,
 }
 
 /// An upstream, as the status shows it.
@@ -173,6 +179,147 @@ pub struct Status {
     pub upstreams: Vec<UpstreamInfo>,
     /// The takeover it came from, or ended in.
     pub takeover: Option<Takeover>,
+    /// All takeovers, counted over the processes.
+    #[cfg_attr(control, serde(default))]
+    pub takeovers: Takeovers,
+    /// Accepting is paused for a lack of descriptors or memory.
+    #[cfg_attr(control, serde(default))]
+    pub accept_paused: bool,
+    /// Accepts that failed, by the name of the error.
+    #[cfg_attr(control, serde(default))]
+    pub accept_errors: Vec<(String, u64)>,
+    /// Its descriptors, where the system tells.
+    #[cfg_attr(control, serde(default))]
+    pub descriptors: Option<DescriptorInfo>,
+    /// Processes that its services run, where one of them runs any.
+    #[cfg_attr(control, serde(default))]
+    pub children: Option<usize>,
+    /// Where its metrics are.
+    #[cfg_attr(control, serde(default))]
+    pub metrics: Vec<Endpoint>,
+    /// The connections that ended last in this process, the last first; at most 100.
+    #[cfg_attr(control, serde(default))]
+    pub ended: Vec<EndedInfo>,
+    /// The counters of the last minutes, the oldest first. Taken only where the server has a metrics address.
+    #[cfg_attr(control, serde(default))]
+    pub samples: Vec<Sample>,
+}
+
+/// A connection that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct EndedInfo {
+    /// Its number.
+    pub id: u64,
+    /// How long ago it ended.
+    #[cfg_attr(control, serde(with = "seconds"))]
+    pub ago: Duration,
+    /// Who was at the other end.
+    pub peer: Peer,
+    /// The listener it came through.
+    pub listener: Endpoint,
+    /// The server that its far side was connected to.
+    pub upstream: Option<Endpoint>,
+    /// Why it ended. `None`: for a reason that only a newer server knows.
+    #[cfg_attr(control, serde(with = "reason"))]
+    pub reason: Option<CloseReason>,
+    /// Which limit it was.
+    pub limit: Option<String>,
+    /// What came when everything had been said and delivered.
+    pub late: Option<String>,
+    /// What was wrong with its header of the PROXY protocol.
+    pub header: Option<String>,
+    /// Since it was accepted.
+    #[cfg_attr(control, serde(with = "seconds"))]
+    pub age: Duration,
+    /// Bytes read from the client.
+    pub read: u64,
+    /// Bytes written to the client.
+    pub written: u64,
+    /// The error the system gave, if it was one.
+    pub errno: Option<String>,
+    /// Probes that were not answered, where the kernel was asked.
+    pub probes: Option<u8>,
+    /// Retransmissions that were not acknowledged, where the kernel was asked.
+    pub retransmits: Option<u8>,
+    /// How long the peer had not been heard of, where the kernel was asked.
+    #[cfg_attr(control, serde(with = "seconds_if"))]
+    pub silent_for: Option<Duration>,
+}
+
+/// The counters of a server as they were at some time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Sample {
+    /// How long ago.
+    #[cfg_attr(control, serde(with = "seconds"))]
+    pub ago: Duration,
+    /// Connections that were open.
+    pub open: u64,
+    /// Connections accepted until then.
+    pub accepted: u64,
+    /// Connections that had ended.
+    pub closed: u64,
+    /// Bytes read from clients.
+    pub read: u64,
+    /// Bytes written to clients.
+    pub written: u64,
+}
+
+/// The descriptors of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct DescriptorInfo {
+    /// Those that are open.
+    pub used: u64,
+    /// How many may be: the soft limit.
+    pub limit: u64,
+}
+
+/// Times that [`Takeovers::frozen_within`] counts by, in seconds.
+pub const FREEZE_BOUNDS: [f64; 8] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1];
+
+/// The takeovers of a server, over its processes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Takeovers {
+    /// Those by which it went over to another process.
+    pub completed: u64,
+    /// Those that could not be: the processes do not fit together, or another takeover was under way.
+    pub refused: u64,
+    /// Those that came to nothing; the old process went on.
+    pub failed: u64,
+    /// How long nobody served, all in all.
+    #[cfg_attr(control, serde(with = "seconds"))]
+    pub frozen: Duration,
+    /// Of those completed, how many were frozen at most as long as each of [`FREEZE_BOUNDS`].
+    pub frozen_within: Vec<u64>,
+    /// The last ones that were completed, the last at the end; at most 10.
+    pub recent: Vec<PastTakeover>,
+}
+
+/// A takeover that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct PastTakeover {
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// The process that took over.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// Connections that changed hands.
+    pub connections: u64,
+    /// Connections that could not.
+    pub staying: u64,
+    /// How long nobody served.
+    #[cfg_attr(control, serde(with = "seconds"))]
+    pub frozen: Duration,
 }
 
 /// What waits in a server: the capacity of its buffers, bytes.
@@ -256,6 +403,30 @@ mod reasons {
             Some((all.find(|reason| reason.as_str() == name)?, count))
         });
         Ok(known.collect())
+    }
+}
+
+/// A reason by its name.
+#[cfg(control)]
+mod reason {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::CloseReason;
+
+    #[expect(clippy::ref_option, reason = "serde asks for it so")]
+    pub(super) fn serialize<S: Serializer>(
+        reason: &Option<CloseReason>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        reason.map(CloseReason::as_str).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<CloseReason>, D::Error> {
+        let name = Option::<String>::deserialize(from)?;
+        let mut all = CloseReason::ALL.into_iter();
+        Ok(name.and_then(|name| all.find(|reason| reason.as_str() == name)))
     }
 }
 

@@ -92,6 +92,8 @@ mod io;
 mod listen;
 mod liveness;
 pub mod memory;
+#[cfg(metrics)]
+mod metrics;
 mod os;
 mod parse;
 #[cfg(test)]
@@ -109,6 +111,8 @@ pub use address::Address;
 pub use address::endpoint::{Endpoint, Peer};
 pub use address::network::{IpPrefix, Network};
 pub use address::ownership::Ownership;
+#[cfg(metrics)]
+pub use config::Metrics;
 pub use config::{AcceptProxy, AcceptRate, Config, Listen, WhenFull};
 pub use error::Error;
 pub use handle::Handle;

@@ -238,7 +238,8 @@ fn status_counts_what_came_and_went() {
     assert_eq!(counts, [3, 2, 3, 15, 15]);
     assert_eq!(status["closed"], serde_json::json!([["peer-closed", 1]]));
     let address = server.address().to_string();
-    let listener = serde_json::json!({"address": address, "service": "echo", "accepted": 3});
+    let closed = [("peer-closed", 1)];
+    let listener = serde_json::json!({"address": address, "service": "echo", "accepted": 3, "open": 2, "closed": closed});
     assert_eq!(status["listeners"], Value::Array(vec![listener]));
     assert_eq!(status.get("takeover"), Some(&Value::Null));
     let uptime = seconds(&status["uptime"]);
@@ -285,7 +286,7 @@ fn status_counts_each_listener_apart() {
     let status = home.json(&["status"]);
     assert_eq!(status["accepted"], 3);
     let listeners = server.addresses.iter().zip([1, 2]).map(|(address, count)| {
-        serde_json::json!({"address": address.to_string(), "service": "print", "accepted": count})
+        serde_json::json!({"address": address.to_string(), "service": "print", "accepted": count, "open": 0, "closed": [["peer-closed", count]]})
     });
     assert_eq!(status["listeners"], Value::Array(listeners.collect()));
 }

@@ -40,6 +40,8 @@ mod limits;
 mod load;
 /// The budget for all that waits.
 mod memory;
+/// What a server tells of itself over HTTP.
+mod metrics;
 /// Who the server and the programs it starts are, and what they may.
 mod privileges;
 /// Half-open peers: found, in time, with the exact reason.

@@ -35,7 +35,7 @@ fn module(path: &Path) -> String {
 }
 
 /// The layers of the library, folders and single files: each imports only from those before it.
-const LAYERS: [&str; 21] = [
+const LAYERS: [&str; 22] = [
     "os",
     "time",
     "parse",
@@ -56,6 +56,7 @@ const LAYERS: [&str; 21] = [
     "listen",
     "handoff",
     "worker",
+    "metrics",
     "control",
     // And `server`, which nobody but `lib` imports.
 ];

@@ -1,9 +1,13 @@
 //! The asking side of the control socket.
 
 use std::io;
+#[cfg(metrics)]
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+#[cfg(metrics)]
+use crate::address::endpoint::Endpoint;
 use crate::control::path;
 use crate::inspect::{ConnectionInfo, Status, Takeover};
 use crate::wire::line::{Line, now};
@@ -96,6 +100,20 @@ impl Client {
                 other => Err(refused(other)),
             });
             giving.transpose()
+        })
+    }
+
+    /// The sockets at which the server tells of itself over HTTP: copies, while it goes on answering there.
+    #[cfg(metrics)]
+    pub(crate) fn metrics(&self) -> io::Result<Vec<(Endpoint, OwnedFd)>> {
+        self.ask(&Question::Metrics, |line| match answer(&line)? {
+            Some(Answer::Metrics(addresses)) if addresses.is_empty() => Ok(Some(Vec::new())),
+            Some(Answer::Metrics(addresses)) => {
+                let sockets = line.take_bytes(&mut Vec::new(), now() + self.patience)?;
+                Ok(Some(addresses.into_iter().zip(sockets).collect()))
+            }
+            Some(other) => Err(refused(other)),
+            None => Ok(None),
         })
     }
 

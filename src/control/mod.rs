@@ -330,6 +330,7 @@ impl Desk {
                 }
                 Answer::Done
             }
+            Question::Metrics => return self.lend_metrics(&line),
             Question::Kill { id } => {
                 let workers = handle.kill_if(id, &Wanted::as_long_as(line.waits()));
                 match line.hear(&workers)? {
@@ -379,6 +380,20 @@ impl Desk {
             return self.send_on(&line);
         }
         line.send(&answer)
+    }
+
+    /// Lends the sockets at which this server is told of to a process that is about to take over.
+    fn lend_metrics(&self, line: &Line) -> io::Result<()> {
+        #[cfg(metrics)]
+        if let Some(beside) = self.handle.shared.beside.get() {
+            return beside.lend(|sockets| {
+                let addresses = sockets.iter().map(|(address, _)| address.clone());
+                line.send(&Answer::Metrics(addresses.collect()))?;
+                let sockets: Vec<_> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
+                line.pass(b"metrics", &sockets, Some(now() + PATIENCE))
+            });
+        }
+        line.send(&Answer::Metrics(Vec::new()))
     }
 
     /// Has the client ask the process that has taken over, once that is where it gets to.
@@ -441,6 +456,7 @@ impl Desk {
             Ok(fates) => fates,
             Err(why) => {
                 log::warn!(pid, reason = why.as_str(); "takeover refused");
+                shared.chronicle.refused();
                 *lock(&self.refusal) = Some(why.clone());
                 return line.send(&Answer::Refused(why));
             }
@@ -502,6 +518,7 @@ impl Desk {
             Err(why) => {
                 shared.set_partner(None);
                 log::warn!(pid, reason = why.as_str(); "takeover failed, serving on");
+                shared.chronicle.failed();
                 *lock(&self.refusal) = Some(why);
             }
         }

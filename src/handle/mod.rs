@@ -1,16 +1,22 @@
 //! The way into a running server from other threads.
 
+#[cfg(metrics)]
+pub(crate) mod beside;
+pub(crate) mod ended;
 pub(crate) mod lifecycle;
 pub(crate) mod listing;
+mod shown;
 #[cfg_attr(not(control), path = "no_takeover.rs")]
 pub(crate) mod takeover;
+pub(crate) mod turning;
 pub(crate) mod wanted;
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
@@ -18,19 +24,22 @@ use std::time::Duration;
 use mio::Waker;
 
 use crate::address::endpoint::Endpoint;
+#[cfg(metrics)]
+use crate::handle::beside::Beside;
+use crate::handle::ended::Ended;
 use crate::handle::lifecycle::Lifecycle;
 use crate::handle::listing::{Listing, Wish};
 use crate::handle::takeover::{Call, Part};
 use crate::handle::wanted::Wanted;
-use crate::inspect::{ConnectionInfo, ListenerInfo, Status, Takeover, UpstreamInfo};
+use crate::inspect::{
+    ConnectionInfo, DescriptorInfo, ListenerInfo, Sample, Status, Takeover, UpstreamInfo,
+};
 use crate::io::Io;
+use crate::io::chronicle::Chronicle;
 use crate::io::stats::{Stats, Summary};
-use crate::liveness::close::CloseReason;
 use crate::memory::Memory;
+use crate::os::descriptors::{descriptor_limit, descriptors_open};
 use crate::time::deadline::{Clock, Moment, NearestMoment};
-
-/// Pieces that the patience for a worker's answer is waited in.
-const PIECES: u32 = 8;
 
 /// A running server, from outside: cheap to clone, usable from every thread.
 #[derive(Clone)]
@@ -104,13 +113,13 @@ impl Handle {
                 sum.merge(&counted);
                 ListenerInfo {
                     accepted: counted.accepted,
+                    open: shared.open_at(at),
+                    closed: shown::closed_by_reason(&counted),
                     ..listener.clone()
                 }
             })
             .collect();
         let upstreams = shared.upstreams.get();
-        let reasons = CloseReason::ALL.into_iter();
-        let closed = reasons.map(|reason| (reason, sum.closed(reason)));
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -124,11 +133,21 @@ impl Handle {
             accepted: sum.accepted,
             read: sum.read,
             written: sum.written,
-            closed: closed.filter(|&(_, count)| count > 0).collect(),
+            closed: shown::closed_by_reason(&sum),
+            accept_paused: shared.chronicle.is_paused(),
+            accept_errors: shared.chronicle.accept_errors(),
+            descriptors: descriptors_open()
+                .zip(descriptor_limit())
+                .map(|(used, limit)| DescriptorInfo { used, limit }),
+            children: shared.children.get().and_then(|children| children()),
             memory: shared.memory.info(),
             upstreams: upstreams.map_or_else(Vec::new, |upstreams| upstreams()),
             listeners,
             takeover: shared.gave.get().or_else(|| shared.took.get()).cloned(),
+            takeovers: shared.chronicle.takeovers(),
+            ended: shared.ended(),
+            metrics: shared.metrics(),
+            samples: shared.samples(),
         }
     }
 
@@ -157,27 +176,6 @@ impl Handle {
             worker.post(Mail::Kill(id, wanted.clone(), reply.clone()));
         }
         found
-    }
-
-    /// Whether every worker turns: each is asked, and answers within `patience`. What a watchdog wants to know.
-    #[must_use]
-    pub fn is_turning(&self, patience: Duration) -> bool {
-        let (reply, turning) = mpsc::channel();
-        for worker in &self.shared.workers {
-            worker.post(Mail::Ping(reply.clone()));
-        }
-        drop(reply);
-        // In pieces: if the whole process stands still that costs one, and the workers have the rest to answer in.
-        let mut left = PIECES;
-        while left > 0 {
-            match turning.recv_timeout(patience / PIECES) {
-                Ok(()) => {}
-                Err(RecvTimeoutError::Timeout) => left -= 1,
-                // All have answered, or have ended: in a drain one may be done before the others.
-                Err(RecvTimeoutError::Disconnected) => return true,
-            }
-        }
-        false
     }
 
     /// The bound for all bytes that wait, and what is held of it. Whoever keeps bytes of clients beside the server counts
@@ -258,7 +256,18 @@ pub(crate) struct Shared {
     /// Accepting is paused for want of room: whoever closes a connection wakes the accepting worker.
     pub(crate) accept_waits: AtomicBool,
     /// Held while a connection gets its descriptor: the one that the control socket keeps for itself is none.
-    pub(crate) descriptors: Mutex<()>,
+    pub(crate) descriptors: Arc<Mutex<()>>,
+    /// Nobody is to be accepted: who comes now may be for another process to answer. Changes while `descriptors` is held.
+    shut: AtomicBool,
+    /// It answers questions about another server: what happens to its connections is of no interest.
+    aside: bool,
+    /// Who does that for this one.
+    #[cfg(metrics)]
+    pub(crate) beside: OnceLock<Beside>,
+    /// What is counted seldom.
+    pub(crate) chronicle: Chronicle,
+    /// The counters as they were, the oldest first: while somebody takes them.
+    samples: Mutex<VecDeque<(Moment, Sample)>>,
     pub(crate) takeover: Part,
     /// The takeover this server came from, and the one it ended in.
     pub(crate) took: OnceLock<Takeover>,
@@ -271,6 +280,8 @@ pub(crate) struct Shared {
     pub(crate) lifecycle: Arc<dyn Lifecycle>,
     /// What the services connect clients to.
     pub(crate) upstreams: OnceLock<Box<dyn Fn() -> Vec<UpstreamInfo> + Send + Sync>>,
+    /// How many processes the services run, where one runs any.
+    pub(crate) children: OnceLock<Box<dyn Fn() -> Option<usize> + Send + Sync>>,
     /// No process that was taken over from lives any more.
     alone: Mutex<bool>,
     /// That has changed, or what the server was told to do.
@@ -322,6 +333,8 @@ pub(crate) struct Mailbox {
     pub(crate) open: AtomicUsize,
     /// Of those it has, connections that no service has heard of yet.
     pub(crate) at_door: AtomicUsize,
+    /// Those of its connections that ended last.
+    pub(crate) ended: Ended,
     /// When services have output for its connections.
     pub(crate) prompted: NearestMoment,
     /// Who looks into it.
@@ -337,6 +350,7 @@ impl Mailbox {
                 mail,
                 open: AtomicUsize::new(0),
                 at_door: AtomicUsize::new(0),
+                ended: Ended::default(),
                 prompted: NearestMoment::never(),
                 thread: OnceLock::new(),
             },
@@ -405,6 +419,14 @@ impl Shared {
         lifecycle: Arc<dyn Lifecycle>,
     ) -> Self {
         Self {
+            descriptors: Arc::default(),
+            shut: AtomicBool::new(false),
+            aside: false,
+            #[cfg(metrics)]
+            beside: OnceLock::new(),
+            chronicle: Chronicle::default(),
+            samples: Mutex::default(),
+            children: OnceLock::new(),
             lifecycle,
             memory,
             listeners,
@@ -418,7 +440,6 @@ impl Shared {
             last_id: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             accept_waits: AtomicBool::new(false),
-            descriptors: Mutex::default(),
             took: OnceLock::new(),
             gave: OnceLock::new(),
             partner: AtomicU32::new(0),
@@ -428,6 +449,34 @@ impl Shared {
             alone: Mutex::new(false),
             alone_or_told: Condvar::new(),
             workers,
+        }
+    }
+
+    /// Of a server that answers questions about another one.
+    pub(crate) fn aside(self, about: &Handle) -> Self {
+        Self {
+            descriptors: Arc::clone(&about.shared.descriptors),
+            aside: true,
+            ..self
+        }
+    }
+
+    /// Whether it answers questions about another server.
+    pub(crate) fn is_aside(&self) -> bool {
+        self.aside
+    }
+
+    /// Whether nobody is to be accepted for now; asked while `descriptors` is held.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.shut.load(Ordering::Relaxed)
+    }
+
+    /// At which level the log has what happens to connections.
+    pub(crate) fn level(&self) -> log::Level {
+        if self.aside {
+            log::Level::Debug
+        } else {
+            log::Level::Info
         }
     }
 

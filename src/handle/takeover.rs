@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::Shared;
+use crate::io::chronicle::Told;
 use crate::io::stats::{Counts, Summary};
 use crate::wire::baton::{Baton, Event, Outcome};
 
@@ -80,7 +81,14 @@ impl Shared {
     }
 
     /// Counting goes on where a predecessor ended: `counts` are those of its listeners, which are here the `ours`th.
-    pub(crate) fn go_on_counting(&self, counts: Vec<Counts>, ours: &[u16], counted_for: Duration) {
+    pub(crate) fn go_on_counting(
+        &self,
+        counts: Vec<Counts>,
+        ours: &[u16],
+        counted_for: Duration,
+        told: Told,
+    ) {
+        self.chronicle.go_on(told);
         let mut before = vec![Counts::default(); self.listeners.len()];
         for (counts, &at) in counts.into_iter().zip(ours) {
             if let Some(before) = before.get_mut(usize::from(at)) {
@@ -91,10 +99,30 @@ impl Shared {
         let _ = self.takeover.before.set((before, counted_for));
     }
 
+    /// Has the server beside this one accept nobody, or go on: once this returns, whoever comes waits in the backlog, which
+    /// both processes of a takeover share. So nobody hears less of this process than another has said already.
+    pub(crate) fn shut_beside(&self, shut: bool) {
+        #[cfg(metrics)]
+        if let Some(beside) = self.beside.get() {
+            let about = &beside.handle.shared;
+            let alone = about.descriptors.lock();
+            about.shut.store(shut, Ordering::Relaxed);
+            drop(alone);
+            about.wake_all();
+        }
+        #[cfg(not(metrics))]
+        let _ = shut;
+    }
+
     /// Another process has the listeners.
     pub(crate) fn given(&self) {
         self.takeover.was_given.store(true, Ordering::Release);
         self.closed.store(true, Ordering::Release);
+        // Who asks next asks that one: this one accepts nobody by now, and leaves those who wait to it.
+        #[cfg(metrics)]
+        if let Some(beside) = self.beside.get() {
+            beside.handle.drain();
+        }
     }
 
     /// Whether another process has the listeners.

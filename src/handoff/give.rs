@@ -273,11 +273,11 @@ impl Conversation<'_> {
             // The workers let go only then: the new process is to start before that work is done.
             Ok((sum, self.running()))
         });
-        self.handle
-            .shared
-            .takeover
-            .freezing
-            .store(false, Ordering::Relaxed);
+        let shared = &self.handle.shared;
+        shared.takeover.freezing.store(false, Ordering::Relaxed);
+        if given.is_err() {
+            shared.shut_beside(false);
+        }
         self.baton.release();
         for worker in outcomes {
             // A worker that has ended needs none.
@@ -294,11 +294,9 @@ impl Conversation<'_> {
 
     /// Tells every worker to stand still and to send what the new process does not know.
     fn tell_to_stop(&self, until: Instant) -> Vec<Sender<Outcome>> {
-        self.handle
-            .shared
-            .takeover
-            .freezing
-            .store(true, Ordering::Relaxed);
+        let shared = &self.handle.shared;
+        shared.takeover.freezing.store(true, Ordering::Relaxed);
+        shared.shut_beside(true);
         let workers = self.handle.shared.workers.iter();
         let told = workers.map(|worker| {
             let (outcome, known) = mpsc::channel();
@@ -382,6 +380,7 @@ impl Conversation<'_> {
         let counts = Message::Counts {
             listeners: shared.counts(),
             counted_for: u64::try_from(shared.counted_for().as_micros()).unwrap_or(u64::MAX),
+            told: shared.chronicle.tell(),
         };
         Ok(self.baton.pass(&counts, &[], Some(until))?)
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::address::endpoint::Endpoint;
 use crate::inspect::{Role, Takeover};
+use crate::io::chronicle::Told;
 use crate::io::stats::Counts;
 use crate::os::socket_file::Place;
 use crate::service::Exported;
@@ -81,7 +82,7 @@ pub(crate) struct Taken {
     connections: u64,
     staying: u64,
     /// What the old process had counted for each of its listeners, and for how long.
-    pub(crate) counts: (Vec<Counts>, Duration),
+    pub(crate) counts: (Vec<Counts>, Duration, Told),
     /// Our number of each of those.
     pub(crate) listener_of: Vec<u16>,
     /// Since when nobody serves, by the clock that both processes share.
@@ -177,7 +178,7 @@ impl Giver {
     ) -> io::Result<Taken> {
         let mut taking = Taking::new(workers, &self.listener_of);
         let mut bytes = Vec::new();
-        let mut counts = (Vec::new(), Duration::ZERO);
+        let mut counts = (Vec::new(), Duration::ZERO, Told::default());
         // The number of the last connection, once everything is here.
         let mut prepared = None;
         loop {
@@ -210,8 +211,9 @@ impl Giver {
                 Message::Counts {
                     listeners,
                     counted_for,
+                    told,
                 } => {
-                    counts = (listeners, Duration::from_micros(counted_for));
+                    counts = (listeners, Duration::from_micros(counted_for), told);
                     Ok(())
                 }
                 Message::Gone(ids) => ids.into_iter().try_for_each(|id| taking.forget(id)),

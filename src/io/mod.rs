@@ -3,6 +3,7 @@
 //! The half of a connection that a service call works on ([`Context`](crate::Context)); the half that calls the
 //! service is in `connection/`.
 
+pub(crate) mod chronicle;
 pub(crate) mod door;
 mod end;
 mod far;

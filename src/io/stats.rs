@@ -20,7 +20,15 @@ impl Counter {
         );
     }
 
-    fn value(&self) -> u64 {
+    /// As [`add`](Self::add), of what was added before, be it by another worker to its own.
+    pub(crate) fn take_away(&self, count: u64) {
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_sub(count),
+            Ordering::Relaxed,
+        );
+    }
+
+    pub(crate) fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -28,6 +36,8 @@ impl Counter {
 /// The counters of one worker for one listener.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
+    /// Connections the worker has.
+    pub(crate) open: Counter,
     pub(crate) accepted: Counter,
     pub(crate) read: Counter,
     pub(crate) written: Counter,

@@ -55,8 +55,30 @@ pub(crate) struct Acceptor {
     /// When the log may be told again of a pause, and of a limit.
     pause_quiet_until: Moment,
     limit_quiet_until: Moment,
+    /// Descriptors for the time when there is no other.
+    reserve: Reserve,
+    /// Whose log is another's: what goes on here is no news.
+    quiet: bool,
     /// Another process was given copies of the listeners, and may have them yet.
     lent: bool,
+}
+
+/// Descriptors that are open for nothing but to be closed when a client needs one and there is no other.
+#[derive(Debug, Default)]
+struct Reserve {
+    kept: Vec<OwnedFd>,
+    size: usize,
+}
+
+impl Reserve {
+    /// As many as there are to be, or to be had.
+    fn fill(&mut self, from: BorrowedFd<'_>) {
+        while self.kept.len() < self.size
+            && let Ok(one) = rustix::io::fcntl_dupfd_cloexec(from, 0)
+        {
+            self.kept.push(one);
+        }
+    }
 }
 
 /// One listener.
@@ -138,7 +160,15 @@ impl Entrance {
     }
 
     /// Counts and tells the end of a connection that no service has seen.
-    fn turn_away(&self, id: u64, peer: Peer, reason: CloseReason, note: Option<Note>) {
+    fn turn_away(
+        &self,
+        id: u64,
+        peer: Peer,
+        reason: CloseReason,
+        note: Option<Note>,
+        now: Moment,
+        shared: &Shared,
+    ) {
         self.stats.closed(reason);
         let obituary = Obituary {
             id,
@@ -152,7 +182,9 @@ impl Entrance {
             read: 0,
             written: 0,
         };
-        obituary.log();
+        obituary.log(shared.level());
+        // Worker 0 accepts.
+        shared.workers[0].ended.note(&obituary, now);
     }
 
     fn deregister(&self, registry: &Registry) {
@@ -171,6 +203,8 @@ impl Acceptor {
             said_pause: false,
             pause_quiet_until: Moment::at_start(),
             limit_quiet_until: Moment::at_start(),
+            reserve: Reserve::default(),
+            quiet: false,
             lent: false,
         }
     }
@@ -209,6 +243,41 @@ impl Acceptor {
     /// A connection has closed somewhere: there may be room.
     pub(crate) fn retry(&mut self) {
         self.paused = None;
+        self.keep();
+    }
+
+    /// Keeps so many descriptors for the time when there is no other, and says nothing in the log: for who answers
+    /// questions about a server that has none left.
+    #[cfg(metrics)]
+    pub(crate) fn aside(&mut self, descriptors: usize) {
+        self.reserve.size = descriptors;
+        self.quiet = true;
+        self.keep();
+    }
+
+    fn keep(&mut self) {
+        if let Some(door) = self.doors.first() {
+            self.reserve.fill(door.socket.as_fd());
+        }
+    }
+
+    /// Accepts from a listener, out of descriptors with one that was kept.
+    fn accept_one(&mut self, door: usize) -> io::Result<(OwnedFd, Peer)> {
+        let listener = self.doors[door].socket.as_fd();
+        match accept(listener) {
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+                    && self.reserve.kept.pop().is_some() =>
+            {
+                let accepted = accept(listener);
+                if accepted.is_err() {
+                    // The system looks for a descriptor before it looks for a client: nobody else is to have this one.
+                    self.keep();
+                }
+                accepted
+            }
+            accepted => accepted,
+        }
     }
 
     /// Whether connections wait in the backlog for others to close.
@@ -249,7 +318,12 @@ impl Acceptor {
                 }
                 let accepted = if placing.has_room() {
                     let _alone = shared.descriptors.lock();
-                    accept(self.doors[at].socket.as_fd())
+                    if shared.is_shut() {
+                        // Until it wakes; and who never hears of that comes back to it.
+                        self.paused = Some(now.after(PAUSE));
+                        return;
+                    }
+                    self.accept_one(at)
                 } else {
                     Err(io::Error::from_raw_os_error(libc::ENOMEM))
                 };
@@ -266,13 +340,17 @@ impl Acceptor {
                             self.doors[at].configure = Configure::None;
                         }
                         self.resumed();
+                        shared.chronicle.accepts(true);
                     }
                     Err(error) if is_of_the_connection(&error) => {
+                        shared.chronicle.accept_failed(&error);
                         let listener = &self.doors[at].address;
                         log::debug!(listener:%, error:%; "accept failed");
                     }
                     // A lack of descriptors or memory; or the listener itself is broken.
                     Err(error) => {
+                        shared.chronicle.accept_failed(&error);
+                        shared.chronicle.accepts(false);
                         self.pause(now, &self.doors[at].address.clone(), &error);
                         shared.accept_waits(true);
                         return;
@@ -303,13 +381,20 @@ impl Acceptor {
                 None => (CloseReason::Denied, None),
                 Some(_) => (CloseReason::BadProxyHeader, Some(Note::Header("untrusted"))),
             };
-            door.turn_away(id, peer, reason, note);
+            door.turn_away(id, peer, reason, note, now, shared);
             return None;
         }
         // Whose address it is, that is said at the door.
         let ip = peer.ip().filter(|_| proxies.is_none());
         if let Err(limit) = settings.admission.admit(ip) {
-            door.turn_away(id, peer, CloseReason::Limit, Some(Note::Limit(limit)));
+            door.turn_away(
+                id,
+                peer,
+                CloseReason::Limit,
+                Some(Note::Limit(limit)),
+                now,
+                shared,
+            );
             self.say(now, "connection limit reached, closing what comes");
             return None;
         }
@@ -336,7 +421,7 @@ impl Acceptor {
 
     fn pause(&mut self, now: Moment, listener: &Endpoint, error: &io::Error) {
         self.paused = Some(now.after(PAUSE));
-        if !self.said_pause && now >= self.pause_quiet_until {
+        if !self.quiet && !self.said_pause && now >= self.pause_quiet_until {
             self.said_pause = true;
             self.pause_quiet_until = now.after(SAID);
             let errno = error.raw_os_error().map(|errno| Errno(errno).to_string());
@@ -351,7 +436,7 @@ impl Acceptor {
     }
 
     fn say(&mut self, now: Moment, what: &'static str) {
-        if now >= self.limit_quiet_until {
+        if !self.quiet && now >= self.limit_quiet_until {
             self.limit_quiet_until = now.after(SAID);
             log::warn!("{what}");
         }

@@ -71,7 +71,7 @@ pub(crate) enum Configure {
 
 impl Configure {
     /// For a listener of this process's own.
-    const OWN: Self = if sockopt::INHERITED {
+    pub(crate) const OWN: Self = if sockopt::INHERITED {
         Self::None
     } else {
         Self::Each

@@ -182,7 +182,10 @@ pub(crate) struct Obituary<'a> {
 
 impl Obituary<'_> {
     /// The one line an ended connection leaves in the log; key names are a contract.
-    pub(crate) fn log(&self) {
+    pub(crate) fn log(&self, level: log::Level) {
+        if !log::log_enabled!(level) {
+            return;
+        }
         let Ending {
             reason,
             errno,
@@ -193,12 +196,12 @@ impl Obituary<'_> {
         let upstream = self.upstream.as_ref().map(Endpoint::to_string);
         let via = self.via.as_ref().map(Peer::to_string);
         let (mut limit, mut late, mut header) = (None, None, None);
-        let mut level = log::Level::Info;
+        let mut level = level;
         match self.note {
             Some(Note::Limit(which)) => limit = Some(which),
             Some(Note::Late(what)) => late = Some(what),
             Some(Note::Header(what)) => header = Some(what),
-            Some(Note::Probe) => level = log::Level::Debug,
+            Some(Note::Probe) => level = level.max(log::Level::Debug),
             None => {}
         }
         let verdict = !matches!(

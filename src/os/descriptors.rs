@@ -14,6 +14,20 @@ pub fn descriptors_for_connections() -> usize {
     limit.unwrap_or(usize::MAX).saturating_sub(RESERVE).max(1)
 }
 
+/// How many descriptors this process may have; `None`: unlimited.
+#[must_use]
+pub(crate) fn descriptor_limit() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
+/// How many descriptors of this process are open, where the system tells without using one for it: that may be the one
+/// that is lacking (proc(5): the size of `/proc/self/fd`, since Linux 6.2).
+#[must_use]
+pub(crate) fn descriptors_open() -> Option<u64> {
+    let folder = std::fs::metadata("/proc/self/fd").ok()?;
+    Some(folder.len()).filter(|&open| open > 0)
+}
+
 /// Raises the soft limit on descriptors to the hard one, and answers what it is now (`None`: unlimited).
 ///
 /// For a program's start: the soft limit is low for the sake of programs that use select(2).

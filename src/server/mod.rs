@@ -1,5 +1,7 @@
 //! A server from its settings to its end: binds, starts the workers, waits for them, and sums up.
 
+#[cfg(metrics)]
+mod metrics;
 #[cfg(control)]
 mod takeover;
 
@@ -65,6 +67,8 @@ pub struct Server {
     pace: Pace,
     #[cfg(control)]
     takeover: takeover::Part,
+    #[cfg(metrics)]
+    metrics: Option<metrics::Part>,
 }
 
 impl fmt::Debug for Server {
@@ -121,7 +125,7 @@ impl Server {
         config: &Config,
         memory: &Memory,
     ) -> Result<Self, Error> {
-        let started = Self::with(listeners, services, config, memory);
+        let started = Self::with(listeners, services, config, memory, None);
         started.map_err(|source| Error::Start {
             what: "make an event loop",
             source,
@@ -133,6 +137,7 @@ impl Server {
         services: Vec<AnyService>,
         config: &Config,
         memory: &Memory,
+        about: Option<&Handle>,
     ) -> io::Result<Self> {
         let pace = Pace::of(config);
         let clock = Clock::start();
@@ -155,6 +160,8 @@ impl Server {
                 inherited_as: listener.inherited_as.clone(),
                 service: listener.settings.service.name().to_owned(),
                 accepted: 0,
+                open: 0,
+                closed: Vec::new(),
             })
             .collect();
         // Kept from the beginning; a system that has none now says so when more is needed.
@@ -171,8 +178,12 @@ impl Server {
             memory.clone(),
             Arc::clone(&config.lifecycle),
         );
-        let shared = Arc::new(shared);
+        let shared = Arc::new(match about {
+            Some(about) => shared.aside(about),
+            None => shared,
+        });
         show_upstreams(&shared, &services);
+        show_children(&shared, &services);
         #[cfg(control)]
         takeover::export_common(&shared, &listeners);
         let addresses = listeners.iter().map(|listener| listener.address.clone());
@@ -214,6 +225,10 @@ impl Server {
                 stats,
             )?;
         }
+        #[cfg(metrics)]
+        if about.is_some() {
+            acceptor.aside(metrics::RESERVE);
+        }
         workers[0].accept_with(acceptor);
         Ok(Self {
             handle: Handle { shared },
@@ -225,6 +240,8 @@ impl Server {
             pace,
             #[cfg(control)]
             takeover,
+            #[cfg(metrics)]
+            metrics: None,
         })
     }
 
@@ -267,6 +284,10 @@ impl Server {
             service.start(&self.handle);
         }
         // Before anything is taken over: what fails here fails in time.
+        #[cfg(metrics)]
+        if let Some(metrics) = &mut self.metrics {
+            metrics.start()?;
+        }
         let (ways, threads) = self.threads()?;
         #[cfg(control)]
         let taken = self.take()?;
@@ -285,9 +306,8 @@ impl Server {
         }
         // Else that was told by now, and another thread waits for the predecessor.
         if alone {
-            let lifecycle = &self.handle.shared.lifecycle;
-            lifecycle.running(&self.handle);
-            lifecycle.settled(&self.handle);
+            self.running();
+            self.handle.shared.lifecycle.settled(&self.handle);
             become_alone(&self.handle);
         }
         let mut summary = Summary::default();
@@ -335,8 +355,21 @@ impl Server {
         }
         #[cfg(control)]
         self.say_given(&mut summary);
+        #[cfg(metrics)]
+        if let Some(metrics) = self.metrics.take() {
+            metrics.end();
+        }
         self.handle.shared.lifecycle.ended();
         failed.map_or(Ok(summary), Err)
+    }
+
+    /// It serves: tells whoever runs it, and whoever asks.
+    fn running(&mut self) {
+        #[cfg(metrics)]
+        if let Some(metrics) = &mut self.metrics {
+            metrics.serves();
+        }
+        self.handle.shared.lifecycle.running(&self.handle);
     }
 
     /// A thread for each worker, and the way to it.
@@ -345,7 +378,10 @@ impl Server {
         let mut threads = Vec::new();
         for index in 0..self.workers.len() {
             let (way, worker) = mpsc::channel::<Worker>();
-            let name = format!("worker-{index}");
+            let name = match self.handle.shared.is_aside() {
+                true => "metrics".to_owned(),
+                false => format!("worker-{index}"),
+            };
             let thread = threads::start(&name, move || {
                 let worker = worker.recv().ok();
                 worker.map(Worker::run).transpose()
@@ -373,8 +409,32 @@ fn listens(listeners: &[Listener]) -> Vec<usize> {
     each.collect()
 }
 
-/// Has `shared` answer what the services connect clients to, of each once.
+/// Has `shared` answer what the services connect clients to.
 fn show_upstreams(shared: &Shared, services: &[AnyService]) {
+    let each = of_each_once(services, |service| service.upstreams());
+    // Once, at the start.
+    let _ = shared
+        .upstreams
+        .set(Box::new(move || each().into_iter().flatten().collect()));
+}
+
+/// Has `shared` answer how many processes the services run.
+fn show_children(shared: &Shared, services: &[AnyService]) {
+    let each = of_each_once(services, |service| service.children());
+    // Once, at the start.
+    let _ = shared.children.set(Box::new(move || {
+        each()
+            .into_iter()
+            .flatten()
+            .reduce(|sum, count| sum + count)
+    }));
+}
+
+/// Has every one of `services` asked, one that several listeners have once. One that panics says what is usual.
+fn of_each_once<T: Default + 'static>(
+    services: &[AnyService],
+    ask: impl Fn(&AnyService) -> T + Copy + Send + Sync + 'static,
+) -> impl Fn() -> Vec<T> + Send + Sync + 'static {
     let services = services.iter().enumerate();
     let each = services.clone().filter(|(at, service)| {
         let mut before = services.clone().take(*at);
@@ -382,16 +442,14 @@ fn show_upstreams(shared: &Shared, services: &[AnyService]) {
     });
     // A service may have a handle: it is held weakly, or neither would ever be dropped.
     let weak: Vec<_> = each.map(|(_, service)| service.downgrade()).collect();
-    let upstreams = move || {
+    move || {
         let services = weak.iter().filter_map(|weak| weak());
-        let upstreams = services.map(|service| {
-            let told = catch_unwind(AssertUnwindSafe(|| service.upstreams()));
+        let told = services.map(|service| {
+            let told = catch_unwind(AssertUnwindSafe(|| ask(&service)));
             told.unwrap_or_default()
         });
-        upstreams.flatten().collect()
-    };
-    // Once, at the start.
-    let _ = shared.upstreams.set(Box::new(upstreams));
+        told.collect()
+    }
 }
 
 /// A thread that runs a worker, once it gets one.

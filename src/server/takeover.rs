@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 
 use super::Server;
+#[cfg(metrics)]
+use super::metrics;
 use crate::address::Address;
 use crate::address::endpoint::Endpoint;
 use crate::config::{Config, ControlSocket, Listen, Replace};
@@ -130,13 +132,25 @@ impl Server {
     pub(super) fn controlled(config: &Config) -> Result<Self, Error> {
         let Some(control) = &config.control else {
             let server = Self::open(config)?;
+            #[cfg(metrics)]
+            let server = {
+                let mut server = server;
+                server.open_metrics(config, Vec::new())?;
+                server
+            };
             config.assume_identity()?;
             return Ok(server);
         };
+        #[cfg(metrics)]
+        let mut lent = Vec::new();
         let mut server = match control.replace {
             Replace::Never => Self::open(config)?,
             replace => {
                 let path = path_to_replace(config, control)?;
+                #[cfg(metrics)]
+                if config.metrics.is_some() {
+                    lent = metrics::lent(&path);
+                }
                 match (Self::take_over(config, &path)?, replace) {
                     (Some(server), _) => server,
                     (None, Replace::Always) => {
@@ -147,10 +161,27 @@ impl Server {
                 }
             }
         };
+        #[cfg(metrics)]
+        server.open_metrics(config, lent)?;
         // Its control socket is that user's: so are those who ask there.
         config.assume_identity()?;
         server.open_control(control)?;
         Ok(server)
+    }
+
+    #[cfg(metrics)]
+    fn open_metrics(&mut self, config: &Config, lent: metrics::Lent) -> Result<(), Error> {
+        if let Some(metrics) = &config.metrics {
+            self.metrics = Some(metrics::Part::open(metrics, lent, &self.handle)?);
+        }
+        Ok(())
+    }
+
+    /// Where its [metrics](Config::metrics) are, with real ports, if it tells of itself anywhere.
+    #[cfg(metrics)]
+    #[must_use]
+    pub fn metrics(&self) -> Vec<Endpoint> {
+        self.handle.status().metrics
     }
 
     /// Prepares to take over from the server whose control socket is at `path`. `None` if no server
@@ -264,8 +295,8 @@ impl Server {
             path: path.clone(),
             source,
         })?;
-        let (counts, counted_for) = std::mem::take(&mut taken.counts);
-        shared.go_on_counting(counts, &taken.listener_of, counted_for);
+        let (counts, counted_for, told) = std::mem::take(&mut taken.counts);
+        shared.go_on_counting(counts, &taken.listener_of, counted_for, told);
         shared.continue_from(taken.last_id);
         shared.set_partner(Some(taken.pid));
         if let Some(worker) = self.workers.first() {
@@ -289,10 +320,11 @@ impl Server {
             frozen_ms = takeover.frozen_ms();
             "took over"
         );
+        self.handle.shared.chronicle.took_over(&takeover);
         let _ = self.handle.shared.took.set(takeover);
         let paths = std::mem::take(&mut taken.paths);
         self.inherit(taken.control.take(), paths, &path);
-        self.handle.shared.lifecycle.running(&self.handle);
+        self.running();
         // The thread waits for it, and tells what comes after that.
         let _ = afterwards.send(taken);
     }

@@ -113,6 +113,10 @@ impl<S: Service> Service for Boxed<S> {
         self.0.upstreams()
     }
 
+    fn children(&self) -> Option<usize> {
+        self.0.children()
+    }
+
     #[inline]
     fn hears_out(&self) -> bool {
         self.0.hears_out()

@@ -123,6 +123,11 @@ pub trait Service: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// How many processes it runs for its clients: for the status. Default `None`: it is no service that runs any.
+    fn children(&self) -> Option<usize> {
+        None
+    }
+
     /// Whether what a client sends after our FIN, at its read deadline or in a drain, and before its own, is input as
     /// any other. Default `false`: it is thrown away, for nobody could answer it.
     fn hears_out(&self) -> bool {

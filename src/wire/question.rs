@@ -11,6 +11,8 @@ use crate::inspect::{ConnectionInfo, Status, Takeover};
 pub(crate) enum Question {
     Status,
     List,
+    /// Where the server tells of itself over HTTP; the sockets follow the answer.
+    Metrics,
     Kill {
         id: u64,
     },
@@ -25,7 +27,7 @@ pub(crate) enum Question {
 impl Question {
     /// Whether something is to be done, rather than told.
     pub(crate) fn is_order(&self) -> bool {
-        !matches!(self, Self::Status | Self::List)
+        !matches!(self, Self::Status | Self::List | Self::Metrics)
     }
 }
 
@@ -63,6 +65,8 @@ pub(crate) enum Answer {
     },
     /// The successor serves.
     Restarted(Takeover),
+    /// The addresses; their descriptors follow, if there are any.
+    Metrics(Vec<Endpoint>),
     /// It is done, or the last of a series.
     Done,
     /// It cannot be done; why.

@@ -484,6 +484,9 @@ impl Worker {
         if self.closing.is_empty() {
             return;
         }
+        let shared = Arc::clone(&self.shared);
+        // What comes free here is kept for the next client, before the server beside this one can have it.
+        let _alone = shared.is_aside().then(|| shared.descriptors.lock());
         for (key, ending) in std::mem::take(&mut self.closing) {
             let Some(mut connection) = self.connections.try_remove(key) else {
                 continue;
@@ -538,7 +541,10 @@ impl Worker {
             read: io.read,
             written: io.written,
         };
-        obituary.log();
+        obituary.log(self.shared.level());
+        self.shared.workers[self.index]
+            .ended
+            .note(&obituary, self.now);
         // The service's state goes along, and its destructor may panic as anything else.
         let closed = catch_unwind(AssertUnwindSafe(|| connection.close(ending)));
         if let Ok(Err(error)) = closed {
@@ -557,6 +563,7 @@ impl Worker {
     fn release_place(&self, connection: &Connection) {
         let io = &connection.io;
         let origin = &self.origins[usize::from(io.listener)];
+        origin.stats.open.take_away(1);
         origin.settings.admission.leave(io);
         if io.door().is_some() {
             self.count_from_door();

@@ -81,6 +81,10 @@ impl Worker {
         connection.io.deregister(self.poll.registry());
         self.deadlines.remove(slot(key));
         let (io, state) = connection.into_parts();
+        self.origins[usize::from(io.listener)]
+            .stats
+            .open
+            .take_away(1);
         let state = Some(state);
         self.send(Newcomer { io, state }, to);
         true
@@ -163,6 +167,9 @@ impl Worker {
 
     /// A connection is this worker's from here on.
     pub(super) fn adopt(&mut self, newcomer: Newcomer) {
+        if let Some(origin) = self.origins.get(usize::from(newcomer.io.listener)) {
+            origin.stats.open.add(1);
+        }
         let at_door = newcomer.io.door().is_some();
         if at_door {
             self.count_at_door();

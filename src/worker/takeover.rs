@@ -239,6 +239,7 @@ impl Taker for Worker {
         let due = io.due(&origin.turn(self.now));
         entry.insert(connection);
         self.deadlines.set(slot(key), due);
+        origin.stats.open.add(1);
         if door.is_some() {
             self.count_at_door();
         }

@@ -186,6 +186,11 @@ pub(crate) fn meant(settings: &Settings) -> Result<(Config, Vec<Effective>), Fai
         drain_delay: process.drain_delay.into_option(),
         drain_spread: process.drain_spread.into_option(),
         max_conns: whole.max_conns,
+        #[cfg(metrics)]
+        metrics: process.metrics.clone().map(|address| standfast::Metrics {
+            addresses: vec![address],
+            hosts: process.metrics_host.clone(),
+        }),
         memory: process.memory.and_then(NonZeroUsize::new),
         ..Config::default()
     };

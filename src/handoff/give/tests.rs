@@ -34,6 +34,8 @@ fn server(listeners: &[&str]) -> (Handle, Receiver<Mail>) {
         inherited_as: None,
         service: "echo".to_owned(),
         accepted: 0,
+        open: 0,
+        closed: Vec::new(),
     };
     let shared = Shared::new(
         vec![mailbox],

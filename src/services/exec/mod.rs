@@ -324,6 +324,10 @@ impl Service for Exec {
         Patience::with_work()
     }
 
+    fn children(&self) -> Option<usize> {
+        Some(self.nursery.children())
+    }
+
     fn descriptors(&self) -> usize {
         // The socket, the pidfd, the pipe of stderr; and what a start needs besides for a moment.
         3

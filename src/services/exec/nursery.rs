@@ -244,6 +244,11 @@ impl Nursery {
             .then_some(ticket)
     }
 
+    /// How many processes count.
+    pub(super) fn children(&self) -> usize {
+        self.children.load(Ordering::Acquire)
+    }
+
     pub(super) fn start(&self, job: Job) {
         self.lock().jobs.push_back(job);
         self.changed.notify_all();

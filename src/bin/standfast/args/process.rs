@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::ArgAction;
 use standfast::AcceptRate;
+#[cfg(metrics)]
+use standfast::Address;
 
 use crate::args::guard::rate_or_off;
 #[cfg(control)]
@@ -73,6 +75,17 @@ pub(crate) struct ProcessArgs {
     #[cfg(control)]
     #[arg(long, value_name = "PATH", value_parser = control_path)]
     pub(crate) control: Option<ControlPath>,
+
+    /// Tell of the server over HTTP at this address, PORT, :PORT or HOST:PORT: /metrics, /healthz, /readyz and
+    /// /status.json. A process that takes over goes on there.
+    #[cfg(metrics)]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics: Option<Address>,
+
+    /// A name by which clients may ask for it, repeatable: by an address and by localhost they may anyway.
+    #[cfg(metrics)]
+    #[arg(long, value_name = "NAME", requires = "metrics")]
+    pub(crate) metrics_host: Vec<String>,
 
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text", help_heading = "Log")]

@@ -1,0 +1,94 @@
+//! The connections that ended last: each worker notes its own.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::address::endpoint::{Endpoint, Peer};
+use crate::inspect::EndedInfo;
+use crate::liveness::close::{Ending, Errno, Note, Obituary};
+use crate::time::deadline::Moment;
+
+/// How many are shown, of all workers.
+pub(crate) const SHOWN: usize = 100;
+
+/// What is remembered of one, as it was: put into words for who asks.
+#[derive(Debug)]
+struct Entry {
+    at: Moment,
+    id: u64,
+    peer: Peer,
+    listener: Endpoint,
+    upstream: Option<Endpoint>,
+    ending: Ending,
+    note: Option<Note>,
+    age: Duration,
+    read: u64,
+    written: u64,
+}
+
+/// The connections of one worker that ended last. Nobody else writes, and who asks reads them seldom: its lock is free.
+#[derive(Debug, Default)]
+pub(crate) struct Ended(Mutex<VecDeque<Entry>>);
+
+impl Ended {
+    /// But for probes: those of a health check would leave no room for clients.
+    pub(crate) fn note(&self, obituary: &Obituary<'_>, at: Moment) {
+        if obituary.note == Some(Note::Probe) {
+            return;
+        }
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() == SHOWN {
+            entries.pop_front();
+        }
+        entries.push_back(Entry {
+            at,
+            id: obituary.id,
+            peer: obituary.peer,
+            listener: obituary.listener.clone(),
+            upstream: obituary.upstream.clone(),
+            ending: *obituary.ending,
+            note: obituary.note,
+            age: obituary.age,
+            read: obituary.read,
+            written: obituary.written,
+        });
+    }
+
+    /// All of them, with the time each ended at.
+    pub(crate) fn show(&self, now: Moment) -> Vec<EndedInfo> {
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().map(|entry| entry.show(now)).collect()
+    }
+}
+
+impl Entry {
+    fn show(&self, now: Moment) -> EndedInfo {
+        let (mut limit, mut late, mut header) = (None, None, None);
+        match self.note {
+            Some(Note::Limit(which)) => limit = Some(which),
+            Some(Note::Late(what)) => late = Some(what),
+            Some(Note::Header(what)) => header = Some(what),
+            Some(Note::Probe) | None => {}
+        }
+        let info = self.ending.info;
+        EndedInfo {
+            id: self.id,
+            ago: now.since(self.at),
+            peer: self.peer,
+            listener: self.listener.clone(),
+            upstream: self.upstream.clone(),
+            reason: Some(self.ending.reason),
+            limit: limit.map(str::to_owned),
+            late: late.map(str::to_owned),
+            header: header.map(str::to_owned),
+            age: self.age,
+            read: self.read,
+            written: self.written,
+            errno: self.ending.errno.map(|errno| Errno(errno).to_string()),
+            probes: info.map(|info| info.probes),
+            retransmits: info.map(|info| info.retransmits),
+            silent_for: info.map(|info| info.silence),
+        }
+    }
+}

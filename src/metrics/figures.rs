@@ -1,0 +1,156 @@
+//! What a server is, in figures: the families of metrics and their labels, which are a contract (docs/metrics.md).
+
+use super::text::{Kind, Text};
+use crate::inspect::{FREEZE_BOUNDS, Status};
+use crate::liveness::close::CloseReason;
+
+/// The metrics of a server.
+pub(super) fn figures(status: &Status, open_metrics: bool) -> String {
+    let mut text = Text::new(open_metrics);
+    let listeners = &status.listeners;
+    text.family(
+        "standfast_connections",
+        Kind::Gauge,
+        "Connections that are open.",
+    )
+    .by(
+        "listener",
+        listeners.iter().map(|it| (&it.address, it.open)),
+    );
+    text.family(
+        "standfast_accepted_total",
+        Kind::Counter,
+        "Connections accepted, those over a limit included.",
+    )
+    .by(
+        "listener",
+        listeners.iter().map(|it| (&it.address, it.accepted)),
+    );
+    let closed = text.family(
+        "standfast_closed_total",
+        Kind::Counter,
+        "Connections that ended, by the reason that the log has.",
+    );
+    for listener in listeners {
+        // Each reason from the beginning: the first end is a rise then.
+        for reason in CloseReason::ALL {
+            let mut counts = listener.closed.iter();
+            let count = counts.find(|(of, _)| *of == reason);
+            closed.value(
+                &[("listener", &listener.address), ("reason", &reason)],
+                count.map_or(0, |(_, count)| *count),
+            );
+        }
+    }
+    text.family(
+        "standfast_bytes_total",
+        Kind::Counter,
+        "Bytes read from clients, and written to them.",
+    )
+    .by(
+        "direction",
+        [("read", status.read), ("written", status.written)],
+    );
+    text.family(
+        "standfast_accept_errors_total",
+        Kind::Counter,
+        "Accepts that failed, by the error of the system.",
+    )
+    .by(
+        "errno",
+        status
+            .accept_errors
+            .iter()
+            .map(|(errno, count)| (errno, *count)),
+    );
+    text.family(
+        "standfast_accept_paused",
+        Kind::Gauge,
+        "Whether accepting is paused for a lack of descriptors or memory.",
+    )
+    .value(&[], u8::from(status.accept_paused));
+    let takeovers = &status.takeovers;
+    text.family(
+        "standfast_handoffs_total",
+        Kind::Counter,
+        "Takeovers: completed, refused before anything moved, or failed, the old process going on.",
+    )
+    .by(
+        "result",
+        [
+            ("completed", takeovers.completed),
+            ("refused", takeovers.refused),
+            ("failed", takeovers.failed),
+        ],
+    );
+    let within = takeovers.frozen_within.iter().copied();
+    let within: Vec<(f64, u64)> = FREEZE_BOUNDS.into_iter().zip(within).collect();
+    text.family(
+        "standfast_handoff_freeze_seconds",
+        Kind::Histogram,
+        "How long nobody served in a takeover that was completed.",
+    )
+    .histogram(&within, takeovers.completed, takeovers.frozen.as_secs_f64());
+    let memory = &status.memory;
+    text.family(
+        "standfast_waiting_bytes",
+        Kind::Gauge,
+        "Bytes that wait in the process, by kind.",
+    )
+    .by(
+        "kind",
+        memory
+            .waiting
+            .iter()
+            .map(|(kind, bytes)| (kind, *bytes as u64)),
+    );
+    text.family(
+        "standfast_memory_limit_bytes",
+        Kind::Gauge,
+        "The bound for all of them.",
+    )
+    .value(&[], memory.limit);
+    if let Some(descriptors) = status.descriptors {
+        text.family(
+            "standfast_descriptors_used",
+            Kind::Gauge,
+            "Descriptors of the process that are open.",
+        )
+        .value(&[], descriptors.used);
+        text.family(
+            "standfast_descriptors_limit",
+            Kind::Gauge,
+            "Descriptors that may be.",
+        )
+        .value(&[], descriptors.limit);
+    }
+    if !status.upstreams.is_empty() {
+        text.family(
+            "standfast_upstream_up",
+            Kind::Gauge,
+            "Whether an upstream could be reached when that was last tried, or was never tried.",
+        )
+        .by(
+            "upstream",
+            status
+                .upstreams
+                .iter()
+                .map(|it| (&it.address, u64::from(it.up))),
+        );
+    }
+    if let Some(children) = status.children {
+        text.family(
+            "standfast_children",
+            Kind::Gauge,
+            "Processes that run for clients.",
+        )
+        .value(&[], children);
+    }
+    text.family(
+        "standfast_build_info",
+        Kind::Info,
+        "The version of the program.",
+    )
+    .value(&[("version", &status.version)], 1);
+    text.finish()
+}
