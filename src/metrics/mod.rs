@@ -5,6 +5,7 @@
 
 mod clock;
 mod figures;
+mod page;
 mod request;
 mod text;
 
@@ -96,7 +97,7 @@ impl Teller {
                 Answer::plain("503 Service Unavailable", "draining")
             }
             "/readyz" => Answer::plain("200 OK", "ready"),
-            "/" => Answer::plain("200 OK", PATHS),
+            "/" => page::page(),
             _ => Answer::plain("404 Not Found", PATHS),
         }
     }
@@ -123,7 +124,7 @@ impl Teller {
     }
 }
 
-const PATHS: &str = "there are /metrics, /healthz, /readyz and /status.json";
+const PATHS: &str = "there are /, /metrics, /healthz, /readyz and /status.json";
 const TAKING_OVER: &str = "taking over";
 
 impl Service for Teller {

@@ -230,3 +230,23 @@ fn a_client_that_says_nothing_does_not_hold_up_the_end() {
     assert!(read_to_fin(&mut silent).is_empty());
     let _: Server = server;
 }
+
+#[test]
+fn the_page_runs_and_asks_nothing_but_its_own() {
+    let home = Home::new();
+    let (_server, at) = serve(&home, &[]);
+    let page = get(at, "/");
+    assert_eq!(page.status, 200);
+    let mut head = page.head.lines();
+    let policy = head.find_map(|field| field.strip_prefix("Content-Security-Policy: "));
+    let policy = policy.unwrap_or_else(|| panic!("{}", page.head));
+    assert!(policy.starts_with("default-src 'none';"), "{policy}");
+    assert!(
+        !policy.contains("unsafe") && !policy.contains("http"),
+        "{policy}"
+    );
+    for elsewhere in ["https:", "src=", "@import", "url("] {
+        assert!(!page.body.contains(elsewhere), "{elsewhere}");
+    }
+    assert!(page.body.contains("fetch(\"/status.json\""));
+}

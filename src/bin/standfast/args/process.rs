@@ -76,8 +76,8 @@ pub(crate) struct ProcessArgs {
     #[arg(long, value_name = "PATH", value_parser = control_path)]
     pub(crate) control: Option<ControlPath>,
 
-    /// Tell of the server over HTTP at this address, PORT, :PORT or HOST:PORT: /metrics, /healthz, /readyz and
-    /// /status.json. A process that takes over goes on there.
+    /// Tell of the server over HTTP at this address, PORT, :PORT or HOST:PORT: /metrics, /healthz, /readyz,
+    /// /status.json, and / to look at. A process that takes over goes on there.
     #[cfg(metrics)]
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics: Option<Address>,
