@@ -4,6 +4,7 @@ mod asked;
 mod dialing;
 pub(crate) mod drain;
 mod entering;
+mod leftovers;
 mod placing;
 mod prompt;
 mod room;
@@ -11,7 +12,6 @@ mod short;
 #[cfg_attr(not(control), path = "no_takeover.rs")]
 mod takeover;
 
-use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -39,6 +39,7 @@ use crate::time::deadline::{Clock, Deadlines, Moment, slot};
 use crate::time::horizon::{Horizon, Pause, Wait};
 use crate::worker::dialing::Resolvers;
 use crate::worker::drain::{Drain, Pace};
+use crate::worker::leftovers::Leftovers;
 use crate::worker::prompt::Round;
 use crate::worker::short::Short;
 use crate::worker::takeover::{Giving, Unconfigured};
@@ -106,7 +107,7 @@ pub(crate) struct Worker {
     connections: Slab<Connection>,
     deadlines: Deadlines,
     /// Connections that stopped at their read budget: they get no second event.
-    leftovers: VecDeque<usize>,
+    leftovers: Leftovers,
     /// Connections whose far side is to be dialled, or may be further on.
     dials: Vec<usize>,
     /// Connections that wait for the name of their far side.
@@ -183,7 +184,7 @@ impl Worker {
             horizon: Horizon::new(clock.now()),
             connections: Slab::new(),
             deadlines: Deadlines::default(),
-            leftovers: VecDeque::new(),
+            leftovers: Leftovers::default(),
             dials: Vec::new(),
             resolving: Vec::new(),
             resolvers: Resolvers::new(Arc::clone(&shared.workers[index].waker)),
@@ -361,7 +362,7 @@ impl Worker {
         let until = self.clock.now().after(SLICE);
         // Those that are not done stand on the list anew, behind the others.
         for _ in 0..self.leftovers.len() {
-            let Some(key) = self.leftovers.pop_front() else {
+            let Some(key) = self.leftovers.next() else {
                 break;
             };
             self.freeze_in_time();
@@ -433,9 +434,7 @@ impl Worker {
             Step::Rest => {}
             Step::Again | Step::PutOff => {
                 io.marks.add(Mark::PutOff, put_off);
-                if !io.marks.put(Mark::Leftover, true) {
-                    self.leftovers.push_back(key);
-                }
+                self.leftovers.add(key, &mut io.marks);
             }
             Step::Enter => return self.enter(key),
             Step::Close(ending) => {
@@ -449,9 +448,8 @@ impl Worker {
             && !put_off
             && let Some(giving) = &mut self.giving
             && giving.changed(key, io)
-            && !io.marks.put(Mark::Leftover, true)
         {
-            self.leftovers.push_back(key);
+            self.leftovers.add(key, &mut io.marks);
         }
         if io.is(Is::Short) {
             self.short.push(key);

@@ -105,8 +105,8 @@ impl Worker {
     fn release(&mut self) {
         for (key, connection) in &mut self.connections {
             let marks = &mut connection.io.marks;
-            if marks.put(Mark::Held, false) && !marks.put(Mark::Leftover, true) {
-                self.leftovers.push_back(key);
+            if marks.put(Mark::Held, false) {
+                self.leftovers.add(key, marks);
             }
         }
     }
@@ -323,9 +323,7 @@ impl Taker for Worker {
                 continue;
             };
             connection.io.marks.put(Mark::PutOff, true);
-            if !connection.io.marks.put(Mark::Leftover, true) {
-                self.leftovers.push_back(key);
-            }
+            self.leftovers.add(key, &mut connection.io.marks);
         }
         self.unconfigured.own(self.connections.capacity());
     }
