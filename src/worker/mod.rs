@@ -1,6 +1,7 @@
 //! The event loop: one turn after another, over connections that belong to this worker alone.
 
 mod asked;
+mod buffer;
 mod dialing;
 pub(crate) mod drain;
 mod entering;
@@ -37,6 +38,7 @@ use crate::memory::Pressure;
 use crate::service::{AnyService, RoundStage};
 use crate::time::deadline::{Clock, Deadlines, Moment, slot};
 use crate::time::horizon::{Horizon, Pause, Wait};
+use crate::worker::buffer::ReadBuffer;
 use crate::worker::dialing::Resolvers;
 use crate::worker::drain::{Drain, Pace};
 use crate::worker::leftovers::Leftovers;
@@ -54,14 +56,6 @@ const DESCRIPTORS: usize = 4;
 /// something to read at once, as after a takeover, and each may take a fraction of a millisecond.
 const SLICE: Duration = Duration::from_millis(2);
 
-/// What one read may bring; one such buffer a worker.
-const READ_BUFFER: usize = 256 * 1024;
-
-/// Once a turn has read so much, a few milliseconds' worth, each connection's share of it is small: a thousand that all
-/// have much to say must not keep one with a word waiting for a quarter of a gigabyte.
-const MUCH: u64 = 8 * 1024 * 1024;
-const SHARE: usize = 16 * 1024;
-
 /// The token of a worker's waker. Connections have their slab key, listeners count down from below.
 pub(crate) const WAKER: Token = Token(usize::MAX);
 
@@ -71,28 +65,6 @@ const FAR: usize = 1 << (usize::BITS - 2);
 /// The token of listener `at`.
 pub(crate) fn listener_token(at: usize) -> Token {
     Token(WAKER.0 - 1 - at)
-}
-
-/// What a worker reads into.
-#[derive(Debug)]
-struct ReadBuffer {
-    bytes: Box<[u8]>,
-    from: usize,
-}
-
-impl ReadBuffer {
-    /// Begins with a page: the kernel copies half again as fast to there (scripts/bench/forward).
-    fn new() -> Self {
-        const PAGE: usize = 4096;
-        let bytes = vec![0; READ_BUFFER + PAGE].into_boxed_slice();
-        let from = bytes.as_ptr().align_offset(PAGE).min(PAGE);
-        Self { bytes, from }
-    }
-
-    #[inline]
-    fn bytes(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.from..self.from + READ_BUFFER]
-    }
 }
 
 /// One thread's share of the server.
@@ -142,8 +114,6 @@ pub(crate) struct Worker {
     giving: Option<Giving>,
     unconfigured: Unconfigured,
     buffer: ReadBuffer,
-    /// Bytes read from clients in this turn.
-    taken_in: u64,
     drain: Drain,
 }
 
@@ -206,7 +176,6 @@ impl Worker {
             giving: None,
             unconfigured: Unconfigured::none(),
             buffer: ReadBuffer::new(),
-            taken_in: 0,
             drain: Drain::by(pace),
         }
     }
@@ -237,7 +206,7 @@ impl Worker {
     /// One turn. I/O before deadlines: a byte that came in this turn saves the connection.
     fn turn(&mut self, events: &mut Events) -> io::Result<()> {
         self.wait(events)?;
-        self.taken_in = 0;
+        self.buffer.begin_turn();
         self.dispatch(events);
         self.accept();
         self.serve_leftovers();
@@ -318,7 +287,7 @@ impl Worker {
                 Token(token) if token & FAR != 0 => {
                     let key = token & !FAR;
                     let mut dialing = false;
-                    let share = self.share_of_turn();
+                    let share = self.buffer.share();
                     self.step(key, |connection, service, turn, buffer| {
                         dialing = connection.note_far(event);
                         connection.advance_unless(is_late, service, turn, &mut buffer[..share])
@@ -329,23 +298,13 @@ impl Worker {
                 }
                 Token(key) => {
                     log::trace!(key, event:? = event; "ready");
-                    let share = self.share_of_turn();
+                    let share = self.buffer.share();
                     self.step(key, |connection, service, turn, buffer| {
                         connection.io.note(event);
                         connection.advance_unless(is_late, service, turn, &mut buffer[..share])
                     });
                 }
             }
-        }
-    }
-
-    /// How much the next connection may read in this turn.
-    #[inline]
-    fn share_of_turn(&self) -> usize {
-        if self.taken_in < MUCH {
-            READ_BUFFER
-        } else {
-            SHARE
         }
     }
 
@@ -427,7 +386,8 @@ impl Worker {
             &turn,
             self.buffer.bytes(),
         );
-        self.taken_in += connection.taken_in().saturating_sub(before);
+        self.buffer
+            .has_taken(connection.taken_in().saturating_sub(before));
         let io = &mut connection.io;
         let put_off = matches!(step, Step::PutOff);
         match step {

@@ -1,0 +1,56 @@
+//! What a worker reads into, and how much of a turn one connection may have of it.
+
+/// What one read may bring; one such buffer a worker.
+const READ_BUFFER: usize = 256 * 1024;
+
+/// Once a turn has read so much, a few milliseconds' worth, each connection's share of it is small: a thousand that all
+/// have much to say must not keep one with a word waiting for a quarter of a gigabyte.
+const MUCH: u64 = 8 * 1024 * 1024;
+const SHARE: usize = 16 * 1024;
+
+/// What a worker reads into.
+#[derive(Debug)]
+pub(super) struct ReadBuffer {
+    bytes: Box<[u8]>,
+    from: usize,
+    /// Bytes read in this turn.
+    taken: u64,
+}
+
+impl ReadBuffer {
+    /// Begins with a page: the kernel copies half again as fast to there (scripts/bench/forward).
+    pub(super) fn new() -> Self {
+        const PAGE: usize = 4096;
+        let bytes = vec![0; READ_BUFFER + PAGE].into_boxed_slice();
+        let from = bytes.as_ptr().align_offset(PAGE).min(PAGE);
+        Self {
+            bytes,
+            from,
+            taken: 0,
+        }
+    }
+
+    #[inline]
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.from..self.from + READ_BUFFER]
+    }
+
+    pub(super) fn begin_turn(&mut self) {
+        self.taken = 0;
+    }
+
+    #[inline]
+    pub(super) fn has_taken(&mut self, bytes: u64) {
+        self.taken += bytes;
+    }
+
+    /// How much the next connection may read in this turn.
+    #[inline]
+    pub(super) fn share(&self) -> usize {
+        if self.taken < MUCH {
+            READ_BUFFER
+        } else {
+            SHARE
+        }
+    }
+}
