@@ -28,7 +28,7 @@ impl Worker {
                 Mail::Takeover(call) => self.take_part(call),
             }
         }
-        self.resolved();
+        self.dials.resolved(self.now);
         let resumed = self.shared.resumed.load(Ordering::Acquire);
         if resumed != self.resumed {
             self.resumed = resumed;

@@ -19,24 +19,48 @@ use crate::io::Far;
 use crate::io::marks::Mark;
 use crate::time::deadline::Moment;
 
-/// A resolver for each upstream there is.
+/// Connections on the way to a far side.
 #[derive(Debug)]
-pub(super) struct Resolvers {
+pub(super) struct Dials {
+    /// Those that are to be dialled for, or may be further on.
+    next: Vec<usize>,
+    /// Those that wait for a name.
+    resolving: Vec<usize>,
+    /// A resolver for each upstream there is, by its number.
+    resolvers: HashMap<usize, Resolver>,
     waker: Arc<Waker>,
-    by_number: HashMap<usize, Resolver>,
 }
 
-impl Resolvers {
+impl Dials {
     /// `waker`: tells the worker that a thread has an answer.
     pub(super) fn new(waker: Arc<Waker>) -> Self {
         Self {
+            next: Vec::new(),
+            resolving: Vec::new(),
+            resolvers: HashMap::new(),
             waker,
-            by_number: HashMap::new(),
         }
     }
 
+    pub(super) fn push(&mut self, key: usize) {
+        self.next.push(key);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.next.is_empty()
+    }
+
+    /// A thread has resolved a name; it is not told which.
+    pub(super) fn resolved(&mut self, now: Moment) {
+        for resolver in self.resolvers.values_mut() {
+            resolver.hear(now);
+        }
+        // They have waited for it: before those who ask only now.
+        self.next.splice(0..0, self.resolving.drain(..));
+    }
+
     fn ask(&mut self, upstream: &Upstream, now: Moment) -> Option<Found> {
-        let resolver = self.by_number.entry(upstream.number()).or_insert_with(|| {
+        let resolver = self.resolvers.entry(upstream.number()).or_insert_with(|| {
             let address = upstream.address().clone();
             Resolver::new(address, upstream.dial().family, Arc::clone(&self.waker))
         });
@@ -48,21 +72,12 @@ impl Worker {
     /// Goes on with the far sides that it is time for.
     pub(super) fn dial(&mut self) {
         // Bounded: what fails at once, and is wanted again at once, waits for the next turn.
-        for key in std::mem::take(&mut self.dials) {
+        for key in std::mem::take(&mut self.dials.next) {
             if let Some(dialed) = self.advance_dial(key) {
                 self.dialed(key, dialed);
             }
         }
         self.wake_receivers();
-    }
-
-    /// A thread has resolved a name; it is not told which.
-    pub(super) fn resolved(&mut self) {
-        for resolver in self.resolvers.by_number.values_mut() {
-            resolver.hear(self.now);
-        }
-        // They have waited for it: before those who ask only now.
-        self.dials.splice(0..0, self.resolving.drain(..));
     }
 
     fn advance_dial(&mut self, key: usize) -> Option<Dialed> {
@@ -106,14 +121,14 @@ impl Worker {
             registry: self.poll.registry(),
             token: Token(FAR | key),
         };
-        let ask = || self.resolvers.ask(upstream, now);
+        let ask = || self.dials.ask(upstream, now);
         Some(dialing.advance(upstream.dial(), ask, manner, (now, known)))
     }
 
     fn dialed(&mut self, key: usize, dialed: Dialed) {
         let outcome = match dialed {
             Dialed::Resolving => {
-                self.resolving.push(key);
+                self.dials.resolving.push(key);
                 None
             }
             Dialed::Pending => None,

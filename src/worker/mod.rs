@@ -39,7 +39,7 @@ use crate::service::{AnyService, RoundStage};
 use crate::time::deadline::{Clock, Deadlines, Moment, slot};
 use crate::time::horizon::{Horizon, Pause, Wait};
 use crate::worker::buffer::ReadBuffer;
-use crate::worker::dialing::Resolvers;
+use crate::worker::dialing::Dials;
 use crate::worker::drain::{Drain, Pace};
 use crate::worker::leftovers::Leftovers;
 use crate::worker::prompt::Round;
@@ -80,11 +80,7 @@ pub(crate) struct Worker {
     deadlines: Deadlines,
     /// Connections that stopped at their read budget: they get no second event.
     leftovers: Leftovers,
-    /// Connections whose far side is to be dialled, or may be further on.
-    dials: Vec<usize>,
-    /// Connections that wait for the name of their far side.
-    resolving: Vec<usize>,
-    resolvers: Resolvers,
+    dials: Dials,
     /// Workers that were sent connections, and not woken yet.
     receivers: Vec<usize>,
     /// Connections to close at the end of the turn: their keys are not used anew before.
@@ -155,9 +151,7 @@ impl Worker {
             connections: Slab::new(),
             deadlines: Deadlines::default(),
             leftovers: Leftovers::default(),
-            dials: Vec::new(),
-            resolving: Vec::new(),
-            resolvers: Resolvers::new(Arc::clone(&shared.workers[index].waker)),
+            dials: Dials::new(Arc::clone(&shared.workers[index].waker)),
             receivers: Vec::new(),
             closing: Vec::new(),
             due: Vec::new(),
