@@ -15,10 +15,12 @@ use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use mio::Registry;
+
 use crate::io::Is;
 use crate::io::marks::Mark;
 use crate::io::{Far, Io, Turn};
-use crate::liveness::close::{CloseReason, Ending, How};
+use crate::liveness::close::{self, CloseReason, Ending, How};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
 use crate::os::sys;
 use crate::service::{AnyService, Context, Ready, State};
@@ -544,11 +546,36 @@ impl Connection {
         self.tell(service, turn, Ready::Resumed);
     }
 
+    /// It has ended as `ending` says: the service is told, and no event comes any more.
+    pub(crate) fn ended(
+        &mut self,
+        service: &AnyService,
+        turn: &Turn<'_>,
+        registry: &Registry,
+        ending: &Ending,
+    ) {
+        if self.io.is(Is::GivenAway) {
+            self.io.recount(turn);
+        }
+        self.over(service, turn, ending.reason);
+        let io = &self.io;
+        // A close alone would end nothing while a copy lives elsewhere; it is enough where another process is to keep what
+        // was given to it.
+        if io.marks.has(Mark::Shared) || io.is(Is::GivenAway) {
+            io.deregister(registry);
+            if !io.is(Is::GivenAway) || ending.how != How::Release {
+                close::end_shared(&io.socket, ending);
+            }
+        } else if io.pending.is_some() {
+            io.deregister_watched(registry);
+        }
+    }
+
     /// Closes the socket as `ending` says.
     pub(crate) fn close(mut self, ending: &Ending) -> io::Result<()> {
         self.close_far(ending)?;
         match ending.how {
-            How::Reset => crate::liveness::close::reset(self.io.socket),
+            How::Reset => close::reset(self.io.socket),
             How::Fin | How::Release => Ok(()),
         }
     }

@@ -32,7 +32,7 @@ use crate::io::readiness;
 use crate::io::{Turn, WATCHED};
 use crate::listen::accept::Acceptor;
 use crate::listen::origin::Origin;
-use crate::liveness::close::{CloseReason, Ending, How, Obituary};
+use crate::liveness::close::{CloseReason, Ending, Obituary};
 use crate::liveness::herd::Herd;
 use crate::memory::Pressure;
 use crate::service::{AnyService, RoundStage};
@@ -445,26 +445,12 @@ impl Worker {
             };
             let origin = &self.origins[usize::from(connection.io.listener)];
             let turn = origin.turn(self.now);
-            if connection.io.is(Is::GivenAway) {
-                connection.io.recount(&turn);
-            }
-            connection.over(&origin.settings.service, &turn, ending.reason);
-            let io = &connection.io;
-            let shared = io.marks.has(Mark::Shared);
-            // A close alone would end nothing while a copy lives elsewhere; it is enough where another process is to
-            // keep what was given to it.
-            if shared || io.is(Is::GivenAway) {
-                io.deregister(self.poll.registry());
-                if !io.is(Is::GivenAway) || ending.how != How::Release {
-                    crate::liveness::close::end_shared(&io.socket, &ending);
-                }
-            } else if io.pending.is_some() {
-                io.deregister_watched(self.poll.registry());
-            }
-            if io.marks.has(Mark::Copied)
+            let registry = self.poll.registry();
+            connection.ended(&origin.settings.service, &turn, registry, &ending);
+            if connection.io.marks.has(Mark::Copied)
                 && let Some(giving) = &mut self.giving
             {
-                giving.ended(io.id);
+                giving.ended(connection.io.id);
             }
             self.deadlines.remove(slot(key));
             self.count_out(&connection, ending.reason);
