@@ -30,21 +30,18 @@ impl Worker {
         }
         self.dials.resolved(self.now);
         let resumed = self.shared.resumed.load(Ordering::Acquire);
-        if resumed != self.resumed {
-            self.resumed = resumed;
-            for key in std::mem::take(&mut self.paused) {
-                self.step(key, |connection, service, turn, buffer| {
-                    if !connection.io.marks.put(Mark::Paused, false) {
-                        // The key is another connection's by now.
-                        return Step::Rest;
-                    }
-                    connection.resume(service, turn);
-                    connection.advance(service, turn, buffer)
-                });
-                if let Some(giving) = &mut self.giving {
-                    // While it waited, it may have been one that could not leave.
-                    giving.arrived(key);
+        for key in self.paused.resumed(resumed) {
+            self.step(key, |connection, service, turn, buffer| {
+                if !connection.io.marks.put(Mark::Paused, false) {
+                    // The key is another connection's by now.
+                    return Step::Rest;
                 }
+                connection.resume(service, turn);
+                connection.advance(service, turn, buffer)
+            });
+            if let Some(giving) = &mut self.giving {
+                // While it was paused, it may have been one that could not leave.
+                giving.arrived(key);
             }
         }
         if let Some(acceptor) = &mut self.acceptor {

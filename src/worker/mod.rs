@@ -6,6 +6,7 @@ mod dialing;
 pub(crate) mod drain;
 mod entering;
 mod leftovers;
+mod paused;
 mod placing;
 mod prompt;
 mod room;
@@ -42,6 +43,7 @@ use crate::worker::buffer::ReadBuffer;
 use crate::worker::dialing::Dials;
 use crate::worker::drain::{Drain, Pace};
 use crate::worker::leftovers::Leftovers;
+use crate::worker::paused::Paused;
 use crate::worker::prompt::Round;
 use crate::worker::short::Short;
 use crate::worker::takeover::{Giving, Unconfigured};
@@ -93,10 +95,7 @@ pub(crate) struct Worker {
     short: Short,
     /// Worker 0 looks after the kernel's memory.
     pressure: Pressure,
-    /// Connections that their service has paused.
-    paused: Vec<usize>,
-    /// The last `resume` seen.
-    resumed: u64,
+    paused: Paused,
     origins: Vec<Origin>,
     /// Worker 0's listeners, until the drain.
     acceptor: Option<Acceptor>,
@@ -158,8 +157,7 @@ impl Worker {
             vouched: 0,
             short: Short::new(shared.memory.clone()),
             pressure: Pressure::new(),
-            paused: Vec::new(),
-            resumed: 0,
+            paused: Paused::default(),
             origins,
             acceptor: None,
             mail,
@@ -408,8 +406,8 @@ impl Worker {
         if io.is(Is::Short) {
             self.short.push(key);
         }
-        if io.is(Is::Paused) && !io.marks.put(Mark::Paused, true) {
-            self.paused.push(key);
+        if io.is(Is::Paused) {
+            self.paused.add(key, &mut io.marks);
         }
         if let Err(error) = io.reregister(self.poll.registry(), Token(key)) {
             // Out of memory for it (epoll_ctl(2): ENOMEM, ENOSPC).
