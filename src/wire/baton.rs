@@ -14,8 +14,9 @@ use crate::wire::record::Message;
 /// process has not taken in when the freeze begins makes that longer.
 const UNDER_WAY: u32 = 4;
 
-/// How long the workers may stand still. Past it the server goes on as if nothing had happened.
-pub(crate) const FREEZE: Duration = Duration::from_millis(50);
+/// How long the workers may stand still. Past it the server goes on as if nothing had happened. (The fake of a unit test may
+/// have to wait longer for a processor.)
+pub(crate) const FREEZE: Duration = Duration::from_millis(if cfg!(test) { 1000 } else { 50 });
 
 /// What is left to be sent may take so long in the freeze.
 pub(crate) const FITS: Duration = Duration::from_micros(500);
