@@ -198,13 +198,16 @@ mod tests {
             .stdin(OwnedFd::from(theirs.try_clone().unwrap()))
             .spawn()
             .unwrap();
-        let holders = of_sockets(&inodes, &[]).unwrap();
-        assert_eq!(holders.of, HashMap::from([(inodes[1], child.id())]));
-        let holders = of_sockets(&inodes, &[child.id()]).unwrap();
-        assert_eq!(holders.of, HashMap::new());
+        // What another test has just forked has all descriptors, for a moment.
+        let found = |but: &[u32], expected: HashMap<_, _>| {
+            let mut looks = (0..10_000).map(|_| of_sockets(&inodes, but).unwrap().of);
+            assert!(looks.any(|of| of == expected), "never {expected:?}");
+        };
+        found(&[], HashMap::from([(inodes[1], child.id())]));
+        found(&[child.id()], HashMap::new());
         drop(own);
         child.wait().unwrap();
-        assert_eq!(of_sockets(&inodes, &[]).unwrap().of, HashMap::new());
+        found(&[], HashMap::new());
     }
 
     #[test]
