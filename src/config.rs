@@ -353,6 +353,20 @@ pub struct AcceptRate {
     pub burst: NonZeroU32,
 }
 
+impl AcceptRate {
+    /// From one to the next.
+    #[must_use]
+    pub fn interval(self) -> Duration {
+        Duration::from_secs(1) / self.per_second.get()
+    }
+
+    /// How much sooner than that they may come after a pause.
+    #[must_use]
+    pub fn ahead(self) -> Duration {
+        self.interval() * (self.burst.get() - 1)
+    }
+}
+
 impl FromStr for AcceptRate {
     type Err = ParseError;
 

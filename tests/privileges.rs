@@ -241,21 +241,19 @@ fn a_program_has_the_limits_that_were_said() {
         assert_eq!([fields.next(), fields.next()], [Some(&*most); 2], "{name}");
     }
     for wrong in ["nofile", "files=3", "nofile=1", "cpu=-1"] {
-        let mut asked = standfast();
-        asked.args([
-            "serve",
-            "exec",
-            "-l",
-            "0",
-            "--exec-limit",
-            wrong,
-            "--",
-            "true",
-        ]);
-        let (code, line) = refusal(asked);
-        assert_eq!(code, 2, "{line}");
+        let line = refused(&["--exec-limit", wrong]);
         assert!(line.contains("--exec-limit"), "{line}");
     }
+}
+
+/// Why a server that runs programs is refused with these flags.
+fn refused(flags: &[&str]) -> String {
+    let mut asked = standfast();
+    asked.args(["serve", "exec", "-l", "0"]).args(flags);
+    asked.args(["--", "true"]);
+    let (code, line) = refusal(asked);
+    assert_eq!(code, 2, "{line}");
+    line
 }
 
 const RIGHTS: &str = "grep -E '^(Uid|NoNewPrivs|CapEff)' /proc/self/status | tr -s '\\t\\n' ' '";
@@ -279,20 +277,6 @@ fn a_program_runs_as_who_was_said() {
     );
     assert_eq!(program(&["--exec-user", "nobody"], "id -G"), "65534\n");
     assert!(program(&["--user", "nobody"], RIGHTS).contains("NoNewPrivs: 1"));
-    let mut asked = standfast();
-    asked.args([
-        "serve",
-        "exec",
-        "-l",
-        "0",
-        "--user",
-        "nobody",
-        "--exec-user",
-        "daemon",
-        "--",
-        "true",
-    ]);
-    let (code, line) = refusal(asked);
-    assert_eq!(code, 2, "{line}");
+    let line = refused(&["--user", "nobody", "--exec-user", "daemon"]);
     assert!(line.contains("which --user and --group give up"), "{line}");
 }

@@ -36,9 +36,9 @@ fn module(path: &Path) -> String {
 
 /// The layers of the library, folders and single files: each imports only from those before it.
 const LAYERS: [&str; 22] = [
+    "parse",
     "os",
     "time",
-    "parse",
     "address",
     "liveness",
     "error",

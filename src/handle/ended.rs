@@ -64,13 +64,8 @@ impl Ended {
 
 impl Entry {
     fn show(&self, now: Moment) -> EndedInfo {
-        let (mut limit, mut late, mut header) = (None, None, None);
-        match self.note {
-            Some(Note::Limit(which)) => limit = Some(which),
-            Some(Note::Late(what)) => late = Some(what),
-            Some(Note::Header(what)) => header = Some(what),
-            Some(Note::Probe) | None => {}
-        }
+        let said =
+            |what: fn(Note) -> Option<&'static str>| self.note.and_then(what).map(str::to_owned);
         let info = self.ending.info;
         EndedInfo {
             id: self.id,
@@ -79,9 +74,9 @@ impl Entry {
             listener: self.listener.clone(),
             upstream: self.upstream.clone(),
             reason: Some(self.ending.reason),
-            limit: limit.map(str::to_owned),
-            late: late.map(str::to_owned),
-            header: header.map(str::to_owned),
+            limit: said(Note::limit),
+            late: said(Note::late),
+            header: said(Note::header),
             age: self.age,
             read: self.read,
             written: self.written,

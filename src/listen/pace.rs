@@ -21,10 +21,9 @@ struct Schedule {
 
 impl Schedule {
     fn of(rate: AcceptRate) -> Self {
-        let interval = Duration::from_secs(1) / rate.per_second.get();
         Self {
-            interval,
-            ahead: interval * (rate.burst.get() - 1),
+            interval: rate.interval(),
+            ahead: rate.ahead(),
         }
     }
 

@@ -134,6 +134,29 @@ pub(crate) enum Note {
     Probe,
 }
 
+impl Note {
+    pub(crate) fn limit(self) -> Option<&'static str> {
+        match self {
+            Self::Limit(which) => Some(which),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn late(self) -> Option<&'static str> {
+        match self {
+            Self::Late(what) => Some(what),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn header(self) -> Option<&'static str> {
+        match self {
+            Self::Header(what) => Some(what),
+            _ => None,
+        }
+    }
+}
+
 /// How the socket is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum How {
@@ -195,15 +218,10 @@ impl Obituary<'_> {
         let errno = errno.map(|errno| Errno(errno).to_string());
         let upstream = self.upstream.as_ref().map(Endpoint::to_string);
         let via = self.via.as_ref().map(Peer::to_string);
-        let (mut limit, mut late, mut header) = (None, None, None);
-        let mut level = level;
-        match self.note {
-            Some(Note::Limit(which)) => limit = Some(which),
-            Some(Note::Late(what)) => late = Some(what),
-            Some(Note::Header(what)) => header = Some(what),
-            Some(Note::Probe) => level = level.max(log::Level::Debug),
-            None => {}
-        }
+        let level = match self.note {
+            Some(Note::Probe) => level.max(log::Level::Debug),
+            _ => level,
+        };
         let verdict = !matches!(
             reason,
             CloseReason::ReadTimeout | CloseReason::HalfCloseTimeout | CloseReason::WriteStall
@@ -219,9 +237,9 @@ impl Obituary<'_> {
             listener:% = self.listener,
             upstream = upstream.as_deref(),
             reason = reason.as_str(),
-            limit,
-            header,
-            late,
+            limit = self.note.and_then(Note::limit),
+            header = self.note.and_then(Note::header),
+            late = self.note.and_then(Note::late),
             age = millis(self.age),
             read = self.read,
             written = self.written,

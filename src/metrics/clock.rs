@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use crate::handle::Handle;
 use crate::handle::turning::have_turned;
 use crate::handle::wanted::Wanted;
+use crate::os::threads;
 use crate::time::deadline::Moment;
 
 /// How long a client may be there, from its first word to the last byte of the answer.
@@ -48,9 +48,7 @@ impl Clock {
     pub(super) fn start(self: &Arc<Self>, about: &Handle, own: &Handle) -> io::Result<()> {
         let (wake, woken) = mpsc::channel();
         let (clock, about, own) = (Arc::clone(self), about.clone(), own.clone());
-        thread::Builder::new()
-            .name("metrics-clock".to_owned())
-            .spawn(move || clock.run(&about, &own, &woken))?;
+        threads::start("metrics-clock", move || clock.run(&about, &own, &woken))?;
         self.state().wake = Some(wake);
         Ok(())
     }

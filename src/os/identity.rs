@@ -7,10 +7,13 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 use std::str::FromStr;
 
-use rustix::process::{DumpableBehavior, getegid, geteuid, set_dumpable_behavior};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getegid, geteuid, getrlimit, set_dumpable_behavior,
+};
 
 use crate::os::sys::users::linux;
 use crate::os::users;
+use crate::parse::ParseError;
 
 /// A user and its groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,54 +139,25 @@ pub struct ResourceLimit {
     most: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Resource {
-    As,
-    Core,
-    Cpu,
-    Fsize,
-    Nofile,
-    Nproc,
-}
-
-impl Resource {
-    const ALL: [(&'static str, Self); 6] = [
-        ("as", Self::As),
-        ("core", Self::Core),
-        ("cpu", Self::Cpu),
-        ("fsize", Self::Fsize),
-        ("nofile", Self::Nofile),
-        ("nproc", Self::Nproc),
-    ];
-
-    fn is_size(self) -> bool {
-        matches!(self, Self::As | Self::Core | Self::Fsize)
-    }
-
-    fn for_rustix(self) -> rustix::process::Resource {
-        match self {
-            Self::As => rustix::process::Resource::As,
-            Self::Core => rustix::process::Resource::Core,
-            Self::Cpu => rustix::process::Resource::Cpu,
-            Self::Fsize => rustix::process::Resource::Fsize,
-            Self::Nofile => rustix::process::Resource::Nofile,
-            Self::Nproc => rustix::process::Resource::Nproc,
-        }
-    }
-}
+/// Those that may be named.
+const RESOURCES: [(&str, Resource); 6] = [
+    ("as", Resource::As),
+    ("core", Resource::Core),
+    ("cpu", Resource::Cpu),
+    ("fsize", Resource::Fsize),
+    ("nofile", Resource::Nofile),
+    ("nproc", Resource::Nproc),
+];
 
 impl ResourceLimit {
-    /// For setrlimit(2).
-    pub(crate) fn raw(self) -> (linux::Resource, u64) {
-        let resource = match self.resource {
-            Resource::As => libc::RLIMIT_AS,
-            Resource::Core => libc::RLIMIT_CORE,
-            Resource::Cpu => libc::RLIMIT_CPU,
-            Resource::Fsize => libc::RLIMIT_FSIZE,
-            Resource::Nofile => libc::RLIMIT_NOFILE,
-            Resource::Nproc => libc::RLIMIT_NPROC,
+    /// For setrlimit(2): the soft limit and the hard one.
+    pub(crate) fn raw(self) -> (Resource, Rlimit) {
+        let most = Some(self.most);
+        let limit = Rlimit {
+            current: most,
+            maximum: most,
         };
-        (resource, self.most)
+        (self.resource, limit)
     }
 
     /// Whether this process may set it for those that it starts.
@@ -191,7 +165,7 @@ impl ResourceLimit {
     /// # Errors
     /// In words, that it is more than this process itself may have.
     pub(crate) fn can_be_had(self) -> io::Result<()> {
-        let hard = rustix::process::getrlimit(self.resource.for_rustix()).maximum;
+        let hard = getrlimit(self.resource).maximum;
         match hard {
             Some(hard) if self.most > hard && !geteuid().is_root() => Err(io::Error::other(
                 format!("a limit {self} is above what this process may have, {hard}"),
@@ -203,28 +177,30 @@ impl ResourceLimit {
 
 impl fmt::Display for ResourceLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut all = Resource::ALL.iter();
+        let mut all = RESOURCES.iter();
         let name = all.find(|(_, one)| *one == self.resource);
         write!(f, "{}={}", name.map_or("", |(name, _)| name), self.most)
     }
 }
 
 impl FromStr for ResourceLimit {
-    type Err = String;
+    type Err = ParseError;
 
     /// `NAME=N`; of what is bytes N may end in `k`, `m` or `g`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let forms = "expected NAME=N, NAME one of as, core, cpu, fsize, nofile, nproc";
-        let (name, number) = text.split_once('=').ok_or(forms)?;
-        let mut all = Resource::ALL.into_iter();
-        let (_, resource) = all.find(|(one, _)| *one == name).ok_or(forms)?;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let forms =
+            || ParseError::new("expected NAME=N, NAME one of as, core, cpu, fsize, nofile, nproc");
+        let (name, number) = text.split_once('=').ok_or_else(forms)?;
+        let mut all = RESOURCES.into_iter();
+        let (_, resource) = all.find(|(one, _)| *one == name).ok_or_else(forms)?;
+        let is_size = matches!(resource, Resource::As | Resource::Core | Resource::Fsize);
         let (digits, unit) = match number.as_bytes().last() {
-            Some(b'k') if resource.is_size() => (&number[..number.len() - 1], 1 << 10),
-            Some(b'm') if resource.is_size() => (&number[..number.len() - 1], 1 << 20),
-            Some(b'g') if resource.is_size() => (&number[..number.len() - 1], 1 << 30),
+            Some(b'k') if is_size => (&number[..number.len() - 1], 1 << 10),
+            Some(b'm') if is_size => (&number[..number.len() - 1], 1 << 20),
+            Some(b'g') if is_size => (&number[..number.len() - 1], 1 << 30),
             _ => (number, 1),
         };
-        let what = if resource.is_size() {
+        let what = if is_size {
             "a size in bytes, such as 64m"
         } else {
             "a whole number"
@@ -232,11 +208,11 @@ impl FromStr for ResourceLimit {
         let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
         let most = digits.parse::<u64>().ok().filter(|_| is_number);
         let most = most.and_then(|most| most.checked_mul(unit));
-        let most = most.ok_or_else(|| format!("{number:?} is not {what}"))?;
+        let most = most.ok_or_else(|| ParseError::new(format!("{number:?} is not {what}")))?;
         if most < 3 && resource == Resource::Nofile {
-            return Err(
-                "a program has three files from the start: nofile is at least 3".to_owned(),
-            );
+            return Err(ParseError::new(
+                "a program has three files from the start: nofile is at least 3",
+            ));
         }
         Ok(Self { resource, most })
     }
@@ -282,7 +258,7 @@ mod tests {
             ("as=99999999999g", "not a size"),
             ("cpu=10s", "not a whole number"),
         ] {
-            let said = text.parse::<ResourceLimit>().unwrap_err();
+            let said = text.parse::<ResourceLimit>().unwrap_err().to_string();
             assert!(said.contains(why), "{text}: {said}");
         }
     }

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::Server;
@@ -22,6 +22,7 @@ use crate::listen::admission::Limit;
 use crate::listen::listener::{self, Configure, Listener, Settings};
 use crate::memory::Memory;
 use crate::metrics::{BUFFER, CLIENTS, PATIENCE, TURNED_AWAY, Teller};
+use crate::os::threads;
 
 /// The bound for what waits for its clients, bytes: a large answer for each of them.
 const MEMORY: usize = 32 * 1024 * 1024;
@@ -148,8 +149,7 @@ impl Part {
                 log::error!(error:%; "metrics are served no more");
             }
         };
-        let thread = thread::Builder::new().name("metrics-server".to_owned());
-        let thread = thread.spawn(run).map_err(|source| Error::Start {
+        let thread = threads::start("metrics-server", run).map_err(|source| Error::Start {
             what: "start a thread",
             source,
         })?;

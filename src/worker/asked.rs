@@ -123,10 +123,9 @@ impl Worker {
 
     /// The turns of those who are there to go begin.
     pub(super) fn begin_drain(&mut self) {
-        let clients = self.connections.iter();
-        let clients: Vec<_> = clients.map(|(key, one)| (key, one.io.id)).collect();
+        let clients = self.connections.iter().map(|(key, one)| (key, one.io.id));
         let place = (self.index, self.shared.workers.len());
-        self.drain.begin(self.now, clients.into_iter(), place);
+        self.drain.begin(self.now, clients, place);
     }
 
     /// Whether a key is still that connection's.

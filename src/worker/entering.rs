@@ -51,8 +51,7 @@ impl Worker {
             return self.step(key, |_, _, _, _| Step::Rest);
         }
         io.come_in(now);
-        let via = io.via().map(|via| via.to_string());
-        log::debug!(id = io.id, peer:% = io.peer(), via = via.as_deref(), worker = self.index; "let in");
+        log::debug!(id = io.id, peer:% = io.peer(), via = io.via().map(|via| via.to_string()).as_deref(), worker = self.index; "let in");
         self.count_from_door();
         self.step(key, Connection::enter);
         // Where its turn to go has come before, it had not been in.

@@ -434,9 +434,9 @@ impl Worker {
         if self.closing.is_empty() {
             return;
         }
-        let shared = Arc::clone(&self.shared);
         // What comes free here is kept for the next client, before the server beside this one can have it.
-        let _alone = shared.is_aside().then(|| shared.descriptors.lock());
+        let aside = self.shared.is_aside().then(|| Arc::clone(&self.shared));
+        let _alone = aside.as_ref().map(|shared| shared.descriptors.lock());
         for (key, ending) in std::mem::take(&mut self.closing) {
             let Some(mut connection) = self.connections.try_remove(key) else {
                 continue;

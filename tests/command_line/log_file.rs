@@ -240,6 +240,11 @@ fn both_processes_of_a_takeover_write_whole_lines_to_one_file() {
     assert_eq!(ended(&files).len(), came);
 }
 
+fn make_fifo(path: &Path) {
+    let made = Command::new("mkfifo").arg(path).status();
+    assert!(made.unwrap().success());
+}
+
 #[test]
 fn a_fifo_holds_up_nobody_and_is_read_when_somebody_does() {
     if lacks(&["mkfifo"]) {
@@ -247,13 +252,7 @@ fn a_fifo_holds_up_nobody_and_is_read_when_somebody_does() {
     }
     let home = Home::new();
     let path = home.join("log");
-    assert!(
-        Command::new("mkfifo")
-            .arg(&path)
-            .status()
-            .unwrap()
-            .success()
-    );
+    make_fifo(&path);
     let mut server = Server::start(&["--log-file", text(&path), "-v"]);
     // More than a FIFO holds: 64 KiB.
     for _ in 0..400 {
@@ -261,13 +260,7 @@ fn a_fifo_holds_up_nobody_and_is_read_when_somebody_does() {
     }
     // It is full, and there is another one.
     fs::rename(&path, home.join("full")).unwrap();
-    assert!(
-        Command::new("mkfifo")
-            .arg(&path)
-            .status()
-            .unwrap()
-            .success()
-    );
+    make_fifo(&path);
     server.signal(Signal::USR1);
     let mut fifo = BufReader::new(fs::File::open(&path).unwrap());
     let mut line = String::new();

@@ -1,18 +1,16 @@
 //! A long turn: whoever has output waiting already, or much to say, is served behind the others, and served.
 
 use std::io::{Read, Write};
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
 
-use standfast::{Config, Context, Service};
+use standfast::{Context, Service};
 
 use crate::support::clients::connect_with_window;
 use crate::support::connecting::assert_gets;
-use crate::support::embedded::listen;
+use crate::support::embedded::{Embedded, listen};
 use crate::support::{GUARD, connect, pass, until};
 
 /// Longer than a turn goes on with those whose output waits.
@@ -73,14 +71,8 @@ fn in_a_long_turn_those_whose_output_waits_come_behind_the_others() {
         gate: Mutex::new(gate),
         served: Arc::clone(&served),
     };
-    let config = Config {
-        listen: vec![listen(service)],
-        workers: NonZeroUsize::new(1),
-        ..Config::default()
-    };
-    let server = standfast::Server::bind(config).unwrap();
-    let (address, handle) = (server.addresses()[0].tcp().unwrap(), server.handle());
-    let serving = thread::spawn(|| server.run());
+    let server = Embedded::start_on(1, vec![listen(service)]);
+    let address = server.address();
     let mut filled = [(); COUNT].map(|()| connect_with_window(address, 65536));
     for client in &mut filled {
         client.write_all(b"fill").unwrap();
@@ -101,8 +93,7 @@ fn in_a_long_turn_those_whose_output_waits_come_behind_the_others() {
     other.read_exact(&mut before).unwrap();
     assert!(before[0] <= 1, "{} came before it", before[0]);
     until("all are served", || served.load(Ordering::Relaxed) == COUNT);
-    handle.stop();
-    serving.join().unwrap().unwrap();
+    server.stop();
 }
 
 /// Counts what it is sent. `hold` waits for the gate, `how much` is told what came before.
@@ -145,14 +136,8 @@ fn hundreds_that_have_much_to_say_at_once_do_not_keep_one_waiting_for_all_of_it(
         gate: Mutex::new(gate),
         counted: Arc::clone(&counted),
     };
-    let config = Config {
-        listen: vec![listen(service)],
-        workers: NonZeroUsize::new(1),
-        ..Config::default()
-    };
-    let server = standfast::Server::bind(config).unwrap();
-    let (address, handle) = (server.addresses()[0].tcp().unwrap(), server.handle());
-    let serving = thread::spawn(|| server.run());
+    let server = Embedded::start_on(1, vec![listen(service)]);
+    let address = server.address();
     let open = || {
         let mut client = connect(address);
         assert_gets(&mut client, b"o");
@@ -174,6 +159,5 @@ fn hundreds_that_have_much_to_say_at_once_do_not_keep_one_waiting_for_all_of_it(
     let before = u64::from_le_bytes(before);
     assert!(before < said / 4, "{before} of {said} bytes came before it");
     until("all is read", || counted.load(Ordering::Relaxed) == said);
-    handle.stop();
-    serving.join().unwrap().unwrap();
+    server.stop();
 }

@@ -258,19 +258,16 @@ fn rules_and_limits_are_for_the_client_and_not_for_its_proxy() {
     assert_echoes(&mut again, b"there is room");
 }
 
+/// What has a program run for each client, behind a proxy.
+fn runs(script: &str) -> [&str; 8] {
+    let [exec, listen, any, proxy] = ["exec", "-l", "0", "--accept-proxy"];
+    [exec, listen, any, proxy, "--", "sh", "-c", script]
+}
+
 #[test]
 fn a_program_is_told_of_the_client_and_gets_what_is_behind_the_header() {
     let script = "echo $TCPREMOTEIP $TCPREMOTEPORT; cat";
-    let mut server = Server::start(&[
-        "exec",
-        "-l",
-        "0",
-        "--accept-proxy",
-        "--",
-        "sh",
-        "-c",
-        script,
-    ]);
+    let mut server = Server::start(&runs(script));
     for (header, named) in headers() {
         let mut client = server.connect();
         trickle(&mut client, &[&header[..], b"exactly this"].concat());
@@ -400,17 +397,7 @@ fn a_program_is_started_for_a_header_that_a_takeover_crossed() {
     let home = Home::new();
     let script = "echo $TCPREMOTEIP; cat";
     let flags = ["--accept-proxy"];
-    let exec = [
-        "exec",
-        "-l",
-        "0",
-        "--accept-proxy",
-        "--",
-        "sh",
-        "-c",
-        script,
-    ];
-    let mut server = home.serve(&exec);
+    let mut server = home.serve(&runs(script));
     let mut client = server.connect();
     client.write_all(&LINE[..11]).unwrap();
     let port = server.address().port().to_string();

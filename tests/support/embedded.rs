@@ -30,13 +30,18 @@ impl Embedded {
 
     /// One server with several listeners, and two workers.
     pub(crate) fn start_all(listen: Vec<Listen>) -> Self {
+        Self::start_on(2, listen)
+    }
+
+    /// The same with so many workers.
+    pub(crate) fn start_on(workers: usize, listen: Vec<Listen>) -> Self {
         LOG_TAKEN.call_once(|| {
             log::set_logger(&LINES).unwrap();
             log::set_max_level(LevelFilter::Info);
         });
         let server = Server::bind(Config {
             listen,
-            workers: NonZeroUsize::new(2),
+            workers: NonZeroUsize::new(workers),
             ..Config::default()
         })
         .unwrap();
@@ -95,6 +100,12 @@ impl Embedded {
     /// Drains to the end.
     pub(crate) fn drain(mut self) -> Summary {
         self.handle.drain();
+        self.serving.take().unwrap().join().unwrap().unwrap()
+    }
+
+    /// Ends the server at once.
+    pub(crate) fn stop(mut self) -> Summary {
+        self.handle.stop();
         self.serving.take().unwrap().join().unwrap().unwrap()
     }
 }

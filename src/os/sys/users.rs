@@ -106,6 +106,9 @@ pub(crate) mod linux {
     use std::io;
     use std::process::Command;
 
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    use rustix::thread::set_no_new_privs;
+
     /// The groups that a user is in, `gid` included (getgrouplist(3)).
     pub(crate) fn groups_of(name: &CStr, gid: u32) -> io::Result<Vec<u32>> {
         const MOST: usize = 1 << 16;
@@ -165,34 +168,25 @@ pub(crate) mod linux {
     #[derive(Clone, Debug, Default, PartialEq, Eq)]
     pub(crate) struct Confinement {
         /// Limits, each of a resource of setrlimit(2), soft and hard.
-        pub(crate) limits: Vec<(Resource, u64)>,
+        pub(crate) limits: Vec<(Resource, Rlimit)>,
         /// Whom it runs as.
         pub(crate) identity: Option<Identity>,
         /// Whether it gains no rights by what it executes (`PR_SET_NO_NEW_PRIVS`).
         pub(crate) no_new_privs: bool,
     }
 
-    /// A resource of setrlimit(2).
-    pub(crate) type Resource = libc::__rlimit_resource_t;
-
     /// Has `command` be confined before its program is executed.
     pub(crate) fn confine(command: &mut Command, confinement: Confinement) {
         use std::os::unix::process::CommandExt;
         let confine = move || {
-            for &(resource, most) in &confinement.limits {
-                let limit = libc::rlimit {
-                    rlim_cur: most,
-                    rlim_max: most,
-                };
-                // SAFETY: the limit is only read.
-                done(unsafe { libc::setrlimit(resource, &raw const limit) })?;
+            for &(resource, limit) in &confinement.limits {
+                setrlimit(resource, limit)?;
             }
             if let Some(identity) = &confinement.identity {
                 become_user(identity)?;
             }
             if confinement.no_new_privs {
-                // SAFETY: numbers alone.
-                done(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+                set_no_new_privs(true)?;
             }
             Ok(())
         };

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::kv::Key;
 use log::{Log, Metadata, Record};
 use standfast::{AcceptRate, CloseReason};
 
-const SECOND: u64 = 1_000_000_000;
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
 
 /// The reasons of one log.
 #[derive(Debug)]
@@ -30,10 +32,9 @@ struct OfReason {
 
 impl Rates {
     pub(super) fn new(rate: AcceptRate, now: Instant) -> Self {
-        let apart = (SECOND / u64::from(rate.per_second.get())).max(1);
         Self {
-            apart,
-            ahead: apart.saturating_mul(u64::from(rate.burst.get()) - 1),
+            apart: nanoseconds(rate.interval()).max(1),
+            ahead: nanoseconds(rate.ahead()),
             since: now,
             reasons: Default::default(),
         }
@@ -45,8 +46,7 @@ impl Rates {
         let Some(reason) = self.reasons.get(reason) else {
             return Ok(());
         };
-        let now = now.saturating_duration_since(self.since).as_nanos();
-        let now = u64::try_from(now).unwrap_or(u64::MAX);
+        let now = nanoseconds(now.saturating_duration_since(self.since));
         let next = |due: u64| {
             let from = due.max(now);
             (from - now <= self.ahead).then_some(from.saturating_add(self.apart))
