@@ -75,6 +75,11 @@
 //! `cli` (default) carries what only the binary needs: an embedder sets `default-features = false`. `control` (part of
 //! `cli`, Linux) is the control socket and the takeover: [`Config::control`](crate::Config) and what stands beside it.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
+// What is of no use at all shows where everything is built.
+#![cfg_attr(
+    not(metrics),
+    expect(dead_code, reason = "only a takeover or the metrics use it")
+)]
 
 mod address;
 pub mod client;

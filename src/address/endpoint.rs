@@ -43,7 +43,6 @@ impl Endpoint {
 
     /// Whether `wanted` means this one: port 0 means whatever port that address was given, and every address of this
     /// host is every IPv4 address where there is no IPv6.
-    #[cfg(control)]
     pub(crate) fn is_meant_by(&self, wanted: &Self) -> bool {
         match (self, wanted) {
             (Self::Tcp(this), Self::Tcp(wanted)) => {

@@ -56,7 +56,6 @@ impl Connection {
             io,
             terms: Arc::clone(terms),
         })));
-        #[cfg(control)]
         self.io.is_to_be_copied_anew();
     }
 

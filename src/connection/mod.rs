@@ -99,12 +99,10 @@ impl Connection {
             && watched.is_none()
     }
 
-    #[cfg(control)]
     pub(crate) fn set_state(&mut self, state: State) {
         self.state = state;
     }
 
-    #[cfg(control)]
     pub(crate) fn state(&self) -> &State {
         &self.state
     }

@@ -1,12 +1,10 @@
 //! The asking side of the control socket.
 
 use std::io;
-#[cfg(metrics)]
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-#[cfg(metrics)]
 use crate::address::endpoint::Endpoint;
 use crate::control::path;
 use crate::inspect::{ConnectionInfo, Status, Takeover};
@@ -104,7 +102,6 @@ impl Client {
     }
 
     /// The sockets at which the server tells of itself over HTTP: copies, while it goes on answering there.
-    #[cfg(metrics)]
     pub(crate) fn metrics(&self) -> io::Result<Vec<(Endpoint, OwnedFd)>> {
         self.ask(&Question::Metrics, |line| match answer(&line)? {
             Some(Answer::Metrics(addresses)) if addresses.is_empty() => Ok(Some(Vec::new())),

@@ -384,7 +384,6 @@ impl Desk {
 
     /// Lends the sockets at which this server is told of to a process that is about to take over.
     fn lend_metrics(&self, line: &Line) -> io::Result<()> {
-        #[cfg(metrics)]
         if let Some(beside) = self.handle.shared.beside.get() {
             return beside.lend(|sockets| {
                 let addresses = sockets.iter().map(|(address, _)| address.clone());

@@ -89,7 +89,6 @@ impl DialError {
     }
 
     /// Who tried has been taken over from.
-    #[cfg(control)]
     pub(crate) fn interrupted() -> Self {
         Self {
             address: "the upstream".to_owned(),

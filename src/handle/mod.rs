@@ -1,6 +1,5 @@
 //! The way into a running server from other threads.
 
-#[cfg(metrics)]
 pub(crate) mod beside;
 pub(crate) mod ended;
 pub(crate) mod lifecycle;
@@ -24,7 +23,6 @@ use std::time::Duration;
 use mio::Waker;
 
 use crate::address::endpoint::Endpoint;
-#[cfg(metrics)]
 use crate::handle::beside::Beside;
 use crate::handle::ended::Ended;
 use crate::handle::lifecycle::Lifecycle;
@@ -262,7 +260,6 @@ pub(crate) struct Shared {
     /// It answers questions about another server: what happens to its connections is of no interest.
     aside: bool,
     /// Who does that for this one.
-    #[cfg(metrics)]
     pub(crate) beside: OnceLock<Beside>,
     /// What is counted seldom.
     pub(crate) chronicle: Chronicle,
@@ -312,7 +309,6 @@ pub(crate) enum Mail {
     /// Say that you turn.
     Ping(Sender<()>),
     /// Do your part in a takeover.
-    #[cfg_attr(not(control), expect(dead_code, reason = "nobody calls"))]
     Takeover(Call),
 }
 
@@ -422,7 +418,6 @@ impl Shared {
             descriptors: Arc::default(),
             shut: AtomicBool::new(false),
             aside: false,
-            #[cfg(metrics)]
             beside: OnceLock::new(),
             chronicle: Chronicle::default(),
             samples: Mutex::default(),

@@ -1,7 +1,6 @@
 //! What a server shows of itself beside its counters: what is open where, who ended last, and how the counters were.
 
 use std::sync::PoisonError;
-#[cfg(metrics)]
 use std::time::Duration;
 
 use super::Shared;
@@ -40,7 +39,6 @@ impl Shared {
 
     /// Where it is told of.
     pub(super) fn metrics(&self) -> Vec<Endpoint> {
-        #[cfg(metrics)]
         if let Some(beside) = self.beside.get() {
             return beside.handle.addresses();
         }
@@ -58,7 +56,6 @@ impl Shared {
     }
 
     /// Takes down the counters as they are, and forgets what they were more than `most` times ago.
-    #[cfg(metrics)]
     pub(crate) fn sample(&self, most: usize) {
         let mut sum = Summary::default();
         for listener in 0..self.listeners.len() {

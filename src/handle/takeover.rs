@@ -102,7 +102,6 @@ impl Shared {
     /// Has the server beside this one accept nobody, or go on: once this returns, whoever comes waits in the backlog, which
     /// both processes of a takeover share. So nobody hears less of this process than another has said already.
     pub(crate) fn shut_beside(&self, shut: bool) {
-        #[cfg(metrics)]
         if let Some(beside) = self.beside.get() {
             let about = &beside.handle.shared;
             let alone = about.descriptors.lock();
@@ -110,8 +109,6 @@ impl Shared {
             drop(alone);
             about.wake_all();
         }
-        #[cfg(not(metrics))]
-        let _ = shut;
     }
 
     /// Another process has the listeners.
@@ -119,7 +116,6 @@ impl Shared {
         self.takeover.was_given.store(true, Ordering::Release);
         self.closed.store(true, Ordering::Release);
         // Who asks next asks that one: this one accepts nobody by now, and leaves those who wait to it.
-        #[cfg(metrics)]
         if let Some(beside) = self.beside.get() {
             beside.handle.drain();
         }

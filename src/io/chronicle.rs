@@ -4,16 +4,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-#[cfg(control)]
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::inspect::{FREEZE_BOUNDS, Takeovers};
-#[cfg(control)]
 use crate::inspect::{PastTakeover, Takeover};
 use crate::liveness::close::Errno;
 
 /// How many takeovers are told of one by one.
-#[cfg(control)]
 const RECENT: usize = 10;
 
 /// What is counted seldom.
@@ -69,7 +66,6 @@ impl Chronicle {
     }
 }
 
-#[cfg(control)]
 impl Chronicle {
     /// A process asked to take over, and may not.
     pub(crate) fn refused(&self) {
@@ -117,7 +113,7 @@ impl Chronicle {
     }
 }
 
-#[cfg(all(test, control))]
+#[cfg(test)]
 mod tests {
     use std::time::Duration;
 

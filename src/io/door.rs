@@ -5,7 +5,6 @@
 
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
-#[cfg(control)]
 use socket2::SockRef;
 
 use super::Io;
@@ -71,7 +70,6 @@ impl Io {
     }
 
     /// Another process knew who it is: where that is not who is at the other end of the socket, that one had said so.
-    #[cfg(control)]
     pub(crate) fn find_via(&mut self) {
         let socket = SockRef::from(&self.socket).peer_addr();
         let via = match socket.map(|address| (address.as_socket(), address.is_unix())) {

@@ -102,7 +102,6 @@ impl Details {
 }
 
 /// What another process goes on from.
-#[cfg(control)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Carried {
     pub(crate) peer_fin: bool,
@@ -467,7 +466,6 @@ impl Io {
 }
 
 /// In a takeover.
-#[cfg(control)]
 impl Io {
     /// Whether another process can go on from here: not where the end is decided, or what has come is measured.
     pub(crate) fn is_carriable(&self) -> bool {

@@ -28,7 +28,6 @@ pub(crate) enum Far {
         readable: bool,
     },
     /// It was being dialled by the process that had the connection before.
-    #[cfg(control)]
     Interrupted,
     Up(Up),
 }
@@ -53,7 +52,6 @@ impl Far {
     pub(crate) fn due(&self) -> Moment {
         match self {
             Self::Wanted { at, .. } => *at,
-            #[cfg(control)]
             Self::Interrupted => Moment::at_start(),
             Self::Dialing { dialing, .. } => dialing.due(),
             Self::Up(up) => up.io.linger().unwrap_or(up.io.look_at),
@@ -68,7 +66,6 @@ impl Io {
     }
 
     /// Whether the far side is on its way.
-    #[cfg(control)]
     pub(crate) fn is_dialing(&self) -> bool {
         !matches!(self.far(), None | Some(Far::Up(_)))
     }

@@ -17,7 +17,6 @@ use socket2::SockRef;
 
 use super::{Io, Turn, Watched};
 use crate::io::Is;
-#[cfg(control)]
 use crate::io::marks::Mark;
 use crate::liveness::close::{CloseReason, Ending, How};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
@@ -47,12 +46,10 @@ impl Io {
     /// Has the readiness of a descriptor told.
     pub(crate) fn watch(&mut self, fd: OwnedFd) {
         self.watched_mut().descriptors.push(fd);
-        #[cfg(control)]
         self.is_to_be_copied_anew();
     }
 
     /// Its descriptors are not those any more that it had, or it is somebody else's: another process's copy of it is none.
-    #[cfg(control)]
     pub(crate) fn is_to_be_copied_anew(&mut self) {
         if self.marks.has(Mark::Copied) {
             self.pending().copy_anew = true;

@@ -16,7 +16,6 @@ pub(crate) enum Mark {
     /// The process that is taking over has a copy of it.
     Copied,
     /// Changed since it was copied.
-    #[cfg(control)]
     Changed,
     /// Not read for a moment: more bytes would wait than can be copied.
     Held,

@@ -5,7 +5,7 @@
 
 pub(crate) mod chronicle;
 pub(crate) mod door;
-mod end;
+pub(crate) mod end;
 mod far;
 mod flags;
 mod given_away;
@@ -39,8 +39,6 @@ use crate::memory::Memory;
 use crate::time::deadline::Moment;
 use crate::time::horizon::Pause;
 
-#[cfg(control)]
-pub(crate) use end::Carried;
 pub(crate) use far::{Far, Up};
 pub(crate) use given_away::WATCHED;
 pub(crate) use pending::{Pending, Watched};

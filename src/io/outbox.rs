@@ -66,7 +66,6 @@ impl Outbox {
     }
 
     /// All of it, in two pieces.
-    #[cfg(control)]
     pub(crate) fn pieces(&self) -> (&[u8], &[u8]) {
         self.bytes.as_slices()
     }

@@ -32,7 +32,6 @@ pub(crate) struct Pending {
     pub(crate) far: Option<Box<Far>>,
     /// Another process has a copy of the connection that an update cannot mend, as with descriptors that are not its own
     /// any more.
-    #[cfg(control)]
     pub(crate) copy_anew: bool,
     /// What the service wants to be told of beside the socket.
     pub(crate) watched: Option<Box<Watched>>,
@@ -70,7 +69,6 @@ impl Default for Watched {
 
 impl Pending {
     pub(crate) fn is_vacant(&self) -> bool {
-        #[cfg(control)]
         if self.copy_anew {
             return false;
         }

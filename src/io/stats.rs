@@ -51,8 +51,8 @@ impl Stats {
 }
 
 /// What was counted for a listener, as it goes over to the next process; `closed` by the number of the reason.
-#[cfg(control)]
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Counts {
     accepted: u64,
     read: u64,
@@ -114,7 +114,6 @@ impl Summary {
     }
 }
 
-#[cfg(control)]
 impl Summary {
     pub(crate) fn counts(&self) -> Counts {
         Counts {
@@ -174,7 +173,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(control)]
     fn counting_goes_on_where_another_process_ended() {
         let stats = Stats::default();
         stats.accepted.add(2);

@@ -248,7 +248,6 @@ impl Acceptor {
 
     /// Keeps so many descriptors for the time when there is no other, and says nothing in the log: for who answers
     /// questions about a server that has none left.
-    #[cfg(metrics)]
     pub(crate) fn aside(&mut self, descriptors: usize) {
         self.reserve.size = descriptors;
         self.quiet = true;
@@ -479,7 +478,6 @@ impl Acceptor {
 }
 
 /// For a process that takes over.
-#[cfg(control)]
 impl Acceptor {
     /// The listeners, to be lent to another process.
     pub(crate) fn lend(&mut self) -> Vec<BorrowedFd<'_>> {

@@ -115,7 +115,6 @@ impl Admission {
     }
 
     /// Counts a connection in that a predecessor admitted, whatever the limits.
-    #[cfg(control)]
     pub(crate) fn count(&self, ip: Option<IpAddr>) {
         self.own.open.fetch_add(1, Ordering::SeqCst);
         self.total.open.fetch_add(1, Ordering::SeqCst);
@@ -154,7 +153,6 @@ impl Admission {
     }
 
     /// A client came with a turn from another process.
-    #[cfg(control)]
     pub(crate) fn keep_turn(&self, ip: Option<IpAddr>, turn: Moment, now: Moment) {
         if let (Some(paces), Some(ip)) = (&self.paces, ip) {
             paces.keep_turn(ip, turn, now);

@@ -17,7 +17,6 @@ use crate::address::Address;
 use crate::address::endpoint::Endpoint;
 use crate::config::{AcceptRate, Listen, WhenFull};
 use crate::error::Error;
-#[cfg(control)]
 use crate::inspect::ListenerInfo;
 use crate::listen::access::{Access, Proxies};
 use crate::listen::admission::{Admission, Limit};
@@ -506,7 +505,6 @@ fn foreign(socket: OwnedFd, named: String, settings: &Arc<Settings>) -> Result<L
 }
 
 /// A listening socket that a predecessor had.
-#[cfg(control)]
 pub(crate) fn taken_over(
     socket: OwnedFd,
     info: &ListenerInfo,

@@ -124,7 +124,6 @@ impl Paces {
     }
 
     /// One has come from another process, where its turn was to be at `turn`: who comes now is behind it.
-    #[cfg(any(control, test))]
     pub(crate) fn keep_turn(&self, ip: IpAddr, turn: Moment, now: Moment) {
         if let Some(next) = self.table().of(self.prefix.of(ip), now) {
             let behind = turn.after(self.schedule.ahead + self.schedule.interval);

@@ -97,7 +97,7 @@ impl SocketOptions {
             })?;
         }
         if let Some(wait) = self.user_timeout {
-            set_user_timeout(&socket_ref, wait).map_err(|source| Refused {
+            set_user_timeout(&socket_ref, Some(wait)).map_err(|source| Refused {
                 option: format!("user timeout {} ms", wait.as_millis()),
                 source,
             })?;
@@ -163,9 +163,7 @@ impl SocketOptions {
         }
         .map_err(Refused::named("keepalive"))?;
         if self.user_timeout.is_none() {
-            socket_ref
-                .set_tcp_user_timeout(None)
-                .map_err(Refused::named("TCP_USER_TIMEOUT"))?;
+            set_user_timeout(&socket_ref, None).map_err(Refused::named("TCP_USER_TIMEOUT"))?;
         }
         if self.detection.rto_max().is_none() {
             match sys::set_rto_max(socket.as_fd(), RTO_MAX_DEFAULT) {
@@ -247,12 +245,12 @@ fn parameters(keepalive: Keepalive) -> TcpKeepalive {
 }
 
 #[cfg(target_os = "linux")]
-fn set_user_timeout(socket: &SockRef<'_>, wait: Duration) -> io::Result<()> {
-    socket.set_tcp_user_timeout(Some(wait))
+fn set_user_timeout(socket: &SockRef<'_>, wait: Option<Duration>) -> io::Result<()> {
+    socket.set_tcp_user_timeout(wait)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn set_user_timeout(_: &SockRef<'_>, _: Duration) -> io::Result<()> {
+fn set_user_timeout(_: &SockRef<'_>, _: Option<Duration>) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

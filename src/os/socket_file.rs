@@ -170,7 +170,6 @@ impl SocketFile {
 }
 
 /// For a process that takes over.
-#[cfg(control)]
 impl SocketFile {
     pub(crate) fn path(&self) -> &Path {
         &self.path

@@ -65,7 +65,6 @@ impl Context<'_> {
     /// It gets the socket options and the deadlines of the listener, and no read deadline: bytes from there renew that of
     /// the client. From then on [`Service::input`](crate::Service::input) is offered what there is room for on the far side.
     pub fn dial(&mut self, upstream: &Upstream, after: Duration) {
-        #[cfg(control)]
         if self.io.far_up().is_some() {
             self.io.is_to_be_copied_anew();
         }

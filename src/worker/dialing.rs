@@ -10,7 +10,6 @@ use mio::{Token, Waker};
 use super::{FAR, Worker};
 use crate::address::endpoint::Endpoint;
 use crate::connection::Step;
-#[cfg(control)]
 use crate::dial::DialError;
 use crate::dial::resolve::{Found, Resolver};
 use crate::dial::upstream::Upstream;
@@ -89,7 +88,6 @@ impl Worker {
         let (now, known) = (self.now, self.horizon.known());
         let origin = &self.origins[usize::from(connection.io.listener)];
         let far = connection.io.pending.as_mut()?.far.as_deref_mut()?;
-        #[cfg(control)]
         if matches!(far, Far::Interrupted) {
             return Some(Dialed::Failed(DialError::interrupted()));
         }

@@ -39,7 +39,6 @@ impl Worker {
                 return self.keep_out(key, CloseReason::Limit, Some(Note::Limit(limit)));
             }
             // What another process has of it has neither its address nor its service.
-            #[cfg(control)]
             io.is_to_be_copied_anew();
             let turn = settings.admission.turn_of(ip, now);
             io.wait_at(Door::Turn(turn), now);

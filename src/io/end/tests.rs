@@ -74,7 +74,6 @@ impl Event {
 }
 
 /// Has another one go on from where it is, as another process does.
-#[cfg(control)]
 fn hand_over(io: &mut Io) {
     if io.is_carriable() {
         let carried = io.carried();
@@ -84,10 +83,6 @@ fn hand_over(io: &mut Io) {
         *io = other;
     }
 }
-
-/// Where there is no takeover nothing is handed over.
-#[cfg(not(control))]
-fn hand_over(_: &mut Io) {}
 
 const LEFT: usize = 10;
 
