@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
@@ -15,6 +16,7 @@ use super::Server;
 use crate::address::Address;
 use crate::address::endpoint::Endpoint;
 use crate::config::{Config, Listen, Metrics, WhenFull};
+use crate::control::Client;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::handle::beside::Beside;
@@ -216,13 +218,30 @@ fn matching(address: &Address, lent: &mut Lent) -> Result<Lent, Error> {
     Ok(lent.extract_if(.., |(of, _)| is_meant(of)).collect())
 }
 
-/// Sockets of the server whose control socket is at `path`, if it lends any.
-pub(super) fn lent(path: &std::path::Path) -> Lent {
-    let lent =
-        std::path::absolute(path).and_then(|path| crate::control::Client::at(path).metrics());
+/// Sockets of the server whose control socket is at `path`, if it lends any, and they are wanted.
+pub(super) fn lent(config: &Config, path: &Path) -> Lent {
+    if config.metrics.is_none() {
+        return Lent::new();
+    }
+    let lent = std::path::absolute(path).and_then(|path| Client::at(path).metrics());
     lent.unwrap_or_else(|error: io::Error| {
         // There is no such server, or none that has any.
         log::debug!(error:%; "no metrics to go on with");
-        Vec::new()
+        Lent::new()
     })
+}
+
+impl Server {
+    pub(super) fn open_metrics(&mut self, config: &Config, lent: Lent) -> Result<(), Error> {
+        if let Some(metrics) = &config.metrics {
+            self.metrics = Some(Part::open(metrics, lent, &self.handle)?);
+        }
+        Ok(())
+    }
+
+    /// Where its [metrics](Config::metrics) are, with real ports, if it tells of itself anywhere.
+    #[must_use]
+    pub fn metrics(&self) -> Vec<Endpoint> {
+        self.handle.status().metrics
+    }
 }

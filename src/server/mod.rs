@@ -1,8 +1,8 @@
 //! A server from its settings to its end: binds, starts the workers, waits for them, and sums up.
 
-#[cfg(metrics)]
+#[cfg_attr(not(metrics), path = "no_metrics.rs")]
 mod metrics;
-#[cfg(control)]
+#[cfg_attr(not(control), path = "no_takeover.rs")]
 mod takeover;
 
 use std::fmt;
@@ -65,9 +65,7 @@ pub struct Server {
     stats: Vec<Vec<Arc<Stats>>>,
     clock: Clock,
     pace: Pace,
-    #[cfg(control)]
     takeover: takeover::Part,
-    #[cfg(metrics)]
     metrics: Option<metrics::Part>,
 }
 
@@ -92,14 +90,12 @@ impl Server {
         reason = "a server is made of its settings, once"
     )]
     pub fn bind(config: Config) -> Result<Self, Error> {
-        #[cfg(control)]
-        return Self::controlled(&config);
-        #[cfg(not(control))]
-        {
-            let server = Self::open(&config)?;
-            config.assume_identity()?;
-            Ok(server)
-        }
+        let (mut server, lent) = Self::in_place(&config)?;
+        server.open_metrics(&config, lent)?;
+        // Its control socket is that user's: so are those who ask there.
+        config.assume_identity()?;
+        server.open_control(&config)?;
+        Ok(server)
     }
 
     fn open(config: &Config) -> Result<Self, Error> {
@@ -184,11 +180,9 @@ impl Server {
         });
         show_upstreams(&shared, &services);
         show_children(&shared, &services);
-        #[cfg(control)]
         takeover::export_common(&shared, &listeners);
         let addresses = listeners.iter().map(|listener| listener.address.clone());
         let addresses = addresses.collect();
-        #[cfg(control)]
         let takeover = takeover::Part::of(&listeners);
         let mut workers: Vec<_> = polls
             .into_iter()
@@ -225,7 +219,6 @@ impl Server {
                 stats,
             )?;
         }
-        #[cfg(metrics)]
         if about.is_some() {
             acceptor.aside(metrics::RESERVE);
         }
@@ -238,9 +231,7 @@ impl Server {
             stats,
             clock,
             pace,
-            #[cfg(control)]
             takeover,
-            #[cfg(metrics)]
             metrics: None,
         })
     }
@@ -284,31 +275,24 @@ impl Server {
             service.start(&self.handle);
         }
         // Before anything is taken over: what fails here fails in time.
-        #[cfg(metrics)]
         if let Some(metrics) = &mut self.metrics {
             metrics.start()?;
         }
         let (ways, threads) = self.threads()?;
-        #[cfg(control)]
         let taken = self.take()?;
         for (way, worker) in ways.into_iter().zip(std::mem::take(&mut self.workers)) {
             // A thread waits for it, and for nothing else.
             let _ = way.send(worker);
         }
         let mut failed = None;
-        #[cfg(control)]
-        let alone = taken.is_none();
-        #[cfg(not(control))]
-        let alone = true;
-        #[cfg(control)]
-        if let Some(taken) = taken {
-            self.succeed(taken);
-        }
-        // Else that was told by now, and another thread waits for the predecessor.
-        if alone {
-            self.running();
-            self.handle.shared.lifecycle.settled(&self.handle);
-            become_alone(&self.handle);
+        match taken {
+            // All of that is told, and another thread waits for the predecessor.
+            Some(taken) => self.succeed(taken),
+            None => {
+                self.running();
+                self.handle.shared.lifecycle.settled(&self.handle);
+                become_alone(&self.handle);
+            }
         }
         let mut summary = Summary::default();
         let mut over_at = None;
@@ -353,9 +337,7 @@ impl Server {
         for stats in self.stats.iter().flatten() {
             summary.add(stats);
         }
-        #[cfg(control)]
         self.say_given(&mut summary);
-        #[cfg(metrics)]
         if let Some(metrics) = self.metrics.take() {
             metrics.end();
         }
@@ -365,7 +347,6 @@ impl Server {
 
     /// It serves: tells whoever runs it, and whoever asks.
     fn running(&mut self) {
-        #[cfg(metrics)]
         if let Some(metrics) = &mut self.metrics {
             metrics.serves();
         }

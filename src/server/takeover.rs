@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 
 use super::Server;
-#[cfg(metrics)]
-use super::metrics;
+use super::metrics::{self, Lent};
 use crate::address::Address;
 use crate::address::endpoint::Endpoint;
 use crate::config::{Config, ControlSocket, Listen, Replace};
@@ -128,60 +127,24 @@ enum Wanted {
 }
 
 impl Server {
-    /// A server with its control socket, in the place of the running one if that is asked for.
-    pub(super) fn controlled(config: &Config) -> Result<Self, Error> {
-        let Some(control) = &config.control else {
-            let server = Self::open(config)?;
-            #[cfg(metrics)]
-            let server = {
-                let mut server = server;
-                server.open_metrics(config, Vec::new())?;
-                server
-            };
-            config.assume_identity()?;
-            return Ok(server);
+    /// A server in the place of the running one, if that is asked for, and what that lends.
+    pub(super) fn in_place(config: &Config) -> Result<(Self, Lent), Error> {
+        let control = config.control.as_ref();
+        let control = control.filter(|control| control.replace != Replace::Never);
+        let Some(control) = control else {
+            return Ok((Self::open(config)?, Lent::default()));
         };
-        #[cfg(metrics)]
-        let mut lent = Vec::new();
-        let mut server = match control.replace {
-            Replace::Never => Self::open(config)?,
-            replace => {
-                let path = path_to_replace(config, control)?;
-                #[cfg(metrics)]
-                if config.metrics.is_some() {
-                    lent = metrics::lent(&path);
-                }
-                match (Self::take_over(config, &path)?, replace) {
-                    (Some(server), _) => server,
-                    (None, Replace::Always) => {
-                        let source = io::ErrorKind::NotFound.into();
-                        return Err(Error::TakeOver { path, source });
-                    }
-                    (None, _) => Self::open(config)?,
-                }
+        let path = path_to_replace(config, control)?;
+        let lent = metrics::lent(config, &path);
+        let server = match Self::take_over(config, &path)? {
+            Some(server) => server,
+            None if control.replace == Replace::Always => {
+                let source = io::ErrorKind::NotFound.into();
+                return Err(Error::TakeOver { path, source });
             }
+            None => Self::open(config)?,
         };
-        #[cfg(metrics)]
-        server.open_metrics(config, lent)?;
-        // Its control socket is that user's: so are those who ask there.
-        config.assume_identity()?;
-        server.open_control(control)?;
-        Ok(server)
-    }
-
-    #[cfg(metrics)]
-    fn open_metrics(&mut self, config: &Config, lent: metrics::Lent) -> Result<(), Error> {
-        if let Some(metrics) = &config.metrics {
-            self.metrics = Some(metrics::Part::open(metrics, lent, &self.handle)?);
-        }
-        Ok(())
-    }
-
-    /// Where its [metrics](Config::metrics) are, with real ports, if it tells of itself anywhere.
-    #[cfg(metrics)]
-    #[must_use]
-    pub fn metrics(&self) -> Vec<Endpoint> {
-        self.handle.status().metrics
+        Ok((server, lent))
     }
 
     /// Prepares to take over from the server whose control socket is at `path`. `None` if no server
@@ -236,9 +199,12 @@ impl Server {
         Ok(Some(server))
     }
 
-    /// Opens this server's control socket. After [`take_over`](Self::take_over) it is the predecessor's, which answers there
-    /// until this one [runs](Self::run).
-    fn open_control(&mut self, control: &ControlSocket) -> Result<(), Error> {
+    /// Opens this server's control socket, if it is to have one. After [`take_over`](Self::take_over) it is the
+    /// predecessor's, which answers there until this one [runs](Self::run).
+    pub(super) fn open_control(&mut self, config: &Config) -> Result<(), Error> {
+        let Some(control) = &config.control else {
+            return Ok(());
+        };
         let usual = || self.addresses.first().map(path::of);
         let Some(path) = control.path.clone().or_else(usual) else {
             return Ok(());

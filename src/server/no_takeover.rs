@@ -1,0 +1,46 @@
+//! What stands for a server's part in takeovers, and for its control socket, where there are none.
+
+use super::Server;
+use super::metrics::Lent;
+use crate::config::Config;
+use crate::error::Error;
+use crate::handle::Shared;
+use crate::io::stats::Summary;
+use crate::listen::listener::Listener;
+
+/// A server that takes over from none, and gives to none.
+#[derive(Debug)]
+pub(super) struct Part;
+
+impl Part {
+    pub(super) fn of(_: &[Listener]) -> Self {
+        Self
+    }
+}
+
+/// Nothing is ever taken over.
+pub(super) enum Taken {}
+
+pub(super) fn export_common(_: &Shared, _: &[Listener]) {}
+
+impl Server {
+    pub(super) fn in_place(config: &Config) -> Result<(Self, Lent), Error> {
+        Ok((Self::open(config)?, Lent::default()))
+    }
+
+    pub(super) fn open_control(&mut self, _: &Config) -> Result<(), Error> {
+        Ok(())
+    }
+
+    pub(super) fn take(&mut self) -> Result<Option<Taken>, Error> {
+        Ok(None)
+    }
+
+    pub(super) fn succeed(&mut self, taken: Taken) {
+        match taken {}
+    }
+
+    pub(super) fn say_given(&self, _: &mut Summary) {
+        let Part = self.takeover;
+    }
+}
