@@ -6,6 +6,8 @@
 )]
 
 mod connect;
+#[cfg(control)]
+pub(crate) mod control;
 mod detection;
 mod dial;
 mod exec;
@@ -18,8 +20,6 @@ mod process;
 mod service;
 
 use std::num::NonZeroUsize;
-#[cfg(control)]
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -27,6 +27,8 @@ use standfast::Address;
 
 use crate::Failure;
 pub(crate) use crate::args::connect::{BufferPolicy, ConnectArgs, OnReadTimeout, Reconnect};
+#[cfg(control)]
+use crate::args::control::Order;
 use crate::args::detection::DetectionArgs;
 use crate::args::guard::GuardArgs;
 pub(crate) use crate::args::load::LoadArgs;
@@ -34,8 +36,6 @@ use crate::args::netcat::NetcatArgs;
 pub(crate) use crate::args::process::ProcessArgs;
 use crate::args::service::ServiceArgs;
 pub(crate) use crate::args::service::ServiceName;
-#[cfg(control)]
-use crate::units::duration;
 use crate::units::{Setting, duration_or_off, size};
 
 /// A TCP listening server that holds on to its clients and lets go of the dead ones.
@@ -56,83 +56,10 @@ pub(crate) enum Command {
     Connect(ConnectArgs),
     /// Send messages to an echo server on many connections, and see what comes back: a restart shows in the figures.
     Load(LoadArgs),
-    /// Show a running server: its listeners, connections, counters.
+    /// Ask a running server.
     #[cfg(control)]
-    Status(TargetArgs),
-    /// Show every connection of a running server.
-    #[cfg(control)]
-    List(TargetArgs),
-    /// End one connection of a running server, with reason killed.
-    #[cfg(control)]
-    Kill {
-        /// Its number, as list and the log show it.
-        id: u64,
-        #[command(flatten)]
-        target: TargetArgs,
-    },
-    /// Make a running server drain, as a first SIGTERM does.
-    #[cfg(control)]
-    Drain(TargetArgs),
-    /// End a running server at once, as a second SIGTERM does.
-    #[cfg(control)]
-    Stop(TargetArgs),
-    /// Have a running server start its own successor, which takes over its connections. Waits for the outcome.
-    #[cfg(control)]
-    Restart(TargetArgs),
-    /// Have a running server's configuration read anew, by a successor that takes over its connections. A file that is
-    /// refused changes nothing, and is answered with what is wrong. Without --config it is restart.
-    #[cfg(control)]
-    Reload(TargetArgs),
-}
-
-/// What a running server is asked.
-#[cfg(control)]
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Order {
-    Status,
-    List,
-    Kill { id: u64 },
-    Drain,
-    Stop,
-    Restart,
-    Reload,
-}
-
-#[cfg(control)]
-#[derive(Debug, clap::Args)]
-pub(crate) struct TargetArgs {
-    /// Which server: PORT, ADDRESS:PORT, or the path of its control socket. Not needed while there is only one.
-    #[arg(value_name = "SERVER")]
-    pub(crate) server: Option<String>,
-
-    /// The path of its control socket.
-    #[arg(long, value_name = "PATH", conflicts_with = "server")]
-    pub(crate) control: Option<PathBuf>,
-
-    /// Answer in JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-
-    /// How long to wait for the server. What it has not answered by then is given up, and not carried out later.
-    #[arg(long, value_name = "DUR", value_parser = duration, allow_hyphen_values = true, default_value = "30s")]
-    pub(crate) timeout: Duration,
-}
-
-/// Where the control socket is.
-#[cfg(control)]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ControlPath {
-    Off,
-    At(PathBuf),
-}
-
-#[cfg(control)]
-fn control_path(text: &str) -> Result<ControlPath, String> {
-    match text {
-        "off" => Ok(ControlPath::Off),
-        "" => Err("expected a path, or off".to_owned()),
-        path => Ok(ControlPath::At(path.into())),
-    }
+    #[command(flatten)]
+    Control(Order),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -13,17 +13,18 @@ use standfast::control::{Client, path};
 use standfast::inspect::{ConnectionInfo, Role, Status, Takeover};
 
 use crate::Failure;
-use crate::args::{Order, TargetArgs};
+use crate::args::control::{Order, TargetArgs};
 use crate::units::Bytes;
 use crate::{logger, stdout};
 
-/// Asks the server that `target` names.
-pub(crate) fn run(order: Order, target: &TargetArgs) -> Result<ExitCode, Failure> {
+/// Asks the server that is meant.
+pub(crate) fn run(order: &Order) -> Result<ExitCode, Failure> {
+    let target = order.target();
     let client = find(target)?.within(target.timeout);
     let failed = |error: io::Error| unanswered(&client, &error);
-    let is_done = !matches!(order, Order::Status | Order::List);
+    let is_done = !matches!(order, Order::Status(_) | Order::List(_));
     let text = match order {
-        Order::Status => {
+        Order::Status(_) => {
             let status = client.status().map_err(failed)?;
             if target.json {
                 encoded(&status)?
@@ -31,7 +32,7 @@ pub(crate) fn run(order: Order, target: &TargetArgs) -> Result<ExitCode, Failure
                 status_table(&status)
             }
         }
-        Order::List => {
+        Order::List(_) => {
             let connections = client.connections().map_err(failed)?;
             if target.json {
                 encoded(&connections)?
@@ -39,16 +40,16 @@ pub(crate) fn run(order: Order, target: &TargetArgs) -> Result<ExitCode, Failure
                 list_table(&connections)
             }
         }
-        Order::Kill { id } => done(
+        Order::Kill { id, .. } => done(
             target,
-            client.kill(id).map_err(failed)?,
+            client.kill(*id).map_err(failed)?,
             &format!("killed {id}"),
         ),
-        Order::Drain => done(target, client.drain().map_err(failed)?, "draining"),
-        Order::Stop => done(target, client.stop().map_err(failed)?, "stopping"),
-        Order::Restart | Order::Reload => {
+        Order::Drain(_) => done(target, client.drain().map_err(failed)?, "draining"),
+        Order::Stop(_) => done(target, client.stop().map_err(failed)?, "stopping"),
+        Order::Restart(_) | Order::Reload(_) => {
             let done = match order {
-                Order::Reload => "reloaded",
+                Order::Reload(_) => "reloaded",
                 _ => "restarted",
             };
             let former = client.status().map_err(failed)?.version;

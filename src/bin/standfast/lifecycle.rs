@@ -1,15 +1,8 @@
 //! What happens to the server, told to the log, to stdout, and to the service manager.
 
-#[cfg(control)]
-use std::io;
-#[cfg(control)]
-use std::path::Path;
-#[cfg(control)]
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(control)]
-use standfast::control::Successor;
 use standfast::inspect::Takeover;
 use standfast::{Effective, Endpoint, Handle, Lifecycle};
 
@@ -17,10 +10,8 @@ use crate::args::{ProcessArgs, ServiceName};
 use crate::settings::Settings;
 use crate::stdout;
 use crate::supervisor::Supervisor;
-#[cfg(control)]
 use crate::takeover::Restart;
 use crate::units::shown_or;
-#[cfg(control)]
 use crate::watch::Watch;
 
 /// Whoever is told.
@@ -32,9 +23,7 @@ pub(crate) struct Told {
     /// How long a drain is meant to last, where it takes its time.
     drain_takes: Option<Duration>,
     supervisor: Supervisor,
-    #[cfg(control)]
     restart: Restart,
-    #[cfg(control)]
     watch: Option<Arc<Watch>>,
 }
 
@@ -42,7 +31,7 @@ impl Told {
     pub(crate) fn by(
         settings: &Settings,
         effective: &[Effective],
-        #[cfg(control)] watch: Option<Arc<Watch>>,
+        watch: Option<Arc<Watch>>,
     ) -> Self {
         let services = settings.listeners.iter();
         let services = services.map(|one| one.args.service.service);
@@ -51,9 +40,7 @@ impl Told {
             prints: settings.prints(),
             drain_takes: drain_takes(&settings.whole.args.process),
             supervisor: Supervisor::from_env(),
-            #[cfg(control)]
             restart: Restart::of(settings),
-            #[cfg(control)]
             watch,
         }
     }
@@ -77,7 +64,6 @@ impl Lifecycle for Told {
         self.supervisor
             .watch(move |patience| handle.is_turning(patience));
         self.supervisor.ready(&server.addresses());
-        #[cfg(control)]
         if let Some(watch) = &self.watch {
             watch.begin();
         }
@@ -96,7 +82,10 @@ impl Lifecycle for Told {
     }
 
     #[cfg(control)]
-    fn successor(&self, control: &Path) -> io::Result<Successor> {
+    fn successor(
+        &self,
+        control: &std::path::Path,
+    ) -> std::io::Result<standfast::control::Successor> {
         let successor = self.restart.successor(control)?;
         if let Some(watch) = &self.watch {
             watch.has_started(successor.pid);
@@ -105,7 +94,6 @@ impl Lifecycle for Told {
     }
 
     fn handed_over(&self, takeover: &Takeover) {
-        #[cfg(control)]
         if let Some(watch) = &self.watch {
             watch.handed_over(takeover.pid);
         }
@@ -113,7 +101,6 @@ impl Lifecycle for Told {
     }
 
     fn ending(&self) {
-        #[cfg(control)]
         if let Some(watch) = &self.watch {
             watch.end();
         }

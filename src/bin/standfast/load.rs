@@ -60,7 +60,6 @@ enum News {
     /// The process stood still for so long.
     StoodStill(Duration),
     /// The server is another process now.
-    #[cfg(control)]
     Restarted(String),
     /// A worker is done.
     Done,
@@ -275,7 +274,6 @@ fn attend(
                     "stood still for {length:.1} s: the latencies have that in them"
                 ));
             }
-            #[cfg(control)]
             Ok(News::Restarted(what)) => course.restarted(control.now(), control.start(), what),
             Ok(News::Done) => working -= 1,
             Ok(News::Signal { again }) => {

@@ -1,5 +1,9 @@
 //! The command line of standfast: reads what was typed, runs it, and turns the result into an exit code.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(control),
+    expect(dead_code, reason = "only a takeover uses it, or who asks a server")
+)]
 
 mod args;
 mod check;
@@ -9,6 +13,8 @@ mod ctl;
 mod lifecycle;
 mod load;
 mod logger;
+#[cfg(not(control))]
+mod no_takeover;
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 mod orphans;
 #[cfg(feature = "packaging")]
@@ -40,9 +46,9 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 use standfast::memory::{self, SpareAllocator};
 
-#[cfg(control)]
-use crate::args::Order;
 use crate::args::{Args, Command, ServeArgs, netcat};
+#[cfg(not(control))]
+use crate::no_takeover::{successor, takeover, watch};
 use crate::settings::Settings;
 
 #[global_allocator]
@@ -54,7 +60,6 @@ fn main() -> ExitCode {
         logger::fail(&format!("cannot settle what was inherited: {error}"));
         return ExitCode::FAILURE;
     }
-    #[cfg(control)]
     if let Some(code) = successor::pass_on() {
         return code;
     }
@@ -91,19 +96,7 @@ fn main() -> ExitCode {
         Command::Connect(connect) => connect::run(&connect),
         Command::Load(load) => load::run(&load),
         #[cfg(control)]
-        Command::Status(target) => ctl::run(Order::Status, &target),
-        #[cfg(control)]
-        Command::List(target) => ctl::run(Order::List, &target),
-        #[cfg(control)]
-        Command::Kill { id, target } => ctl::run(Order::Kill { id }, &target),
-        #[cfg(control)]
-        Command::Drain(target) => ctl::run(Order::Drain, &target),
-        #[cfg(control)]
-        Command::Stop(target) => ctl::run(Order::Stop, &target),
-        #[cfg(control)]
-        Command::Restart(target) => ctl::run(Order::Restart, &target),
-        #[cfg(control)]
-        Command::Reload(target) => ctl::run(Order::Reload, &target),
+        Command::Control(order) => ctl::run(&order),
     };
     match result {
         Ok(code) => code,
@@ -129,7 +122,6 @@ fn mistyped(error: &clap::Error, words: &[OsString]) -> ExitCode {
 
 /// Says why, to whoever waits for it.
 fn failed(failure: &Failure) -> ExitCode {
-    #[cfg(control)]
     successor::give_up(&failure.line);
     logger::fail(&failure.line);
     ExitCode::from(failure.code)
@@ -173,7 +165,6 @@ impl Failure {
 
 impl Failure {
     /// With one more thing that can be done about it.
-    #[cfg(control)]
     fn or(self, what: &str) -> Self {
         let line = format!("{}, or {what}", self.line);
         Self { line, ..self }

@@ -6,8 +6,6 @@ use std::sync::Arc;
 
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 use standfast::Address;
-#[cfg(not(control))]
-use standfast::Server;
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 use standfast::process::Identity;
 use standfast::{Config, Effective, Endpoint, Listen, WhenFull, memory};
@@ -18,10 +16,8 @@ use crate::lifecycle::Told;
 use crate::logger::Log;
 use crate::settings::Settings;
 use crate::signals::Meaning;
-#[cfg(control)]
 use crate::takeover;
 use crate::units::Setting;
-#[cfg(control)]
 use crate::watch::Watch;
 use crate::{logger, service, signals, stdout};
 
@@ -61,33 +57,21 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
             log::warn!("{doubt}");
         }
     }
-    #[cfg(control)]
     let watch = Watch::of(process)?;
-    let told = Told::by(
-        settings,
-        &effective,
-        #[cfg(control)]
-        watch.clone(),
-    );
+    let told = Told::by(settings, &effective, watch.clone());
     let config = Config {
         lifecycle: Arc::new(told),
         ..config
     };
-    #[cfg(control)]
     let server = takeover::bind(process, config, &effective)?;
-    #[cfg(not(control))]
-    let server = Server::bind(config)?;
     // A port that was chosen, and an inherited socket, are known only now.
     refuse_loop(settings, server.addresses())?;
     logger::count_in(server.handle().memory());
     let handle = server.handle();
-    #[cfg(control)]
     let restart = takeover::restart(&server);
-    #[cfg(control)]
     let front = watch.clone();
-    #[cfg(control)]
     if let Some(watch) = &watch {
-        watch.ask_at(server.control());
+        watch.ask(&server);
     }
     let (is_file, look) = (log.is_file(), log.waker());
     // Where there is a file, it is read anew, as those who edit files expect.
@@ -99,12 +83,10 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
         // Its handler has said so already. The one in front holds no old file either.
         Meaning::Reopen if is_file => {
             look();
-            #[cfg(control)]
             if let Some(front) = &front {
                 front.passes_on(signal.meaning);
             }
         }
-        #[cfg(control)]
         meaning if front.as_ref().is_some_and(|front| front.passes_on(meaning)) => {}
         Meaning::End => {
             log::info!(signal = signal.name; "draining");
@@ -114,7 +96,6 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
             log::warn!(signal = signal.name; "ending at once");
             handle.stop();
         }
-        #[cfg(control)]
         Meaning::Restart => restart(signal.name),
         _ => log::info!(signal = signal.name; "ignored: it means nothing to a server"),
     })?;
@@ -139,7 +120,6 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
         log::error!(service = services.join(",").as_str(); "not all that was received could be passed on");
     }
     log.summary(&summary);
-    #[cfg(control)]
     if let Some(watch) = &watch {
         watch.stay();
     }

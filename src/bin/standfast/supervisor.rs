@@ -4,11 +4,6 @@
 //! Without a manager (no `NOTIFY_SOCKET`) nothing happens. One that does not hear costs a line in the log and a bounded
 //! wait, never the server.
 
-#![cfg_attr(
-    not(control),
-    expect(dead_code, reason = "without a takeover nothing is handed over")
-)]
-
 use std::env;
 use std::ffi::OsStr;
 use std::fmt;

@@ -16,7 +16,8 @@ use standfast::process::threads;
 use standfast::{Config, Effective, Error, Server};
 
 use crate::Failure;
-use crate::args::{ControlPath, ProcessArgs};
+use crate::args::ProcessArgs;
+use crate::args::control::ControlPath;
 use crate::settings::Settings;
 use crate::successor::SUCCESSOR;
 use crate::{parent, successor};

@@ -19,11 +19,13 @@ use std::time::Duration;
 
 use rustix::event::PollFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use standfast::Server;
 use standfast::control::Client;
 use standfast::process::{children, threads};
 
 use crate::Failure;
-use crate::args::{ControlPath, ProcessArgs};
+use crate::args::ProcessArgs;
+use crate::args::control::ControlPath;
 use crate::signals::Meaning;
 use crate::supervisor::wait;
 use crate::takeover;
@@ -79,9 +81,9 @@ impl Watch {
         })))
     }
 
-    /// The server is asked there.
-    pub(crate) fn ask_at(&self, control: Option<&Path>) {
-        if let Some(control) = control {
+    /// It is asked at its control socket.
+    pub(crate) fn ask(&self, server: &Server) {
+        if let Some(control) = server.control() {
             // Once: a process has one server.
             let _ = self.control.set(control.to_owned());
         }

@@ -10,9 +10,9 @@ use standfast::AcceptRate;
 #[cfg(metrics)]
 use standfast::Address;
 
-use crate::args::guard::rate_or_off;
 #[cfg(control)]
-use crate::args::{ControlPath, control_path};
+use crate::args::control::{ControlPath, control_path};
+use crate::args::guard::rate_or_off;
 use crate::args::{LogFormat, count};
 use crate::units::{Setting, duration_or_off, size};
 

@@ -114,10 +114,6 @@ impl Course {
     }
 
     /// The server was found to be another process.
-    #[cfg_attr(
-        not(any(control, test)),
-        expect(dead_code, reason = "no server can be asked")
-    )]
     pub(super) fn restarted(&mut self, now: u64, start: u64, what: String) {
         if now > start {
             let at = seconds(now - start);
