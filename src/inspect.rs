@@ -197,7 +197,7 @@ pub struct Status {
     /// Where its metrics are.
     #[cfg_attr(control, serde(default))]
     pub metrics: Vec<Endpoint>,
-    /// The connections that ended last in this process, the last first; at most 100.
+    /// The connections that ended last, over takeovers, the last first; at most 100.
     #[cfg_attr(control, serde(default))]
     pub ended: Vec<EndedInfo>,
     /// The counters of the last minutes, the oldest first. Taken only where the server has a metrics address.

@@ -491,7 +491,7 @@ impl Desk {
             places,
         };
         shared.set_partner(Some(pid));
-        match give::give(line, &self.handle, pid, fates, &paths) {
+        match give::give(line, &self.handle, pid, fates, hello.past, &paths) {
             Ok((takeover, baton)) => {
                 files().for_each(SocketFile::give);
                 self.close();

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::address::endpoint::{Endpoint, Peer};
-use crate::inspect::EndedInfo;
+use crate::inspect::{EndedInfo, ListenerInfo};
 use crate::liveness::close::{Ending, Errno, Note, Obituary};
 use crate::time::deadline::Moment;
 
@@ -18,7 +18,8 @@ struct Entry {
     at: Moment,
     id: u64,
     peer: Peer,
-    listener: Endpoint,
+    /// Its number.
+    listener: u16,
     upstream: Option<Endpoint>,
     ending: Ending,
     note: Option<Note>,
@@ -32,8 +33,9 @@ struct Entry {
 pub(crate) struct Ended(Mutex<VecDeque<Entry>>);
 
 impl Ended {
-    /// But for probes: those of a health check would leave no room for clients.
-    pub(crate) fn note(&self, obituary: &Obituary<'_>, at: Moment) {
+    /// But for probes: those of a health check would leave no room for clients. Every end pays for this, asked for or not: so
+    /// nothing is copied that needs memory.
+    pub(crate) fn note(&self, obituary: Obituary<'_>, listener: u16, at: Moment) {
         if obituary.note == Some(Note::Probe) {
             return;
         }
@@ -45,8 +47,8 @@ impl Ended {
             at,
             id: obituary.id,
             peer: obituary.peer,
-            listener: obituary.listener.clone(),
-            upstream: obituary.upstream.clone(),
+            listener,
+            upstream: obituary.upstream,
             ending: *obituary.ending,
             note: obituary.note,
             age: obituary.age,
@@ -56,14 +58,18 @@ impl Ended {
     }
 
     /// All of them, with the time each ended at.
-    pub(crate) fn show(&self, now: Moment) -> Vec<EndedInfo> {
+    pub(crate) fn show(&self, listeners: &[ListenerInfo], now: Moment) -> Vec<EndedInfo> {
         let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.iter().map(|entry| entry.show(now)).collect()
+        let shown = entries.iter().filter_map(|entry| {
+            let listener = listeners.get(usize::from(entry.listener))?;
+            Some(entry.show(&listener.address, now))
+        });
+        shown.collect()
     }
 }
 
 impl Entry {
-    fn show(&self, now: Moment) -> EndedInfo {
+    fn show(&self, listener: &Endpoint, now: Moment) -> EndedInfo {
         let said =
             |what: fn(Note) -> Option<&'static str>| self.note.and_then(what).map(str::to_owned);
         let info = self.ending.info;
@@ -71,7 +77,7 @@ impl Entry {
             id: self.id,
             ago: now.since(self.at),
             peer: self.peer,
-            listener: self.listener.clone(),
+            listener: listener.clone(),
             upstream: self.upstream.clone(),
             reason: Some(self.ending.reason),
             limit: said(Note::limit),

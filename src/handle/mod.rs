@@ -4,7 +4,7 @@ pub(crate) mod beside;
 pub(crate) mod ended;
 pub(crate) mod lifecycle;
 pub(crate) mod listing;
-mod shown;
+pub(crate) mod shown;
 #[cfg_attr(not(control), path = "no_takeover.rs")]
 pub(crate) mod takeover;
 pub(crate) mod turning;

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::Shared;
+use crate::inspect::EndedInfo;
 use crate::io::stats::Summary;
+use crate::time::deadline::Moment;
 
 #[derive(Default)]
 pub(crate) struct Part;
@@ -14,6 +16,10 @@ impl Part {
     }
 
     pub(super) fn go_on(&self, _: usize, _: &mut Summary) {}
+
+    pub(super) fn ended_before(&self, _: Moment) -> std::iter::Empty<EndedInfo> {
+        std::iter::empty()
+    }
 }
 
 /// Nobody calls.

@@ -2,12 +2,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Shared;
+use super::shown::Past;
+use crate::inspect::EndedInfo;
 use crate::io::chronicle::Told;
 use crate::io::stats::{Counts, Summary};
+use crate::time::deadline::Moment;
 use crate::wire::baton::{Baton, Event, Outcome};
 
 /// A server's part in takeovers.
@@ -19,21 +22,41 @@ pub(crate) struct Part {
     was_given: AtomicBool,
     /// What all connections of each service have in common, for a process that takes over.
     pub(crate) common: OnceLock<Vec<Common>>,
-    /// What predecessors counted, by listener, and for how long.
-    before: OnceLock<(Vec<Counts>, Duration)>,
+    before: OnceLock<Before>,
+}
+
+/// What predecessors counted and noted.
+struct Before {
+    /// By listener.
+    counts: Vec<Counts>,
+    counted_for: Duration,
+    /// The connections that ended last there, and when.
+    ended: Vec<(Moment, EndedInfo)>,
 }
 
 impl Part {
     /// For how long predecessors counted.
     pub(super) fn counted_for(&self) -> Duration {
-        self.before.get().map_or(Duration::ZERO, |before| before.1)
+        let before = self.before.get();
+        before.map_or(Duration::ZERO, |before| before.counted_for)
     }
 
     /// Adds what predecessors counted for a listener.
     pub(super) fn go_on(&self, listener: usize, sum: &mut Summary) {
-        if let Some(before) = self.before.get().and_then(|before| before.0.get(listener)) {
-            sum.go_on(before);
+        let before = self.before.get();
+        if let Some(counts) = before.and_then(|before| before.counts.get(listener)) {
+            sum.go_on(counts);
         }
+    }
+
+    /// The connections that ended last in predecessors.
+    pub(super) fn ended_before(&self, now: Moment) -> impl Iterator<Item = EndedInfo> {
+        let before = self.before.get().into_iter();
+        let ended = before.flat_map(|before| &before.ended);
+        ended.map(move |(at, one)| EndedInfo {
+            ago: now.since(*at),
+            ..one.clone()
+        })
     }
 }
 
@@ -80,15 +103,16 @@ impl Shared {
         listeners.map(|at| self.counted(at).counts()).collect()
     }
 
-    /// Counting goes on where a predecessor ended: `counts` are those of its listeners, which are here the `ours`th.
+    /// Counting and showing go on where a predecessor ended: `counts` are those of its listeners, which are here the `ours`th.
     pub(crate) fn go_on_counting(
         &self,
-        counts: Vec<Counts>,
+        (counts, counted_for, told): (Vec<Counts>, Duration, Told),
         ours: &[u16],
-        counted_for: Duration,
-        told: Told,
+        past: Vec<Past>,
     ) {
         self.chronicle.go_on(told);
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = self.go_on_showing(past, &mut samples);
         let mut before = vec![Counts::default(); self.listeners.len()];
         for (counts, &at) in counts.into_iter().zip(ours) {
             if let Some(before) = before.get_mut(usize::from(at)) {
@@ -96,7 +120,11 @@ impl Shared {
             }
         }
         // Once, at the takeover this process begins with.
-        let _ = self.takeover.before.set((before, counted_for));
+        let _ = self.takeover.before.set(Before {
+            counts: before,
+            counted_for,
+            ended,
+        });
     }
 
     /// Has the server beside this one accept nobody, or go on: once this returns, whoever comes waits in the backlog, which

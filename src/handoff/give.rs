@@ -1,5 +1,6 @@
 //! The old process's side: the conversation, from the comparison to `running`.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -52,7 +53,7 @@ pub(crate) struct Paths<'a> {
 
 /// Gives this server to the process `pid` at the other end of `line`: from the pre-copy to `running`.
 ///
-/// Answers the line, too: the new process hears by its end that this one has ended.
+/// `past`: it goes on with what is shown here. Answers the line, too: the new process hears by its end that this one has ended.
 ///
 /// # Errors
 /// In words, why it was not given; the server goes on as if nothing had happened.
@@ -61,6 +62,7 @@ pub(crate) fn give(
     handle: &Handle,
     pid: u32,
     fates: Vec<Fate>,
+    past: bool,
     paths: &Paths<'_>,
 ) -> Result<(Takeover, Arc<Baton>), String> {
     line.widen();
@@ -69,6 +71,7 @@ pub(crate) fn give(
         baton: Arc::new(Baton::new(line, fates, handle.shared.workers.len())),
         handle,
         told,
+        past,
     };
     let workers = &handle.shared.workers;
     let share = || Mail::Takeover(Call::Give(Arc::clone(&conversation.baton), events.clone()));
@@ -112,6 +115,8 @@ struct Conversation<'a> {
     handle: &'a Handle,
     /// What the workers say.
     told: Receiver<Event>,
+    /// What is shown goes along.
+    past: bool,
 }
 
 impl Conversation<'_> {
@@ -132,11 +137,17 @@ impl Conversation<'_> {
     ) -> Result<(Sum, Duration), String> {
         let mut earliest = now();
         let mut freezes = 0;
+        let mut past = HashSet::new();
+        if self.past {
+            let shown = Message::Past(self.handle.shared.past(&mut past));
+            let sent = self.baton.pass(&shown, &[], Some(now() + STILL));
+            sent.map_err(|error| lost(&error))?;
+        }
         loop {
             freezes += 1;
             self.pre_copy(ahead, earliest)?;
             let began = now();
-            let why = match self.freeze(ahead, paths) {
+            let why = match self.freeze(ahead, &mut past, paths) {
                 Ok(given) => return Ok(given),
                 Err(Failure::Late(why)) if freezes == FREEZES => {
                     return Err(format!("in {freezes} freezes {why}"));
@@ -258,7 +269,12 @@ impl Conversation<'_> {
 
     /// Stops the workers, has them send the rest, and commits; whatever goes wrong before that, they thaw. Answers what
     /// was given, and how long nobody served.
-    fn freeze(&self, ahead: &Ahead<'_>, paths: &Paths<'_>) -> Result<(Sum, Duration), Failure> {
+    fn freeze(
+        &self,
+        ahead: &Ahead<'_>,
+        past: &mut HashSet<u64>,
+        paths: &Paths<'_>,
+    ) -> Result<(Sum, Duration), Failure> {
         let frozen_at = shared_clock();
         let until = now() + FREEZE;
         let outcomes = self.tell_to_stop(until);
@@ -266,7 +282,7 @@ impl Conversation<'_> {
         let stopped = self.stopped(&mut serving, until);
         let given = stopped.and_then(|sum| {
             ahead.send_rest(&self.baton, until)?;
-            self.send_counts(until)?;
+            self.send_counts(past, until)?;
             self.commit(&sum, frozen_at, until, paths)?;
             self.owned()?;
             self.handle.shared.given();
@@ -374,9 +390,13 @@ impl Conversation<'_> {
         }
     }
 
-    /// Sends what was counted: nobody counts any more.
-    fn send_counts(&self, until: Instant) -> Result<(), Failure> {
+    /// Sends what was counted, and who has ended but for those of the `past` that is there: nobody counts any more.
+    fn send_counts(&self, past: &mut HashSet<u64>, until: Instant) -> Result<(), Failure> {
         let shared = &self.handle.shared;
+        if let Some(shown) = shared.past_rest(past).filter(|_| self.past) {
+            let shown = Message::Past(shown);
+            self.baton.pass(&shown, &[], Some(until))?;
+        }
         let counts = Message::Counts {
             listeners: shared.counts(),
             counted_for: u64::try_from(shared.counted_for().as_micros()).unwrap_or(u64::MAX),

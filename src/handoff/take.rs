@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::address::endpoint::Endpoint;
+use crate::handle::shown::Past;
 use crate::inspect::{Role, Takeover};
 use crate::io::chronicle::Told;
 use crate::io::stats::Counts;
@@ -85,6 +86,8 @@ pub(crate) struct Taken {
     pub(crate) counts: (Vec<Counts>, Duration, Told),
     /// Our number of each of those.
     pub(crate) listener_of: Vec<u16>,
+    /// What the old process showed of the time before.
+    pub(crate) past: Vec<Past>,
     /// Since when nobody serves, by the clock that both processes share.
     frozen_at: u64,
 }
@@ -115,6 +118,7 @@ pub(crate) fn hello(
         listeners,
         services,
         reload,
+        past: true,
     }
 }
 
@@ -179,6 +183,7 @@ impl Giver {
         let mut taking = Taking::new(workers, &self.listener_of);
         let mut bytes = Vec::new();
         let mut counts = (Vec::new(), Duration::ZERO, Told::default());
+        let mut past = Vec::new();
         // The number of the last connection, once everything is here.
         let mut prepared = None;
         loop {
@@ -216,6 +221,10 @@ impl Giver {
                     counts = (listeners, Duration::from_micros(counted_for), told);
                     Ok(())
                 }
+                Message::Past(bytes) => {
+                    past.push((began, Past::decode(&bytes)));
+                    Ok(())
+                }
                 Message::Gone(ids) => ids.into_iter().try_for_each(|id| taking.forget(id)),
                 Message::Final {
                     connections,
@@ -250,7 +259,9 @@ impl Giver {
                     may_fail("owned");
                     // From here on they are ours. A predecessor that hears nothing any more has ended.
                     let _ = self.say(&Message::Owned);
+                    let past = past.into_iter();
                     return Ok(Taken {
+                        past: past.map(|(at, one)| one.after(now() - at)).collect(),
                         connections: taking.own(),
                         counts,
                         listener_of: self.listener_of,

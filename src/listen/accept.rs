@@ -84,6 +84,7 @@ impl Reserve {
 /// One listener.
 #[derive(Debug)]
 struct Entrance {
+    number: u16,
     socket: OwnedFd,
     address: Endpoint,
     /// The path of a Unix socket, as long as the door is open.
@@ -184,7 +185,7 @@ impl Entrance {
         };
         obituary.log(shared.level());
         // Worker 0 accepts.
-        shared.workers[0].ended.note(&obituary, now);
+        shared.workers[0].ended.note(obituary, self.number, now);
     }
 
     fn deregister(&self, registry: &Registry) {
@@ -220,6 +221,7 @@ impl Acceptor {
         registry.register(source, token, Interest::READABLE)?;
         let pace = listener.settings.accept_rate.map(Pace::of);
         self.doors.push(Entrance {
+            number: u16::try_from(self.doors.len()).unwrap_or(u16::MAX),
             socket: listener.socket,
             address: listener.address,
             file: listener.file,
@@ -410,8 +412,7 @@ impl Acceptor {
             // Gone already, or a system without the option: detection lacks, the connection lives.
             log::debug!(id, option = refused.option.as_str(), error:% = refused.source; "option refused");
         }
-        let listener = u16::try_from(at).unwrap_or(u16::MAX);
-        let mut io = Io::new(socket, id, peer, listener, now);
+        let mut io = Io::new(socket, id, peer, door.number, now);
         if let Some(waits) = waits {
             io.wait_at(waits, now);
         }

@@ -176,7 +176,7 @@ function endings() {
     return wanted.every((word) => text.includes(word));
   });
   show("ended", rows, () => {
-    if (!ended.size) return none("None has ended in this process.");
+    if (!ended.size) return none("None has ended yet.");
     if (!rows.length) return none("None of these " + ended.size + " has that.");
     return table("connections that ended last", [
       ["ended", "", (end) => clock(end.at)],
@@ -210,8 +210,6 @@ function remember(status, now) {
   changes = changes.filter((at) => at > now - SPAN);
   const known = ended;
   ended = new Map(status.ended.map((end) => [end.id, known.get(end.id) ?? { ...end, at: now - end.ago * 1000 }]));
-  // Those that a process before this one told of.
-  for (const [id, end] of known) if (ended.size < 100) ended.set(id, ended.get(id) ?? end);
   last = status;
 }
 

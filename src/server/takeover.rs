@@ -261,8 +261,11 @@ impl Server {
             path: path.clone(),
             source,
         })?;
-        let (counts, counted_for, told) = std::mem::take(&mut taken.counts);
-        shared.go_on_counting(counts, &taken.listener_of, counted_for, told);
+        let (counts, past) = (
+            std::mem::take(&mut taken.counts),
+            std::mem::take(&mut taken.past),
+        );
+        shared.go_on_counting(counts, &taken.listener_of, past);
         shared.continue_from(taken.last_id);
         shared.set_partner(Some(taken.pid));
         if let Some(worker) = self.workers.first() {

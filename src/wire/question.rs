@@ -50,6 +50,9 @@ pub(crate) struct Hello {
     /// What is not among those, or is another service there, is given up.
     #[serde(default)]
     pub(crate) reload: bool,
+    /// It goes on with [what was shown](crate::wire::record::Message::Past).
+    #[serde(default)]
+    pub(crate) past: bool,
 }
 
 /// What it answers.

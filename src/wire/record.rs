@@ -89,6 +89,8 @@ pub(crate) enum Message {
     /// The freeze came too late, and the old process serves again: what came of the rest in common and of the counts is
     /// forgotten, and comes anew. The new process answers the same.
     Thaw,
+    /// What is shown of the time before, or what is new of that; JSON, and sent to who asked for it.
+    Past(#[serde(with = "serde_bytes")] Vec<u8>),
 }
 
 /// A listener.
@@ -404,6 +406,7 @@ mod tests {
                 told: Told::default(),
             },
             Message::Thaw,
+            Message::Past(vec![1, 2, 3]),
         ]
     }
 

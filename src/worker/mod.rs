@@ -480,7 +480,7 @@ impl Worker {
         obituary.log(self.shared.level());
         self.shared.workers[self.index]
             .ended
-            .note(&obituary, self.now);
+            .note(obituary, io.listener, self.now);
         // The service's state goes along, and its destructor may panic as anything else.
         let closed = catch_unwind(AssertUnwindSafe(|| connection.close(ending)));
         if let Ok(Err(error)) = closed {

@@ -1,16 +1,18 @@
 //! Over takeovers: the address goes along, no scrape is refused, and the counters go on.
 
 use std::io::{ErrorKind, Write};
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::{Answer, get, metrics, serve, value};
 use crate::support::home::{Home, number};
-use crate::support::{Orphan, Server, assert_echoes, connect, restarted};
+use crate::support::{Orphan, Server, assert_echoes, connect, restarted, until};
 
 #[test]
 fn scrapes_are_answered_all_along_and_counters_never_fall() {
@@ -74,6 +76,59 @@ fn scrapes_are_answered_all_along_and_counters_never_fall() {
     assert_eq!(of(&closed), 1.0);
     let status = home.json(&["status"]);
     assert_eq!(status["takeovers"]["recent"].as_array().unwrap().len(), 4);
+}
+
+/// What `/status.json` has.
+fn status(at: SocketAddr) -> Value {
+    serde_json::from_str(&get(at, "/status.json").body).unwrap()
+}
+
+#[test]
+fn what_the_page_shows_of_the_last_minutes_goes_on_over_takeovers_and_is_bounded() {
+    let home = Home::new();
+    let (mut server, at) = serve(&home, &[]);
+    let mut pid = number(&status(at)["pid"]);
+    let mut first = server.connect();
+    assert_echoes(&mut first, b"hello");
+    drop(first);
+    let id: u64 = server.closed().get("id").parse().unwrap();
+    assert!(!status(at)["samples"].as_array().unwrap().is_empty());
+    let mut orphans = Vec::new();
+    for generation in 1..=3 {
+        let (code, _, said) = restarted(|| home.standfast(&["restart"]));
+        assert_eq!(code, 0, "{said}");
+        let told = status(at);
+        assert_ne!(number(&told["pid"]), pid);
+        pid = number(&told["pid"]);
+        orphans.push(Orphan::new(u32::try_from(pid).unwrap()));
+        let ended = told["ended"].as_array().unwrap();
+        let mut same = ended.iter().filter(|one| number(&one["id"]) == id);
+        let one = same.next().expect("it is told of");
+        assert!(same.next().is_none(), "told of twice: {told}");
+        assert_eq!(one["reason"], "peer-closed");
+        assert_eq!(number(&one["read"]), 5);
+        let uptime = told["uptime"].as_f64().unwrap();
+        assert!(one["ago"].as_f64().unwrap() > uptime, "{told}");
+        let samples = told["samples"].as_array().unwrap();
+        assert!(samples[0]["ago"].as_f64().unwrap() > uptime, "{told}");
+        // None is of the time when this process did not know yet what had been counted.
+        let accepted: Vec<u64> = samples.iter().map(|one| number(&one["accepted"])).collect();
+        assert!(accepted.is_sorted(), "{told}");
+        for _ in 0..60 {
+            let mut client = connect(server.address());
+            assert_echoes(&mut client, b"x");
+        }
+        until("they have ended", || {
+            number(&status(at)["open"]) == 0
+                && number(&status(at)["accepted"]) == 1 + 60 * generation
+        });
+        if generation == 1 {
+            continue;
+        }
+        // The first one is too long ago by now: at most a hundred are remembered.
+        assert_eq!(status(at)["ended"].as_array().unwrap().len(), 100);
+        break;
+    }
 }
 
 #[test]

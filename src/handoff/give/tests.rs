@@ -83,7 +83,7 @@ fn work(mail: &Receiver<Mail>, fails: Option<&str>) -> Vec<Outcome> {
 /// What a new process answers that has nothing against it.
 fn good(said: &Message) -> Vec<Message> {
     match said {
-        Message::Listeners(_) | Message::Counts { .. } => {
+        Message::Listeners(_) | Message::Counts { .. } | Message::Past(_) => {
             vec![Message::Taken { work: 0, micros: 0 }]
         }
         Message::Final { .. } => vec![Message::Prepared],
@@ -133,7 +133,7 @@ fn gives(
             descriptors: Vec::new(),
             places: Vec::new(),
         };
-        let given = give(old, &handle, 7, Vec::new(), &paths).map(|(takeover, _)| takeover);
+        let given = give(old, &handle, 7, Vec::new(), true, &paths).map(|(takeover, _)| takeover);
         Gone {
             given,
             is_given: handle.shared.was_given(),
@@ -257,6 +257,7 @@ fn a_new_process_that_differs_is_refused_with_what_differs() {
         ],
         services: vec![0, 1],
         reload: false,
+        past: true,
     };
     handle.shared.workers[0].open.store(1, Ordering::SeqCst);
     assert_eq!(compare(&hello(), &handle, "here"), Ok(vec![Fate::Goes]));
