@@ -132,7 +132,7 @@ pub use server::Server;
 pub use service::RoundStage;
 pub use service::{AnyService, Context, Exported, Far, Patience, Ready, Service};
 
-/// The process that a server is in: what it was started with, its limits, its threads and its children.
+/// The process that a server is in: what it was started with, its limits, its threads and its children, and waiting in it.
 pub mod process {
     #[cfg(all(target_os = "linux", not(standfast_portable)))]
     pub use crate::os::children;
@@ -141,6 +141,7 @@ pub mod process {
     pub use crate::os::identity::{Identity, ResourceLimit};
     pub use crate::os::inherited;
     pub use crate::os::threads;
+    pub use crate::time::allowance::Allowance;
 }
 
 /// The README's examples compile and run, too.

@@ -3,18 +3,21 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::num::NonZeroUsize;
+use std::process::Stdio;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use standfast::{Config, Context, Listen, Service};
 
 use crate::support::clients::{Stream, connect_with_window, until_acknowledged};
-use crate::support::connecting::{Connecting, Peer, assert_gets};
+use crate::support::connecting::{Connecting, Peer, assert_gets, connect_command};
 use crate::support::loading::Loading;
-use crate::support::{GUARD, Server, assert_echoes, connect, facts, now, pass, until};
+use crate::support::{
+    GUARD, Server, assert_echoes, connect, facts, now, pass, read_to_fin, standfast, until,
+};
 
 /// The deadlines here, and a time in which all of them pass.
 const DEADLINE: &str = "2s";
@@ -230,6 +233,100 @@ fn a_load_that_stood_still_gives_up_nobody_whose_echo_has_come() {
     let figures: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(figures["lost"], 0, "{json}");
     assert_eq!(figures["reconnects"], 0, "{json}");
+}
+
+/// Told to end by SIGTERM it has 2 s for what waits; it has heard that, and stands still for longer. `begin` starts one
+/// for which something waits.
+fn told_to_end_and_stopped<T>(begin: impl Fn() -> (Connecting, T)) -> (Connecting, T) {
+    loop {
+        let (connecting, other) = begin();
+        let began = now();
+        connecting.signal(Signal::TERM);
+        connecting.until_idle();
+        connecting.suspend();
+        // Else the machine was busy, and its time may have been over before it was stopped.
+        if began.elapsed() < Duration::from_secs(1) {
+            pass(STANDSTILL);
+            return (connecting, other);
+        }
+        connecting.resume();
+    }
+}
+
+#[test]
+fn a_client_that_was_told_to_end_and_stood_still_sends_what_it_has() {
+    let (mut connecting, mut served) = told_to_end_and_stopped(|| {
+        let (connecting, served) = Connecting::connected(&[]);
+        connecting.types(vec![b'x'; 20 << 20]);
+        connecting.until_stuck();
+        (connecting, served)
+    });
+    let reading = thread::spawn(move || read_to_fin(&mut served).len());
+    connecting.resume();
+    assert_eq!(connecting.ends(), 0, "{:?}", connecting.lines);
+    let got = reading.join().unwrap();
+    assert!(got >= connecting.taken() - 65536, "{got}");
+    assert_eq!(connecting.said(" bytes "), 0, "{:?}", connecting.lines);
+}
+
+#[test]
+fn a_client_that_was_told_to_end_and_stood_still_prints_what_it_has() {
+    const COUNT: usize = 200_000;
+    let (mut connecting, (mut pipe, _served)) = told_to_end_and_stopped(|| {
+        let peer = Peer::start();
+        let (pipe, writer) = std::io::pipe().unwrap();
+        let mut command = connect_command(&peer.address().to_string(), &[]);
+        command.stdin(Stdio::piped()).stdout(writer);
+        let mut connecting = Connecting::launch(command);
+        let mut served = peer.accept();
+        connecting.connects(peer.address());
+        served.write_all(&[b'x'; COUNT]).unwrap();
+        until_acknowledged(&served);
+        connecting.until_idle();
+        (connecting, (pipe, served))
+    });
+    let reading = thread::spawn(move || {
+        let mut printed = Vec::new();
+        pipe.read_to_end(&mut printed).unwrap();
+        printed.len()
+    });
+    connecting.resume();
+    assert_eq!(connecting.ends(), 0, "{:?}", connecting.lines);
+    assert_eq!(reading.join().unwrap(), COUNT);
+}
+
+/// Eight at a time: whether the thread that writes or the one that waits for it goes on first is chance.
+#[test]
+fn last_words_that_wait_for_stderr_outlive_a_standstill() {
+    let speaking = (0..8).map(|_| {
+        let (stderr, mut full) = std::io::pipe().unwrap();
+        let mut command = standfast();
+        command.args(["status", "--control", "/nonexistent/socket"]);
+        // All that the pipe has room for.
+        full.write_all(&[b'x'; 65536]).unwrap();
+        let child = command.stderr(full).spawn().unwrap();
+        (child, stderr)
+    });
+    let speaking: Vec<_> = speaking.collect();
+    for (child, _) in &speaking {
+        let pid = Pid::from_child(child);
+        until("its last words wait", || {
+            let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            let mut tasks = tasks
+                .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+            tasks.any(|name| name.trim_end() == "last-words")
+        });
+        kill_process(pid, Signal::STOP).unwrap();
+    }
+    pass(STANDSTILL);
+    for (mut child, mut stderr) in speaking {
+        stderr.read_exact(&mut [0; 65536]).unwrap();
+        kill_process(Pid::from_child(&child), Signal::CONT).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+        let mut said = String::new();
+        stderr.read_to_string(&mut said).unwrap();
+        assert!(said.starts_with("standfast: "), "{said:?}");
+    }
 }
 
 /// Its silence is real: it is found out after all.

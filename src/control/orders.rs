@@ -3,6 +3,8 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::time::allowance::Allowance;
+
 /// How many there are.
 #[derive(Debug, Default)]
 pub(super) struct Orders {
@@ -28,10 +30,13 @@ impl Orders {
 
     /// Waits until there is none, at most so long.
     pub(super) fn until_none(&self, bound: Duration) {
-        let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self
-            .fewer
-            .wait_timeout_while(count, bound, |count| *count > 0);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        let mut bound = Allowance::new(bound);
+        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        while *count > 0
+            && let Some(piece) = bound.piece()
+        {
+            let waited = self.fewer.wait_timeout(count, piece);
+            count = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 }

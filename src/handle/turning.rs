@@ -4,9 +4,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use super::{Handle, Mail};
-
-/// Pieces that the patience for a worker's answer is waited in.
-const PIECES: u32 = 8;
+use crate::time::allowance::Allowance;
 
 impl Handle {
     /// Whether every worker turns: each is asked, and answers within `patience`. What a watchdog wants to know.
@@ -27,12 +25,10 @@ impl Handle {
 
 /// Whether all workers that were [asked](Handle::ping) have answered within `patience`, or have ended.
 pub(crate) fn have_turned(turning: &Receiver<()>, patience: Duration) -> bool {
-    // In pieces: if the whole process stands still that costs one, and the workers have the rest to answer in.
-    let mut left = PIECES;
-    while left > 0 {
-        match turning.recv_timeout(patience / PIECES) {
-            Ok(()) => {}
-            Err(RecvTimeoutError::Timeout) => left -= 1,
+    let mut patience = Allowance::new(patience);
+    while let Some(piece) = patience.piece() {
+        match turning.recv_timeout(piece) {
+            Ok(()) | Err(RecvTimeoutError::Timeout) => {}
             // All have answered, or have ended: in a drain one may be done before the others.
             Err(RecvTimeoutError::Disconnected) => return true,
         }

@@ -1,4 +1,5 @@
-//! Instants, read or invented, and who is due when.
+//! Instants, read or invented, and who is due when, and how long to wait.
 
+pub(crate) mod allowance;
 pub(crate) mod deadline;
 pub(crate) mod horizon;

@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 
 use crate::os::socket_file;
 use crate::os::sys;
+use crate::time::allowance::Allowance;
 use crate::wire::record::{DESCRIPTORS, LONGEST, Message};
 
 /// Bytes that may be under way in a takeover.
@@ -297,16 +298,16 @@ impl Line {
     }
 
     fn wait(&self, what: PollFlags, until: Instant) -> io::Result<()> {
-        let left = until.saturating_duration_since(now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
+        let mut left = Allowance::new(until.saturating_duration_since(now()));
+        while let Some(piece) = left.piece() {
+            let piece = Timespec::try_from(piece).map_err(|_| io::ErrorKind::InvalidInput)?;
+            match poll(&mut [PollFd::new(&self.socket, what)], Some(&piece)) {
+                Ok(0) => {}
+                Ok(_) | Err(Errno::INTR) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
         }
-        let timeout = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
-        match poll(&mut [PollFd::new(&self.socket, what)], Some(&timeout)) {
-            Ok(0) => Err(io::ErrorKind::TimedOut.into()),
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        Err(io::ErrorKind::TimedOut.into())
     }
 }
 

@@ -70,9 +70,12 @@ fn unsent_bytes_are_sent_to_a_server_that_takes_them() {
     connecting.types(typed.clone());
     // So much that some of it waits, and the signal comes while it does.
     connecting.until_idle();
+    // The server begins to take them while it is told.
+    connecting.suspend();
     connecting.signal(Signal::TERM);
-    let got = read_to_fin(&mut server);
-    drop(server);
+    let reading = std::thread::spawn(move || read_to_fin(&mut server));
+    connecting.resume();
+    let got = reading.join().unwrap();
     assert_eq!(connecting.ends(), 0, "{:?}", connecting.lines);
     assert!(!got.is_empty() && typed.starts_with(&got));
     // All that it had read is there: the rest is in the pipe, was never typed, or was read as the signal came.

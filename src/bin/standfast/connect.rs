@@ -27,7 +27,7 @@ use crate::connect::input::Input;
 use crate::connect::lines::counted;
 use crate::connect::outgoing::Outgoing;
 use crate::connect::output::Output;
-use crate::connect::session::{PATIENCE, Session, Settings};
+use crate::connect::session::{Session, Settings};
 use crate::signals::Meaning;
 use crate::units::shown_or;
 use crate::{logger, signals, stdout};
@@ -80,8 +80,8 @@ pub(crate) fn run(args: &ConnectArgs) -> Result<ExitCode, Failure> {
 
     let mut session = client.run()?;
     session.say_dropped();
-    let (code, by) = session.outcome();
-    let left = output.finish(by, PATIENCE);
+    let (code, patience) = session.outcome();
+    let left = output.finish(patience);
     drop(log);
     let code = match left {
         Ok(0) => code,

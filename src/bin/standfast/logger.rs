@@ -23,7 +23,7 @@ use log::{Level, LevelFilter, Record};
 use rustix::event::PollFlags;
 use signal_hook::consts::SIGUSR1;
 use standfast::memory::{Memory, WaitingKind};
-use standfast::process::threads;
+use standfast::process::{Allowance, threads};
 use standfast::{AcceptRate, CloseReason, Summary};
 
 use crate::Failure;
@@ -142,9 +142,13 @@ fn say_at_once(line: &str) {
 }
 
 fn await_stderr(is_done: &Receiver<()>) {
-    if is_done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-        STUCK.store(true, Ordering::Relaxed);
+    let mut patience = Allowance::new(PATIENCE);
+    while let Some(piece) = patience.piece() {
+        if is_done.recv_timeout(piece) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
     }
+    STUCK.store(true, Ordering::Relaxed);
 }
 
 /// Lines that wait count in `memory` from here on.

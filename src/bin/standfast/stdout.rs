@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
-use standfast::process::threads;
+use standfast::process::{Allowance, threads};
 
 use crate::Failure;
 
@@ -130,9 +130,14 @@ impl Greeting {
 
     /// Waits while the words are under way, for at most `bound`.
     fn wait(&self, bound: Duration) {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let under_way = |state: &mut State| *state == State::UnderWay;
-        drop(self.changed.wait_timeout_while(state, bound, under_way));
+        let mut bound = Allowance::new(bound);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while *state == State::UnderWay
+            && let Some(piece) = bound.piece()
+        {
+            let waited = self.changed.wait_timeout(state, piece);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 }
 

@@ -19,12 +19,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::retry_on_intr;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr,
 };
 use sd_notify::NotifyState;
-use standfast::process::threads;
+use standfast::process::{Allowance, threads};
 
 /// How long the manager may take to hear. It is deaf for seconds while it reads all of its units anew.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -223,9 +223,16 @@ impl Speaker {
 
 /// Waits until the file has what is `wanted`, or its other end is closed. Answers whether that was in time.
 pub(crate) fn wait(file: &impl AsFd, wanted: PollFlags, bound: Duration) -> io::Result<bool> {
-    let bound = Timespec::try_from(bound).map_err(io::Error::other)?;
-    let mut polled = [PollFd::new(file, wanted)];
-    Ok(retry_on_intr(|| poll(&mut polled, Some(&bound)))? > 0)
+    let mut bound = Allowance::new(bound);
+    while let Some(piece) = bound.piece() {
+        let piece = Timespec::try_from(piece).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(file, wanted)], Some(&piece)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(false)
 }
 
 /// A path, or `@NAME` in the abstract namespace, which the crate `sd-notify` takes for a path.

@@ -4,12 +4,11 @@
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, write};
 use standfast::client::Wake;
-use standfast::process::threads;
+use standfast::process::{Allowance, threads};
 
 use crate::{Failure, stdout};
 
@@ -133,13 +132,12 @@ impl Output {
         self.changed.notify_all();
     }
 
-    /// Waits until all that was put here is written; when that is to be soon, until `by`, or for `patience` from then
-    /// on. Answers how many bytes are left.
+    /// Waits until all that was put here is written; when that is to be soon, no longer than `patience`. Answers how many
+    /// bytes are left.
     ///
     /// # Errors
     /// What the system said of stdout.
-    pub(crate) fn finish(&self, by: Option<Instant>, patience: Duration) -> io::Result<usize> {
-        let mut until = by;
+    pub(crate) fn finish(&self, mut patience: Allowance) -> io::Result<usize> {
         let mut state = self.lock();
         state.complete = true;
         self.changed.notify_all();
@@ -154,18 +152,10 @@ impl Output {
                 state = self.wait(state);
                 continue;
             }
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "the loop, which has the clock, has ended"
-            )]
-            let now = Instant::now();
-            let left = until
-                .get_or_insert(now + patience)
-                .saturating_duration_since(now);
-            if left.is_zero() {
+            let Some(piece) = patience.piece() else {
                 return Ok(state.len());
-            }
-            let woken = self.changed.wait_timeout(state, left);
+            };
+            let woken = self.changed.wait_timeout(state, piece);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use standfast::CloseReason;
 use standfast::client::{Caller, End, Link, LinkId, Links, Next};
 use standfast::dial::DialError;
+use standfast::process::Allowance;
 
 use crate::args::{OnReadTimeout, Reconnect};
 use crate::connect::heartbeat::Heartbeat;
@@ -23,7 +24,7 @@ use crate::logger::say;
 use crate::stdout;
 
 /// How long the end may take after the first signal.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The exit codes beyond 0, 1 and 2.
 const GAVE_UP: u8 = 3;
@@ -67,8 +68,8 @@ pub(crate) struct Session {
     given_at: Option<Instant>,
     /// When to leave after the end of stdin.
     quit_at: Option<Instant>,
-    /// When the end has to come after the first signal.
-    stop_by: Option<Instant>,
+    /// How long the end may take, which begins with the first signal.
+    patience: Allowance,
     /// stdin could not be read to its end.
     stdin_failed: bool,
     /// What was dropped when that was last said.
@@ -89,17 +90,17 @@ impl Session {
             given: 0,
             given_at: None,
             quit_at: None,
-            stop_by: None,
+            patience: Allowance::new(PATIENCE),
             stdin_failed: false,
             said: Dropped::default(),
             outcome: None,
         }
     }
 
-    /// The exit code, and when the end has to come if a signal asked for it.
-    pub(crate) fn outcome(&self) -> (u8, Option<Instant>) {
+    /// The exit code, and how long the end may still take if a signal asked for it.
+    pub(crate) fn outcome(&self) -> (u8, Allowance) {
         let code = self.outcome.unwrap_or(1);
-        (code.max(u8::from(self.stdin_failed)), self.stop_by)
+        (code.max(u8::from(self.stdin_failed)), self.patience)
     }
 
     /// What was dropped since that was last said.
@@ -268,12 +269,15 @@ impl Session {
 
     /// A signal came while connected: what was read is sent, and then we leave.
     fn stop(&mut self, link: &mut Link<'_>, unsent: u64) -> Option<Instant> {
-        let stop_by = *self.stop_by.get_or_insert_with(|| link.now() + PATIENCE);
+        let piece = self.patience.piece_at(link.now());
         let up = self.up.as_mut()?;
         let in_doubt = up.in_doubt(link.unacknowledged());
-        if link.known() >= stop_by {
+        let Some(piece) = piece else {
             self.fail_undelivered(unsent + in_doubt);
-        } else if unsent == 0 && !up.leaving {
+            return None;
+        };
+        let look_at = link.now() + piece;
+        if unsent == 0 && !up.leaving {
             if in_doubt > 0 {
                 up.leaving = true;
                 link.leave();
@@ -283,13 +287,13 @@ impl Session {
                     .get_or_insert_with(|| up.received + link.unread())
             {
                 // What has come is first: with the next turn, or when stdout has room. What comes later is not.
-                return Some(if up.is_paused { stop_by } else { link.now() });
+                return Some(if up.is_paused { look_at } else { link.now() });
             } else {
                 link.half_close();
                 self.outcome = Some(0);
             }
         }
-        Some(stop_by)
+        Some(look_at)
     }
 
     /// What is to be done while not connected, and when again.
