@@ -20,6 +20,8 @@ use crate::memory::{self, Memory};
 use crate::os::descriptors::descriptors_for_connections;
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 use crate::os::identity::Identity;
+#[cfg(control)]
+use crate::os::kept::Kept;
 use crate::parse::ParseError;
 use crate::service::AnyService;
 
@@ -51,6 +53,9 @@ pub struct Config {
     /// How it is asked from other processes, and replaced by the next one. Default `None`: not at all.
     #[cfg(control)]
     pub control: Option<ControlSocket>,
+    /// The process that stays when this one ends, and starts the next one. Default `None`: there is none.
+    #[cfg(control)]
+    pub keeper: Option<Keeper>,
     /// Whom this process is to run as, once it has its listeners and before it has a control socket: all threads of it,
     /// for good. A successor that is started as that user need not be root. Default `None`: as whoever started it.
     #[cfg(all(target_os = "linux", not(standfast_portable)))]
@@ -74,6 +79,8 @@ impl Default for Config {
             memory: None,
             #[cfg(control)]
             control: None,
+            #[cfg(control)]
+            keeper: None,
             #[cfg(all(target_os = "linux", not(standfast_portable)))]
             identity: None,
             #[cfg(metrics)]
@@ -297,6 +304,23 @@ pub struct ControlSocket {
     /// given up, and another service may be at one. The connections of either are drained by that server, as are those of a
     /// listener that comes to share its service with one of another. Default: who is to be replaced has to be contained.
     pub reload: bool,
+}
+
+/// A process that stays: it has copies of the listening sockets, so that clients queue while no server runs, and starts
+/// another server where one has crashed. How `standfast serve --keep` does that is no part of this library; the server tells
+/// what there is to be kept by [`Lifecycle::keep`].
+#[cfg(control)]
+#[derive(Clone, Debug, Default)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "settings, given with `..Keeper::default()`"
+)]
+pub struct Keeper {
+    /// Its number.
+    pub pid: u32,
+    /// What it has of a server that has ended: a new one listens with them where its settings ask for their addresses, and
+    /// closes the others. Who takes over from a running server has them from there.
+    pub kept: Vec<Arc<Kept>>,
 }
 
 /// Whether a server takes over from a running one: its listeners and its live connections. It must listen on all that the

@@ -140,6 +140,9 @@ impl UpstreamInfo {
 pub struct Status {
     /// Its process.
     pub pid: u32,
+    /// The process that stays when this one ends, and starts the next one, if there is one.
+    #[cfg_attr(control, serde(skip_serializing_if = "Option::is_none", default))]
+    pub keeper: Option<u32>,
     /// Its version.
     pub version: String,
     /// Since the process started.

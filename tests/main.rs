@@ -34,6 +34,8 @@ mod guard;
 mod herd;
 /// `serve hub`: a line from one client goes to all others.
 mod hub;
+/// `serve --keep`: the process that stays, and starts another server when one crashes.
+mod keeper;
 /// Connection limits and running out of descriptors.
 mod limits;
 /// `standfast load`: the generator that proves what a restart did to its clients.

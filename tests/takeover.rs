@@ -19,7 +19,7 @@ mod regressions;
 /// Somebody between the two processes, who changes what they say.
 pub(crate) mod relay;
 /// The server starts its own successor.
-mod restart;
+pub(crate) mod restart;
 /// Real supervisors.
 mod supervisors;
 /// Much that waits, and more that comes.

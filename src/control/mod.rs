@@ -26,12 +26,13 @@ use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, SocketType, accept_with, listen};
 
 use crate::address::endpoint::Endpoint;
-pub use crate::config::{ControlSocket, Replace};
+pub use crate::config::{ControlSocket, Keeper, Replace};
 use crate::handle::Handle;
 use crate::handle::wanted::Wanted;
 use crate::handoff::compare::compare;
 use crate::handoff::give::{self, Paths};
 use crate::handoff::take;
+pub use crate::os::kept::Kept;
 use crate::os::socket_file::SocketFile;
 pub use crate::os::successor::Successor;
 use crate::os::threads;

@@ -9,6 +9,8 @@ use std::path::Path;
 use super::Handle;
 use crate::inspect::Takeover;
 #[cfg(control)]
+use crate::os::kept::Kept;
+#[cfg(control)]
 use crate::os::successor::Successor;
 
 /// What a server tells whoever runs it: given with its [`Config`](crate::Config), called from threads of the server, in
@@ -42,6 +44,13 @@ pub trait Lifecycle: fmt::Debug + Send + Sync + 'static {
     /// It serves: after a takeover, that is when the predecessor does not any more.
     fn running(&self, server: &Handle) {
         let _ = server;
+    }
+
+    /// It listens with these: for a [keeper](crate::Config::keeper), if the settings name one. From then on they are all that is
+    /// to be kept; said before it is [running](Self::running).
+    #[cfg(control)]
+    fn keep(&self, listening: Vec<Kept>) {
+        let _ = listening;
     }
 
     /// It serves and, if it has taken over, whoever watches over the predecessor knows of it.

@@ -120,6 +120,7 @@ impl Handle {
         let upstreams = shared.upstreams.get();
         Status {
             pid: std::process::id(),
+            keeper: shared.takeover.keeper(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: shared.uptime(),
             counted_for: shared.counted_for(),
@@ -181,6 +182,12 @@ impl Handle {
     #[must_use]
     pub fn memory(&self) -> Memory {
         self.shared.memory.clone()
+    }
+
+    /// Its [keeper](crate::Config::keeper) has ended: this process is a server as any other.
+    #[cfg(control)]
+    pub fn keeper_ended(&self) {
+        self.shared.keep(None);
     }
 
     /// Waits until this server is the only one: a process it was taken over from may have something to write yet.

@@ -15,6 +15,10 @@ impl Part {
         Duration::ZERO
     }
 
+    pub(crate) fn keeper(&self) -> Option<u32> {
+        None
+    }
+
     pub(super) fn go_on(&self, _: usize, _: &mut Summary) {}
 
     pub(super) fn ended_before(&self, _: Moment) -> std::iter::Empty<EndedInfo> {

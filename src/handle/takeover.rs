@@ -1,6 +1,6 @@
 //! What the threads of a server share for a takeover, on either side of it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ pub(crate) struct Part {
     /// What all connections of each service have in common, for a process that takes over.
     pub(crate) common: OnceLock<Vec<Common>>,
     before: OnceLock<Before>,
+    /// The process that stays; 0: there is none, or none any more.
+    keeper: AtomicU32,
 }
 
 /// What predecessors counted and noted.
@@ -35,6 +37,10 @@ struct Before {
 }
 
 impl Part {
+    pub(crate) fn keeper(&self) -> Option<u32> {
+        Some(self.keeper.load(Ordering::Relaxed)).filter(|&pid| pid != 0)
+    }
+
     /// For how long predecessors counted.
     pub(super) fn counted_for(&self) -> Duration {
         let before = self.before.get();
@@ -88,6 +94,12 @@ pub(crate) enum Call {
 }
 
 impl Shared {
+    /// Process `pid` stays when this one ends; `None`: no process does.
+    pub(crate) fn keep(&self, pid: Option<u32>) {
+        let pid = pid.unwrap_or_default();
+        self.takeover.keeper.store(pid, Ordering::Relaxed);
+    }
+
     pub(crate) fn last_id(&self) -> u64 {
         self.last_id.load(Ordering::Relaxed)
     }

@@ -480,6 +480,11 @@ impl Acceptor {
 
 /// For a process that takes over.
 impl Acceptor {
+    /// Another process has copies of the listeners, whoever serves: closing them here does not close them.
+    pub(crate) fn is_kept(&mut self) {
+        self.lent = true;
+    }
+
     /// The listeners, to be lent to another process.
     pub(crate) fn lend(&mut self) -> Vec<BorrowedFd<'_>> {
         self.lent = true;

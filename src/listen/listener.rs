@@ -539,9 +539,7 @@ fn passed_by_systemd(address: &Address, name: Option<&str>) -> Result<Vec<RawFd>
         address: address.to_string(),
         source,
     };
-    let passed: Vec<_> = sd_notify::listen_fds_with_names()
-        .map_err(failed)?
-        .collect();
+    let passed = inherited::passed_by_systemd().map_err(failed)?;
     let chosen: Vec<RawFd> = passed
         .iter()
         .filter(|(_, passed)| name.is_none_or(|name| name == passed))

@@ -2,15 +2,21 @@
 //! would make it deaf or blind.
 
 use std::collections::BTreeSet;
+use std::env;
 use std::fs;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::os::sys;
 
 /// Numbers that are looked at where the system has no list of them.
 const FEW: RawFd = 1024;
+
+/// The number of the first descriptor that systemd passes.
+const FIRST_PASSED: RawFd = 3;
 
 /// Descriptors that this process was started with, and that nobody has claimed yet. Nothing before it is settled.
 static UNCLAIMED: OnceLock<Mutex<BTreeSet<RawFd>>> = OnceLock::new();
@@ -29,6 +35,46 @@ pub fn settle() -> io::Result<()> {
     sys::expect_children()
 }
 
+/// The process that got what systemd passes, and started this one: a keeper. 0: this one got it itself.
+static PASSED_TO: AtomicU32 = AtomicU32::new(0);
+
+/// What systemd has passed was passed to process `keeper`, which started this one and has left it open.
+pub fn passed_to(keeper: u32) {
+    PASSED_TO.store(keeper, Ordering::Relaxed);
+}
+
+/// The descriptors that systemd has passed (`sd_listen_fds(3)`), each with its name, to this process or [to](passed_to) the
+/// keeper that started it.
+pub(crate) fn passed_by_systemd() -> io::Result<Vec<(RawFd, String)>> {
+    let number = |name: &str| -> io::Result<Option<u32>> {
+        let Some(value) = env::var_os(name) else {
+            return Ok(None);
+        };
+        let number = value.to_str().and_then(|value| value.parse().ok());
+        let invalid = || io::Error::new(io::ErrorKind::InvalidInput, format!("invalid {name}"));
+        number.map(Some).ok_or_else(invalid)
+    };
+    let (Some(to), Some(count)) = (number("LISTEN_PID")?, number("LISTEN_FDS")?) else {
+        return Ok(Vec::new());
+    };
+    if to != process::id() && to != PASSED_TO.load(Ordering::Relaxed) {
+        return Ok(Vec::new());
+    }
+    let count = count as usize;
+    let names = match env::var("LISTEN_FDNAMES") {
+        Ok(names) => names.split(':').map(str::to_owned).collect(),
+        Err(_) => vec!["unknown".to_owned(); count],
+    };
+    if names.len() != count {
+        let what = format!(
+            "LISTEN_FDNAMES has {} names, LISTEN_FDS says {count}",
+            names.len()
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    Ok((FIRST_PASSED..).zip(names).collect())
+}
+
 /// Whether stdout was closed when this process was started (`>&-`), where the system tells. The runtime has put
 /// `/dev/null` in its place, so that no other file takes its number: what is written there is lost without an error.
 #[cfg(feature = "cli")]
@@ -42,7 +88,7 @@ pub fn stdout_was_closed() -> bool {
 /// # Errors
 /// `NotFound` for a number that this process was not started with, or that was claimed before; `Unsupported` where that
 /// is not [settled](settle).
-pub(crate) fn claim(fd: RawFd) -> io::Result<OwnedFd> {
+pub fn claim(fd: RawFd) -> io::Result<OwnedFd> {
     let Some(unclaimed) = UNCLAIMED.get() else {
         return Err(io::Error::new(
             io::ErrorKind::Unsupported,

@@ -7,6 +7,8 @@ pub(crate) mod holder;
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 pub(crate) mod identity;
 pub mod inherited;
+#[cfg(control)]
+pub(crate) mod kept;
 pub(crate) mod socket_file;
 #[cfg(control)]
 pub(crate) mod successor;

@@ -4,6 +4,8 @@
 //! socket is bound under its final name: so the system lists it, and nobody else can take the name unnoticed. What is
 //! cleared away is the very socket that was bound, never what somebody else has put in its place.
 
+#[cfg(control)]
+use std::fmt;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 #[cfg(target_os = "linux")]
@@ -11,6 +13,8 @@ use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+#[cfg(control)]
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[cfg(target_os = "linux")]
@@ -60,6 +64,27 @@ impl From<Metadata> for Place {
             device: of.dev(),
             inode: of.ino(),
         }
+    }
+}
+
+#[cfg(control)]
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.device, self.inode)
+    }
+}
+
+#[cfg(control)]
+impl FromStr for Place {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (device, inode) = text.split_once('-').ok_or(())?;
+        let number = |text: &str| text.parse().map_err(|_| ());
+        Ok(Self {
+            device: number(device)?,
+            inode: number(inode)?,
+        })
     }
 }
 

@@ -24,6 +24,7 @@ use crate::listen::admission::Limit;
 use crate::listen::listener::{self, Configure, Listener, Settings};
 use crate::memory::Memory;
 use crate::metrics::{BUFFER, CLIENTS, PATIENCE, TURNED_AWAY, Teller};
+use crate::os::kept::Kept;
 use crate::os::threads;
 
 /// The bound for what waits for its clients, bytes: a large answer for each of them.
@@ -218,6 +219,17 @@ fn matching(address: &Address, lent: &mut Lent) -> Result<Lent, Error> {
     Ok(lent.extract_if(.., |(of, _)| is_meant(of)).collect())
 }
 
+/// Of the sockets that a keeper has, those that are no listeners' at `ours`.
+pub(super) fn kept(config: &Config, ours: &[Endpoint]) -> Lent {
+    let kept = config.keeper.iter().flat_map(|keeper| &keeper.kept);
+    let kept = kept.filter_map(|kept| {
+        let address = listener::named(&kept.socket)?;
+        let copy = kept.socket.try_clone().ok()?;
+        (!ours.contains(&address)).then_some((address, copy))
+    });
+    kept.collect()
+}
+
 /// Sockets of the server whose control socket is at `path`, if it lends any, and they are wanted.
 pub(super) fn lent(config: &Config, path: &Path) -> Lent {
     if config.metrics.is_none() {
@@ -232,6 +244,17 @@ pub(super) fn lent(config: &Config, path: &Path) -> Lent {
 }
 
 impl Server {
+    /// Copies of its sockets, for a keeper.
+    pub(super) fn kept_beside(&self) -> Vec<io::Result<Kept>> {
+        let Some(beside) = self.handle.shared.beside.get() else {
+            return Vec::new();
+        };
+        beside.lend(|sockets| {
+            let copies = sockets.iter().map(|(_, socket)| socket.try_clone());
+            copies.map(|copy| Kept::new(copy?, None)).collect()
+        })
+    }
+
     pub(super) fn open_metrics(&mut self, config: &Config, lent: Lent) -> Result<(), Error> {
         if let Some(metrics) = &config.metrics {
             self.metrics = Some(Part::open(metrics, lent, &self.handle)?);

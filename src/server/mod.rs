@@ -1,5 +1,7 @@
 //! A server from its settings to its end: binds, starts the workers, waits for them, and sums up.
 
+#[cfg(control)]
+mod kept;
 #[cfg_attr(not(metrics), path = "no_metrics.rs")]
 mod metrics;
 #[cfg_attr(not(control), path = "no_takeover.rs")]
@@ -183,7 +185,7 @@ impl Server {
         takeover::export_common(&shared, &listeners);
         let addresses = listeners.iter().map(|listener| listener.address.clone());
         let addresses = addresses.collect();
-        let takeover = takeover::Part::of(&listeners);
+        let takeover = takeover::Part::of(&listeners, config)?;
         let mut workers: Vec<_> = polls
             .into_iter()
             .enumerate()
@@ -219,6 +221,7 @@ impl Server {
                 stats,
             )?;
         }
+        takeover::keep_in(config, &mut acceptor, &shared);
         if about.is_some() {
             acceptor.aside(metrics::RESERVE);
         }
@@ -347,6 +350,7 @@ impl Server {
 
     /// It serves: tells whoever runs it, and whoever asks.
     fn running(&mut self) {
+        self.keep();
         if let Some(metrics) = &mut self.metrics {
             metrics.serves();
         }

@@ -1,11 +1,14 @@
 //! What stands for a server's part in takeovers, and for its control socket, where there are none.
 
+use std::io;
+
 use super::Server;
 use super::metrics::Lent;
 use crate::config::Config;
 use crate::error::Error;
 use crate::handle::Shared;
 use crate::io::stats::Summary;
+use crate::listen::accept::Acceptor;
 use crate::listen::listener::Listener;
 
 /// A server that takes over from none, and gives to none.
@@ -13,8 +16,8 @@ use crate::listen::listener::Listener;
 pub(super) struct Part;
 
 impl Part {
-    pub(super) fn of(_: &[Listener]) -> Self {
-        Self
+    pub(super) fn of(_: &[Listener], _: &Config) -> io::Result<Self> {
+        Ok(Self)
     }
 }
 
@@ -23,7 +26,12 @@ pub(super) enum Taken {}
 
 pub(super) fn export_common(_: &Shared, _: &[Listener]) {}
 
+/// Nobody keeps anything.
+pub(super) fn keep_in(_: &Config, _: &mut Acceptor, _: &Shared) {}
+
 impl Server {
+    pub(super) fn keep(&mut self) {}
+
     pub(super) fn in_place(config: &Config) -> Result<(Self, Lent), Error> {
         Ok((Self::open(config)?, Lent::default()))
     }

@@ -20,6 +20,7 @@ use crate::handle::takeover::Common;
 use crate::handoff::take::{self, Giver, Taken};
 use crate::inspect::ListenerInfo;
 use crate::io::stats::Summary;
+use crate::listen::accept::Acceptor;
 use crate::listen::admission::Limit;
 use crate::listen::listener::{self, Listener, Settings};
 use crate::memory::Memory;
@@ -27,7 +28,6 @@ use crate::os::socket_file::{Permit, Place, SocketFile};
 use crate::os::threads;
 use crate::service::{AnyService, Exported};
 use crate::wire::question::Hello;
-use crate::wire::record::ListenerRecord;
 
 /// Whom a control socket is for.
 const FOR_THIS_USER: Permit = Permit {
@@ -43,6 +43,8 @@ pub(super) struct Part {
     giver: Option<(Giver, PathBuf)>,
     /// The paths of the listeners that are Unix sockets.
     files: Vec<Arc<SocketFile>>,
+    /// Copies of the listening sockets with their paths, for a keeper, until it has them.
+    pub(super) kept: Vec<(OwnedFd, Option<Arc<SocketFile>>)>,
     desk: Option<Arc<Desk>>,
     /// Dropped last: with it goes what a successor takes for this one's end.
     control: Option<Control>,
@@ -57,17 +59,30 @@ impl fmt::Debug for Part {
 }
 
 impl Part {
-    pub(super) fn of(listeners: &[Listener]) -> Self {
+    pub(super) fn of(listeners: &[Listener], config: &Config) -> io::Result<Self> {
+        let is_kept = |one: &&Listener| config.keeper.is_some() && one.inherited_as.is_none();
+        let kept = listeners.iter().filter(is_kept);
+        let kept = kept.map(|one| Ok((one.socket.try_clone()?, one.file.clone())));
+        let kept = kept.collect::<io::Result<_>>()?;
         let files = listeners
             .iter()
             .filter_map(|listener| listener.file.clone());
         let mut files: Vec<_> = files.collect();
         // One order on both sides of a takeover.
         files.sort_by(|one, other| one.path().cmp(other.path()));
-        Self {
+        Ok(Self {
             files,
+            kept,
             ..Self::default()
-        }
+        })
+    }
+}
+
+/// Tells those of a server that a keeper has copies of what it listens with, if there is one.
+pub(super) fn keep_in(config: &Config, acceptor: &mut Acceptor, shared: &Shared) {
+    if let Some(keeper) = &config.keeper {
+        acceptor.is_kept();
+        shared.keep(Some(keeper.pid));
     }
 }
 
@@ -117,7 +132,7 @@ fn ask<T>(
 }
 
 /// One of the settings' addresses, beside a running server.
-enum Wanted {
+pub(super) enum Wanted {
     /// The running server has it.
     Theirs(ListenerInfo),
     /// It is new.
@@ -132,8 +147,12 @@ impl Server {
         let control = config.control.as_ref();
         let control = control.filter(|control| control.replace != Replace::Never);
         let Some(control) = control else {
-            return Ok((Self::open(config)?, Lent::default()));
+            return Self::afresh(config);
         };
+        if control.replace == Replace::Always && config.keeper.is_some() {
+            // Who is not that user is not answered; a keeper, which stays who it is, has started this process.
+            config.assume_identity()?;
+        }
         let path = path_to_replace(config, control)?;
         let lent = metrics::lent(config, &path);
         let server = match Self::take_over(config, &path)? {
@@ -142,7 +161,7 @@ impl Server {
                 let source = io::ErrorKind::NotFound.into();
                 return Err(Error::TakeOver { path, source });
             }
-            None => Self::open(config)?,
+            None => return Self::afresh(config),
         };
         Ok((server, lent))
     }
@@ -165,18 +184,11 @@ impl Server {
             }
             Err(error) => return Err(failed(error)),
         };
-        let memory = Memory::new(config.memory_limit()?);
-        let total = Arc::new(Limit::new(Self::max_conns(config)));
-        let mut wanted = Vec::new();
-        let mut services = Vec::new();
-        let mut theirs = Theirs::new(config, &status.listeners);
-        for listen in &config.listen {
-            let settings = Arc::new(Settings::new(listen, &total, &memory)?);
-            for one in theirs.compare(listen)? {
-                wanted.push((one, listen, Arc::clone(&settings)));
-            }
-            services.push(listen.service.clone());
-        }
+        let Meant {
+            wanted,
+            services,
+            memory,
+        } = Meant::by(config, &status.listeners)?;
         reserve_descriptors(status.open.saturating_mul(config.descriptors_each()));
         let reload = config
             .control
@@ -185,6 +197,9 @@ impl Server {
         let hello = hello(&wanted, reload, config.connections_allowed());
         let (line, pid) = client.take_over(hello).map_err(failed)?;
         let (mut giver, given) = Giver::listeners(line, pid).map_err(failed)?;
+        let given = given.into_iter();
+        let given = given.map(|(record, socket)| (record.address, socket));
+        let given = given.collect();
         let (listeners, order) =
             assemble(wanted, given, reload).map_err(|refused| match refused {
                 Refused::Ours(error) => {
@@ -367,6 +382,35 @@ fn is_nobody(error: &io::Error) -> bool {
     )
 }
 
+/// The settings, matched with listeners that there are already.
+pub(super) struct Meant<'a> {
+    pub(super) wanted: Vec<(Wanted, &'a Listen, Arc<Settings>)>,
+    pub(super) services: Vec<AnyService>,
+    pub(super) memory: Memory,
+}
+
+impl<'a> Meant<'a> {
+    pub(super) fn by(config: &'a Config, listeners: &[ListenerInfo]) -> Result<Self, Error> {
+        let memory = Memory::new(config.memory_limit()?);
+        let total = Arc::new(Limit::new(Server::max_conns(config)));
+        let mut wanted = Vec::new();
+        let mut services = Vec::new();
+        let mut theirs = Theirs::new(config, listeners);
+        for listen in &config.listen {
+            let settings = Arc::new(Settings::new(listen, &total, &memory)?);
+            for one in theirs.compare(listen)? {
+                wanted.push((one, listen, Arc::clone(&settings)));
+            }
+            services.push(listen.service.clone());
+        }
+        Ok(Self {
+            wanted,
+            services,
+            memory,
+        })
+    }
+}
+
 /// The running server's listeners, while the settings' addresses are matched with them.
 struct Theirs<'a> {
     listeners: &'a [ListenerInfo],
@@ -457,7 +501,7 @@ fn hello(wanted: &[(Wanted, &Listen, Arc<Settings>)], reload: bool, max_conns: u
 }
 
 /// Why listeners could not be assembled.
-enum Refused {
+pub(super) enum Refused {
     Ours(Error),
     Theirs(String),
 }
@@ -472,15 +516,12 @@ impl From<Error> for Refused {
 const NONE: u16 = u16::MAX;
 
 /// The listeners as the settings want them, and our number of each of the predecessor's.
-fn assemble(
+pub(super) fn assemble(
     wanted: Vec<(Wanted, &Listen, Arc<Settings>)>,
-    given: Vec<(ListenerRecord, OwnedFd)>,
+    given: Vec<(Endpoint, OwnedFd)>,
     reload: bool,
 ) -> Result<(Vec<Listener>, Vec<u16>), Refused> {
-    let order: Vec<Endpoint> = given
-        .iter()
-        .map(|(record, _)| record.address.clone())
-        .collect();
+    let order: Vec<Endpoint> = given.iter().map(|(address, _)| address.clone()).collect();
     let mut given: Vec<Option<OwnedFd>> =
         given.into_iter().map(|(_, socket)| Some(socket)).collect();
     let mut listeners = Vec::new();

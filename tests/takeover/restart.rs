@@ -28,14 +28,14 @@ fn pid(home: &Home) -> u32 {
 
 /// A copy of the binary. Made by another process: a child that some other test starts meanwhile must not inherit a
 /// file that is open for writing, it could not be run then.
-pub(super) fn copy(to: &Path) {
+pub(crate) fn copy(to: &Path) {
     let mut cp = Command::new("cp");
     cp.arg(env!("CARGO_BIN_EXE_standfast")).arg(to);
     assert!(cp.status().unwrap().success());
 }
 
 /// Puts a script where a program was, in one step.
-pub(super) fn put_script(at: &Path, script: &str) {
+pub(crate) fn put_script(at: &Path, script: &str) {
     let made = at.with_extension("made");
     let mut write = shell(r#"printf '%s' "$3" > "$2" && chmod 755 "$2""#, &[]);
     write.args([text(&made), script]);

@@ -197,6 +197,9 @@ fn status_table(status: &Status) -> String {
         let _ = writeln!(table, "{name:<12} {value}");
     };
     row("pid", &status.pid);
+    if let Some(keeper) = &status.keeper {
+        row("keeper", keeper);
+    }
     row("version", &status.version);
     row("up", &short(status.uptime));
     row(

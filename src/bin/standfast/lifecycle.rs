@@ -59,6 +59,11 @@ impl Lifecycle for Told {
         }
     }
 
+    #[cfg(control)]
+    fn keep(&self, listening: Vec<standfast::control::Kept>) {
+        crate::kept::keep(&listening);
+    }
+
     fn settled(&self, server: &Handle) {
         let handle = server.clone();
         self.supervisor

@@ -105,10 +105,12 @@ pub(crate) fn fail(line: &str) {
     say_as(Level::Error, line);
 }
 
-fn say_as(level: Level, line: &str) {
-    if STUCK.load(Ordering::Relaxed) {
-        return;
-    }
+/// The same in a process that has one thread, and shall have no other.
+pub(crate) fn fail_here(line: &str) {
+    say_at_once(&plain(Level::Error, line));
+}
+
+fn plain(level: Level, line: &str) -> Arc<str> {
     let stamp = STAMPED.load(Ordering::Relaxed);
     let stamp = stamp.then(|| format!("{} ", line::time()));
     let stamp = stamp.unwrap_or_default();
@@ -116,7 +118,14 @@ fn say_as(level: Level, line: &str) {
         true => line::priority(level),
         false => "",
     };
-    let line: Arc<str> = format!("{priority}standfast: {stamp}{line}\n").into();
+    format!("{priority}standfast: {stamp}{line}\n").into()
+}
+
+fn say_as(level: Level, line: &str) {
+    if STUCK.load(Ordering::Relaxed) {
+        return;
+    }
+    let line = plain(level, line);
     let (done, is_done) = mpsc::channel();
     let writing = threads::start("last-words", {
         let line = Arc::clone(&line);

@@ -10,6 +10,10 @@ mod check;
 mod connect;
 #[cfg(control)]
 mod ctl;
+#[cfg(control)]
+mod keeper;
+#[cfg(control)]
+mod kept;
 mod lifecycle;
 mod load;
 mod logger;
@@ -48,7 +52,7 @@ use standfast::memory::{self, SpareAllocator};
 
 use crate::args::{Args, Command, ServeArgs, netcat};
 #[cfg(not(control))]
-use crate::no_takeover::{successor, takeover, watch};
+use crate::no_takeover::{keeper, kept, successor, takeover, watch};
 use crate::settings::Settings;
 
 #[global_allocator]
@@ -60,8 +64,11 @@ fn main() -> ExitCode {
         logger::fail(&format!("cannot settle what was inherited: {error}"));
         return ExitCode::FAILURE;
     }
-    if let Some(code) = successor::pass_on() {
+    if let Some(code) = keeper::stay().or_else(successor::pass_on) {
         return code;
+    }
+    if let Err(failure) = kept::settle() {
+        return failed(&failure);
     }
     #[cfg(all(target_os = "linux", not(standfast_portable)))]
     if let Err(failure) = orphans::reap() {
@@ -123,6 +130,7 @@ fn mistyped(error: &clap::Error, words: &[OsString]) -> ExitCode {
 /// Says why, to whoever waits for it.
 fn failed(failure: &Failure) -> ExitCode {
     successor::give_up(&failure.line);
+    kept::give_up(&failure.line);
     logger::fail(&failure.line);
     ExitCode::from(failure.code)
 }

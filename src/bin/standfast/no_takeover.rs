@@ -1,5 +1,49 @@
 //! What stands for takeovers, and for all that rests on them, where there are none.
 
+pub(crate) mod keeper {
+    use std::process::ExitCode;
+
+    use crate::Failure;
+    use crate::args::ProcessArgs;
+
+    pub(crate) fn stay() -> Option<ExitCode> {
+        None
+    }
+
+    pub(crate) fn is_asked_for(_: &ProcessArgs) -> bool {
+        false
+    }
+
+    pub(crate) fn become_one(_: &ProcessArgs) -> Failure {
+        Failure::usage("there is no keeper on this system")
+    }
+}
+
+pub(crate) mod kept {
+    use std::os::fd::OwnedFd;
+
+    use standfast::Server;
+
+    use crate::Failure;
+    use crate::args::ProcessArgs;
+
+    pub(crate) fn settle() -> Result<(), Failure> {
+        Ok(())
+    }
+
+    pub(crate) fn line() -> Option<Option<OwnedFd>> {
+        None
+    }
+
+    pub(crate) fn say_crashed() {}
+
+    pub(crate) fn attend(_: &Server, _: &ProcessArgs) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    pub(crate) fn give_up(_: &str) {}
+}
+
 pub(crate) mod successor {
     use std::process::ExitCode;
 

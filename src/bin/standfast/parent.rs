@@ -8,7 +8,7 @@ use std::process;
 
 use rustix::fs::{FileType, fstat};
 
-use crate::supervisor;
+use crate::{kept, supervisor};
 
 /// Init programs of containers: they end with the program they started, and the container with them.
 const ENDS_WITH_ITS_CHILD: [&str; 6] = [
@@ -28,18 +28,19 @@ const SUPERVISORD: &str = "supervisord";
 
 /// Why process `pid` may not take over from this one, if it may not.
 pub(crate) fn objection(pid: u32) -> Option<String> {
-    let own = process::id();
+    // With its keeper everything ends as well that would end with this process.
+    let own = kept::by().unwrap_or_else(process::id);
     if own == 1 {
         return Some(
             "this is process 1, with which everything else in here ends: start the server below a process 1 that \
-             stays (the keeper, which is to come)"
+             stays, or with --keep"
                 .to_owned(),
         );
     }
     if let Some(init) = process_one_ends_with(own) {
         return Some(format!(
             "process 1 ({init}) ends with this process, and everything else in here with it: start the server below a \
-             process 1 that stays (the keeper, which is to come)"
+             process 1 that stays, or with --keep"
         ));
     }
     // Set for what systemd itself starts, from version 248 on (systemd.exec(5)); without a socket to notify it cannot
@@ -53,6 +54,11 @@ pub(crate) fn objection(pid: u32) -> Option<String> {
         );
     }
     None
+}
+
+/// Whether process `pid` was started by process `parent`.
+pub(crate) fn is_child_of(parent: u32, pid: u32) -> bool {
+    Process::read(&pid.to_string()).is_some_and(|process| process.parent == parent)
 }
 
 /// The supervisor that would start another server, in vain and for ever, beside one that has taken over from this.

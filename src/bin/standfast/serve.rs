@@ -16,13 +16,15 @@ use crate::lifecycle::Told;
 use crate::logger::Log;
 use crate::settings::Settings;
 use crate::signals::Meaning;
-use crate::takeover;
 use crate::units::Setting;
 use crate::watch::Watch;
-use crate::{logger, service, signals, stdout};
+use crate::{keeper, kept, logger, service, signals, stdout, takeover};
 
 /// Runs the server to its end. Exit code 0 if everything was drained, 1 if something had to be cut.
 pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
+    if keeper::is_asked_for(&settings.whole.args.process) {
+        return Err(keeper::become_one(&settings.whole.args.process));
+    }
     let log = logger::start(&log(&settings.whole.args.process))?;
     let result = serve(settings, &log);
     if let (Err(failure), true) = (&result, log.is_file()) {
@@ -57,6 +59,7 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
             log::warn!("{doubt}");
         }
     }
+    kept::say_crashed();
     let watch = Watch::of(process)?;
     let told = Told::by(settings, &effective, watch.clone());
     let config = Config {
@@ -68,6 +71,7 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
     refuse_loop(settings, server.addresses())?;
     logger::count_in(server.handle().memory());
     let handle = server.handle();
+    kept::attend(&server, process)?;
     let restart = takeover::restart(&server);
     let front = watch.clone();
     if let Some(watch) = &watch {

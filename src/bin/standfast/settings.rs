@@ -24,9 +24,17 @@ use crate::{Failure, in_one_line};
 /// What every variable begins with.
 const PREFIX: &str = "STANDFAST_";
 
-/// What it goes on with where a variable is no setting: one process tells another by the first three; Kubernetes sets the
+/// What it goes on with where a variable is no setting: one process tells another by the first five; Kubernetes sets the
 /// others in every container where a Service is called standfast.
-const NO_SETTING: [&str; 5] = ["SUCCESSOR", "BETWEEN", "FAULT", "SERVICE_", "PORT"];
+const NO_SETTING: [&str; 7] = [
+    "SUCCESSOR",
+    "BETWEEN",
+    "KEEPER",
+    "CRASHED",
+    "FAULT",
+    "SERVICE_",
+    "PORT",
+];
 
 /// How much an unknown variable looks like a known one if it is a slip, and not somebody else's affair.
 const ALIKE: f64 = 0.9;

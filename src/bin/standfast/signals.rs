@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{
-    SIGALRM, SIGHUP, SIGPROF, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXFSZ,
+    SIGALRM, SIGHUP, SIGINT, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXFSZ,
 };
 use signal_hook::iterator::Signals;
 use standfast::process::threads;
@@ -84,6 +84,17 @@ fn halts() -> impl Iterator<Item = Known> {
         4 => (number, "SIGRTMIN+4", Meaning::End),
         _ => (number, "a real-time signal", Meaning::None),
     })
+}
+
+/// All signals that mean something to a server, or would end it, with what they mean; a SIGHUP that is ignored means nothing.
+#[cfg(control)]
+pub(crate) fn of_a_server(hangup: Meaning) -> impl Iterator<Item = (i32, Meaning)> {
+    let servers = SERVERS.iter().copied().chain(halts());
+    let servers = servers.map(|(number, _, meaning)| (number, meaning));
+    let hangup = (SIGHUP, hangup);
+    let hangup = (!hangup_is_ignored()).then_some(hangup);
+    let ends = [SIGINT, SIGTERM, SIGQUIT].map(|number| (number, Meaning::End));
+    servers.chain(hangup).chain(ends)
 }
 
 #[cfg(not(target_os = "linux"))]

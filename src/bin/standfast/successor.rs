@@ -16,6 +16,7 @@ use rustix::fs::{FileType, fstat};
 use standfast::control::Successor;
 use standfast::process::children::{self, Owned};
 
+use crate::kept::{CRASHED, KEEPER};
 use crate::logger;
 use crate::supervisor::{self, wait};
 
@@ -33,6 +34,7 @@ pub(crate) fn start(mut command: Command) -> io::Result<Successor> {
     // The successor's stdin, which it does not read.
     let (life, theirs) = io::pipe()?;
     command.env(BETWEEN, "1").stdin(theirs);
+    command.env_remove(KEEPER).env_remove(CRASHED);
     supervisor::succeed(&mut command);
     let mut between = children::spawn(&mut command)?;
     // `theirs` is the new processes' alone from here on.

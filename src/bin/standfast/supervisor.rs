@@ -10,7 +10,7 @@ use std::fmt;
 use std::fs;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::{self, Command};
@@ -21,10 +21,12 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg, sendmsg_addr,
 };
 use sd_notify::NotifyState;
 use standfast::process::{Allowance, threads};
+
+use crate::kept;
 
 /// How long the manager may take to hear. It is deaf for seconds while it reads all of its units anew.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,8 +41,9 @@ pub(crate) struct Supervisor(Option<Arc<Speaker>>);
 #[derive(Debug)]
 struct Speaker {
     /// Open from the start: a server that is out of descriptors is alive, and says so.
-    socket: UnixDatagram,
-    manager: SocketAddrUnix,
+    socket: OwnedFd,
+    /// `None`: the socket is the keeper's and this server's alone.
+    manager: Option<SocketAddrUnix>,
     /// The manager ends this process if it says nothing for that long.
     watchdog: Option<Duration>,
     state: Mutex<State>,
@@ -55,10 +58,13 @@ struct State {
 }
 
 impl Supervisor {
-    /// The manager that started this process.
+    /// The manager that started this process: its keeper, if it has one.
     pub(crate) fn from_env() -> Self {
-        let name = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
         let watchdog = sd_notify::watchdog_enabled().filter(|period| !period.is_zero());
+        if let Some(socket) = kept::line() {
+            return Self(socket.map(|socket| Arc::new(Speaker::on(socket, None, watchdog))));
+        }
+        let name = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
         Self(name.and_then(|name| match Speaker::new(&name, watchdog) {
             Ok(speaker) => Some(Arc::new(speaker)),
             Err(error) => {
@@ -98,7 +104,7 @@ impl Supervisor {
         }
         state.handed_over = true;
         state.watching = None;
-        if !is_of_this_service(pid) {
+        if speaker.manager.is_some() && !is_of_this_service(pid) {
             // systemd refuses it as a main process, or, asked by root, would later end it with this service.
             log::warn!(pid; "the new process is not part of this service, which ends");
             return;
@@ -154,6 +160,42 @@ impl Supervisor {
         }
     }
 
+    /// What the manager was told of in `text` by a server that this process keeps, told in this one's name.
+    pub(crate) fn pass_on(&self, text: &str) {
+        const OURS: [&str; 4] = ["READY=", "STATUS=", "STOPPING=", "EXTEND_TIMEOUT_USEC="];
+        let lines = text.lines();
+        let lines = lines.filter(|line| OURS.iter().any(|ours| line.starts_with(ours)));
+        let lines: Vec<_> = lines.map(NotifyState::Custom).collect();
+        if !lines.is_empty() {
+            self.say(&lines, SendFlags::DONTWAIT);
+        }
+    }
+
+    /// A server is just being replaced by the next one.
+    pub(crate) fn reloading(&self) {
+        let mut said = vec![NotifyState::Reloading];
+        // Type=notify-reload wants to know which one it is.
+        said.extend(NotifyState::monotonic_usec_now());
+        self.say(&said, SendFlags::DONTWAIT);
+    }
+
+    /// It was not, and goes on.
+    pub(crate) fn reloaded(&self) {
+        self.say(&[NotifyState::Ready], SendFlags::DONTWAIT);
+    }
+
+    /// The manager ends this process if it hears nothing for that long.
+    pub(crate) fn watchdog(&self) -> Option<Duration> {
+        self.0.as_ref()?.watchdog
+    }
+
+    /// This process turns.
+    pub(crate) fn turns(&self) {
+        if self.watchdog().is_some() {
+            self.say(&[NotifyState::Watchdog], SendFlags::DONTWAIT);
+        }
+    }
+
     fn say(&self, states: &[NotifyState<'_>], flags: SendFlags) {
         let Some(speaker) = &self.0 else { return };
         let state = speaker.state();
@@ -181,12 +223,16 @@ impl Speaker {
         let manager = address(name)?;
         let socket = UnixDatagram::unbound()?;
         socket.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self {
+        Ok(Self::on(socket.into(), Some(manager), watchdog))
+    }
+
+    fn on(socket: OwnedFd, manager: Option<SocketAddrUnix>, watchdog: Option<Duration>) -> Self {
+        Self {
             socket,
             manager,
             watchdog,
             state: Mutex::default(),
-        })
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -216,7 +262,11 @@ impl Speaker {
             control.push(SendAncillaryMessage::ScmRights(descriptors));
         }
         let text = [IoSlice::new(text.as_bytes())];
-        retry_on_intr(|| sendmsg_addr(&self.socket, &self.manager, &text, &mut control, flags))?;
+        let flags = flags | SendFlags::NOSIGNAL;
+        retry_on_intr(|| match &self.manager {
+            Some(manager) => sendmsg_addr(&self.socket, manager, &text, &mut control, flags),
+            None => sendmsg(&self.socket, &text, &mut control, flags),
+        })?;
         Ok(())
     }
 }

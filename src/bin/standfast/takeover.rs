@@ -20,7 +20,7 @@ use crate::args::ProcessArgs;
 use crate::args::control::ControlPath;
 use crate::settings::Settings;
 use crate::successor::SUCCESSOR;
-use crate::{parent, successor};
+use crate::{kept, parent, successor};
 
 /// A server by `config`, in the place of the running one if that is asked for, with its control socket.
 pub(crate) fn bind(
@@ -29,11 +29,12 @@ pub(crate) fn bind(
     effective: &[Effective],
 ) -> Result<Server, Failure> {
     let is_successor = is_successor();
+    let keepers = kept::by().and_then(|_| env::var_os(SUCCESSOR));
     let path = match &args.control {
         Some(ControlPath::At(path)) => Some(path.clone()),
-        Some(ControlPath::Off) | None => None,
+        Some(ControlPath::Off) | None => keepers.clone().map(PathBuf::from),
     };
-    let replace = match (args.replace, is_successor) {
+    let replace = match (args.replace || keepers.is_some(), is_successor) {
         (false, false) => Replace::Never,
         (true, false) => Replace::IfRunning,
         (true, true) => Replace::Always,
@@ -49,7 +50,13 @@ pub(crate) fn bind(
         reload: args.config.is_some(),
     };
     let control = (args.control != Some(ControlPath::Off)).then_some(control);
-    Server::bind(Config { control, ..config }).map_err(|error| match &error {
+    let keeper = kept::keeper();
+    let config = Config {
+        control,
+        keeper,
+        ..config
+    };
+    Server::bind(config).map_err(|error| match &error {
         Error::TakeOver { source, .. }
             if is_successor && source.kind() == io::ErrorKind::NotFound =>
         {
@@ -137,6 +144,10 @@ impl Restart {
     pub(crate) fn objection(&self, pid: u32) -> Option<String> {
         // Of a process that asks by itself its starter knows, and its stdout is its own.
         let is_restart = pid == process::id();
+        if kept::by().is_some_and(|keeper| is_restart || parent::is_child_of(keeper, pid)) {
+            // The keeper is what its starter knows, and stays.
+            return None;
+        }
         parent::objection(pid)
             .or_else(|| (is_restart && !self.replaces).then(parent::would_start_another)?)
             .or_else(|| (is_restart && self.prints).then(parent::would_close_stdout)?)
@@ -144,6 +155,9 @@ impl Restart {
 
     /// Starts this program anew, to take over from this process: the same arguments, the program's path opened again.
     pub(crate) fn successor(&self, control: &Path) -> io::Result<Successor> {
+        if let Some(successor) = kept::successor(control) {
+            return successor;
+        }
         let program = self.program.as_ref();
         let program = program.map_err(|error| io::Error::from(error.kind()))?;
         let mut arguments: Vec<OsString> = env::args_os().skip(1).collect();

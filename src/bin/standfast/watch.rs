@@ -28,7 +28,7 @@ use crate::args::ProcessArgs;
 use crate::args::control::ControlPath;
 use crate::signals::Meaning;
 use crate::supervisor::wait;
-use crate::takeover;
+use crate::{kept, takeover};
 
 /// Between two looks at the file. It is tried once two of them have found the same.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -117,7 +117,9 @@ impl Watch {
     pub(crate) fn handed_over(&self, pid: u32) {
         self.end();
         // A successor is nobody's to wait for, and another's successor serves in its own place.
-        let is_own = self.started.load(Ordering::Relaxed) == pid && !takeover::is_successor();
+        let is_own = self.started.load(Ordering::Relaxed) == pid
+            && !takeover::is_successor()
+            && kept::by().is_none();
         self.is_succeeded.store(is_own, Ordering::Release);
     }
 

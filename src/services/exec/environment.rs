@@ -11,7 +11,7 @@ use crate::address::endpoint::Peer;
 
 /// What this process was told by whoever started it, and no program of a connection's is to believe: of another
 /// connection, or of a supervisor that is not its own.
-const NOT_THEIRS: [&str; 26] = [
+const NOT_THEIRS: [&str; 28] = [
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
     "LISTEN_PID",
@@ -24,6 +24,8 @@ const NOT_THEIRS: [&str; 26] = [
     "REMOTE_ADDR",
     "REMOTE_PORT",
     // A program may start a standfast of its own.
+    "STANDFAST_CRASHED",
+    "STANDFAST_KEEPER",
     "STANDFAST_SUCCESSOR",
     "SYSTEMD_EXEC_PID",
     "TCP6INTERFACE",

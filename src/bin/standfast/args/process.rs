@@ -70,6 +70,18 @@ pub(crate) struct ProcessArgs {
     #[arg(long)]
     pub(crate) watch: bool,
 
+    /// Have a small process stay in front that serves nobody: it keeps the addresses open, so that clients queue while no
+    /// server runs, and starts another server when one crashes. Its process id stays the same over restarts. The connections
+    /// of a server that crashes are reset.
+    #[cfg(control)]
+    #[arg(long)]
+    pub(crate) keep: bool,
+
+    /// The same, and when that process is killed the server drains, where it would go on by itself.
+    #[cfg(control)]
+    #[arg(long)]
+    pub(crate) keep_or_end: bool,
+
     /// The control socket, for status, list, kill, drain, stop and restart, or off. [default: standfast/ADDRESS-PORT.sock in
     /// XDG_RUNTIME_DIR, else /run/user/UID, else /tmp/standfast-UID]
     #[cfg(control)]

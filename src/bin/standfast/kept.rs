@@ -1,0 +1,250 @@
+//! A server that a [keeper](crate::keeper) has started: what it has from there, and what it says to it.
+
+use std::env;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use rustix::io::retry_on_intr;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
+use rustix::process::getppid;
+use standfast::Server;
+use standfast::control::{Keeper, Kept, Successor};
+use standfast::process::{inherited, threads};
+
+use crate::Failure;
+use crate::args::ProcessArgs;
+
+/// What a keeper and its servers know one another by. To a server: the keeper's number, the number of the socket between the
+/// two, and of each socket that is kept its name and its numbers.
+pub(crate) const KEEPER: &str = "STANDFAST_KEEPER";
+
+/// To a server: what became of the one before it.
+pub(crate) const CRASHED: &str = "STANDFAST_CRASHED";
+
+/// How long the keeper may take to start a process.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An answer of the keeper's is no longer.
+const ANSWER: usize = 1024;
+
+/// The way to the keeper.
+#[derive(Debug)]
+struct Line {
+    keeper: u32,
+    socket: OwnedFd,
+    /// What the server before this one has left there.
+    kept: Vec<Arc<Kept>>,
+    /// It has ended.
+    is_gone: AtomicBool,
+    /// Held while it is asked; what it answers.
+    answers: Mutex<Option<Receiver<String>>>,
+}
+
+static LINE: OnceLock<Option<Line>> = OnceLock::new();
+
+/// Takes what a keeper has left open for this process, if one has started it.
+///
+/// # Errors
+/// What it has left is not what it says.
+pub(crate) fn settle() -> Result<(), Failure> {
+    let said = env::var(KEEPER).ok();
+    // What a server starts has the variable, too.
+    let is_for_us = |said: &String| {
+        let keeper = said.split(' ').next().and_then(|pid| pid.parse().ok());
+        keeper.is_some() && keeper == getppid().map(|pid| pid.as_raw_nonzero().get())
+    };
+    let line = said.filter(is_for_us).map(|said| taken(&said)).transpose();
+    let line = line.map_err(|error| {
+        Failure::failed(format!(
+            "{KEEPER} is set, and is not what a keeper says: {error}"
+        ))
+    })?;
+    if let Some(line) = &line {
+        inherited::passed_to(line.keeper);
+    }
+    // Once, at the start.
+    let _ = LINE.set(line);
+    Ok(())
+}
+
+fn taken(said: &str) -> io::Result<Line> {
+    let wrong = || io::Error::from(io::ErrorKind::InvalidData);
+    let number = |text: &str| text.parse::<RawFd>().map_err(|_| wrong());
+    let mut said = said.split(' ');
+    let keeper = said
+        .next()
+        .and_then(|pid| pid.parse().ok())
+        .ok_or_else(wrong)?;
+    let socket = inherited::claim(number(said.next().ok_or_else(wrong)?)?)?;
+    let kept = said.map(|one| {
+        let (name, numbers) = one.split_once(':').ok_or_else(wrong)?;
+        let numbers = numbers.split('+');
+        let descriptors = numbers.map(|one| inherited::claim(number(one)?));
+        Ok(Arc::new(Kept::from_parts(
+            descriptors.collect::<io::Result<_>>()?,
+            name,
+        )?))
+    });
+    Ok(Line {
+        keeper,
+        socket,
+        kept: kept.collect::<io::Result<_>>()?,
+        is_gone: AtomicBool::new(false),
+        answers: Mutex::default(),
+    })
+}
+
+fn get() -> Option<&'static Line> {
+    LINE.get()?.as_ref()
+}
+
+/// The number of the keeper that this process has.
+pub(crate) fn by() -> Option<u32> {
+    let line = get()?;
+    (!line.is_gone.load(Ordering::Acquire)).then_some(line.keeper)
+}
+
+/// A socket to the keeper, if this process was started by one.
+pub(crate) fn line() -> Option<Option<OwnedFd>> {
+    Some(get()?.socket.try_clone().ok())
+}
+
+/// The keeper, as the server is to know it.
+pub(crate) fn keeper() -> Option<Keeper> {
+    let line = get()?;
+    Some(Keeper {
+        pid: line.keeper,
+        kept: line.kept.clone(),
+    })
+}
+
+/// Says what became of the server before this one, if it crashed.
+pub(crate) fn say_crashed() {
+    if let Ok(what) = env::var(CRASHED) {
+        log::error!(former = what.as_str(); "the former server crashed, its connections were reset; this one goes on listening");
+    }
+}
+
+/// Hears the keeper from now on. Once that has ended the server is as any other, or ends in order if that was asked for.
+///
+/// # Errors
+/// No thread to wait with.
+pub(crate) fn attend(server: &Server, args: &ProcessArgs) -> Result<(), Failure> {
+    let Some(line) = get() else { return Ok(()) };
+    let (handle, ends) = (server.handle(), args.keep_or_end);
+    let (answer, answers) = mpsc::channel();
+    *line.answers.lock().unwrap_or_else(PoisonError::into_inner) = Some(answers);
+    let started = threads::start("keeper", move || {
+        hear(line, &answer);
+        line.is_gone.store(true, Ordering::Release);
+        handle.keeper_ended();
+        if handle.is_ending() {
+            return;
+        }
+        if ends {
+            log::error!(keeper = line.keeper; "the keeper has ended: draining");
+            handle.drain();
+        } else {
+            log::error!(keeper = line.keeper; "the keeper has ended: serving on as an ordinary server");
+        }
+    });
+    let started = started.map(drop);
+    started.map_err(|error| Failure::failed(format!("cannot wait for the keeper: {error}")))
+}
+
+/// Passes its answers on until it ends.
+fn hear(line: &Line, answer: &Sender<String>) {
+    let mut text = [0; ANSWER];
+    loop {
+        match retry_on_intr(|| recv(&line.socket, &mut text[..], RecvFlags::empty())) {
+            Ok((_, count)) if count > 0 => {
+                let text = String::from_utf8_lossy(&text[..count.min(ANSWER)]);
+                // Who asked has given up, else it waits.
+                let _ = answer.send(text.into_owned());
+            }
+            _ => return,
+        }
+    }
+}
+
+/// Has the keeper keep these.
+pub(crate) fn keep(listening: &[Kept]) {
+    let Some(line) = get() else { return };
+    for kept in listening {
+        let descriptors: Vec<_> = kept.descriptors().collect();
+        let text = format!("FDSTORE=1\nFDNAME={}", kept.name());
+        if let Err(error) = line.say(&text, &descriptors) {
+            log::error!(error:%; "the keeper does not get a listening socket: a crash would close it");
+        }
+    }
+}
+
+/// Has the keeper start a process that takes over at `control`. `None`: there is none.
+pub(crate) fn successor(control: &Path) -> Option<io::Result<Successor>> {
+    by()?;
+    let line = get()?;
+    Some(line.successor(control))
+}
+
+/// Tells the keeper why this process ends before it serves.
+pub(crate) fn give_up(why: &str) {
+    if let Some(line) = get() {
+        let why: String = why.chars().take(800).collect();
+        let why = why.replace(char::is_control, " ");
+        // It may have ended itself.
+        let _ = line.say(&format!("STATUS={why}"), &[]);
+    }
+}
+
+impl Line {
+    fn say(&self, text: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let text = [IoSlice::new(text.as_bytes())];
+        let flags = SendFlags::NOSIGNAL;
+        retry_on_intr(|| sendmsg(&self.socket, &text, &mut control, flags))?;
+        Ok(())
+    }
+
+    fn successor(&self, control: &Path) -> io::Result<Successor> {
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let answers = answers.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        // What was answered to one who did not wait for it.
+        while answers.try_recv().is_ok() {}
+        let control = control.to_str().filter(|path| !path.contains('\n'));
+        let control =
+            control.ok_or_else(|| io::Error::other("the control socket's path is no text"))?;
+        // The successor's stdin, which it does not read.
+        let (life, theirs) = io::pipe()?;
+        self.say(&format!("X_SUCCESSOR={control}"), &[theirs.as_fd()])?;
+        drop(theirs);
+        let answer = answers.recv_timeout(PATIENCE).map_err(|_| {
+            let bound = PATIENCE.as_secs();
+            io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!(
+                    "the keeper (pid {}) does not answer within {bound} s",
+                    self.keeper
+                ),
+            )
+        })?;
+        match answer.split_once('=') {
+            Some(("PID", pid)) => Ok(Successor {
+                pid: pid.parse().map_err(|_| io::ErrorKind::InvalidData)?,
+                life,
+                said: Vec::new(),
+            }),
+            Some((_, why)) => Err(io::Error::other(why.to_owned())),
+            None => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}

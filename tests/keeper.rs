@@ -1,0 +1,97 @@
+//! `serve --keep`: a process that stays, and what clients notice of a server that crashes behind it.
+
+/// Crashes: who waits is served, and what stays as it was.
+mod crashes;
+/// Servers that do not come to serve, and how all ends.
+mod ends;
+/// Restarts and reloads behind it.
+mod takeovers;
+
+use std::fs;
+use std::net::TcpStream;
+use std::process::Command;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::home::{Home, number};
+use crate::support::{Server, assert_echoes, until};
+
+/// A keeper with its server; both ended when dropped.
+struct Kept {
+    home: Home,
+    keeper: Server,
+}
+
+impl Kept {
+    /// `serve --keep ARGS...`, on a free port unless `args` say where.
+    fn start(args: &[&str]) -> Self {
+        let home = Home::new();
+        let keeper = home.serve(&[&["--keep"], args].concat());
+        Self { home, keeper }
+    }
+
+    /// By `command`, which says that it serves `listeners` times.
+    fn spawn(home: Home, command: Command, listeners: usize) -> Self {
+        let keeper = Server::spawn(command, listeners);
+        Self { home, keeper }
+    }
+
+    fn status(&self) -> serde_json::Value {
+        self.home.json(&["status"])
+    }
+
+    /// The process that serves.
+    fn server(&self) -> Pid {
+        pid(number(&self.status()["pid"]))
+    }
+
+    fn connect(&self) -> TcpStream {
+        let mut client = self.keeper.connect();
+        assert_echoes(&mut client, b"hello");
+        client
+    }
+
+    /// Ends the process that serves by `signal`, and answers its number.
+    fn crash(&self, signal: Signal) -> Pid {
+        let server = self.server();
+        kill_process(server, signal).unwrap();
+        server
+    }
+
+    /// Waits until another process than `former` serves.
+    fn until_another_serves(&self, former: Pid) -> Pid {
+        let mut found = former;
+        until("another server serves", || {
+            let answer = self.home.standfast(&["status", "--json"]).output().unwrap();
+            let status = serde_json::from_slice::<serde_json::Value>(&answer.stdout);
+            found = status.map_or(former, |status| pid(number(&status["pid"])));
+            found != former
+        });
+        found
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let keeper = self.keeper.pid();
+        let children = children(keeper);
+        for child in std::iter::once(pid(keeper.into())).chain(children) {
+            // It may have ended.
+            let _ = kill_process(child, Signal::KILL);
+        }
+    }
+}
+
+fn pid(number: u64) -> Pid {
+    Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
+}
+
+/// The child processes of a process with one thread.
+fn children(of: u32) -> Vec<Pid> {
+    let children = fs::read_to_string(format!("/proc/{of}/task/{of}/children"));
+    let children = children.unwrap_or_default();
+    let children = children
+        .split_whitespace()
+        .map(|one| pid(one.parse().unwrap()));
+    children.collect()
+}

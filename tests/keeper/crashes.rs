@@ -1,0 +1,247 @@
+//! A server crashes behind its keeper: who waits is served by the next one, and what is told stays true.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+
+use super::{Kept, children};
+use crate::support::home::{Home, number, text};
+use crate::support::{Server, assert_echoes, connect, lacks, read_to_fin, shell, until};
+
+/// A program that is `standfast` once `gate` is open, and until then runs and does nothing.
+fn behind_a_gate(home: &Home) -> Command {
+    let (gate, program) = (home.join("gate"), home.join("standfast-here"));
+    let script = format!(
+        "#!/bin/sh\nuntil [ -e {} ]; do sleep 0.01; done\nexec {} \"$@\"\n",
+        text(&gate),
+        env!("CARGO_BIN_EXE_standfast")
+    );
+    let mut write = shell(r#"printf '%s' "$3" > "$2" && chmod 755 "$2""#, &[]);
+    write.args([text(&program), &script]);
+    assert!(write.status().unwrap().success());
+    // What the keeper itself runs is a script's interpreter by then: it takes what was typed.
+    let mut command = Command::new(program);
+    command
+        .env("XDG_RUNTIME_DIR", &home.path)
+        .env_remove("RUST_LOG")
+        .env_remove("NOTIFY_SOCKET");
+    command
+}
+
+#[test]
+fn clients_queue_while_no_server_runs_and_are_served_by_the_next_one() {
+    if lacks(&["nc.openbsd"]) {
+        return;
+    }
+    let home = Home::new();
+    let gate = home.join("gate");
+    fs::write(&gate, "").unwrap();
+    let mut command = behind_a_gate(&home);
+    command.args(["serve", "--keep", "-l", "0"]);
+    let kept = Kept::spawn(home, command, 1);
+    drop(kept.connect());
+    fs::remove_file(&gate).unwrap();
+    let former = kept.crash(Signal::KILL);
+    until("the next server is started", || {
+        children(kept.keeper.pid()).len() == 1
+    });
+    let port = kept.keeper.address().port().to_string();
+    let mut netcats: Vec<_> = (0..20)
+        .map(|at| {
+            let mut netcat = Command::new("nc.openbsd");
+            netcat
+                .args(["-N", "127.0.0.1", &port])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped());
+            let mut netcat = netcat.spawn().unwrap();
+            let mut stdin = netcat.stdin.take().unwrap();
+            writeln!(stdin, "number {at}").unwrap();
+            netcat
+        })
+        .collect();
+    assert!(
+        netcats
+            .iter_mut()
+            .all(|one| one.try_wait().unwrap().is_none())
+    );
+    fs::write(&gate, "").unwrap();
+    for (at, netcat) in netcats.into_iter().enumerate() {
+        let output = netcat.wait_with_output().unwrap();
+        assert!(output.status.success());
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            format!("number {at}\n")
+        );
+    }
+    assert_ne!(kept.server(), former);
+}
+
+#[test]
+fn after_a_crash_it_is_one_process_yet_at_the_same_port_and_says_so() {
+    let mut kept = Kept::start(&[]);
+    let keeper = kept.keeper.pid();
+    let address = kept.keeper.address();
+    for signal in [Signal::KILL, Signal::ABORT, Signal::ILL] {
+        drop(kept.connect());
+        let status = kept.status();
+        assert_eq!(status["keeper"], keeper);
+        assert_ne!(status["pid"], keeper);
+        let table = kept.home.answer(&["status"]);
+        assert!(
+            table.contains(&format!("\nkeeper       {keeper}\n")),
+            "{table}"
+        );
+        let former = kept.crash(signal);
+        let line = kept
+            .keeper
+            .log_line("the crash", |line| line.contains("crashed"));
+        let what = format!(
+            "pid {} ended: signal: {}",
+            former.as_raw_nonzero(),
+            signal.as_raw()
+        );
+        assert!(line.contains(&what), "{line}");
+        kept.until_another_serves(former);
+        assert_echoes(&mut connect(address), b"at the same port");
+    }
+    assert_eq!(
+        kept.keeper.drain().code(),
+        Some(0),
+        "{:?}",
+        kept.keeper.lines
+    );
+}
+
+#[test]
+fn a_unix_socket_and_the_metrics_outlive_a_crash_and_go_with_the_end() {
+    let home = Home::new();
+    let path = home.join("s");
+    let listen = format!("unix:{},mode=600", text(&path));
+    let mut command = home.standfast(&["serve", "--keep", "-l", "127.0.0.1:0", "-l", &listen]);
+    command.args(["--metrics", "0"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut kept = Kept {
+        keeper: Server::launch(command),
+        home,
+    };
+    for _ in 0..2 {
+        kept.keeper.stdout_line();
+    }
+    let metrics = |kept: &Kept| kept.status()["metrics"][0].as_str().unwrap().to_owned();
+    let before = metrics(&kept);
+    let inode = fs::metadata(&path).unwrap();
+    let former = kept.crash(Signal::KILL);
+    let mut queued = UnixStream::connect(&path).unwrap();
+    queued.write_all(b"hello").unwrap();
+    kept.until_another_serves(former);
+    let mut echoed = [0; 5];
+    queued.read_exact(&mut echoed).unwrap();
+    assert_eq!(&echoed, b"hello");
+    assert_eq!(metrics(&kept), before);
+    let mut asks = connect(before.parse().unwrap());
+    asks.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    assert!(read_to_fin(&mut asks).starts_with(b"HTTP/1.1 200"));
+    let found = fs::metadata(&path).unwrap();
+    assert!(found.file_type().is_socket());
+    assert_eq!(found.ino(), inode.ino(), "the very socket");
+    assert_eq!(
+        kept.keeper.drain().code(),
+        Some(0),
+        "{:?}",
+        kept.keeper.lines
+    );
+    assert!(!path.exists(), "it is taken away at the end");
+    assert!(!kept.home.join("s.lock").exists());
+}
+
+#[test]
+fn sockets_that_were_inherited_or_passed_by_systemd_are_those_of_every_server() {
+    for (before, listen) in [
+        ("exec 7<&0 0</dev/null", "fd:7"),
+        (
+            "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=web; exec 3<&0 0</dev/null",
+            "systemd:web",
+        ),
+    ] {
+        let home = Home::new();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let control = home.join("c");
+        let args = ["serve", "--keep", "-l", listen, "--control", text(&control)];
+        let mut command = shell(&format!(r#"{before}; exec "$@""#), &args);
+        command.env("XDG_RUNTIME_DIR", &home.path);
+        command
+            .stdin(OwnedFd::from(listener))
+            .stdout(Stdio::piped());
+        let mut keeper = Server::launch(command);
+        keeper.stdout_line();
+        let kept = Kept { home, keeper };
+        let status = || kept.home.json(&["status", "--control", text(&control)]);
+        let mut former = number(&status()["pid"]);
+        for round in 0..4 {
+            if round % 2 == 0 {
+                rustix::process::kill_process(super::pid(former), Signal::KILL).unwrap();
+            } else {
+                kept.home.answer(&["restart", "--control", text(&control)]);
+            }
+            assert_echoes(&mut connect(address), b"and on");
+            let now = status();
+            assert_ne!(number(&now["pid"]), former);
+            assert_eq!(now["listeners"][0]["inherited_as"], listen);
+            former = number(&now["pid"]);
+        }
+    }
+}
+
+#[test]
+fn the_keeper_is_small_and_has_one_thread_and_no_socket_of_a_client() {
+    let kept = Kept::start(&[]);
+    let clients: Vec<_> = (0..50).map(|_| kept.connect()).collect();
+    let former = kept.crash(Signal::KILL);
+    kept.until_another_serves(former);
+    drop(clients);
+    let _clients: Vec<_> = (0..50).map(|_| kept.connect()).collect();
+    kept.home.answer(&["restart"]);
+    let pid = kept.keeper.pid();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let value = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+    };
+    assert!(value("RssAnon:") < 1024, "{status}");
+    assert_eq!(value("Threads:"), 1);
+    // stdin, stdout, stderr, the signals' pair, the line to the server, the listener; and what the test itself was given.
+    let sockets = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let sockets = sockets.filter(|one| {
+        let target = fs::read_link(one.path()).unwrap_or_default();
+        target
+            .to_str()
+            .is_some_and(|target| target.starts_with("socket:"))
+    });
+    assert!(sockets.count() <= 5);
+}
+
+#[test]
+fn programs_of_exec_hear_nothing_of_the_keeper_and_have_no_socket_of_it() {
+    let script =
+        "env | grep -c -e ^STANDFAST_ -e ^WATCHDOG_; ls -l /proc/self/fd | grep -c socket:";
+    let kept = Kept::start(&["exec", "-l", "0", "--", "sh", "-c", script]);
+    for _ in 0..2 {
+        let mut client = connect(kept.keeper.address());
+        // ls and grep have the connection as their stdin, and grep as its stdout.
+        assert_eq!(read_to_fin(&mut client), b"0\n1\n");
+        let former = kept.crash(Signal::KILL);
+        kept.until_another_serves(former);
+    }
+}

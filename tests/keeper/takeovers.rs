@@ -1,0 +1,155 @@
+//! Restarts and reloads behind a keeper: nobody notices, and what is listened on outlives the next crash.
+
+use std::fs;
+use std::net::TcpStream;
+
+use rustix::process::Signal;
+
+use super::{Kept, children};
+use crate::support::home::{Home, number, text};
+use crate::support::{assert_echoes, connect, restarted, until};
+use crate::takeover::restart::{copy, put_script};
+
+fn restart(kept: &Kept) {
+    let (code, stdout, stderr) = restarted(|| kept.home.standfast(&["restart"]));
+    assert_eq!((code, &*stderr), (0, ""), "{stdout}");
+}
+
+#[test]
+fn a_restart_behind_the_keeper_loses_nobody_and_so_does_a_crash_after_it_lose_no_address() {
+    let mut kept = Kept::start(&[]);
+    let keeper = kept.keeper.pid();
+    let mut client = kept.connect();
+    for round in 0..3 {
+        let before = kept.server();
+        restart(&kept);
+        assert_echoes(&mut client, b"over a restart");
+        let status = kept.status();
+        assert_eq!(status["keeper"], keeper);
+        assert_eq!(status["takeover"]["pid"], before.as_raw_nonzero().get());
+        kept.keeper.signal(Signal::USR2);
+        let after = kept.server();
+        kept.until_another_serves(after);
+        assert_echoes(&mut client, b"by a signal");
+        until("one server is left", || children(keeper) == [kept.server()]);
+        if round == 1 {
+            let former = kept.crash(Signal::KILL);
+            kept.until_another_serves(former);
+            client = kept.connect();
+        }
+    }
+    drop(client);
+    assert_eq!(
+        kept.keeper.drain().code(),
+        Some(0),
+        "{:?}",
+        kept.keeper.lines
+    );
+}
+
+#[test]
+fn a_successor_that_fails_leaves_all_as_it_was() {
+    let home = Home::new();
+    let program = home.join("standfast-here");
+    copy(&program);
+    let mut command = std::process::Command::new(&program);
+    command
+        .args(["serve", "--keep", "-l", "0"])
+        .env("XDG_RUNTIME_DIR", &home.path)
+        .env_remove("RUST_LOG");
+    let mut kept = Kept::spawn(home, command, 1);
+    let mut client = kept.connect();
+    let server = kept.server();
+    for (script, why) in [
+        ("#!/bin/sh\nexit 1\n", "has ended"),
+        ("#!/bin/sh\nkill -9 $$\n", "has ended"),
+        ("#!/bin/sh\nexit 0\n", "has ended"),
+    ] {
+        put_script(&program, script);
+        let (code, line) = kept.home.refusal(&["restart"]);
+        assert!(code == 1 && line.contains(why), "{line}");
+        assert_echoes(&mut client, b"it serves on");
+        assert_eq!(kept.server(), server);
+    }
+    // Its program is gone: the keeper runs itself.
+    fs::remove_file(&program).unwrap();
+    let former = kept.crash(Signal::KILL);
+    kept.until_another_serves(former);
+    drop(kept.connect());
+    assert_eq!(kept.keeper.drain().code(), Some(0));
+}
+
+/// A server by a file that is read anew, and the addresses it listens on.
+#[test]
+fn an_address_that_a_reload_adds_outlives_a_crash_and_one_that_it_leaves_out_is_closed() {
+    let home = Home::new();
+    let file = home.join("standfast.toml");
+    let control = home.join("c.sock");
+    let write = |paths: &[&str]| {
+        let mut text = format!("control = \"{}\"\n", control.display());
+        for path in paths {
+            text.push_str(&format!(
+                "[[listen]]\naddress = \"unix:{}\"\n",
+                home.join(path).display()
+            ));
+        }
+        text.push_str("[[listen]]\naddress = \"127.0.0.1:0\"\n");
+        fs::write(&file, text).unwrap();
+    };
+    write(&["one"]);
+    let mut command = home.standfast(&["serve", "--keep", "--config", text(&file)]);
+    command
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped());
+    let mut keeper = crate::support::Server::launch(command);
+    let _ = (keeper.stdout_line(), keeper.stdout_line());
+    write(&["one", "two"]);
+    let target = ["--control", text(&control)];
+    let status = || home.json(&[&["status"], &target[..]].concat());
+    let order = |what: &str| {
+        let (code, stdout, stderr) = restarted(|| home.standfast(&[&[what], &target[..]].concat()));
+        assert_eq!((code, &*stderr), (0, ""), "{stdout}");
+    };
+    let port = || {
+        let status = status();
+        let listeners = status["listeners"].as_array().unwrap().clone();
+        let mut addresses = listeners
+            .iter()
+            .map(|one| one["address"].as_str().unwrap().to_owned());
+        addresses.find(|one| one.starts_with("127")).unwrap()
+    };
+    let before = port();
+    order("reload");
+    let crash = || {
+        let former = number(&status()["pid"]);
+        rustix::process::kill_process(super::pid(former), Signal::KILL).unwrap();
+        until("another server serves", || {
+            let answer = home
+                .standfast(&[&["status", "--json"], &target[..]].concat())
+                .output()
+                .unwrap();
+            let status = serde_json::from_slice::<serde_json::Value>(&answer.stdout);
+            status.is_ok_and(|status| number(&status["pid"]) != former)
+        });
+    };
+    crash();
+    use std::io::{Read, Write};
+    let echoes = |path: &str| {
+        let mut client = std::os::unix::net::UnixStream::connect(home.join(path)).unwrap();
+        client.write_all(b"hello").unwrap();
+        let mut echoed = [0; 5];
+        client.read_exact(&mut echoed).unwrap();
+    };
+    echoes("one");
+    echoes("two");
+    assert_eq!(port(), before);
+    write(&["two"]);
+    order("reload");
+    until("its path is gone", || !home.join("one").exists());
+    crash();
+    echoes("two");
+    assert!(!home.join("one").exists());
+    assert_echoes(&mut connect(before.parse().unwrap()), b"hello");
+    assert_eq!(keeper.drain().code(), Some(0), "{:?}", keeper.lines);
+    let _ = TcpStream::connect(before).unwrap_err();
+}
