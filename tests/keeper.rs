@@ -4,6 +4,8 @@
 mod crashes;
 /// Servers that do not come to serve, and how all ends.
 mod ends;
+/// Real supervisors, containers and terminals, which a restart was refused under.
+mod supervisors;
 /// Restarts and reloads behind it.
 mod takeovers;
 

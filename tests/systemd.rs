@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
     GUARD, Server, assert_echoes, cannot_run, connect, listening, output, pass, read_to_fin,
-    send_until_stuck, standfast, until,
+    restarted, send_until_stuck, standfast, until,
 };
 
 /// The variables by which a service manager speaks, here to one server at a time.
@@ -335,6 +335,44 @@ fn a_manager_that_is_not_there_harms_nothing() {
             "{lines:?}"
         );
     }
+}
+
+#[test]
+fn behind_a_keeper_the_manager_hears_of_everything_from_the_keeper() {
+    let manager = Manager::new();
+    let control = manager.control();
+    let ask = |order: &str| manager.command(&[order, "--control", &control]);
+    let serve = ["serve", "--keep", "-l", "0", "--control", &control];
+    let mut command = manager.command(&serve);
+    command.env("WATCHDOG_USEC", "1000000");
+    let mut keeper = Server::spawn(command, 1);
+    let pid = keeper.pid();
+    manager.hear_ready(&keeper);
+    manager.hear_from(pid, "WATCHDOG=1");
+    let mut client = connect(keeper.address());
+    let (code, _, stderr) = restarted(|| ask("restart"));
+    assert_eq!(code, 0, "{stderr}");
+    let said = manager.hear_from(pid, "RELOADING=1");
+    assert!(said.lines[1].starts_with("MONOTONIC_USEC="), "{said:?}");
+    manager.hear_ready(&keeper);
+    assert_echoes(&mut client, b"over a restart");
+    // A crash is heard of by a status alone: the service goes on.
+    let (_, status, _) = output({
+        let mut status = ask("status");
+        status.arg("--json");
+        status
+    });
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let server = status["pid"]
+        .as_i64()
+        .and_then(|pid| i32::try_from(pid).ok());
+    kill_process(Pid::from_raw(server.unwrap()).unwrap(), Signal::KILL).unwrap();
+    manager.hear_ready(&keeper);
+    keeper.signal(Signal::TERM);
+    manager.hear_from(pid, "STOPPING=1");
+    assert_eq!(keeper.wait().code(), Some(0));
+    let rest = manager.hear_the_rest();
+    assert!(rest.iter().all(|said| said.pid == pid), "{rest:?}");
 }
 
 // The watchdog.

@@ -21,7 +21,7 @@ pub(crate) mod relay;
 /// The server starts its own successor.
 pub(crate) mod restart;
 /// Real supervisors.
-mod supervisors;
+pub(crate) mod supervisors;
 /// Much that waits, and more that comes.
 mod waiting;
 /// The program's file changes, and the server is restarted for it.

@@ -12,16 +12,16 @@ use crate::support::home::{Home, number, text};
 use crate::support::{assert_echoes, connect, lacks, restarted, until};
 
 /// A supervisor that runs one server; ended, and the server with it, when dropped.
-struct Supervised {
-    home: Home,
-    supervisor: Child,
-    end: Signal,
+pub(crate) struct Supervised {
+    pub(crate) home: Home,
+    pub(crate) supervisor: Child,
+    pub(crate) end: Signal,
     log: PathBuf,
 }
 
 impl Supervised {
     /// By runsvdir(8) of runit.
-    fn by_runit(args: &str) -> Self {
+    pub(crate) fn by_runit(args: &str) -> Self {
         let home = Home::new();
         let (serve, log) = (serve(&home, args), home.join("log"));
         fs::create_dir_all(home.join("services/standfast")).unwrap();
@@ -35,7 +35,7 @@ impl Supervised {
         Self::start(home, command, Signal::HUP, log)
     }
 
-    fn by_supervisord(args: &str) -> Self {
+    pub(crate) fn by_supervisord(args: &str) -> Self {
         let home = Home::new();
         let (serve, log) = (serve(&home, args), home.join("log"));
         let config = format!(
@@ -68,19 +68,19 @@ impl Supervised {
         this
     }
 
-    fn standfast(&self, order: &str) -> Command {
+    pub(crate) fn standfast(&self, order: &str) -> Command {
         let control = self.home.join("c.sock");
         self.home.standfast(&[order, "--control", text(&control)])
     }
 
     /// The process that serves, if one does.
-    fn pid(&self) -> Option<Pid> {
+    pub(crate) fn pid(&self) -> Option<Pid> {
         let status = self.standfast("status").arg("--json").output().unwrap();
         let status: serde_json::Value = serde_json::from_slice(&status.stdout).ok()?;
         Pid::from_raw(i32::try_from(number(&status["pid"])).unwrap())
     }
 
-    fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let status = self.standfast("status").arg("--json").output().unwrap();
         let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
         let address = status["listeners"][0]["address"].as_str().unwrap();
@@ -88,7 +88,7 @@ impl Supervised {
     }
 
     /// Waits until another process than `former` serves that the supervisor has started itself.
-    fn until_started_anew(&self, former: Pid) -> Pid {
+    pub(crate) fn until_started_anew(&self, former: Pid) -> Pid {
         let mut anew = None;
         until("the supervisor's own server serves", || {
             anew = self
@@ -99,7 +99,7 @@ impl Supervised {
         anew.unwrap()
     }
 
-    fn has_started(&self, pid: Pid) -> bool {
+    pub(crate) fn has_started(&self, pid: Pid) -> bool {
         let parent = |pid: i32| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
             stat.rsplit_once(") ")?
@@ -115,7 +115,7 @@ impl Supervised {
         its == Some(supervisor) || its.and_then(parent) == Some(supervisor)
     }
 
-    fn logged(&self, what: &str) -> bool {
+    pub(crate) fn logged(&self, what: &str) -> bool {
         fs::read_to_string(&self.log).is_ok_and(|log| log.contains(what))
     }
 }
