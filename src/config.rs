@@ -321,6 +321,11 @@ pub struct Keeper {
     /// What it has of a server that has ended: a new one listens with them where its settings ask for their addresses, and
     /// closes the others. Who takes over from a running server has them from there.
     pub kept: Vec<Arc<Kept>>,
+    /// How many servers it has seen crash.
+    pub crashes: u64,
+    /// Where one has just crashed, what that [left](crate::Handle::remains) of its counters: they go on from there, and what
+    /// was open then has ended, by reason `crash`.
+    pub remains: Option<Vec<u8>>,
 }
 
 /// Whether a server takes over from a running one: its listeners and its live connections. It must listen on all that the

@@ -143,6 +143,9 @@ pub struct Status {
     /// The process that stays when this one ends, and starts the next one, if there is one.
     #[cfg_attr(control, serde(skip_serializing_if = "Option::is_none", default))]
     pub keeper: Option<u32>,
+    /// How many servers have crashed since the keeper started, where there is one.
+    #[cfg_attr(control, serde(skip_serializing_if = "Option::is_none", default))]
+    pub crashes: Option<u64>,
     /// Its version.
     pub version: String,
     /// Since the process started.

@@ -4,6 +4,8 @@ pub(crate) mod beside;
 pub(crate) mod ended;
 pub(crate) mod lifecycle;
 pub(crate) mod listing;
+#[cfg(control)]
+mod remains;
 pub(crate) mod shown;
 #[cfg_attr(not(control), path = "no_takeover.rs")]
 pub(crate) mod takeover;
@@ -121,6 +123,7 @@ impl Handle {
         Status {
             pid: std::process::id(),
             keeper: shared.takeover.keeper(),
+            crashes: shared.takeover.crashes(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: shared.uptime(),
             counted_for: shared.counted_for(),
@@ -187,7 +190,7 @@ impl Handle {
     /// Its [keeper](crate::Config::keeper) has ended: this process is a server as any other.
     #[cfg(control)]
     pub fn keeper_ended(&self) {
-        self.shared.keep(None);
+        self.shared.keep_no_more();
     }
 
     /// Waits until this server is the only one: a process it was taken over from may have something to write yet.

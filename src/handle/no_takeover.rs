@@ -19,6 +19,10 @@ impl Part {
         None
     }
 
+    pub(super) fn crashes(&self) -> Option<u64> {
+        None
+    }
+
     pub(super) fn go_on(&self, _: usize, _: &mut Summary) {}
 
     pub(super) fn ended_before(&self, _: Moment) -> std::iter::Empty<EndedInfo> {

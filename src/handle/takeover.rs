@@ -1,6 +1,6 @@
 //! What the threads of a server share for a takeover, on either side of it.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,6 +25,8 @@ pub(crate) struct Part {
     before: OnceLock<Before>,
     /// The process that stays; 0: there is none, or none any more.
     keeper: AtomicU32,
+    /// Servers that it has seen crash.
+    crashes: AtomicU64,
 }
 
 /// What predecessors counted and noted.
@@ -39,6 +41,12 @@ struct Before {
 impl Part {
     pub(crate) fn keeper(&self) -> Option<u32> {
         Some(self.keeper.load(Ordering::Relaxed)).filter(|&pid| pid != 0)
+    }
+
+    /// How many servers have crashed, where there is a keeper.
+    pub(super) fn crashes(&self) -> Option<u64> {
+        self.keeper()?;
+        Some(self.crashes.load(Ordering::Relaxed))
     }
 
     /// For how long predecessors counted.
@@ -94,10 +102,15 @@ pub(crate) enum Call {
 }
 
 impl Shared {
-    /// Process `pid` stays when this one ends; `None`: no process does.
-    pub(crate) fn keep(&self, pid: Option<u32>) {
-        let pid = pid.unwrap_or_default();
+    /// Process `pid` stays when this one ends, and has seen so many servers crash.
+    pub(crate) fn keep(&self, pid: u32, crashes: u64) {
         self.takeover.keeper.store(pid, Ordering::Relaxed);
+        self.takeover.crashes.store(crashes, Ordering::Relaxed);
+    }
+
+    /// No process does any more.
+    pub(super) fn keep_no_more(&self) {
+        self.takeover.keeper.store(0, Ordering::Relaxed);
     }
 
     pub(crate) fn last_id(&self) -> u64 {

@@ -60,6 +60,18 @@ pub(crate) struct Counts {
     closed: Vec<u64>,
 }
 
+#[cfg(control)]
+impl Counts {
+    /// So many connections ended, for that reason.
+    pub(crate) fn closed(&mut self, reason: CloseReason, count: u64) {
+        let at = reason as usize;
+        if self.closed.len() <= at {
+            self.closed.resize(at + 1, 0);
+        }
+        self.closed[at] += count;
+    }
+}
+
 /// What a server did, from its start to its end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -52,11 +52,13 @@ pub enum CloseReason {
     /// Who it is was to be said in a header of the PROXY protocol, and was not, or by somebody who may not say that: never
     /// served.
     BadProxyHeader,
+    /// The server that had it crashed; counted by the next one, which a keeper has started.
+    Crash,
 }
 
 impl CloseReason {
     /// Every reason, in the order of the variants.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::PeerClosed,
         Self::PeerReset,
         Self::KeepaliveDead,
@@ -75,6 +77,7 @@ impl CloseReason {
         Self::Denied,
         Self::MaxAge,
         Self::BadProxyHeader,
+        Self::Crash,
     ];
 
     /// The word in logs and metrics.
@@ -99,6 +102,7 @@ impl CloseReason {
             Self::Denied => "denied",
             Self::MaxAge => "max-age",
             Self::BadProxyHeader => "bad-proxy-header",
+            Self::Crash => "crash",
         }
     }
 }

@@ -69,6 +69,14 @@ pub(super) fn figures(status: &Status, open_metrics: bool) -> String {
         "Whether accepting is paused for a lack of descriptors or memory.",
     )
     .value(&[], u8::from(status.accept_paused));
+    if let Some(crashes) = status.crashes {
+        text.family(
+            "standfast_crashes_total",
+            Kind::Counter,
+            "Servers that the keeper has seen crash.",
+        )
+        .value(&[], crashes);
+    }
     let takeovers = &status.takeovers;
     text.family(
         "standfast_handoffs_total",

@@ -15,6 +15,10 @@ impl Server {
     /// A server that takes over from nobody, with the sockets that a keeper has.
     pub(super) fn afresh(config: &Config) -> Result<(Self, Lent), Error> {
         let server = Self::open_kept(config)?;
+        let keeper = config.keeper.as_ref();
+        if let Some(remains) = keeper.and_then(|keeper| keeper.remains.as_ref()) {
+            server.handle.shared.go_on_after_a_crash(remains);
+        }
         let lent = metrics::kept(config, &server.addresses);
         Ok((server, lent))
     }

@@ -82,7 +82,7 @@ impl Part {
 pub(super) fn keep_in(config: &Config, acceptor: &mut Acceptor, shared: &Shared) {
     if let Some(keeper) = &config.keeper {
         acceptor.is_kept();
-        shared.keep(Some(keeper.pid));
+        shared.keep(keeper.pid, keeper.crashes);
     }
 }
 

@@ -12,7 +12,9 @@ use rustix::process::Signal;
 
 use super::{Kept, children};
 use crate::support::home::{Home, number, text};
-use crate::support::{Server, assert_echoes, connect, lacks, read_to_fin, shell, until};
+use crate::support::{
+    Server, assert_echoes, cannot_run, connect, lacks, read_to_fin, shell, until,
+};
 
 /// A program that is `standfast` once `gate` is open, and until then runs and does nothing.
 fn behind_a_gate(home: &Home) -> Command {
@@ -244,4 +246,135 @@ fn programs_of_exec_hear_nothing_of_the_keeper_and_have_no_socket_of_it() {
         let former = kept.crash(Signal::KILL);
         kept.until_another_serves(former);
     }
+}
+
+/// Waits until it is noted, where the next server finds it, that `open` connections are.
+fn until_noted(kept: &Kept, open: usize) {
+    let wanted = format!("\"open\":{open},");
+    until("it is noted", || {
+        let pid = kept.keeper.pid();
+        let mut held = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        held.any(|one| {
+            let path = fs::read_link(one.path()).unwrap_or_default();
+            path.to_str()
+                .is_some_and(|path| path.starts_with("/memfd:standfast"))
+                && fs::read_to_string(one.path()).is_ok_and(|text| text.contains(&wanted))
+        })
+    });
+}
+
+#[test]
+fn counters_go_on_over_a_crash_and_who_was_connected_has_ended_for_that() {
+    let home = Home::new();
+    let mut command = home.standfast(&["serve", "--keep", "-l", "0", "--metrics", "0"]);
+    command.stdin(Stdio::null());
+    let mut kept = Kept::spawn(home, command, 1);
+    drop(kept.connect());
+    kept.keeper
+        .log_line("its end", |line| line.contains("peer-closed"));
+    let mut clients: Vec<_> = (0..3).map(|_| kept.connect()).collect();
+    until_noted(&kept, 3);
+    let former = kept.crash(Signal::KILL);
+    let line = kept
+        .keeper
+        .log_line("what was lost", |line| line.contains("reason=crash"));
+    assert!(line.contains("connections=3"), "{line}");
+    for client in &mut clients {
+        let ended = client.read(&mut [0]);
+        assert!(
+            !matches!(ended, Ok(1..)),
+            "the kernel closes what a crash leaves"
+        );
+    }
+    kept.until_another_serves(former);
+    let status = kept.status();
+    let closed = serde_json::json!([["peer-closed", 1], ["crash", 3]]);
+    assert_eq!(
+        (&status["accepted"], &status["closed"]),
+        (&4.into(), &closed)
+    );
+    assert_eq!(
+        (&status["open"], &status["crashes"]),
+        (&0.into(), &1.into())
+    );
+    // And over a takeover behind the crash.
+    kept.home.answer(&["restart"]);
+    let status = kept.status();
+    assert_eq!(
+        (&status["closed"], &status["crashes"]),
+        (&closed, &1.into())
+    );
+    let mut asks = connect(status["metrics"][0].as_str().unwrap().parse().unwrap());
+    asks.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let page = String::from_utf8(read_to_fin(&mut asks)).unwrap();
+    assert!(page.contains("\nstandfast_crashes_total 1\n"), "{page}");
+    assert!(page.contains("reason=\"crash\"} 3\n"), "{page}");
+}
+
+#[test]
+fn as_another_user_with_a_log_file_it_goes_on_after_a_crash_and_a_restart() {
+    const TEST: &str = "as_another_user_with_a_log_file_it_goes_on_after_a_crash_and_a_restart";
+    if !rustix::process::geteuid().is_root() {
+        return cannot_run(TEST, "root, to become another user");
+    }
+    let home = Home::new();
+    let (log, control, path) = (home.join("log"), home.join("c.sock"), home.join("s"));
+    std::os::unix::fs::chown(&home.path, Some(65534), Some(65534)).unwrap();
+    let listen = format!("unix:{}", text(&path));
+    let args = [
+        "serve",
+        "--keep",
+        "-l",
+        "127.0.0.1:0",
+        "-l",
+        &listen,
+        "--user",
+        "65534",
+        "--group",
+        "65534",
+    ];
+    let mut command = home.standfast(&args);
+    command.args(["--log-file", text(&log), "--control", text(&control)]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut keeper = Server::launch(command);
+    let address = crate::support::listening(&keeper.stdout_line());
+    keeper.stdout_line();
+    keeper.addresses = vec![address];
+    let mut kept = Kept { home, keeper };
+    let ask = |kept: &Kept, order: &str| {
+        let mut command = kept
+            .home
+            .standfast(&[order, "--json", "--control", text(&control)]);
+        std::os::unix::process::CommandExt::uid(&mut command, 65534);
+        std::os::unix::process::CommandExt::gid(&mut command, 65534);
+        let output = command.output().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap_or_default()
+    };
+    let mut client = kept.connect();
+    for round in 0..4 {
+        let before = number(&ask(&kept, "status")["pid"]);
+        if round % 2 == 0 {
+            until("it is restarted", || {
+                ask(&kept, "restart");
+                number(&ask(&kept, "status")["pid"]) != before
+            });
+            assert_echoes(&mut client, b"and on");
+        } else {
+            rustix::process::kill_process(super::pid(before), Signal::KILL).unwrap();
+            client = kept.connect();
+        }
+        let mut local = UnixStream::connect(&path).unwrap();
+        local.write_all(b"hello").unwrap();
+        local.read_exact(&mut [0; 5]).unwrap();
+        let now = number(&ask(&kept, "status")["pid"]);
+        assert_ne!(now, before);
+        let owner = fs::metadata(format!("/proc/{now}")).unwrap().uid();
+        assert_eq!(owner, 65534, "round {round}");
+    }
+    drop(client);
+    assert_eq!(kept.keeper.drain().code(), Some(0));
+    let log = fs::read_to_string(log).unwrap();
+    assert_eq!(log.matches("the former server crashed").count(), 2, "{log}");
+    assert!(!path.exists() && !control.exists());
 }

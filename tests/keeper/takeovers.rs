@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use super::{Kept, children};
 use crate::support::home::{Home, number, text};
-use crate::support::{assert_echoes, connect, restarted, until};
+use crate::support::{assert_echoes, connect, output, restarted, until};
 use crate::takeover::restart::{copy, put_script};
 
 fn restart(kept: &Kept) {
@@ -152,4 +152,64 @@ fn an_address_that_a_reload_adds_outlives_a_crash_and_one_that_it_leaves_out_is_
     assert_echoes(&mut connect(before.parse().unwrap()), b"hello");
     assert_eq!(keeper.drain().code(), Some(0), "{:?}", keeper.lines);
     let _ = TcpStream::connect(before).unwrap_err();
+}
+
+#[test]
+fn a_watched_program_is_restarted_behind_the_keeper_and_signals_reach_the_newest() {
+    let home = Home::new();
+    let program = home.join("standfast-here");
+    copy(&program);
+    let mut command = std::process::Command::new(&program);
+    command
+        .args(["serve", "--keep", "--watch", "-l", "0"])
+        .env("XDG_RUNTIME_DIR", &home.path)
+        .env_remove("RUST_LOG");
+    let mut kept = Kept::spawn(home, command, 1);
+    let mut client = kept.connect();
+    for _ in 0..2 {
+        let before = kept.server();
+        let newer = kept.home.join("newer");
+        copy(&newer);
+        fs::rename(&newer, &program).unwrap();
+        kept.until_another_serves(before);
+        assert_echoes(&mut client, b"and on");
+        until("the former one has ended", || {
+            children(kept.keeper.pid()) == [kept.server()]
+        });
+    }
+    drop(client);
+    assert_eq!(
+        kept.keeper.drain().code(),
+        Some(0),
+        "{:?}",
+        kept.keeper.lines
+    );
+}
+
+#[test]
+fn a_successor_that_dies_at_any_point_of_a_takeover_leaves_somebody_who_serves() {
+    for fault in [
+        "init", "pre-copy", "freeze", "commit", "owned", "running", "serving",
+    ] {
+        let home = Home::new();
+        let mut command = home.standfast(&["serve", "--keep", "-l", "0"]);
+        command.env("STANDFAST_FAULT", fault);
+        let kept = Kept::spawn(home, command, 1);
+        let mut client = kept.connect();
+        let former = kept.server();
+        // The successor fails by its fault, before or after the commit.
+        drop(output(kept.home.standfast(&["restart", "--timeout", "5s"])));
+        until("somebody serves", || {
+            let answer = kept.home.standfast(&["status", "--json"]).output().unwrap();
+            answer.status.success()
+        });
+        if kept.server() == former {
+            assert_echoes(&mut client, b"it goes on");
+        }
+        let mut another = kept.connect();
+        assert_echoes(&mut another, b"and serves");
+        let crashed = kept.crash(Signal::KILL);
+        kept.until_another_serves(crashed);
+        drop(kept.connect());
+    }
 }

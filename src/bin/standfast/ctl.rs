@@ -200,6 +200,9 @@ fn status_table(status: &Status) -> String {
     if let Some(keeper) = &status.keeper {
         row("keeper", keeper);
     }
+    if let Some(crashes) = status.crashes.filter(|&crashes| crashes > 0) {
+        row("crashes", &crashes);
+    }
     row("version", &status.version);
     row("up", &short(status.uptime));
     row(

@@ -81,7 +81,8 @@ struct Keeper {
     falls: u32,
     unserved: u32,
     has_served: bool,
-    /// What became of the last one, for the next one to tell.
+    /// Servers that crashed, and what became of the last one, for the next one to tell.
+    crashes: u64,
     crashed: Option<String>,
     /// It was told to end.
     ends: bool,
@@ -182,6 +183,7 @@ impl Keeper {
             falls: 0,
             unserved: 0,
             has_served: false,
+            crashes: 0,
             crashed: None,
             ends: false,
             over: None,
@@ -415,7 +417,7 @@ impl Keeper {
         let is_successor = command
             .get_envs()
             .any(|(name, _)| name == OsStr::new(SUCCESSOR));
-        let mut keeper = format!("{} {}", process::id(), theirs.as_raw_fd());
+        let mut keeper = format!("{} {} {}", process::id(), theirs.as_raw_fd(), self.crashes);
         let mut lent = vec![theirs.as_fd()];
         // A successor has the sockets from the server that it takes over from.
         for held in self.held.iter().filter(|_| !is_successor) {
@@ -518,6 +520,7 @@ impl Keeper {
             return self.signal(Signal::TERM, |_| true);
         }
         if !unserved {
+            self.crashes += 1;
             self.crashed = Some(what);
         }
         // One that was just taking over either has done so, or ends.

@@ -1,31 +1,42 @@
 //! A server that a [keeper](crate::keeper) has started: what it has from there, and what it says to it.
 
 use std::env;
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
 use std::time::Duration;
 
+use rustix::event::PollFlags;
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 use rustix::process::getppid;
-use standfast::Server;
 use standfast::control::{Keeper, Kept, Successor};
 use standfast::process::{inherited, threads};
+use standfast::{Handle, Server};
 
 use crate::Failure;
 use crate::args::ProcessArgs;
+use crate::supervisor::wait;
 
 /// What a keeper and its servers know one another by. To a server: the keeper's number, the number of the socket between the
-/// two, and of each socket that is kept its name and its numbers.
+/// two, how many servers have crashed, and of each thing that is kept its name and its numbers.
 pub(crate) const KEEPER: &str = "STANDFAST_KEEPER";
 
 /// To a server: what became of the one before it.
 pub(crate) const CRASHED: &str = "STANDFAST_CRASHED";
+
+/// The name of what is noted there of a server's counters, how often that is done, and how long the number before it is.
+const REMAINS: &str = "remains";
+const OFTEN: Duration = Duration::from_secs(1);
+const LENGTH: usize = 10;
 
 /// How long the keeper may take to start a process.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,8 +49,12 @@ const ANSWER: usize = 1024;
 struct Line {
     keeper: u32,
     socket: OwnedFd,
-    /// What the server before this one has left there.
+    crashes: u64,
+    /// What the server before this one has left there: its sockets, and its counters.
     kept: Vec<Arc<Kept>>,
+    remains: Option<Vec<u8>>,
+    /// Where those of this one are noted.
+    notes: OnceLock<File>,
     /// It has ended.
     is_gone: AtomicBool,
     /// Held while it is asked; what it answers.
@@ -81,23 +96,47 @@ fn taken(said: &str) -> io::Result<Line> {
         .next()
         .and_then(|pid| pid.parse().ok())
         .ok_or_else(wrong)?;
-    let socket = inherited::claim(number(said.next().ok_or_else(wrong)?)?)?;
-    let kept = said.map(|one| {
+    let mut next = || said.next().ok_or_else(wrong);
+    let socket = inherited::claim(number(next()?)?)?;
+    let crashes = next()?.parse().map_err(|_| wrong())?;
+    let (mut kept, mut remains) = (Vec::new(), None);
+    for one in said {
         let (name, numbers) = one.split_once(':').ok_or_else(wrong)?;
         let numbers = numbers.split('+');
         let descriptors = numbers.map(|one| inherited::claim(number(one)?));
-        Ok(Arc::new(Kept::from_parts(
-            descriptors.collect::<io::Result<_>>()?,
-            name,
-        )?))
-    });
+        let mut descriptors = descriptors.collect::<io::Result<Vec<_>>>()?;
+        if name == REMAINS {
+            remains = descriptors.pop().and_then(|file| noted(&file.into()));
+        } else {
+            kept.push(Arc::new(Kept::from_parts(descriptors, name)?));
+        }
+    }
     Ok(Line {
         keeper,
         socket,
-        kept: kept.collect::<io::Result<_>>()?,
+        crashes,
+        kept,
+        remains,
+        notes: OnceLock::new(),
         is_gone: AtomicBool::new(false),
         answers: Mutex::default(),
     })
+}
+
+/// Notes `remains` where the next server finds them.
+fn note(file: &File, remains: &[u8]) -> io::Result<()> {
+    let mut text = format!("{:0LENGTH$}", remains.len()).into_bytes();
+    text.extend_from_slice(remains);
+    file.write_all_at(&text, 0)
+}
+
+/// What was noted, if a whole note is there.
+fn noted(file: &File) -> Option<Vec<u8>> {
+    let mut text = vec![0; usize::try_from(file.metadata().ok()?.len()).ok()?];
+    file.read_exact_at(&mut text, 0).ok()?;
+    let (length, rest) = text.split_at_checked(LENGTH)?;
+    let length = str::from_utf8(length).ok()?.parse().ok()?;
+    rest.get(..length).map(<[u8]>::to_vec)
 }
 
 fn get() -> Option<&'static Line> {
@@ -121,13 +160,15 @@ pub(crate) fn keeper() -> Option<Keeper> {
     Some(Keeper {
         pid: line.keeper,
         kept: line.kept.clone(),
+        crashes: line.crashes,
+        remains: line.remains.clone(),
     })
 }
 
 /// Says what became of the server before this one, if it crashed.
 pub(crate) fn say_crashed() {
     if let Ok(what) = env::var(CRASHED) {
-        log::error!(former = what.as_str(); "the former server crashed, its connections were reset; this one goes on listening");
+        log::error!(former = what.as_str(); "the former server crashed, this one goes on listening");
     }
 }
 
@@ -141,7 +182,7 @@ pub(crate) fn attend(server: &Server, args: &ProcessArgs) -> Result<(), Failure>
     let (answer, answers) = mpsc::channel();
     *line.answers.lock().unwrap_or_else(PoisonError::into_inner) = Some(answers);
     let started = threads::start("keeper", move || {
-        hear(line, &answer);
+        hear(line, &handle, &answer);
         line.is_gone.store(true, Ordering::Release);
         handle.keeper_ended();
         if handle.is_ending() {
@@ -158,10 +199,25 @@ pub(crate) fn attend(server: &Server, args: &ProcessArgs) -> Result<(), Failure>
     started.map_err(|error| Failure::failed(format!("cannot wait for the keeper: {error}")))
 }
 
-/// Passes its answers on until it ends.
-fn hear(line: &Line, answer: &Sender<String>) {
+/// Passes its answers on until it ends, and notes meanwhile what the next server needs to know.
+fn hear(line: &Line, handle: &Handle, answer: &Sender<String>) {
     let mut text = [0; ANSWER];
     loop {
+        match wait(&line.socket, PollFlags::IN, OFTEN) {
+            Ok(true) => {}
+            Ok(false) => {
+                if let Some(file) = line.notes.get() {
+                    // Without it the next server counts from the last one that was noted.
+                    let _ = note(file, &handle.remains());
+                }
+                continue;
+            }
+            // Of memory, most likely.
+            Err(_) => {
+                thread::park_timeout(OFTEN);
+                continue;
+            }
+        }
         match retry_on_intr(|| recv(&line.socket, &mut text[..], RecvFlags::empty())) {
             Ok((_, count)) if count > 0 => {
                 let text = String::from_utf8_lossy(&text[..count.min(ANSWER)]);
@@ -182,6 +238,16 @@ pub(crate) fn keep(listening: &[Kept]) {
         if let Err(error) = line.say(&text, &descriptors) {
             log::error!(error:%; "the keeper does not get a listening socket: a crash would close it");
         }
+    }
+    let noting = memfd_create("standfast", MemfdFlags::CLOEXEC).map_err(io::Error::from);
+    let noting = noting.and_then(|file| {
+        line.say(&format!("FDSTORE=1\nFDNAME={REMAINS}"), &[file.as_fd()])?;
+        // Once, when it begins to serve.
+        let _ = line.notes.set(file.into());
+        Ok(())
+    });
+    if let Err(error) = noting {
+        log::warn!(error:%; "counters would begin anew after a crash");
     }
 }
 
