@@ -210,6 +210,11 @@ pub struct Listen {
     pub accept_proxy: Option<AcceptProxy>,
     /// What happens to a connection over a limit on all connections. Default: [`WhenFull::Close`].
     pub when_full: WhenFull,
+    /// Clients may come over several paths (MPTCP, Linux 6.10): one that changes networks keeps its connection. One that
+    /// comes over TCP is served as ever, and where the kernel has none, or `mptcp` of other processes that listened before,
+    /// all are. Behind a closed window `dead_after` may be exceeded (`net.ipv4.tcp_rto_max_ms` bounds that), `user_timeout`
+    /// does not hold, and a socket cannot be [given away](crate::Context::give_away). Default: no.
+    pub mptcp: bool,
     /// Connections that may wait to be accepted: the argument of listen(2). Default 4096; the system caps it
     /// (`net.core.somaxconn`), and the server says so.
     pub backlog: u32,
@@ -259,6 +264,7 @@ impl Listen {
             accept_rate_per_ip: None,
             accept_proxy: None,
             when_full: WhenFull::Close,
+            mptcp: false,
             backlog: 4096,
             buffer: 256 * 1024,
         }

@@ -44,6 +44,8 @@ mod load;
 mod memory;
 /// What a server tells of itself over HTTP.
 mod metrics;
+/// `--mptcp`: clients over several paths.
+mod multipath;
 /// Who the server and the programs it starts are, and what they may.
 mod privileges;
 /// Half-open peers: found, in time, with the exact reason.

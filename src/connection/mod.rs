@@ -442,7 +442,7 @@ impl Connection {
                 return self.conclude(service, turn, more);
             }
             self.finish_unasked(service, CloseReason::ReadTimeout);
-            if let Ok(info) = sys::tcp_info(self.io.socket.as_fd())
+            if let Ok(info) = self.io.tcp_info()
                 && (info.probes > 0 || info.retransmits > 0)
             {
                 self.io.set_silent(info);

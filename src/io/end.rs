@@ -405,8 +405,11 @@ impl Io {
     pub(crate) fn fail(&mut self, errno: i32) {
         let fd = self.socket.as_fd();
         let queued = self.waiting_output() > 0 || sys::unacknowledged(fd).unwrap_or(0) > 0;
-        let mut reason = reap::reason_of(errno, queued);
-        let info = sys::tcp_info(fd).ok();
+        // No path to it was left, and it did not come back.
+        let is_given_up = self.is(Is::Multipath) && errno == libc::ENOTCONN;
+        let why = if is_given_up { libc::ETIMEDOUT } else { errno };
+        let mut reason = reap::reason_of(why, queued);
+        let info = self.tcp_info().ok();
         if reason == CloseReason::PeerReset && self.peer_fin() && self.far_has_all() {
             // It had ended, and all it said has arrived: what it did not hear any more is no loss of its own.
             reason = CloseReason::PeerClosed;

@@ -99,6 +99,13 @@ impl Io {
                 "output waits that the socket does not take",
             ));
         }
+        if self.is(Is::Multipath) {
+            // What has come of the bytes, and of either end, the kernel tells of TCP alone.
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "it is connected over MPTCP",
+            ));
+        }
         let copy = self.socket.try_clone()?;
         set_nonblocking(&self.socket, false)?;
         self.set(Is::GivenAway, true);
@@ -232,6 +239,7 @@ impl Io {
             outbox: 0,
             queued,
             info: (queued > 0).then_some(info),
+            untold: false,
             taken: info.journal.acknowledged,
             moved: info.journal.acknowledged,
             half_closed: self.half_closed(),
@@ -261,6 +269,7 @@ impl Io {
             watched.lost = watched.lost.min(turn.now.after(LOST));
         } else if polled.contains(PollFlags::HUP) {
             let seen = Seen {
+                untold: false,
                 outbox: 0,
                 queued: 0,
                 info: None,

@@ -33,9 +33,11 @@ use crate::io::end::End;
 use crate::io::flags::{Flag, Flags};
 use crate::io::marks::{Mark, Marks};
 use crate::io::stats::Stats;
+use crate::liveness::multipath;
 use crate::liveness::reap::{self, Limits};
 use crate::liveness::sockopt::INTEREST;
 use crate::memory::Memory;
+use crate::os::sys::{self, TcpInfo};
 use crate::time::deadline::Moment;
 use crate::time::horizon::Pause;
 
@@ -120,6 +122,8 @@ pub(crate) enum Is {
     Shifted,
     /// Not read for want of memory in the process.
     Short,
+    /// It has, or may have, several paths: the kernel does not say by itself that the peer has vanished.
+    Multipath,
 }
 
 impl Flag for Is {
@@ -171,6 +175,25 @@ impl Io {
 
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    /// What the kernel knows of the peer.
+    pub(crate) fn tcp_info(&self) -> io::Result<TcpInfo> {
+        if self.is(Is::Multipath) {
+            sys::multipath_info(self.socket.as_fd())
+        } else {
+            sys::tcp_info(self.socket.as_fd())
+        }
+    }
+
+    /// It is a connection of a listener for such: finds out whether it has, or may have, several paths.
+    pub(crate) fn find_paths(&mut self, limits: &Limits, now: Moment) {
+        if multipath::is_multipath(&self.socket) {
+            self.set(Is::Multipath, true);
+            if self.look_at == Moment::NEVER {
+                self.look_at = reap::first_look(limits, now, self.last_in);
+            }
+        }
     }
 
     /// Has its events told under `token`, from now on.

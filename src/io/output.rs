@@ -77,14 +77,15 @@ impl Io {
     /// Something waits for the peer from now on: arms the look at whether it is acknowledged.
     #[inline]
     fn watch_output(&mut self, turn: &Turn<'_>) {
-        if self.look_at == Moment::NEVER {
+        if self.look_at == Moment::NEVER || self.is(Is::Multipath) {
             // Reading had paused: the last byte is older than its moment says, so it does not count.
             let last_in = if self.is(Is::Shifted) {
                 turn.now.before(Duration::MAX)
             } else {
                 self.last_in
             };
-            self.look_at = reap::first_look(turn.limits, turn.now, last_in);
+            let first = reap::first_look(turn.limits, turn.now, last_in);
+            self.look_at = self.look_at.min(first);
         }
     }
 

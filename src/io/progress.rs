@@ -27,14 +27,16 @@ impl Io {
         let queued = sys::unacknowledged(fd).unwrap_or(0);
         let outbox = self.waiting_output();
         let waits = outbox > 0 || queued > 0;
+        let untold = self.is(Is::Multipath);
         let seen = Seen {
             outbox,
             queued,
-            info: if queued > 0 {
-                sys::tcp_info(fd).ok()
+            info: if queued > 0 || untold {
+                self.tcp_info().ok()
             } else {
                 None
             },
+            untold,
             taken: self.taken(queued),
             moved: self
                 .moved(queued)

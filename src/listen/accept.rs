@@ -22,6 +22,7 @@ use crate::listen::listener::{Configure, Listener, Settings};
 use crate::listen::pace::Pace;
 use crate::liveness::close::{CloseReason, Ending, Errno, Note, Obituary};
 use crate::liveness::herd::{self, Accepted, Rotation};
+use crate::liveness::multipath;
 use crate::liveness::sockopt::{self, Refused};
 use crate::os::socket_file::SocketFile;
 use crate::os::sys;
@@ -92,6 +93,8 @@ struct Entrance {
     settings: Arc<Settings>,
     stats: Arc<Stats>,
     configure: Configure,
+    /// Its connections may have several paths; who comes over TCP has none of its options.
+    multipath: bool,
     /// How fast they come in, if not as they come.
     pace: Option<Pace>,
     /// What it has for the connections of a herd.
@@ -129,6 +132,9 @@ impl Entrance {
         } else {
             *options
         };
+        if self.multipath {
+            return own.give(socket, multipath::is_multipath(socket));
+        }
         match self.configure {
             Configure::None => self.vary(socket, id, is_one_of_many),
             Configure::Queued => own.replace(socket),
@@ -221,6 +227,7 @@ impl Acceptor {
         registry.register(source, token, Interest::READABLE)?;
         let pace = listener.settings.accept_rate.map(Pace::of);
         self.doors.push(Entrance {
+            multipath: multipath::is_multipath(&listener.socket),
             number: u16::try_from(self.doors.len()).unwrap_or(u16::MAX),
             socket: listener.socket,
             address: listener.address,
@@ -413,6 +420,9 @@ impl Acceptor {
             log::debug!(id, option = refused.option.as_str(), error:% = refused.source; "option refused");
         }
         let mut io = Io::new(socket, id, peer, door.number, now);
+        if door.multipath {
+            io.find_paths(&door.settings.limits, now);
+        }
         if let Some(waits) = waits {
             io.wait_at(waits, now);
         }
@@ -495,7 +505,7 @@ impl Acceptor {
     pub(crate) fn configure(&self) {
         let taken = self.doors.iter();
         for door in taken.filter(|door| door.configure == Configure::Queued) {
-            if let Err(refused) = door.settings.options.replace(&door.socket) {
+            if let Err(refused) = door.settings.options.give(&door.socket, door.multipath) {
                 log::debug!(option = refused.option.as_str(), error:% = refused.source; "option refused");
             }
         }

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::listen::admission::Limit;
 use crate::listen::listener::{self, Settings};
 use crate::liveness::keepalive::Keepalive;
+use crate::liveness::multipath;
 use crate::liveness::sockopt::{self, Unfit};
 use crate::memory::{self, KernelMemory, Memory, MemorySource};
 
@@ -46,6 +47,11 @@ pub struct Effective {
     pub buffer: usize,
     /// What the kernel may take for sockets beside that, where it tells.
     pub kernel: Option<KernelMemory>,
+    /// Why there is no MPTCP, where it is asked for.
+    pub lacks_mptcp: Option<String>,
+    /// Over MPTCP, where it is asked for: the longest pause between two window probes that `dead_after` allows, and the one
+    /// that this host has, which is longer: a peer that vanishes behind a closed window may be found later than that.
+    pub slow_probes: Option<(Duration, Duration)>,
     /// The backlog, after the system's cap.
     pub backlog: u32,
 }
@@ -82,6 +88,9 @@ impl Listen {
         }
         addresses.extend(self.sockets.iter().filter_map(|it| listener::named(it)));
         let options = settings.options;
+        let lacks_mptcp = self.mptcp.then(multipath::lacks).flatten();
+        let has_mptcp = self.mptcp && lacks_mptcp.is_none();
+        let slow_probes = has_mptcp.then(|| options.exceeded()).flatten();
         Ok(Effective {
             addresses,
             absent,
@@ -102,6 +111,8 @@ impl Listen {
             memory_of: config.memory.map_or_else(memory::available, |_| None),
             buffer: settings.limits.buffer,
             kernel: memory::settings(),
+            lacks_mptcp: lacks_mptcp.map(|error| error.to_string()),
+            slow_probes,
             backlog: listener::somaxconn().map_or(self.backlog, |cap| cap.min(self.backlog)),
         })
     }

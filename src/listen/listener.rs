@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::address::Address;
 use crate::address::endpoint::Endpoint;
@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::inspect::ListenerInfo;
 use crate::listen::access::{Access, Proxies};
 use crate::listen::admission::{Admission, Limit};
+use crate::liveness::multipath;
 use crate::liveness::reap::Limits;
 use crate::liveness::sockopt::{self, SocketOptions};
 use crate::memory::Memory;
@@ -35,6 +36,7 @@ pub(crate) struct Settings {
     pub(crate) service: AnyService,
     pub(crate) options: SocketOptions,
     pub(crate) limits: Limits,
+    mptcp: bool,
     pub(crate) when_full: WhenFull,
     pub(crate) access: Access,
     pub(crate) admission: Admission,
@@ -109,6 +111,7 @@ impl Settings {
                 max_age: listen.max_age,
                 buffer: memory.buffer(listen.buffer),
             },
+            mptcp: listen.mptcp && multipath::lacks().is_none(),
             when_full: listen.when_full,
             access: Access::new(&listen.allow, &listen.deny),
             accept_rate: listen.accept_rate,
@@ -398,12 +401,7 @@ fn bind_tcp(
             source,
         }
     };
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )
-    .map_err(failed)?;
+    let (socket, multipath) = multipath::or_tcp(address, listen.mptcp).map_err(failed)?;
     socket.set_reuse_address(true).map_err(failed)?;
     if address.is_ipv6() {
         socket
@@ -411,13 +409,11 @@ fn bind_tcp(
             .map_err(failed)?;
     }
     if sockopt::INHERITED {
-        settings
-            .options
-            .apply(&socket)
-            .map_err(|refused| Error::Option {
-                option: refused.option,
-                source: refused.source,
-            })?;
+        let given = settings.options.begin(&socket, multipath);
+        given.map_err(|refused| Error::Option {
+            option: refused.option,
+            source: refused.source,
+        })?;
     }
     socket.bind(&address.into()).map_err(failed)?;
     // Two sockets bound with SO_REUSEADDR and not listening yet do not see each other: listen() may say EADDRINUSE.
@@ -516,6 +512,9 @@ pub(crate) fn taken_over(
         (Some(_), Some(_)) => Configure::Each,
         (Some(_), None) => Configure::Queued,
     };
+    if configure == Configure::Queued {
+        multipath::compare(&socket, &info.address, settings.mptcp);
+    }
     let file = match &info.address {
         Endpoint::Unix(path) if info.inherited_as.is_none() => {
             let file = SocketFile::inheriting(path, settings.permit(path));

@@ -17,6 +17,8 @@ use crate::time::deadline::Moment;
 pub(crate) struct Origin {
     pub(crate) address: Endpoint,
     pub(crate) settings: Arc<Settings>,
+    /// Its connections may have several paths.
+    pub(crate) multipath: bool,
     /// This worker's counters.
     pub(crate) stats: Arc<Stats>,
     /// What holds for the far sides of its connections.
@@ -84,7 +86,7 @@ impl Origin {
             waiting: io.waiting_output() + far_waiting,
             held: io.held() + far_held,
             unacknowledged: sys::unacknowledged(fd).ok(),
-            round_trip: sys::tcp_info(fd).ok().map(|info| info.round_trip),
+            round_trip: io.tcp_info().ok().map(|info| info.round_trip),
             next_deadline: deadlines
                 .into_iter()
                 .flatten()

@@ -250,6 +250,7 @@ impl Obituary<'_> {
             errno = errno.as_deref(),
             probes,
             retransmits,
+            flows = info.and_then(|info| info.flows),
             silent_for = silent;
             "closed"
         );

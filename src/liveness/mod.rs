@@ -3,5 +3,6 @@
 pub(crate) mod close;
 pub(crate) mod herd;
 pub(crate) mod keepalive;
+pub(crate) mod multipath;
 pub(crate) mod reap;
 pub(crate) mod sockopt;

@@ -43,8 +43,10 @@ pub(crate) struct Seen {
     pub(crate) outbox: usize,
     /// Bytes in the kernel's send queue, unacknowledged (`SIOCOUTQ`).
     pub(crate) queued: u64,
-    /// `TCP_INFO`, where something is queued and the system tells.
+    /// `TCP_INFO`, where something is queued or it is `untold`, and the system tells.
     pub(crate) info: Option<TcpInfo>,
+    /// The kernel says nothing by itself of a peer that has vanished: it is [multipath](super::multipath).
+    pub(crate) untold: bool,
     /// Bytes of this connection the peer has acknowledged so far.
     pub(crate) taken: u64,
     /// What has to move: those, and with nothing waiting all that moves besides.
@@ -132,20 +134,33 @@ pub(crate) fn judge(
     progress: &mut Option<Progress>,
 ) -> Verdict {
     let waits = seen.outbox > 0 || seen.queued > 0;
-    if !waits && !seen.half_closed {
-        *progress = None;
-        return Verdict::Quiet;
-    }
-
-    if let (Some(bound), Some(info), true) = (limits.dead_after, seen.info, seen.queued > 0)
+    let asked = seen.info.filter(|_| seen.queued > 0 || seen.untold);
+    if let (Some(bound), Some(info)) = (limits.dead_after, asked)
         && vanished(bound, info)
     {
         return Verdict::Reap(Ending {
-            reason: CloseReason::Unacknowledged,
+            reason: if seen.queued > 0 {
+                CloseReason::Unacknowledged
+            } else {
+                CloseReason::KeepaliveDead
+            },
             how: How::Reset,
             errno: None,
             info: Some(info),
         });
+    }
+    let look = match limits.dead_after {
+        Some(bound) if asked.is_some() || seen.outbox > 0 || seen.untold => {
+            now.after(until_look(bound, asked))
+        }
+        _ => Moment::NEVER,
+    };
+    if !waits && !seen.half_closed {
+        *progress = None;
+        return match look {
+            Moment::NEVER => Verdict::Quiet,
+            look => Verdict::Wait(look),
+        };
     }
 
     let stands = match progress {
@@ -156,7 +171,7 @@ pub(crate) fn judge(
         },
     };
     *progress = Some(stands);
-    let mut next = Moment::NEVER;
+    let mut next = look;
     if let Some(stall) = stall(limits, waits, seen.half_closed, seen.taken) {
         let until = stands.since.after(stall.limit);
         if known >= until {
@@ -169,29 +184,29 @@ pub(crate) fn judge(
             });
         }
         // Acknowledgements make no event: look often enough to be late by an eighth at the most.
-        next = until.min(now.after(stall.look));
-    }
-    if let (Some(bound), Some(info), true) = (limits.dead_after, seen.info, seen.queued > 0) {
-        // To the point where the bound could be reached; past that, as long as an answer needs.
-        let left = (bound / 20 * 19).saturating_sub(info.silence);
-        let look = if left.is_zero() {
-            bound / 20
-        } else {
-            left.max(CLOCK_TICK)
-        };
-        next = next.min(now.after(look));
-    } else if let (Some(bound), true) = (limits.dead_after, seen.outbox > 0) {
-        next = next.min(now.after(bound / 20 * 19));
+        next = next.min(until).min(now.after(stall.look));
     }
     Verdict::Wait(next)
 }
 
-/// Whether a peer with output queued is gone: silent for nearly the bound, though it was asked in that time.
+/// How long it is until a peer of which that is known could have vanished: until the bound could be reached; past that, as
+/// long as an answer needs.
+fn until_look(bound: Duration, info: Option<TcpInfo>) -> Duration {
+    let silence = info.map_or(Duration::ZERO, |info| info.silence);
+    match (bound / 20 * 19).saturating_sub(silence) {
+        Duration::ZERO => bound / 20,
+        left => left.max(CLOCK_TICK),
+    }
+}
+
+/// Whether a peer is gone: silent for nearly the bound, though it was asked in that time, or the kernel has given up every
+/// path to it.
 ///
 /// A living peer behind a closed window answers every probe, so it never shows a second unanswered one; a first
 /// write after a long silence has not been retransmitted yet.
 fn vanished(bound: Duration, info: TcpInfo) -> bool {
-    info.silence >= bound / 20 * 19 && (info.retransmits >= 1 || info.probes >= 2)
+    let asked = info.retransmits >= 1 || info.probes >= 2 || info.flows == Some(0);
+    info.silence >= bound / 20 * 19 && asked
 }
 
 /// The reason for an error of the system on an established connection. `queued`: something waited for the peer.
@@ -258,6 +273,7 @@ mod tests {
             outbox: 0,
             queued: 10,
             info,
+            untold: false,
             taken: 5,
             moved: 5,
             half_closed: false,
@@ -286,6 +302,38 @@ mod tests {
             Verdict::Quiet
         );
         assert_eq!(progress, None);
+    }
+
+    /// Its kernel keeps the connection for a client that may come back, and says nothing.
+    #[test]
+    fn over_several_paths_the_idle_peer_is_judged_too_and_looked_after() {
+        let idle = |silence, probes, flows| Seen {
+            queued: 0,
+            untold: true,
+            ..queued(info(silence, probes, 0).map(|info| TcpInfo {
+                flows: Some(flows),
+                ..info
+            }))
+        };
+        let judged = |seen: Seen| judge(&LIMITS, (at(200), at(200)), &seen, &mut None);
+        // Both paths answer nothing; the last of them was given up.
+        for gone in [idle(95, 2, 2), idle(95, 0, 0)] {
+            assert_eq!(reason(judged(gone)), Some(CloseReason::KeepaliveDead));
+        }
+        // It answers on one, however often the other was asked; or was not asked yet.
+        assert_eq!(judged(idle(30, 9, 2)), Verdict::Wait(at(265)));
+        assert_eq!(judged(idle(30, 0, 0)), Verdict::Wait(at(265)));
+        assert_eq!(judged(idle(96, 1, 1)), Verdict::Wait(at(205)));
+        let untold = Seen {
+            info: None,
+            ..idle(0, 0, 0)
+        };
+        assert_eq!(judged(untold), Verdict::Wait(at(295)));
+        let queued = Seen {
+            queued: 10,
+            ..idle(95, 0, 0)
+        };
+        assert_eq!(reason(judged(queued)), Some(CloseReason::Unacknowledged));
     }
 
     #[test]

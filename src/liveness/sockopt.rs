@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
 use crate::liveness::keepalive::{Detection, DetectionError, Keepalive};
+use crate::liveness::multipath;
 use crate::os::sys;
 
 /// The options a connection gets.
@@ -157,11 +158,7 @@ impl SocketOptions {
     /// is set back to that.
     pub(crate) fn replace(&self, socket: &impl AsFd) -> Result<(), Refused> {
         let socket_ref = SockRef::from(socket);
-        match self.detection.keepalive {
-            None => socket_ref.set_keepalive(false),
-            Some(keepalive) => socket_ref.set_tcp_keepalive(&parameters(keepalive.or(self.system))),
-        }
-        .map_err(Refused::named("keepalive"))?;
+        self.keep_alive(socket)?;
         if self.user_timeout.is_none() {
             set_user_timeout(&socket_ref, None).map_err(Refused::named("TCP_USER_TIMEOUT"))?;
         }
@@ -174,6 +171,60 @@ impl SocketOptions {
             }
         }
         self.apply(socket)
+    }
+
+    /// As [`replace`](Self::replace), if need be on a socket that is [multipath], where there is less.
+    pub(crate) fn give(&self, socket: &impl AsFd, multipath: bool) -> Result<(), Refused> {
+        if !multipath {
+            return self.replace(socket);
+        }
+        self.keep_alive(socket)?;
+        SockRef::from(socket)
+            .set_tcp_nodelay(true)
+            .map_err(Refused::named("TCP_NODELAY"))
+    }
+
+    /// Those of a listener of this process's own. Says what cannot be had over several paths.
+    pub(crate) fn begin(&self, listener: &impl AsFd, multipath: bool) -> Result<(), Refused> {
+        if !multipath {
+            return self.apply(listener);
+        }
+        self.say_what_mptcp_lacks();
+        self.give(listener, true)
+    }
+
+    /// What cannot be had for clients that come over MPTCP.
+    fn say_what_mptcp_lacks(&self) {
+        if let Some((longest, pause)) = self.exceeded() {
+            log::warn!(
+                longest_ms = longest.as_millis(), tcp_rto_max_ms = pause.as_millis();
+                "over MPTCP a peer that vanishes behind a closed window may be found later than dead-after says, unless the \
+                 sysctl net.ipv4.tcp_rto_max_ms is lowered"
+            );
+        }
+        if self.user_timeout.is_some() {
+            log::warn!(
+                "over MPTCP there is no user timeout: it holds for clients that come over TCP alone"
+            );
+        }
+    }
+
+    /// Over MPTCP the pause between two window probes may be longer than that: it may be as long as this.
+    pub(crate) fn exceeded(&self) -> Option<(Duration, Duration)> {
+        let pause = multipath::longest_pause();
+        let longest = self.detection.rto_max();
+        longest
+            .filter(|longest| pause > *longest)
+            .map(|longest| (longest, pause))
+    }
+
+    fn keep_alive(&self, socket: &impl AsFd) -> Result<(), Refused> {
+        let socket = SockRef::from(socket);
+        match self.detection.keepalive {
+            None => socket.set_keepalive(false),
+            Some(keepalive) => socket.set_tcp_keepalive(&parameters(keepalive.or(self.system))),
+        }
+        .map_err(Refused::named("keepalive"))
     }
 
     /// Whether the system lacks `TCP_RTO_MAX_MS`, which makes a vanished peer with output waiting found in time.

@@ -28,6 +28,7 @@ use crate::listen::accept::Acceptor;
 use crate::listen::admission::Limit;
 use crate::listen::listener::{self, Listener, Settings};
 use crate::listen::origin::Origin;
+use crate::liveness::multipath;
 use crate::liveness::reap::Limits;
 use crate::memory::Memory;
 use crate::os::threads;
@@ -196,6 +197,7 @@ impl Server {
                     .map(|(listener, stats)| Origin {
                         address: listener.address.clone(),
                         settings: Arc::clone(&listener.settings),
+                        multipath: multipath::is_multipath(&listener.socket),
                         stats: Arc::clone(stats),
                         terms: Arc::new(Terms {
                             limits: Limits {

@@ -15,9 +15,9 @@ use crate::handle::takeover::Call;
 pub(super) use crate::handoff::share::Giving;
 use crate::handoff::share::Share;
 use crate::handoff::take::Taker;
-use crate::io::Far;
 use crate::io::door::Door;
 use crate::io::marks::Mark;
+use crate::io::{Far, Is};
 use crate::liveness::close::CloseReason;
 use crate::service::{AnyService, Exported};
 use crate::time::deadline::{Moment, slot};
@@ -234,6 +234,9 @@ impl Taker for Worker {
         if let Some(Door::Turn(turn)) = door {
             settings.admission.keep_turn(ip, turn, self.now);
         }
+        if origin.multipath {
+            io.find_paths(&settings.limits, self.now);
+        }
         let is_named = !matches!(door, Some(Door::Header(_)));
         settings.admission.count(ip.filter(|_| is_named));
         let due = io.due(&origin.turn(self.now));
@@ -354,14 +357,16 @@ impl Worker {
                 Some(Far::Up(up)) => Some(up.io.descriptor()),
                 _ => None,
             };
-            for socket in near.into_iter().chain(far) {
+            let multipath = io.is(Is::Multipath);
+            let near = near.map(|socket| (socket, multipath));
+            for (socket, multipath) in near.into_iter().chain(far.map(|far| (far, false))) {
                 let options = origin.settings.options;
                 let options = if has_herd {
                     options.in_herd(io.id)
                 } else {
                     options
                 };
-                if let Err(refused) = options.replace(&socket) {
+                if let Err(refused) = options.give(&socket, multipath) {
                     log::debug!(id = io.id, option = refused.option.as_str(), error:% = refused.source; "option refused");
                 }
             }

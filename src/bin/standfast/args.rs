@@ -138,6 +138,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_enum, default_value = "close", help_heading = "Limits")]
     pub(crate) when_full: Full,
 
+    /// Clients may come over several paths (MPTCP): one that changes networks keeps its connection. Who comes over TCP is
+    /// served as ever; where the kernel has no MPTCP, all are. Not for exec.
+    #[arg(long, help_heading = "Limits")]
+    pub(crate) mptcp: bool,
+
     /// Connections that may wait to be accepted.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), allow_hyphen_values = true, default_value = "4096", help_heading = "Limits")]
     pub(crate) backlog: u32,

@@ -294,6 +294,15 @@ fn listener(
             row("proxy-timeout", &Shown(proxies.timeout), "for the header");
         }
     }
+    match (&effective.lacks_mptcp, args.mptcp) {
+        (_, false) => row("mptcp", &"off", ""),
+        (None, true) => row(
+            "mptcp",
+            &"on",
+            "a client that changes networks keeps its connection",
+        ),
+        (Some(why), true) => row("mptcp", &"off", &format!("{why}: over TCP alone")),
+    }
     let capped = if effective.backlog < args.backlog {
         "capped by net.core.somaxconn"
     } else {

@@ -11,7 +11,7 @@ use standfast::process::Identity;
 use standfast::{Config, Effective, Endpoint, Listen, WhenFull, memory};
 
 use crate::Failure;
-use crate::args::{Full, ProcessArgs, ServeArgs};
+use crate::args::{Full, ProcessArgs, ServeArgs, ServiceName};
 use crate::lifecycle::Told;
 use crate::logger::Log;
 use crate::settings::Settings;
@@ -280,6 +280,11 @@ fn listen(args: &ServeArgs, max_conns: Option<NonZeroUsize>) -> Result<Listen, F
             "--max-conns-per-ip {of_one} is above --max-conns {all}: it would never apply"
         )));
     }
+    if args.mptcp && args.service.service == ServiceName::Exec {
+        return Err(Failure::usage(
+            "--mptcp is not for exec: what becomes of a socket that a program has, the kernel tells of TCP alone",
+        ));
+    }
     Ok(Listen {
         addresses,
         keepalive,
@@ -312,6 +317,7 @@ fn listen(args: &ServeArgs, max_conns: Option<NonZeroUsize>) -> Result<Listen, F
             Full::Close => WhenFull::Close,
             Full::Wait => WhenFull::Wait,
         },
+        mptcp: args.mptcp,
         backlog: args.backlog,
         buffer: args.buffer,
         ..usual

@@ -9,12 +9,17 @@
     reason = "no safe crate offers these calls; each block is one call on a borrowed descriptor"
 )]
 
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+mod multipath;
 pub(crate) mod reserve;
 pub(crate) mod users;
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
+
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+pub(crate) use multipath::multipath_info;
 
 /// What the kernel knows of a connection's peer: the part of `TCP_INFO` that tells the living from the vanished.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub(crate) struct TcpInfo {
     pub(crate) round_trip: Duration,
     /// `tcpi_retransmits`: retransmissions of the oldest unacknowledged segment since the last answer.
     pub(crate) retransmits: u8,
+    /// Of a connection over several paths, how many there are; one that the kernel has given up counts no more.
+    pub(crate) flows: Option<u8>,
     /// What a process has to know of a socket whose bytes pass it by.
     pub(crate) journal: Journal,
 }
@@ -137,11 +144,11 @@ mod imp {
     /// `struct tcp_info` of `include/uapi/linux/tcp.h`, as far as it matters here: the C library's is longer or shorter,
     /// by version. A kernel that knows less of it fills in less.
     #[repr(C)]
-    struct Info {
-        state: u8,
+    pub(super) struct Info {
+        pub(super) state: u8,
         _ca_state: u8,
-        retransmits: u8,
-        probes: u8,
+        pub(super) retransmits: u8,
+        pub(super) probes: u8,
         _bytes: [u8; 4],
         _timeouts: [u32; 4],
         unacked: u32,
@@ -151,7 +158,7 @@ mod imp {
         last_data_recv: u32,
         last_ack_recv: u32,
         _mtu: [u32; 2],
-        rtt: u32,
+        pub(super) rtt: u32,
         _windows: [u32; 8],
         _pacing: [u64; 2],
         bytes_acked: u64,
@@ -175,7 +182,7 @@ mod imp {
     const FIN_WAIT1: u8 = 4;
     const FIN_WAIT2: u8 = 5;
     const TIME_WAIT: u8 = 6;
-    const CLOSE: u8 = 7;
+    pub(super) const CLOSE: u8 = 7;
     const CLOSE_WAIT: u8 = 8;
     const LAST_ACK: u8 = 9;
     const CLOSING: u8 = 11;
@@ -214,6 +221,7 @@ mod imp {
             probes: info.probes,
             round_trip: Duration::from_micros(info.rtt.into()),
             retransmits: info.retransmits,
+            flows: None,
             journal: Journal {
                 idle: Duration::from_millis(info.last_data_recv.into()),
                 received: info.bytes_received,
@@ -465,6 +473,10 @@ mod imp {
     use super::{BorrowedFd, Duration, TcpInfo, io};
 
     pub(crate) fn tcp_info(_: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn multipath_info(_: BorrowedFd<'_>) -> io::Result<TcpInfo> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

@@ -96,6 +96,24 @@ fn of_listener(one: &ListenerSettings, effective: &Effective) -> Vec<(&'static s
             ),
         ));
     }
+    if let Some((longest, pause)) = effective.slow_probes {
+        all.push((
+            "mptcp",
+            format!(
+                "over MPTCP a peer that vanishes behind a closed window may be found later than dead-after says: \
+                 net.ipv4.tcp_rto_max_ms is {}, more than {} (sysctl)",
+                pause.as_millis(),
+                longest.as_millis()
+            ),
+        ));
+    }
+    if args.mptcp && args.detection.user_timeout.into_option().is_some() {
+        all.push((
+            "user-timeout",
+            "over MPTCP there is no user timeout: it holds for clients that come over TCP alone"
+                .to_owned(),
+        ));
+    }
     if let (Some(read), Some(age)) = (effective.read_timeout, args.max_age.into_option())
         && age <= read
     {
