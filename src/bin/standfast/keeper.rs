@@ -55,7 +55,7 @@ const START: Duration = Duration::from_secs(90);
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// Before another server is started: not at all, where the last one had served so long; then doubled, up to the most.
-const SETTLED: Duration = Duration::from_secs(10);
+const SETTLED: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(250);
 const PAUSE_MOST: Duration = Duration::from_secs(5);
 
