@@ -299,9 +299,12 @@ impl Keeper {
             words.clone_into(&mut server.words);
         }
         server.ends |= field("STOPPING").is_some();
-        if field("FDSTORE").is_some() && server.wants.len() < HELD_MOST {
-            let name = field("FDNAME").unwrap_or_default().to_owned();
-            server.wants.push(Held { name, descriptors });
+        if field("FDSTORE").is_some() {
+            let name = field("FDNAME").unwrap_or_default();
+            if is_name(name) && !descriptors.is_empty() && server.wants.len() < HELD_MOST {
+                let name = name.to_owned();
+                server.wants.push(Held { name, descriptors });
+            }
         } else if let Some(control) = field("X_SUCCESSOR") {
             let answer = match self.start_successor(at, control, descriptors) {
                 Ok(pid) => format!("PID={pid}"),
@@ -542,6 +545,13 @@ impl Keeper {
     }
 }
 
+/// Whether the next server can be told of something by this name: one that somebody else has got hold of shall tell the next
+/// one, which may begin as root, nothing else.
+fn is_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    !name.is_empty() && name.bytes().all(is_plain)
+}
+
 /// The next message, if there is one; `None`: it was the last one.
 fn receive(line: &OwnedFd) -> io::Result<Option<(String, Vec<OwnedFd>)>> {
     let mut text = [0; MESSAGE];
@@ -564,4 +574,19 @@ fn receive(line: &OwnedFd) -> io::Result<Option<(String, Vec<OwnedFd>)>> {
 )]
 fn now() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_nothing_but_itself() {
+        for name in ["tcp", "remains", "2049-4711"] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in ["", "tcp:3", "tcp 7:8", "a\nb", "ä"] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
 }

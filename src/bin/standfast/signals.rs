@@ -87,7 +87,6 @@ fn halts() -> impl Iterator<Item = Known> {
 }
 
 /// All signals that mean something to a server, or would end it, with what they mean; a SIGHUP that is ignored means nothing.
-#[cfg(control)]
 pub(crate) fn of_a_server(hangup: Meaning) -> impl Iterator<Item = (i32, Meaning)> {
     let servers = SERVERS.iter().copied().chain(halts());
     let servers = servers.map(|(number, _, meaning)| (number, meaning));
