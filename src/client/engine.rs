@@ -357,7 +357,7 @@ impl Connected {
             reason: ending.reason,
             error: ending.errno.map(io::Error::from_raw_os_error),
             noticed,
-            age: turn.now.since(self.io.opened),
+            age: turn.now.since(self.io.opened()),
             read: self.io.read,
             written: self.io.written,
             unacknowledged: sys::unacknowledged(fd).unwrap_or(0),

@@ -134,7 +134,7 @@ impl Link<'_> {
     /// How long it has been connected.
     #[must_use]
     pub fn age(&self) -> Duration {
-        self.turn.now.since(self.up.io.opened)
+        self.turn.now.since(self.up.io.opened())
     }
 
     /// Sends what the kernel takes of `bytes` at once, and answers how much that is. When it was less than all,

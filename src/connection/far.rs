@@ -46,7 +46,7 @@ impl Connection {
     ) {
         let readable = matches!(self.io.far(), Some(Far::Dialing { readable: true, .. }));
         let peer = server.tcp().map_or(Peer::Unix(None), Peer::from);
-        let mut io = Io::new(socket, self.io.id, peer, self.io.listener, turn.now);
+        let mut io = Io::new(socket, self.io.id(), peer, self.io.listener, turn.now);
         // What came with the connection, be it a FIN, made its edge before.
         io.set(Is::Readable, readable);
         io.set(Is::ReadOn, readable);

@@ -174,7 +174,7 @@ impl Arrival {
         Self {
             listener: io.listener,
             peer: io.peer(),
-            age: micros(now.since(io.opened)),
+            age: micros(now.since(io.opened())),
             // More than that are not exported.
             along: u8::try_from(io.travels_along().count()).unwrap_or(u8::MAX),
             record,
@@ -224,7 +224,7 @@ impl Io {
         let (input_at, input, _) = self.input();
         let end = self.carried();
         Record {
-            id: self.id,
+            id: self.id(),
             silence: micros(read_until.since(self.last_in)),
             shifted: self.is(Is::Shifted)
                 || pending.is_some_and(|pending| pending.stopped.is_some()),

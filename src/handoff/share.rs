@@ -198,7 +198,7 @@ impl Giving {
     fn take_back(&mut self, io: &mut Io) {
         io.marks.put(Mark::Copied, false);
         io.marks.put(Mark::Changed, false);
-        self.gone.push(io.id);
+        self.gone.push(io.id());
         self.gone_first = true;
     }
 
@@ -285,7 +285,7 @@ impl Giving {
         let connections = connections.filter_map(|&key| share.connections.get(key));
         let unsent = connections.map(|connection| {
             let io = &connection.io;
-            let sent = self.bytes.get(&io.id).copied().unwrap_or_default();
+            let sent = self.bytes.get(&io.id()).copied().unwrap_or_default();
             let behind = |(start, front, back): (u64, &[u8], &[u8]), sent: u64| {
                 (start + (front.len() + back.len()) as u64).saturating_sub(sent.max(start))
             };
@@ -403,7 +403,7 @@ impl Giving {
                 self.take_back(&mut share.connections[key].io);
                 continue;
             };
-            let before = self.bytes.get(&io.id).copied().unwrap_or_default();
+            let before = self.bytes.get(&io.id()).copied().unwrap_or_default();
             // However large the state, some of the bytes go along: it comes to an end.
             let room = PIECE.saturating_sub(size + record.state.len()).max(LEAST);
             let (output, output_end) = piece(io.output(), before.output, room);
@@ -453,8 +453,8 @@ impl Giving {
             }
             match sent {
                 _ if passed.is_err() => {}
-                Some(sent) => drop(self.bytes.insert(io.id, sent)),
-                None => drop(self.bytes.remove(&io.id)),
+                Some(sent) => drop(self.bytes.insert(io.id(), sent)),
+                None => drop(self.bytes.remove(&io.id())),
             }
         }
         passed?;

@@ -4,6 +4,7 @@
 //! service is in `connection/`.
 
 pub(crate) mod chronicle;
+mod compact;
 pub(crate) mod door;
 pub(crate) mod end;
 mod far;
@@ -29,6 +30,7 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use crate::address::endpoint::{PackedPeer, Peer};
+use crate::io::compact::{Number, Opened};
 use crate::io::end::End;
 use crate::io::flags::{Flag, Flags};
 use crate::io::marks::{Mark, Marks};
@@ -91,9 +93,9 @@ pub(crate) struct Io {
     pub(crate) registered: Interest,
     /// What the worker has noted of it.
     pub(crate) marks: Marks,
-    pub(crate) id: u64,
+    id: Number,
     peer: PackedPeer,
-    pub(crate) opened: Moment,
+    opened: Opened,
     /// When the last byte came, later by the time we did not read: what the read deadline counts from.
     pub(crate) last_in: Moment,
     /// When to look next whether output is acknowledged. Armed by a write.
@@ -142,9 +144,9 @@ impl Io {
             end: End::default(),
             registered: INTEREST,
             marks: Marks::default(),
-            id,
+            id: Number::new(id),
             peer: peer.into(),
-            opened,
+            opened: Opened::new(opened),
             last_in: opened,
             look_at: Moment::NEVER,
             read: 0,
@@ -161,6 +163,14 @@ impl Io {
     #[inline]
     pub(crate) fn set(&mut self, how: Is, holds: bool) {
         self.flags.put(how, holds);
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id.get()
+    }
+
+    pub(crate) fn opened(&self) -> Moment {
+        self.opened.get()
     }
 
     /// Who is at the other end: who a proxy says it is, if one does.
@@ -211,7 +221,7 @@ impl Io {
         }
         self.deregister_watched(registry);
         if let Err(error) = registry.deregister(&mut SourceFd(&self.socket.as_raw_fd())) {
-            log::debug!(id = self.id, error:%; "cannot deregister a connection");
+            log::debug!(id = self.id(), error:%; "cannot deregister a connection");
         }
     }
 
@@ -396,7 +406,7 @@ impl Io {
     #[inline]
     pub(crate) fn age_deadline(&self, turn: &Turn<'_>) -> Moment {
         match turn.limits.max_age {
-            Some(max_age) if self.is_open() => self.opened.after(reap::lasts(max_age, self.id)),
+            Some(max_age) if self.is_open() => self.opened().after(reap::lasts(max_age, self.id())),
             _ => Moment::NEVER,
         }
     }
@@ -459,7 +469,7 @@ impl Io {
         self.registered = interest;
         let source = &mut SourceFd(&self.socket.as_raw_fd());
         if let Err(error) = registry.reregister(source, token, interest) {
-            log::debug!(id = self.id, error:%; "cannot change interest");
+            log::debug!(id = self.id(), error:%; "cannot change interest");
         }
         Ok(())
     }

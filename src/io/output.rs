@@ -167,7 +167,7 @@ impl Io {
         match rustix::net::shutdown(&self.socket, Shutdown::Write) {
             Ok(()) | Err(Errno::NOTCONN) => {}
             Err(error) => {
-                log::debug!(id = self.id, error:% = io::Error::from(error); "shutdown failed");
+                log::debug!(id = self.id(), error:% = io::Error::from(error); "shutdown failed");
             }
         }
         // A look may be armed for a half-closed connection with nothing to deliver: that is too late now.

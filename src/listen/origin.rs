@@ -74,12 +74,12 @@ impl Origin {
             until(DeadlineKind::Age, io.age_deadline(&self.turn(now))),
         ];
         ConnectionInfo {
-            id: io.id,
+            id: io.id(),
             peer: io.peer(),
             via: io.via(),
             listener: self.address.clone(),
             service: self.settings.service.name().to_owned(),
-            age: now.since(io.opened),
+            age: now.since(io.opened()),
             idle: now.since(last_in),
             read,
             written,

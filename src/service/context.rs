@@ -26,7 +26,7 @@ impl Context<'_> {
     /// The number of this connection, unique within the server and over its restarts.
     #[must_use]
     pub fn id(&self) -> u64 {
-        self.io.id
+        self.io.id()
     }
 
     /// Who is at the other end.
@@ -49,7 +49,7 @@ impl Context<'_> {
     /// How long ago it was accepted, be it by another process that this one has taken over from.
     #[must_use]
     pub fn age(&self) -> Duration {
-        self.turn.now.since(self.io.opened)
+        self.turn.now.since(self.io.opened())
     }
 
     /// The time, as of this turn of the event loop: since some moment in the past, the same one for all connections of
@@ -83,7 +83,7 @@ impl Context<'_> {
 
     /// Ends the connection with reason `upstream-failed`: what waits for the client is delivered, then it is reset.
     pub fn upstream_failed(&mut self, error: &DialError) {
-        log::info!(id = self.io.id, error:%; "upstream failed");
+        log::info!(id = self.io.id(), error:%; "upstream failed");
         self.io.fail_at_last(Ending {
             errno: error.errno(),
             ..Ending::reset(CloseReason::UpstreamFailed)

@@ -38,11 +38,23 @@ impl Moment {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
+    /// Whole tenths of a millisecond: 48 bits at the most.
+    pub(crate) fn tenths(self) -> u64 {
+        self.0 / TENTH
+    }
+
+    pub(crate) fn of_tenths(tenths: u64) -> Self {
+        Self(tenths.saturating_mul(TENTH))
+    }
+
     #[cfg(test)]
     pub(crate) fn at(wait: Duration) -> Self {
         Self(nanos(wait))
     }
 }
+
+/// A tenth of a millisecond, in nanoseconds.
+const TENTH: u64 = 100_000;
 
 /// A moment that several threads make nearer, and one takes when it has come.
 #[derive(Debug)]

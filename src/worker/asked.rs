@@ -72,7 +72,7 @@ impl Worker {
         let key = self
             .connections
             .iter()
-            .find(|(_, connection)| connection.io.id == id);
+            .find(|(_, connection)| connection.io.id() == id);
         let Some(key) = key.map(|(key, _)| key) else {
             return;
         };
@@ -123,7 +123,7 @@ impl Worker {
 
     /// The turns of those who are there to go begin.
     pub(super) fn begin_drain(&mut self) {
-        let clients = self.connections.iter().map(|(key, one)| (key, one.io.id));
+        let clients = self.connections.iter().map(|(key, one)| (key, one.io.id()));
         let place = (self.index, self.shared.workers.len());
         self.drain.begin(self.now, clients, place);
     }
@@ -131,7 +131,7 @@ impl Worker {
     /// Whether a key is still that connection's.
     fn is_still(&self, key: usize, id: u64) -> bool {
         let connection = self.connections.get(key);
-        connection.is_some_and(|connection| connection.io.id == id)
+        connection.is_some_and(|connection| connection.io.id() == id)
     }
 
     /// Ends a connection of a server that ends now. Answers whether that cuts something off.

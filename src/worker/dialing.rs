@@ -87,6 +87,7 @@ impl Worker {
         }
         let (now, known) = (self.now, self.horizon.known());
         let origin = &self.origins[usize::from(connection.io.listener)];
+        let id = connection.io.id();
         let far = connection.io.pending.as_mut()?.far.as_deref_mut()?;
         if matches!(far, Far::Interrupted) {
             return Some(Dialed::Failed(DialError::interrupted()));
@@ -109,7 +110,7 @@ impl Worker {
         };
         let options = origin.settings.options;
         let options = if has_herd {
-            options.in_herd(connection.io.id)
+            options.in_herd(id)
         } else {
             options
         };

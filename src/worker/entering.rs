@@ -28,7 +28,7 @@ impl Worker {
             return;
         };
         let (io, now) = (&mut connection.io, self.now);
-        let id = io.id;
+        let id = io.id();
         let settings = &self.origins[usize::from(io.listener)].settings;
         if matches!(io.door(), Some(Door::Header(_))) {
             let ip = io.peer().ip();
@@ -50,7 +50,7 @@ impl Worker {
             return self.step(key, |_, _, _, _| Step::Rest);
         }
         io.come_in(now);
-        log::debug!(id = io.id, peer:% = io.peer(), via = io.via().map(|via| via.to_string()).as_deref(), worker = self.index; "let in");
+        log::debug!(id = io.id(), peer:% = io.peer(), via = io.via().map(|via| via.to_string()).as_deref(), worker = self.index; "let in");
         self.count_from_door();
         self.step(key, Connection::enter);
         // Where its turn to go has come before, it had not been in.

@@ -448,7 +448,7 @@ impl Worker {
             if connection.io.marks.has(Mark::Copied)
                 && let Some(giving) = &mut self.giving
             {
-                giving.ended(connection.io.id);
+                giving.ended(connection.io.id());
             }
             self.deadlines.remove(slot(key));
             self.count_out(&connection, ending.reason);
@@ -466,14 +466,14 @@ impl Worker {
         let io = &connection.io;
         let origin = &self.origins[usize::from(io.listener)];
         let obituary = Obituary {
-            id: io.id,
+            id: io.id(),
             peer: io.peer(),
             via: io.via(),
             listener: &origin.address,
             upstream: io.upstream(),
             ending,
             note: io.remark(),
-            age: self.now.since(io.opened),
+            age: self.now.since(io.opened()),
             read: io.read,
             written: io.written,
         };

@@ -138,7 +138,7 @@ impl Worker {
             };
             for io in [Some(near), far].into_iter().flatten() {
                 // Where that fails the system has ended it already, or it has no keepalive.
-                let _ = origin.settings.options.vary(&io.socket, Some(near.id));
+                let _ = origin.settings.options.vary(&io.socket, Some(near.id()));
             }
         }
     }
@@ -188,7 +188,7 @@ impl Worker {
         let registry = self.poll.registry();
         let mut registered = io.register(registry, Token(key));
         let connected = state.is_some();
-        let id = io.id;
+        let id = io.id();
         let connection = match state {
             Some(state) => {
                 if let Some(up) = io.far_up() {
@@ -196,15 +196,15 @@ impl Worker {
                     let far = up.io.register(registry, Token(FAR | key));
                     registered = registered.and(far);
                 }
-                log::debug!(id = io.id, worker = self.index; "passed on");
+                log::debug!(id = io.id(), worker = self.index; "passed on");
                 Connection::with_state(io, state)
             }
             None if at_door => {
-                log::debug!(id = io.id, peer:% = io.peer(), listener:% = origin.address, worker = self.index; "at the door");
+                log::debug!(id = io.id(), peer:% = io.peer(), listener:% = origin.address, worker = self.index; "at the door");
                 Connection::unheard(io)
             }
             None => {
-                log::debug!(id = io.id, peer:% = io.peer(), listener:% = origin.address, worker = self.index; "opened");
+                log::debug!(id = io.id(), peer:% = io.peer(), listener:% = origin.address, worker = self.index; "opened");
                 Connection::open(io, &origin.settings.service, &turn)
             }
         };

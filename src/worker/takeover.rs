@@ -178,7 +178,7 @@ impl Worker {
             let turn = origin.turn(self.now);
             connection.over(&origin.settings.service, &turn, CloseReason::HandedOff);
             let io = &connection.io;
-            log::debug!(id = io.id, peer:% = io.peer(), listener:% = origin.address, reason:% = CloseReason::HandedOff, read = io.read, written = io.written; "closed");
+            log::debug!(id = io.id(), peer:% = io.peer(), listener:% = origin.address, reason:% = CloseReason::HandedOff, read = io.read, written = io.written; "closed");
             self.deadlines.remove(slot(key));
             self.count_out(&connection, CloseReason::HandedOff);
             // The service's state goes along, and its destructor may panic as anything else.
@@ -362,12 +362,12 @@ impl Worker {
             for (socket, multipath) in near.into_iter().chain(far.map(|far| (far, false))) {
                 let options = origin.settings.options;
                 let options = if has_herd {
-                    options.in_herd(io.id)
+                    options.in_herd(io.id())
                 } else {
                     options
                 };
                 if let Err(refused) = options.give(&socket, multipath) {
-                    log::debug!(id = io.id, option = refused.option.as_str(), error:% = refused.source; "option refused");
+                    log::debug!(id = io.id(), option = refused.option.as_str(), error:% = refused.source; "option refused");
                 }
             }
         }
