@@ -127,17 +127,25 @@ impl Clock {
 /// entry can be moved and removed. Memory: 16 bytes a key.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
-    heap: Vec<Entry>,
-    /// Where the entry of each key stands in `heap`, or `ABSENT`.
-    places: Vec<u32>,
+    cells: Vec<Cell>,
+    /// How many of them, from the first on, have an entry.
+    entries: usize,
 }
 
+/// An entry of the heap, and beside it what has nothing to do with that: where the entry of the key stands that is this
+/// cell's number, or `ABSENT`.
 #[derive(Clone, Copy, Debug)]
-#[repr(Rust, packed(4))]
-struct Entry {
+struct Cell {
     at: Moment,
     key: u32,
+    place: u32,
 }
+
+const EMPTY: Cell = Cell {
+    at: Moment::NEVER,
+    key: ABSENT,
+    place: ABSENT,
+};
 
 const ABSENT: u32 = u32::MAX;
 
@@ -153,10 +161,8 @@ pub(crate) fn slot(key: usize) -> u32 {
 impl Deadlines {
     /// Makes room for keys below `count`: setting theirs takes no memory then.
     pub(crate) fn reserve(&mut self, count: usize) {
-        self.heap
-            .reserve_exact(count.saturating_sub(self.heap.len()));
-        self.places
-            .reserve_exact(count.saturating_sub(self.places.len()));
+        let more = count.saturating_sub(self.cells.len());
+        self.cells.reserve_exact(more);
     }
 
     /// The earliest deadline.
@@ -177,15 +183,17 @@ impl Deadlines {
         }
         let place = match self.place(key) {
             Some(place) => {
-                self.heap[place].at = at;
+                self.cells[place].at = at;
                 place
             }
             None => {
-                if self.places.len() <= key as usize {
-                    self.places.resize(key as usize + 1, ABSENT);
+                if self.cells.len() <= key as usize {
+                    self.cells.resize(key as usize + 1, EMPTY);
                 }
-                self.heap.push(Entry { at, key });
-                self.heap.len() - 1
+                let last = self.entries;
+                self.entries += 1;
+                self.put(last, at, key);
+                last
             }
         };
         let place = self.rise(place);
@@ -194,9 +202,12 @@ impl Deadlines {
 
     pub(crate) fn remove(&mut self, key: u32) {
         let Some(place) = self.place(key) else { return };
-        self.heap.swap_remove(place);
-        self.places[key as usize] = ABSENT;
-        if place < self.heap.len() {
+        self.entries -= 1;
+        let Cell { at, key: last, .. } = self.cells[self.entries];
+        self.cells[self.entries].at = Moment::NEVER;
+        self.cells[key as usize].place = ABSENT;
+        if place < self.entries {
+            self.put(place, at, last);
             let place = self.rise(place);
             self.sink(place);
         }
@@ -204,8 +215,8 @@ impl Deadlines {
 
     /// Takes out a key whose deadline has come.
     pub(crate) fn pop_due(&mut self, now: Moment) -> Option<u32> {
-        let key = self.heap.first()?.key;
-        if self.at(0) > now {
+        let Cell { at, key, .. } = *self.cells.first().filter(|_| self.entries > 0)?;
+        if at > now {
             return None;
         }
         self.remove(key);
@@ -214,58 +225,53 @@ impl Deadlines {
 
     /// The deadline of the entry at `place`, [`Moment::NEVER`] behind the last.
     fn at(&self, place: usize) -> Moment {
-        self.heap.get(place).map_or(Moment::NEVER, |entry| entry.at)
+        self.cells.get(place).map_or(Moment::NEVER, |cell| cell.at)
     }
 
     fn place(&self, key: u32) -> Option<usize> {
-        let place = *self.places.get(key as usize)?;
+        let place = self.cells.get(key as usize)?.place;
         (place != ABSENT).then_some(place as usize)
     }
 
     /// Moves the entry at `place` towards the root as far as it belongs, and notes where it and the passed ones stand.
     fn rise(&mut self, mut place: usize) -> usize {
-        let entry = self.heap[place];
-        let at = entry.at;
+        let Cell { at, key, .. } = self.cells[place];
         while place > 0 {
             let parent = (place - 1) / 2;
             if self.at(parent) <= at {
                 break;
             }
-            self.put(place, self.heap[parent]);
+            self.put(place, self.at(parent), self.cells[parent].key);
             place = parent;
         }
-        self.put(place, entry);
+        self.put(place, at, key);
         place
     }
 
     /// Moves the entry at `place` away from the root as far as it belongs.
     fn sink(&mut self, mut place: usize) {
-        let entry = self.heap[place];
-        let at = entry.at;
+        let Cell { at, key, .. } = self.cells[place];
         loop {
             let mut child = 2 * place + 1;
-            if child >= self.heap.len() {
-                break;
-            }
             if self.at(child + 1) < self.at(child) {
                 child += 1;
             }
             if at <= self.at(child) {
                 break;
             }
-            self.put(place, self.heap[child]);
+            self.put(place, self.at(child), self.cells[child].key);
             place = child;
         }
-        self.put(place, entry);
+        self.put(place, at, key);
     }
 
     #[expect(
         clippy::cast_possible_truncation,
         reason = "a heap has at most one entry for each u32 key"
     )]
-    fn put(&mut self, place: usize, entry: Entry) {
-        self.heap[place] = entry;
-        self.places[entry.key as usize] = place as u32;
+    fn put(&mut self, place: usize, at: Moment, key: u32) {
+        (self.cells[place].at, self.cells[place].key) = (at, key);
+        self.cells[key as usize].place = place as u32;
     }
 }
 
@@ -280,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_deadline_is_small() {
-        assert_eq!(size_of::<Entry>() + size_of::<u32>(), 16);
+        assert_eq!(size_of::<Cell>(), 16);
     }
 
     #[test]

@@ -9,6 +9,10 @@ use crate::connection::Connection;
 /// Newcomers for whom what is small is made sure of at once.
 const PARTY: usize = 64;
 
+/// Connections that the tables have room for at first: so they have pages of their own from the beginning, grow in place
+/// (mremap(2)) and leave nothing behind. What of that is not used yet is address space.
+const FIRST: usize = 8192;
+
 /// What is to be had for them, bytes: more than they take in any service.
 const HEADROOM: usize = 1 << 20;
 
@@ -41,7 +45,7 @@ impl Worker {
         if self.connections.len() < capacity {
             return true;
         }
-        let doubled = (2 * capacity).max(PARTY);
+        let doubled = (2 * capacity).max(FIRST);
         if !self.shared.memory.could_have(HEADROOM + doubled * SLOT) {
             return false;
         }
