@@ -15,10 +15,11 @@
 //!
 //! One thread, one loop: it waits in poll(2) for signals and messages. What it has of clients is nothing.
 
+mod line;
+
 use std::env;
 use std::ffi::OsStr;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -29,16 +30,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Access, access};
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 use signal_hook::consts::SIGCHLD;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use crate::args::ProcessArgs;
+use crate::keeper::line::{Held, Line};
 use crate::kept::{self, CRASHED, KEEPER};
 use crate::signals::{self, Meaning};
 use crate::successor::SUCCESSOR;
@@ -62,9 +60,8 @@ const PAUSE_MOST: Duration = Duration::from_secs(5);
 /// So many in a row that end before they serve are enough.
 const ENOUGH: u32 = 5;
 
-/// More than that no server listens on, and no message is longer.
+/// More than that no server listens on.
 const HELD_MOST: usize = 4096;
-const MESSAGE: usize = 4096;
 
 struct Keeper {
     program: PathBuf,
@@ -94,7 +91,7 @@ struct Keeper {
 struct Server {
     pid: Pid,
     /// `None`: it was closed at the other end.
-    line: Option<OwnedFd>,
+    line: Option<Line>,
     stage: Stage,
     since: Instant,
     /// It is ended if it says nothing until then.
@@ -111,12 +108,6 @@ enum Stage {
     Serves,
     /// Another has taken over from it.
     Left,
-}
-
-/// What a server has given to be kept.
-struct Held {
-    name: String,
-    descriptors: Vec<OwnedFd>,
 }
 
 /// Whether this process is to become a keeper: it has none yet, and is nobody's successor.
@@ -232,7 +223,7 @@ impl Keeper {
             .servers
             .iter()
             .filter_map(|server| server.line.as_ref());
-        polled.extend(lines.map(|line| PollFd::new(line, PollFlags::IN)));
+        polled.extend(lines.map(|line| PollFd::new(&line.0, PollFlags::IN)));
         // A signal is as good as what it waits for.
         let _ = poll(&mut polled, timeout.as_ref());
         let late = bound.map_or(Duration::ZERO, |bound| from.elapsed().saturating_sub(bound));
@@ -254,13 +245,14 @@ impl Keeper {
             match meaning {
                 Meaning::End | Meaning::EndAtOnce => {
                     self.ends = true;
-                    if self.servers.is_empty() {
-                        self.start_at = None;
+                    if self.start_at.take().is_some() {
+                        // No server runs whose end would tell.
                         self.over = Some(0);
                     }
                     self.signal(signal, |_| true);
                 }
-                Meaning::Reopen => self.signal(signal, |_| true),
+                // One that does not hear it yet would end of it, and has the new file anyway.
+                Meaning::Reopen => self.signal(signal, |stage| stage != Stage::Starts),
                 Meaning::Restart => self.signal(signal, |stage| stage == Stage::Serves),
                 Meaning::None => {}
             }
@@ -277,7 +269,7 @@ impl Keeper {
     /// Hears all that a server has said.
     fn hear(&mut self, at: usize) {
         while let Some(line) = self.servers[at].line.as_ref() {
-            match receive(line) {
+            match line.receive() {
                 Ok(Some((text, descriptors))) => self.told(at, &text, descriptors),
                 Ok(None) => self.servers[at].line = None,
                 Err(_) => return,
@@ -301,16 +293,17 @@ impl Keeper {
         server.ends |= field("STOPPING").is_some();
         if field("FDSTORE").is_some() {
             let name = field("FDNAME").unwrap_or_default();
-            if is_name(name) && !descriptors.is_empty() && server.wants.len() < HELD_MOST {
-                let name = name.to_owned();
-                server.wants.push(Held { name, descriptors });
+            if server.wants.len() < HELD_MOST {
+                server.wants.extend(Held::by(name, descriptors));
             }
         } else if let Some(control) = field("X_SUCCESSOR") {
             let answer = match self.start_successor(at, control, descriptors) {
                 Ok(pid) => format!("PID={pid}"),
                 Err(error) => format!("ERROR={error}"),
             };
-            self.answer(at, &answer);
+            if let Some(line) = &self.servers[at].line {
+                line.say(&answer);
+            }
         } else if let Some(pid) = field("MAINPID") {
             self.left_to(at, pid.parse().unwrap_or_default());
         } else if field("READY").is_some() {
@@ -318,15 +311,6 @@ impl Keeper {
         }
         if self.servers[at].stage == Stage::Serves {
             self.supervisor.pass_on(text);
-        }
-    }
-
-    fn answer(&self, at: usize, text: &str) {
-        if let Some(line) = &self.servers[at].line {
-            let text = [IoSlice::new(text.as_bytes())];
-            // Who asked may have gone.
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            let _ = sendmsg(line, &text, &mut SendAncillaryBuffer::default(), flags);
         }
     }
 
@@ -409,12 +393,7 @@ impl Keeper {
     }
 
     fn start(&mut self, with: impl FnOnce(&mut Command)) -> io::Result<Pid> {
-        let (line, theirs) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let (line, theirs) = Line::pair()?;
         let mut command = command(self.program());
         with(&mut command);
         let is_successor = command
@@ -545,48 +524,10 @@ impl Keeper {
     }
 }
 
-/// Whether the next server can be told of something by this name: one that somebody else has got hold of shall tell the next
-/// one, which may begin as root, nothing else.
-fn is_name(name: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    !name.is_empty() && name.bytes().all(is_plain)
-}
-
-/// The next message, if there is one; `None`: it was the last one.
-fn receive(line: &OwnedFd) -> io::Result<Option<(String, Vec<OwnedFd>)>> {
-    let mut text = [0; MESSAGE];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let got = recvmsg(line, &mut [IoSliceMut::new(&mut text)], &mut control, flags)?;
-    let descriptors = control.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-        _ => None,
-    });
-    let descriptors = descriptors.flatten().collect();
-    let text = String::from_utf8_lossy(&text[..got.bytes]).into_owned();
-    Ok((got.bytes > 0).then_some((text, descriptors)))
-}
-
 #[expect(
     clippy::disallowed_methods,
     reason = "a process that only waits has no turn whose time it could be given"
 )]
 fn now() -> Instant {
     Instant::now()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_says_nothing_but_itself() {
-        for name in ["tcp", "remains", "2049-4711"] {
-            assert!(is_name(name), "{name}");
-        }
-        for name in ["", "tcp:3", "tcp 7:8", "a\nb", "ä"] {
-            assert!(!is_name(name), "{name}");
-        }
-    }
 }
