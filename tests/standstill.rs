@@ -16,7 +16,7 @@ use crate::support::clients::{Stream, connect_with_window, until_acknowledged};
 use crate::support::connecting::{Connecting, Peer, assert_gets, connect_command};
 use crate::support::loading::Loading;
 use crate::support::{
-    GUARD, Server, assert_echoes, connect, facts, now, pass, read_to_fin, standfast, until,
+    GUARD, Guarded, Server, assert_echoes, connect, facts, now, pass, read_to_fin, standfast, until,
 };
 
 /// The deadlines here, and a time in which all of them pass.
@@ -304,12 +304,12 @@ fn last_words_that_wait_for_stderr_outlive_a_standstill() {
         command.args(["status", "--control", "/nonexistent/socket"]);
         // All that the pipe has room for.
         full.write_all(&[b'x'; 65536]).unwrap();
-        let child = command.stderr(full).spawn().unwrap();
+        let child = Guarded(command.stderr(full).spawn().unwrap());
         (child, stderr)
     });
     let speaking: Vec<_> = speaking.collect();
     for (child, _) in &speaking {
-        let pid = Pid::from_child(child);
+        let pid = Pid::from_child(&child.0);
         until("its last words wait", || {
             let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
             let mut tasks = tasks
@@ -321,8 +321,8 @@ fn last_words_that_wait_for_stderr_outlive_a_standstill() {
     pass(STANDSTILL);
     for (mut child, mut stderr) in speaking {
         stderr.read_exact(&mut [0; 65536]).unwrap();
-        kill_process(Pid::from_child(&child), Signal::CONT).unwrap();
-        assert_eq!(child.wait().unwrap().code(), Some(1));
+        kill_process(Pid::from_child(&child.0), Signal::CONT).unwrap();
+        assert_eq!(child.0.wait().unwrap().code(), Some(1));
         let mut said = String::new();
         stderr.read_to_string(&mut said).unwrap();
         assert!(said.starts_with("standfast: "), "{said:?}");

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, PipeReader};
 use std::net::SocketAddr;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use crate::support::{
-    Server, assert_echoes, connect, facts, listening, row, shell, standfast, until,
+    Guarded, Server, assert_echoes, connect, facts, listening, row, shell, standfast, until,
 };
 
 /// Starts a server, has one client send `hello`, and drains. The log.
@@ -204,16 +204,6 @@ fn a_closed_stdout_does_not_keep_the_server_from_serving() {
     let address = facts(&line)["listener"].parse().unwrap();
     assert_echoes(&mut connect(address), b"hello");
     assert!(server.drain().success());
-}
-
-/// A process that ends with its test.
-struct Guarded(Child);
-
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// A server whose log nobody has read yet, though there was far more than its pipe and its queue hold.

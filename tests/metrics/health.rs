@@ -35,7 +35,8 @@ fn a_worker_that_hangs_is_told_of_and_the_rest_goes_on() {
         listen: vec![listen(Hangs(Mutex::new(held)))],
         workers: NonZeroUsize::new(2),
         metrics: Some(Metrics {
-            addresses: vec!["127.0.0.1:0".parse().unwrap()],
+            // Where nobody else gets its port when it is free.
+            addresses: vec!["127.31.0.1:0".parse().unwrap()],
             hosts: Vec::new(),
         }),
         ..Config::default()

@@ -3,11 +3,11 @@
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use super::{get, metrics, serve};
 use crate::support::home::{Home, text};
-use crate::support::{assert_echoes, lacks, until};
+use crate::support::{Guarded, assert_echoes, lacks, until};
 
 #[test]
 fn promtool_has_nothing_to_say_against_the_text() {
@@ -28,16 +28,6 @@ fn promtool_has_nothing_to_say_against_the_text() {
         drop(stdin);
         let said = checking.wait_with_output().unwrap();
         assert!(said.status.success() && said.stderr.is_empty(), "{said:?}");
-    }
-}
-
-/// Ended with its test.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -67,7 +57,7 @@ fn prometheus_scrapes_it() {
         .arg(format!("--web.listen-address={own}"))
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let _running = Killed(command.spawn().unwrap());
+    let _running = Guarded(command.spawn().unwrap());
     let query = "/api/v1/query?query=standfast_bytes_total%7Bdirection%3D%22read%22%7D";
     let mut last = String::new();
     until("it to be scraped", || {

@@ -465,6 +465,16 @@ pub(crate) fn listening(line: &str) -> SocketAddr {
     address.unwrap().parse().unwrap()
 }
 
+/// A process that ends with its test.
+pub(crate) struct Guarded(pub(crate) Child);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 pub(super) fn wait_for(child: &mut Child, bound: Duration) -> ExitStatus {
     let end = now() + bound;
     loop {
