@@ -270,17 +270,21 @@ fn what_is_doubtful_is_warned_of_with_where_it_was_said() {
     let home = Home::new();
     let path = file(
         &home,
-        "max-conns = 1000000000\n[[listen]]\naddress = 0\nkeepalive = \"400:10:3\"\nbacklog = 1000000000\n\
+        "log-file = \"/no/such/folder/log\"\nmax-conns = 1000000000\n[[listen]]\naddress = 0\nkeepalive = \"400:10:3\"\nbacklog = 1000000000\n\
          max-age = \"5m\"\nuser-timeout = \"20s\"\n",
     );
     let table = home.answer(&["check", "--config", text(&path)]);
     for (line, said) in [
-        (1, "more than the descriptor limit leaves"),
-        (1, "net.ipv4.tcp_mem"),
-        (4, "forget who is idle for 350s"),
-        (5, "net.core.somaxconn"),
-        (6, "max-age 5m comes before read-timeout 10m"),
-        (7, "user-timeout 20s cuts living slow readers"),
+        (
+            1,
+            "cannot write to the log file /no/such/folder/log: No such file",
+        ),
+        (2, "more than the descriptor limit leaves"),
+        (2, "net.ipv4.tcp_mem"),
+        (5, "forget who is idle for 350s"),
+        (6, "net.core.somaxconn"),
+        (7, "max-age 5m comes before read-timeout 10m"),
+        (8, "user-timeout 20s cuts living slow readers"),
     ] {
         let begins = format!("warning: {}:{line}: ", text(&path));
         let mut lines = table.lines();

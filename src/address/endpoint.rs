@@ -142,14 +142,14 @@ pub(crate) enum PackedPeer {
         scope: u32,
     },
     Unix(Option<NonZeroU32>),
-    /// A client that a proxy spoke for, and that proxy.
-    Introduced(Box<(Peer, Peer)>),
+    /// A client that a proxy spoke for, that proxy, and what the client had dialled.
+    Introduced(Box<(Peer, Peer, Option<SocketAddr>)>),
 }
 
 impl PackedPeer {
-    /// `client`, as `via`, who is at the other end of the socket, says.
-    pub(crate) fn introduced(client: Peer, via: Peer) -> Self {
-        Self::Introduced(Box::new((client, via)))
+    /// `client`, who has dialled that, as `via`, who is at the other end of the socket, says.
+    pub(crate) fn introduced(client: Peer, via: Peer, dialled: Option<SocketAddr>) -> Self {
+        Self::Introduced(Box::new((client, via, dialled)))
     }
 
     pub(crate) fn get(&self) -> Peer {
@@ -167,6 +167,14 @@ impl PackedPeer {
     pub(crate) fn via(&self) -> Option<Peer> {
         match self {
             Self::Introduced(both) => Some(both.1),
+            _ => None,
+        }
+    }
+
+    /// What the client had dialled, as that one says.
+    pub(crate) fn dialled(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Introduced(both) => both.2,
             _ => None,
         }
     }

@@ -16,11 +16,21 @@ pub(crate) const LONGEST: usize = 4096;
 pub(crate) enum Introduction {
     /// The beginning of a header.
     Torn,
-    /// A header of so many bytes, and whom it names. Nobody: the connection is the proxy's own, or it does not know or
-    /// cannot say whose.
-    Whole(usize, Option<SocketAddr>),
+    /// A header of so many bytes, and whom it names.
+    Whole(usize, Named),
     /// No header, or a wrong one; in a word for the log.
     Wrong(&'static str),
+}
+
+/// Whom a header names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// The client, and what it had dialled.
+    Ends(SocketAddr, SocketAddr),
+    /// Nobody: the proxy does not know, or cannot say.
+    Nobody,
+    /// The connection is the proxy's own, as for a health check (`LOCAL`).
+    Proxy,
 }
 
 const NONE: Introduction = Introduction::Wrong("none");
@@ -77,17 +87,17 @@ fn v1(bytes: &[u8]) -> Introduction {
         return INVALID;
     };
     match named(line) {
-        Some(client) => Introduction::Whole(end + 2, client),
+        Some(named) => Introduction::Whole(end + 2, named),
         None => INVALID,
     }
 }
 
 /// Whom what stands behind `PROXY ` names; `None`: it is wrong.
-fn named(line: &str) -> Option<Option<SocketAddr>> {
+fn named(line: &str) -> Option<Named> {
     let mut words = line.split(' ');
     let mut ends = match words.next()? {
         // Whatever follows is to be ignored.
-        "UNKNOWN" => return Some(None),
+        "UNKNOWN" => return Some(Named::Nobody),
         "TCP4" => [
             ip::<Ipv4Addr>(words.next()?)?,
             ip::<Ipv4Addr>(words.next()?)?,
@@ -101,8 +111,9 @@ fn named(line: &str) -> Option<Option<SocketAddr>> {
     for end in &mut ends {
         end.set_port(port(words.next()?)?);
     }
-    let [client, _] = ends;
-    words.next().is_none().then_some(Some(client))
+    let [client, dialled] = ends;
+    let is_over = words.next().is_none();
+    is_over.then_some(Named::Ends(client, dialled))
 }
 
 fn ip<T: FromStr + Into<IpAddr>>(text: &str) -> Option<SocketAddr> {
@@ -129,8 +140,7 @@ fn v2(bytes: &[u8]) -> Introduction {
     let address = match (command, family) {
         (0x21, 0x11) => Some(12),
         (0x21, 0x21) => Some(36),
-        // LOCAL: the connection is the proxy's own, as for a health check, whatever else stands there. Or PROXY, of a family
-        // without such addresses, or of datagrams.
+        // LOCAL, whatever else stands there. Or PROXY, of a family without such addresses, or of datagrams.
         (0x20, _) | (0x21, 0x00 | 0x12 | 0x22 | 0x31 | 0x32) => None,
         _ => return INVALID,
     };
@@ -144,30 +154,36 @@ fn v2(bytes: &[u8]) -> Introduction {
         return Introduction::Torn;
     };
     // What stands behind the addresses are TLVs, and none of this host's affair.
-    let client = match address {
-        None => None,
+    let named = match address {
+        None if command == 0x20 => Some(Named::Proxy),
+        None => Some(Named::Nobody),
         Some(12) => v4(behind),
         Some(_) => v6(behind),
     };
-    if client.is_none() && address.is_some() {
-        return INVALID;
-    }
-    Introduction::Whole(FIXED + length, client)
+    named.map_or(INVALID, |named| Introduction::Whole(FIXED + length, named))
 }
 
 /// Both addresses, then both ports: of the client, of what it had dialled.
-fn v4(bytes: &[u8]) -> Option<SocketAddr> {
-    let (ip, bytes) = bytes.split_first_chunk::<4>()?;
-    let (_, bytes) = bytes.split_first_chunk::<4>()?;
-    let (port, _) = bytes.split_first_chunk::<2>()?;
-    Some(SocketAddr::from((*ip, u16::from_be_bytes(*port))))
+fn v4(bytes: &[u8]) -> Option<Named> {
+    let (client, bytes) = bytes.split_first_chunk::<4>()?;
+    let (dialled, bytes) = bytes.split_first_chunk::<4>()?;
+    let (client_port, bytes) = bytes.split_first_chunk::<2>()?;
+    let (dialled_port, _) = bytes.split_first_chunk::<2>()?;
+    Some(Named::Ends(
+        SocketAddr::from((*client, u16::from_be_bytes(*client_port))),
+        SocketAddr::from((*dialled, u16::from_be_bytes(*dialled_port))),
+    ))
 }
 
-fn v6(bytes: &[u8]) -> Option<SocketAddr> {
-    let (ip, bytes) = bytes.split_first_chunk::<16>()?;
-    let (_, bytes) = bytes.split_first_chunk::<16>()?;
-    let (port, _) = bytes.split_first_chunk::<2>()?;
-    Some(SocketAddr::from((*ip, u16::from_be_bytes(*port))))
+fn v6(bytes: &[u8]) -> Option<Named> {
+    let (client, bytes) = bytes.split_first_chunk::<16>()?;
+    let (dialled, bytes) = bytes.split_first_chunk::<16>()?;
+    let (client_port, bytes) = bytes.split_first_chunk::<2>()?;
+    let (dialled_port, _) = bytes.split_first_chunk::<2>()?;
+    Some(Named::Ends(
+        SocketAddr::from((*client, u16::from_be_bytes(*client_port))),
+        SocketAddr::from((*dialled, u16::from_be_bytes(*dialled_port))),
+    ))
 }
 
 #[cfg(test)]
@@ -198,39 +214,45 @@ mod tests {
         let tlvs = |ends: Vec<u8>| [ends, vec![4, 0, 3, 1, 2, 3]].concat();
         let longest = vec![0; LONGEST - FIXED];
         let mut found = vec![
-            (header(0x21, 0x11, &v4_ends()), Some("192.0.2.1:56324")),
+            (
+                header(0x21, 0x11, &v4_ends()),
+                Some("192.0.2.1:56324 192.0.2.2:443"),
+            ),
             (
                 header(0x21, 0x11, &tlvs(v4_ends())),
-                Some("192.0.2.1:56324"),
+                Some("192.0.2.1:56324 192.0.2.2:443"),
             ),
-            (header(0x21, 0x21, &v6_ends()), Some("[2000::1]:56324")),
+            (
+                header(0x21, 0x21, &v6_ends()),
+                Some("[2000::1]:56324 [::]:443"),
+            ),
             (
                 header(0x21, 0x21, &tlvs(v6_ends())),
-                Some("[2000::1]:56324"),
+                Some("[2000::1]:56324 [::]:443"),
             ),
-            (header(0x20, 0x11, &v4_ends()), None),
-            (header(0x20, 0x00, b""), None),
-            (header(0x20, 0xff, b"any"), None),
+            (header(0x20, 0x11, &v4_ends()), Some("LOCAL")),
+            (header(0x20, 0x00, b""), Some("LOCAL")),
+            (header(0x20, 0xff, b"any"), Some("LOCAL")),
             (header(0x21, 0x00, b""), None),
             (header(0x21, 0x31, &[7; 216]), None),
-            (header(0x20, 0x00, &longest), None),
+            (header(0x20, 0x00, &longest), Some("LOCAL")),
         ];
         let lines = [
             (
                 "PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n",
-                Some("192.0.2.1:56324"),
+                Some("192.0.2.1:56324 192.0.2.2:443"),
             ),
             (
                 "PROXY TCP4 255.255.255.255 0.0.0.0 65535 0\r\n",
-                Some("255.255.255.255:65535"),
+                Some("255.255.255.255:65535 0.0.0.0:0"),
             ),
             (
                 "PROXY TCP6 2000::1 ::1 56324 443\r\n",
-                Some("[2000::1]:56324"),
+                Some("[2000::1]:56324 [::1]:443"),
             ),
             (
                 "PROXY TCP6 ::ffff:10.0.0.1 ::1 1 2\r\n",
-                Some("[::ffff:10.0.0.1]:1"),
+                Some("[::ffff:10.0.0.1]:1 [::1]:2"),
             ),
             ("PROXY UNKNOWN\r\n", None),
             ("PROXY UNKNOWN 192.0.2.1 192.0.2.2 56324 443\r\n", None),
@@ -243,8 +265,14 @@ mod tests {
     #[test]
     fn a_whole_header_names_the_client_and_ends_where_it_ends() {
         for (header, client) in whole() {
-            let client = client.map(|client| client.parse().unwrap());
-            let expected = Introduction::Whole(header.len(), client);
+            let named = match client.map(|ends| ends.split_once(' ')) {
+                None => Named::Nobody,
+                Some(None) => Named::Proxy,
+                Some(Some((client, dialled))) => {
+                    Named::Ends(client.parse().unwrap(), dialled.parse().unwrap())
+                }
+            };
+            let expected = Introduction::Whole(header.len(), named);
             assert_eq!(Introduction::of(&header), expected, "{header:?}");
             // What stands behind it is the service's, whatever it looks like.
             for behind in [&b"\r\n"[..], b"PROXY ", SIGNATURE, &[0; 9000]] {
@@ -272,7 +300,10 @@ mod tests {
             line.resize(length - 2, b'x');
             [line, b"\r\n".to_vec()].concat()
         };
-        assert_eq!(Introduction::of(&line(107)), Introduction::Whole(107, None));
+        assert_eq!(
+            Introduction::of(&line(107)),
+            Introduction::Whole(107, Named::Nobody)
+        );
         assert_eq!(Introduction::of(&line(108)), TOO_LONG);
         assert_eq!(Introduction::of(&line(107)[..106]), Introduction::Torn);
         assert_eq!(Introduction::of(&line(108)[..107]), TOO_LONG);

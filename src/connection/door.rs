@@ -1,8 +1,7 @@
 //! A connection at the door: what its client waits for, and what of that has come.
 
 use super::{Connection, Step};
-use crate::address::endpoint::Peer;
-use crate::address::introduction::{Introduction, LONGEST};
+use crate::address::introduction::{Introduction, LONGEST, Named};
 use crate::io::door::{Door, Heard};
 use crate::io::{Is, Turn};
 use crate::liveness::close::{CloseReason, Ending, Note};
@@ -35,13 +34,22 @@ impl Connection {
                 Step::Close(Ending::fin(CloseReason::PeerClosed))
             }
             Heard::Words(Introduction::Wrong(what)) => self.refuse(what),
-            Heard::Words(Introduction::Whole(length, client)) => {
+            Heard::Words(Introduction::Whole(length, named)) => {
                 if self.io.take_in(&mut buffer[..length], turn) < length {
                     // It had been there.
                     return self.refuse("torn");
                 }
-                if let Some(client) = client {
-                    self.io.introduce(Peer::from(client), self.io.peer());
+                match named {
+                    // haproxy's checks by version 1, which has no word for that.
+                    Named::Ends(client, _) if self.io.peer() == client.into() => {
+                        self.io.set_remark(Note::Own(self.io.read));
+                    }
+                    Named::Ends(client, dialled) => {
+                        let via = self.io.peer();
+                        self.io.introduce(client.into(), via, Some(dialled));
+                    }
+                    Named::Nobody => {}
+                    Named::Proxy => self.io.set_remark(Note::Own(self.io.read)),
                 }
                 Step::Enter
             }
@@ -98,6 +106,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::address::endpoint::Peer;
     use crate::io::stats::Stats;
     use crate::io::{Io, Terms};
     use crate::liveness::reap::Limits;

@@ -174,6 +174,7 @@ impl Arrival {
         Self {
             listener: io.listener,
             peer: io.peer(),
+            dialled: io.dialled(),
             age: micros(now.since(io.opened())),
             // More than that are not exported.
             along: u8::try_from(io.travels_along().count()).unwrap_or(u8::MAX),

@@ -13,7 +13,7 @@ use crate::wire::record::{DESCRIPTORS, PROTOCOL, SCHEMA};
 pub(crate) fn compare(hello: &Hello, handle: &Handle, network: &str) -> Result<Vec<Fate>, String> {
     if hello.protocol != PROTOCOL || hello.schema != SCHEMA {
         return Err(format!(
-            "standfast {} speaks takeover {}.{}, the running one {PROTOCOL}.{SCHEMA}",
+            "standfast {} speaks takeover {}.{}, the running one {PROTOCOL}.{SCHEMA}: stop that and start the other",
             hello.version, hello.protocol, hello.schema
         ));
     }

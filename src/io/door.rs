@@ -3,6 +3,8 @@
 //! Where a proxy is to say who the client is, that is waited for; and a client that came too soon after others of its
 //! address waits for its turn. `connection/door.rs` says what comes of it, `worker/entering.rs` lets it in.
 
+use std::net::SocketAddr;
+
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use socket2::SockRef;
@@ -62,15 +64,16 @@ impl Io {
         self.set(Is::Readable, true);
     }
 
-    /// It is `client`, as `via` says, unless that speaks for itself.
-    pub(crate) fn introduce(&mut self, client: Peer, via: Peer) {
+    /// It is `client`, who has dialled that, as `via` says, unless that speaks for itself.
+    pub(crate) fn introduce(&mut self, client: Peer, via: Peer, dialled: Option<SocketAddr>) {
         if client != via {
-            self.peer = PackedPeer::introduced(client, via);
+            self.peer = PackedPeer::introduced(client, via, dialled);
         }
     }
 
-    /// Another process knew who it is: where that is not who is at the other end of the socket, that one had said so.
-    pub(crate) fn find_via(&mut self) {
+    /// Another process knew who it is, and what it has dialled: where that is not who is at the other end of the socket, that
+    /// one had said so.
+    pub(crate) fn find_via(&mut self, dialled: Option<SocketAddr>) {
         let socket = SockRef::from(&self.socket).peer_addr();
         let via = match socket.map(|address| (address.as_socket(), address.is_unix())) {
             Ok((Some(address), _)) => Peer::from(address),
@@ -80,7 +83,7 @@ impl Io {
         };
         let is_local = matches!((via, self.peer()), (Peer::Unix(_), Peer::Unix(_)));
         if !is_local {
-            self.introduce(self.peer(), via);
+            self.introduce(self.peer(), via, dialled);
         }
     }
 

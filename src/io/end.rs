@@ -460,7 +460,10 @@ impl Io {
 
     /// What is to be said of the end besides its reason.
     pub(crate) fn remark(&self) -> Option<Note> {
-        self.details()?.remark
+        match self.details()?.remark {
+            Some(Note::Own(header)) => (self.read == header).then_some(Note::Probe),
+            remark => remark,
+        }
     }
 
     pub(crate) fn set_remark(&mut self, remark: Note) {

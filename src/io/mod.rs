@@ -21,6 +21,7 @@ pub(crate) mod readiness;
 pub(crate) mod stats;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use mio::event::Event;
@@ -181,6 +182,11 @@ impl Io {
     /// The proxy that says so.
     pub(crate) fn via(&self) -> Option<Peer> {
         self.peer.via()
+    }
+
+    /// What the client has dialled, as that proxy says.
+    pub(crate) fn dialled(&self) -> Option<SocketAddr> {
+        self.peer.dialled()
     }
 
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {

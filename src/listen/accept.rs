@@ -181,6 +181,7 @@ impl Entrance {
             id,
             peer,
             via: None,
+            dialled: None,
             listener: &self.address,
             upstream: None,
             ending: &Ending::fin(reason),

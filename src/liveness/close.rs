@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -136,6 +137,8 @@ pub(crate) enum Note {
     Header(&'static str),
     /// It said nothing: somebody looked whether the port is open, as health checks do.
     Probe,
+    /// It is a proxy's own, whose header had so many bytes: a probe, unless it says something behind that.
+    Own(u64),
 }
 
 impl Note {
@@ -197,6 +200,8 @@ pub(crate) struct Obituary<'a> {
     pub(crate) peer: Peer,
     /// The proxy that says so.
     pub(crate) via: Option<Peer>,
+    /// What the client has dialled, as that one says.
+    pub(crate) dialled: Option<SocketAddr>,
     pub(crate) listener: &'a Endpoint,
     /// The server that its far side was connected to.
     pub(crate) upstream: Option<Endpoint>,
@@ -222,6 +227,7 @@ impl Obituary<'_> {
         let errno = errno.map(|errno| Errno(errno).to_string());
         let upstream = self.upstream.as_ref().map(Endpoint::to_string);
         let via = self.via.as_ref().map(Peer::to_string);
+        let dialled = self.dialled.map(|dialled| dialled.to_string());
         let level = match self.note {
             Some(Note::Probe) => level.max(log::Level::Debug),
             _ => level,
@@ -238,6 +244,7 @@ impl Obituary<'_> {
             id = self.id,
             peer:% = self.peer,
             via = via.as_deref(),
+            dialled = dialled.as_deref(),
             listener:% = self.listener,
             upstream = upstream.as_deref(),
             reason = reason.as_str(),

@@ -35,11 +35,14 @@ impl Context<'_> {
         self.io.peer()
     }
 
-    /// The address of this host's that it has.
+    /// The address that the client has dialled: of this host, or of a proxy that says so.
     ///
     /// # Errors
     /// What getsockname(2) says; a Unix socket has no such address.
     pub fn local(&self) -> io::Result<SocketAddr> {
+        if let Some(dialled) = self.io.dialled() {
+            return Ok(dialled);
+        }
         let address = SockRef::from(&self.io.socket).local_addr()?;
         address
             .as_socket()

@@ -469,6 +469,7 @@ impl Worker {
             id: io.id(),
             peer: io.peer(),
             via: io.via(),
+            dialled: io.dialled(),
             listener: &origin.address,
             upstream: io.upstream(),
             ending,

@@ -227,7 +227,7 @@ impl Taker for Worker {
         }
         let (settings, io) = (&origin.settings, &mut connection.io);
         if settings.proxies.is_some() {
-            io.find_via();
+            io.find_via(arrival.dialled);
         }
         let ip = arrival.peer.ip();
         let door = io.door();

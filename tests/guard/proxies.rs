@@ -266,7 +266,7 @@ fn runs(script: &str) -> [&str; 8] {
 
 #[test]
 fn a_program_is_told_of_the_client_and_gets_what_is_behind_the_header() {
-    let script = "echo $TCPREMOTEIP $TCPREMOTEPORT; cat";
+    let script = "echo $TCPREMOTEIP $TCPREMOTEPORT $TCPLOCALPORT; cat";
     let mut server = Server::start(&runs(script));
     for (header, named) in headers() {
         let mut client = server.connect();
@@ -276,7 +276,9 @@ fn a_program_is_told_of_the_client_and_gets_what_is_behind_the_header() {
         let (ip, port) = named.unwrap_or(&own).rsplit_once(':').unwrap();
         let ip = ip.trim_matches(['[', ']']);
         let said = String::from_utf8(read_to_fin(&mut client)).unwrap();
-        assert_eq!(said, format!("{ip} {port}\nexactly this"));
+        // The proxy's own address, where that says whom the client had dialled.
+        let dialled = named.map_or_else(|| server.address().port(), |_| 443);
+        assert_eq!(said, format!("{ip} {port} {dialled}\nexactly this"));
         let closed = server.closed();
         let read = header.len() + "exactly this".len();
         assert_eq!(closed.get("read"), read.to_string(), "{}", closed.line);
@@ -291,9 +293,8 @@ fn a_relay_tells_its_upstream_of_the_client_and_not_of_the_proxy() {
     let mut client = relay.connect();
     trickle(&mut client, &[&binary(0x11)[..], b"hello"].concat());
     let mut served = upstream.accept();
-    let port = relay.address().port();
-    let expected = format!("PROXY TCP4 192.0.2.7 127.0.0.1 56324 {port}\r\nhello");
-    assert_gets(&mut served, expected.as_bytes());
+    let expected = b"PROXY TCP4 192.0.2.7 192.0.2.1 56324 443\r\nhello";
+    assert_gets(&mut served, expected);
     served.write_all(b"its answer").unwrap();
     assert_gets(&mut client, b"its answer");
 }
@@ -384,6 +385,7 @@ fn a_header_is_taken_over_in_its_middle_and_its_client_is_known_from_then_on() {
         (closed.get("peer"), closed.get("via")),
         ("192.0.2.7:56324", &*own)
     );
+    assert_eq!(closed.get("dialled"), "192.0.2.1:443", "{}", closed.line);
     for (client, _, named) in &mut clients {
         assert_echoes(client, b"and so are they");
         if named.is_none() {

@@ -101,6 +101,7 @@ fn connections(listener: u16, ids: &[u64]) -> Message {
     let arrival = |&id| Arrival {
         listener,
         peer: "127.0.0.1:4711".parse().unwrap(),
+        dialled: None,
         age: 0,
         along: 1,
         record: record(id),

@@ -2,10 +2,7 @@
 //! environment") and of systemd (systemd.socket(5), `Accept=yes`).
 
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
 use std::process::Command;
-
-use socket2::SockRef;
 
 use crate::address::endpoint::Peer;
 
@@ -43,15 +40,13 @@ const NOT_THEIRS: [&str; 28] = [
     "WATCHDOG_USEC",
 ];
 
-/// Tells `command` of the connection `socket` from `peer`. Nothing of it comes from the client but its address.
-pub(super) fn tell(command: &mut Command, socket: BorrowedFd<'_>, peer: Peer) {
+/// Tells `command` of the connection from `peer` to `local`. Nothing of it comes from the client but its address.
+pub(super) fn tell(command: &mut Command, local: Option<SocketAddr>, peer: Peer) {
     for name in NOT_THEIRS {
         command.env_remove(name);
     }
-    let local = SockRef::from(&socket).local_addr().ok();
     match peer {
         Peer::Tcp(remote) => {
-            let local = local.and_then(|local| local.as_socket());
             // Of an IPv4 client of a dual-stack listener, both are IPv4.
             let local = local.map(|local| match Peer::from(local) {
                 Peer::Tcp(local) => local,

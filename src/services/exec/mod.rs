@@ -116,6 +116,7 @@ impl Exec {
         self.nursery.start(Job {
             id: conn.id(),
             peer: conn.peer(),
+            local: conn.local().ok(),
             socket,
             slot: Arc::clone(&slot),
         });

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -80,6 +81,8 @@ enum Over {
 pub(super) struct Job {
     pub(super) id: u64,
     pub(super) peer: Peer,
+    /// What it has dialled.
+    pub(super) local: Option<SocketAddr>,
     pub(super) socket: OwnedFd,
     pub(super) slot: Arc<Slot>,
 }
@@ -495,7 +498,7 @@ fn spawn(program: &Program, job: Job) -> io::Result<Spawned> {
         .arg0(&program.name)
         .args(&program.arguments)
         .process_group(0);
-    environment::tell(&mut command, job.socket.as_fd(), job.peer);
+    environment::tell(&mut command, job.local, job.peer);
     let mut pipe = None;
     command.stderr(match program.stderr {
         Stderr::Log => {

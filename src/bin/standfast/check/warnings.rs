@@ -1,7 +1,12 @@
 //! What is doubtful about settings, each by itself allowed.
 
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::Access;
 use standfast::{Effective, Endpoint};
 
 use crate::settings::{ListenerSettings, Settings, Sources};
@@ -22,6 +27,13 @@ pub(super) fn of(settings: &Settings, effective: &[Effective]) -> Vec<String> {
         all.extend(located.map(|(key, line)| place(&one.sources, key) + &line));
     }
     let whole = &settings.whole;
+    if let Some(path) = &whole.args.process.log_file
+        && let Err(error) = is_writable(path)
+    {
+        let at = place(&whole.sources, "log-file");
+        let path = path.display();
+        all.push(format!("{at}cannot write to the log file {path}: {error}"));
+    }
     let allowed = standfast::process::descriptors_for_connections();
     if let Some(asked) = whole.args.max_conns
         && asked.get() > allowed
@@ -44,6 +56,27 @@ pub(super) fn of(settings: &Settings, effective: &[Effective]) -> Vec<String> {
         ));
     }
     all
+}
+
+/// Whether a file can be written to, or made, by who asks; it is neither.
+fn is_writable(path: &Path) -> io::Result<()> {
+    match OpenOptions::new()
+        .append(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+    {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let folder = path
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.unwrap_or_else(|| Path::new("."));
+            Ok(rustix::fs::access(
+                folder,
+                Access::WRITE_OK | Access::EXEC_OK,
+            )?)
+        }
+        opened => opened.map(drop),
+    }
 }
 
 /// Each with the key that it is about.
