@@ -62,7 +62,7 @@ impl Kept {
     /// The path is that of `file` from here on.
     pub(crate) fn give_path(&self, file: &Arc<SocketFile>) -> io::Result<()> {
         if let Some((lock, place)) = &self.path {
-            file.inherit(lock.try_clone()?, *place);
+            file.resume(lock.try_clone()?, *place);
         }
         Ok(())
     }

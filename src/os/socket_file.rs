@@ -206,6 +206,12 @@ impl SocketFile {
         Some((held.lock, held.place?))
     }
 
+    /// The same from a keeper: its permits were given by whoever bound it. This process may be root yet, and the keeper has
+    /// both from one who is not.
+    pub(crate) fn resume(&self, lock: OwnedFd, place: Place) {
+        *self.held() = Some(Held::by(lock.into(), Some(place)));
+    }
+
     /// The socket that was bound at `place` is this process's from here on, with its lock.
     pub(crate) fn inherit(&self, lock: OwnedFd, place: Place) {
         *self.held() = Some(Held::by(lock.into(), Some(place)));

@@ -383,3 +383,41 @@ fn as_another_user_with_a_log_file_it_goes_on_after_a_crash_and_a_restart() {
     assert_eq!(log.matches("the former server crashed").count(), 2, "{log}");
     assert!(!path.exists() && !control.exists());
 }
+
+#[test]
+fn programs_of_exec_and_their_connections_outlive_the_server() {
+    let mut kept = Kept::start(&["exec", "-l", "0", "--", "cat"]);
+    let mut client = kept.connect();
+    let former = kept.crash(Signal::KILL);
+    kept.until_another_serves(former);
+    assert_echoes(&mut client, b"by a program that nobody watches");
+    drop(kept.connect());
+    drop(client);
+    assert_eq!(
+        kept.keeper.drain().code(),
+        Some(0),
+        "{:?}",
+        kept.keeper.lines
+    );
+}
+
+#[test]
+fn a_server_out_of_descriptors_is_followed_by_one_that_has_them_again() {
+    let home = Home::new();
+    let mut command = shell(
+        r#"ulimit -n 100; exec "$@""#,
+        &["serve", "--keep", "-l", "0"],
+    );
+    command.env("XDG_RUNTIME_DIR", &home.path);
+    let kept = Kept::spawn(home, command, 1);
+    let clients: Vec<_> = (0..120).map(|_| connect(kept.keeper.address())).collect();
+    let former = kept.crash(Signal::KILL);
+    kept.until_another_serves(former);
+    drop(clients);
+    until("it serves", || {
+        let mut client = connect(kept.keeper.address());
+        client.write_all(b"hello").is_ok() && client.read_exact(&mut [0; 5]).is_ok()
+    });
+    let (code, _, stderr) = crate::support::restarted(|| kept.home.standfast(&["restart"]));
+    assert_eq!(code, 0, "{stderr}");
+}

@@ -5,7 +5,7 @@
 //!
 //! | a server says | and that means |
 //! |---|---|
-//! | `FDSTORE=1`, `FDNAME=`, descriptors | keep these; from its `READY=1` on they are all there is |
+//! | `FDSTORE=1`, `FDNAME=`, descriptors | keep these beside what there is; from its `READY=1` on they are all |
 //! | `READY=1` | it serves; whoever served before it does not any more |
 //! | `MAINPID=` | that process has taken over from it |
 //! | `STOPPING=1` | its end will be an end, and no crash |
@@ -200,7 +200,7 @@ impl Keeper {
                 if let Some(at) = self.servers.iter().position(|server| server.pid == pid) {
                     self.hear(at);
                     let server = self.servers.remove(at);
-                    self.ended(&server, ExitStatus::from_raw(status.as_raw()));
+                    self.ended(server, ExitStatus::from_raw(status.as_raw()));
                 }
             }
             self.end_who_hangs();
@@ -460,7 +460,7 @@ impl Keeper {
         self.start_at = Some(now() + pause.min(PAUSE_MOST));
     }
 
-    fn ended(&mut self, server: &Server, status: ExitStatus) {
+    fn ended(&mut self, server: Server, status: ExitStatus) {
         let signal = status.signal().map(|signal| signal + 128);
         let code = status.code().or(signal);
         let code = code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
@@ -488,6 +488,8 @@ impl Keeper {
         let mut what = format!("pid {pid} {how}: {status}");
         if unserved {
             self.unserved += 1;
+            // It may have listened already, and clients have come.
+            self.held.extend(server.wants);
             if !server.words.is_empty() {
                 what = format!("{what}: {}", server.words);
             }

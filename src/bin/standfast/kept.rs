@@ -106,7 +106,9 @@ fn taken(said: &str) -> io::Result<Line> {
         let descriptors = numbers.map(|one| inherited::claim(number(one)?));
         let mut descriptors = descriptors.collect::<io::Result<Vec<_>>>()?;
         if name == REMAINS {
-            remains = descriptors.pop().and_then(|file| noted(&file.into()));
+            // The last that says something.
+            let noted = descriptors.pop().and_then(|file| noted(&file.into()));
+            remains = noted.or(remains);
         } else {
             kept.push(Arc::new(Kept::from_parts(descriptors, name)?));
         }
