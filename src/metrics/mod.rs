@@ -3,11 +3,11 @@
 //! A [`Service`] as any other, on an event loop of its own (`server/metrics.rs`): so it answers while the workers are busy
 //! or hang, and its clients have the engine's deadlines.
 
-mod clock;
 mod figures;
 mod page;
 mod request;
 mod text;
+mod ticker;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use crate::handle::Handle;
 use crate::liveness::close::CloseReason;
-use crate::metrics::clock::Clock;
 use crate::metrics::request::{Refusal, Request};
+use crate::metrics::ticker::Ticker;
 use crate::service::{Context, Ready, Service};
 
-pub(crate) use clock::PATIENCE;
+pub(crate) use ticker::PATIENCE;
 
 /// Clients that are answered at a time. One more hears that there are too many.
 pub(crate) const CLIENTS: usize = 64;
@@ -39,7 +39,7 @@ pub(crate) struct Teller {
     /// The server serves: what it takes over it has.
     serves: Arc<AtomicBool>,
     clients: AtomicUsize,
-    clock: Arc<Clock>,
+    ticker: Arc<Ticker>,
     own: OnceLock<Handle>,
 }
 
@@ -64,7 +64,7 @@ impl Teller {
             hosts,
             serves,
             clients: AtomicUsize::new(0),
-            clock: Arc::default(),
+            ticker: Arc::default(),
             own: OnceLock::new(),
         }
     }
@@ -104,7 +104,7 @@ impl Teller {
 
     /// Whether the workers turn, if that is known.
     fn health(&self, asked: u64) -> Option<Answer> {
-        Some(match self.clock.turning(asked)? {
+        Some(match self.ticker.turning(asked)? {
             true => Answer::plain("200 OK", "the workers turn"),
             false => Answer::plain("503 Service Unavailable", "a worker hangs"),
         })
@@ -136,7 +136,7 @@ impl Service for Teller {
 
     fn start(&self, server: &Handle) {
         let _ = self.own.set(server.clone());
-        if let Err(error) = self.clock.start(&self.about, server) {
+        if let Err(error) = self.ticker.start(&self.about, server) {
             log::warn!(error:%; "cannot start a thread: nobody will hear that the workers turn");
         }
     }
@@ -149,7 +149,7 @@ impl Service for Teller {
             return State::TurnedAway;
         }
         if let Some(own) = self.own.get() {
-            self.clock.came(conn.id(), own.now().after(PATIENCE));
+            self.ticker.came(conn.id(), own.now().after(PATIENCE));
         }
         State::Asks
     }
@@ -162,7 +162,7 @@ impl Service for Teller {
             Ok(None) => return 0,
             Ok(Some(request)) if request.path == "/healthz" && self.serves() => {
                 *state = State::Waits {
-                    asked: self.clock.ask(),
+                    asked: self.ticker.ask(),
                     is_head: request.is_head,
                 };
                 self.go_on(state, conn);
@@ -201,7 +201,7 @@ impl Service for Teller {
     fn over(&self, state: &mut State, conn: &mut Context<'_>, _reason: CloseReason) {
         if !matches!(state, State::TurnedAway) {
             self.clients.fetch_sub(1, Ordering::Relaxed);
-            self.clock.left(conn.id());
+            self.ticker.left(conn.id());
         }
     }
 
@@ -211,7 +211,7 @@ impl Service for Teller {
     }
 
     fn stop(&self, _patience: Duration) -> bool {
-        self.clock.stop();
+        self.ticker.stop();
         true
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn watch(dial: &Dial, news: Sender<News>) {
     let Some(port) = port(&dial.address) else {
         return;
     };
-    let watching = threads::start("restarts", move || {
+    let watching = threads::start("load-restarts", move || {
         let mut before: Option<Status> = None;
         loop {
             if let Some(now) = ask(port) {

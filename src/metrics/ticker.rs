@@ -25,7 +25,7 @@ const SAMPLES: usize = 61;
 
 /// What the event loop and the thread tell one another.
 #[derive(Debug, Default)]
-pub(super) struct Clock(Mutex<State>);
+pub(super) struct Ticker(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -39,7 +39,7 @@ struct State {
     wake: Option<Sender<()>>,
 }
 
-impl Clock {
+impl Ticker {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -47,8 +47,8 @@ impl Clock {
     /// Starts the thread: `about` is the server that is told of, `own` the one that tells.
     pub(super) fn start(self: &Arc<Self>, about: &Handle, own: &Handle) -> io::Result<()> {
         let (wake, woken) = mpsc::channel();
-        let (clock, about, own) = (Arc::clone(self), about.clone(), own.clone());
-        threads::start("metrics-clock", move || clock.run(&about, &own, &woken))?;
+        let (ticker, about, own) = (Arc::clone(self), about.clone(), own.clone());
+        threads::start("metrics-ticker", move || ticker.run(&about, &own, &woken))?;
         self.state().wake = Some(wake);
         Ok(())
     }
