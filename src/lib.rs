@@ -147,4 +147,5 @@ pub mod process {
 /// The README's examples compile and run, too.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
-struct Readme;
+#[doc = include_str!("../docs/embedding.md")]
+struct Documents;

@@ -81,7 +81,7 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// Opens all listeners, or [takes them over](Config::control). Clients can connect when this returns; they are served
+    /// Opens all listeners, or takes them over, as the [settings](Config) have it. Clients can connect when this returns; they are served
     /// once [`run`](Self::run) runs. Who takes over has to run it at once: the running server serves on until that has
     /// everything, and gives up after 5 s without progress.
     ///
