@@ -7,7 +7,7 @@ use crate::inspect::{ConnectionInfo, DeadlineKind, NextDeadline};
 use crate::io::door::Door;
 use crate::io::stats::Stats;
 use crate::io::{Far, Io, Terms, Turn};
-use crate::listen::listener::Settings;
+use crate::listen::settings::Settings;
 use crate::liveness::close::CloseReason;
 use crate::os::sys;
 use crate::time::deadline::Moment;
