@@ -10,6 +10,7 @@ pub(crate) mod backoff;
 mod dialing;
 mod error;
 #[cfg(test)]
+#[path = "../../tests/support/peers.rs"]
 mod peers;
 pub(crate) mod resolve;
 pub(crate) mod upstream;

@@ -4,10 +4,10 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::net::UnixListener;
 
-use crate::forward::upstreams::silent;
 use crate::forward::{assert_pair, pair};
 use crate::support::connecting::{Peer, Port, assert_gets};
 use crate::support::home::{Home, entry, text};
+use crate::support::peers::silent;
 use crate::support::{Server, read_to_fin, until};
 
 /// How many lines so far say `what`.

@@ -8,11 +8,11 @@ use standfast::services::Forward;
 use standfast::services::forward::ForwardOptions;
 use standfast::{Context, Service};
 
-use crate::forward::upstreams::silent;
 use crate::forward::{assert_pair, relay};
 use crate::support::connecting::{Peer, Port, assert_gets};
 use crate::support::embedded::{Embedded, listen};
 use crate::support::home::{Home, number};
+use crate::support::peers::silent;
 use crate::support::{GUARD, connect, until};
 
 /// What a client sends stops its worker, until the test says otherwise or has gone.

@@ -309,7 +309,7 @@ fn an_upstream_that_is_lost_after_a_takeover_is_told_apart_from_a_client() {
 #[test]
 fn an_attempt_that_is_under_way_is_made_anew_by_the_new_process() {
     let home = Home::new();
-    let (_silent, first) = crate::forward::upstreams::silent();
+    let (_silent, first) = crate::support::peers::silent();
     let second = Peer::start();
     let (first, second_at) = (first.to_string(), second.address().to_string());
     let words = ["forward", &first, &second_at, "--connect-timeout", "2s"];

@@ -4,13 +4,12 @@ use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
-
 use crate::command_line::refusals::assert_usage;
 use crate::forward::{assert_ended, assert_pair, assert_reset, pair, relay};
 use crate::support::clients::{reset, until_acknowledged};
 use crate::support::connecting::{Peer, Port, assert_gets, assert_silent};
 use crate::support::loading::nobody;
+use crate::support::peers::silent;
 use crate::support::{Began, Server, now, pass, read_to_fin, until};
 
 #[test]
@@ -166,24 +165,6 @@ fn one_whose_turn_it_is_but_that_is_down_is_passed_over() {
     assert_eq!(served, 6);
     for client in &mut clients {
         assert_gets(client, b"served");
-    }
-}
-
-/// Whose backlog is full, and who accepts nothing.
-pub(super) fn silent() -> (Vec<Socket>, std::net::SocketAddr) {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    socket.bind(&any.into()).unwrap();
-    socket.listen(0).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    let mut sockets = vec![socket];
-    loop {
-        let filling = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        let filled = filling.connect_timeout(&address.into(), Duration::from_millis(200));
-        if filled.is_err() {
-            return (sockets, address);
-        }
-        sockets.push(filling);
     }
 }
 

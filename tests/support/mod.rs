@@ -8,6 +8,7 @@ pub(crate) mod embedded;
 pub(crate) mod home;
 mod kernel;
 pub(crate) mod loading;
+pub(crate) mod peers;
 pub(crate) mod seeded;
 mod server;
 mod signals;

@@ -1,4 +1,4 @@
-//! Servers that the tests of this folder dial.
+//! Servers that do not answer, for whoever dials them: the library's own tests, and those here.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 /// A port that is kept from others, and on which nobody listens.
-pub(super) fn refusing() -> (Socket, SocketAddr) {
+pub(crate) fn refusing() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     socket.bind(&any.into()).unwrap();
@@ -15,7 +15,7 @@ pub(super) fn refusing() -> (Socket, SocketAddr) {
 }
 
 /// A listener whose backlog is full, so that it answers no more, and what fills it.
-pub(super) fn silent() -> (Vec<Socket>, SocketAddr) {
+pub(crate) fn silent() -> (Vec<Socket>, SocketAddr) {
     let (listener, address) = refusing();
     listener.listen(0).unwrap();
     let mut sockets = vec![listener];
