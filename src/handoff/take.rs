@@ -183,7 +183,7 @@ impl Giver {
         let mut taking = Taking::new(workers, &self.listener_of);
         let mut bytes = Vec::new();
         let mut counts = (Vec::new(), Duration::ZERO, Told::default());
-        let mut past = Vec::new();
+        let (mut past, mut last_shown) = (Vec::new(), Vec::new());
         // The number of the last connection, once everything is here.
         let mut prepared = None;
         loop {
@@ -221,8 +221,13 @@ impl Giver {
                     counts = (listeners, Duration::from_micros(counted_for), told);
                     Ok(())
                 }
-                Message::Past(bytes) => {
-                    past.push((began, Past::decode(&bytes)));
+                // Each tells something new.
+                Message::Past(shown) if shown == last_shown => {
+                    Err("the same past twice".to_owned())
+                }
+                Message::Past(shown) => {
+                    past.push((began, Past::decode(&shown)));
+                    last_shown = shown;
                     Ok(())
                 }
                 Message::Gone(ids) => ids.into_iter().try_for_each(|id| taking.forget(id)),
