@@ -185,6 +185,10 @@ pub struct Status {
     pub upstreams: Vec<UpstreamInfo>,
     /// The takeover it came from, or ended in.
     pub takeover: Option<Takeover>,
+    /// The process that was taken over from, as long as it lives: it has something to finish yet, such as to drain the
+    /// connections that stayed with it.
+    #[cfg_attr(control, serde(default))]
+    pub predecessor: Option<u32>,
     /// All takeovers, counted over the processes.
     #[cfg_attr(control, serde(default))]
     pub takeovers: Takeovers,

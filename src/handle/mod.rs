@@ -146,6 +146,7 @@ impl Handle {
             upstreams: upstreams.map_or_else(Vec::new, |upstreams| upstreams()),
             listeners,
             takeover: shared.gave.get().or_else(|| shared.took.get()).cloned(),
+            predecessor: shared.predecessor(),
             takeovers: shared.chronicle.takeovers(),
             ended: shared.ended(),
             metrics: shared.metrics(),
@@ -510,6 +511,13 @@ impl Shared {
     pub(crate) fn become_alone(&self) {
         *self.alone.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.alone_or_told.notify_all();
+    }
+
+    /// The process that this one has taken over from, if it lives.
+    fn predecessor(&self) -> Option<u32> {
+        let alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
+        let took = self.took.get().filter(|_| !*alone);
+        took.map(|took| took.pid)
     }
 
     /// Waits for that, unless something is more `urgent`; that is looked at anew when the server is told something.

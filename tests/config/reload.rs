@@ -201,6 +201,7 @@ fn a_listener_that_is_left_out_is_closed_and_its_connections_end_where_they_were
     assert_echoes(&mut echoing, b"hello");
     assert_passes(&mut relayed, &mut far, "there");
     file(&home, ECHO);
+    let former = pid(&home);
     let (next, answer) = reload(&home);
     assert!(
         answer.contains(
@@ -211,6 +212,9 @@ fn a_listener_that_is_left_out_is_closed_and_its_connections_end_where_they_were
     until("nobody listens there", || {
         TcpStream::connect(relaying).is_err()
     });
+    let behind = format!("behind       pid {former} drains the connections that stayed");
+    let status = || home.answer(&["status"]);
+    assert!(status().contains(&behind), "{}", status());
     assert_echoes(&mut echoing, b"and on");
     assert_echoes(&mut server.connect(), b"who comes now");
     assert_passes(&mut relayed, &mut far, "there, still");
@@ -223,6 +227,7 @@ fn a_listener_that_is_left_out_is_closed_and_its_connections_end_where_they_were
     server.log_line("the end of the old process", |line| {
         line.contains("info ended ")
     });
+    until("it is alone", || !status().contains("behind "));
     // It may come back.
     file(&home, &format!("{ECHO}{}", relay(&upstream)));
     let (last, answer) = reload(&home);

@@ -238,6 +238,12 @@ fn status_table(status: &Status) -> String {
             "takeover",
             &format!("{side} pid {}: {}", takeover.pid, told(takeover)),
         );
+        if let Some(pid) = status.predecessor.filter(|_| takeover.staying > 0) {
+            row(
+                "behind",
+                &format!("pid {pid} drains the connections that stayed; SIGTERM, twice, cuts them"),
+            );
+        }
     }
     if status.counted_for > status.uptime {
         let counted_for = short(status.counted_for);

@@ -253,6 +253,9 @@ fn layer<'a>(keys: &'a Keys, entries: &[Entry], place: Place) -> Result<Vec<Said
         }
         let values = keys::values(arg, &entry.value);
         let values = values.map_err(|why| refused(format!("{key}: {why}")))?;
+        if Keys::is_one_listeners(arg) && values.iter().all(|value| value.is_empty()) {
+            return Err(refused(format!("{key}: there is nothing in it")));
+        }
         let is_own = place == Place::Anywhere;
         said(arg, key, values, origin.clone(), is_own)
     });
@@ -310,10 +313,14 @@ fn said<'a>(
     };
     match Args::try_parse_from(words(std::slice::from_ref(&said))) {
         Ok(_) => Ok(said),
-        Err(error) => Err(Failure::usage(format!(
-            "{}: {}",
-            said.origin,
-            in_one_line(&error)
-        ))),
+        Err(error) => {
+            let (origin, line) = (&said.origin, in_one_line(&error));
+            // Not by its flag alone, where it is called otherwise.
+            let named = match line.contains(key) {
+                true => line,
+                false => format!("{key}: {line}"),
+            };
+            Err(Failure::usage(format!("{origin}: {named}")))
+        }
     }
 }
