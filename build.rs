@@ -1,5 +1,5 @@
 //! Names the conditions under which there is a control socket, and so a takeover: the feature `control`, on Linux; and
-//! the metrics of a server: beside those.
+//! the metrics of a server, and the command that watches one: beside those.
 
 use std::env;
 
@@ -7,12 +7,16 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rustc-check-cfg=cfg(control)");
     println!("cargo::rustc-check-cfg=cfg(metrics)");
+    println!("cargo::rustc-check-cfg=cfg(top)");
     let is_linux = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux");
     let is_portable = env::var_os("CARGO_CFG_STANDFAST_PORTABLE").is_some();
     if is_linux && !is_portable && env::var_os("CARGO_FEATURE_CONTROL").is_some() {
         println!("cargo::rustc-cfg=control");
         if env::var_os("CARGO_FEATURE_METRICS").is_some() {
             println!("cargo::rustc-cfg=metrics");
+        }
+        if env::var_os("CARGO_FEATURE_TOP").is_some() {
+            println!("cargo::rustc-cfg=top");
         }
     }
 }

@@ -64,5 +64,7 @@ mod stuck_output;
 mod systemd;
 /// A running server succeeded by another process, with its clients.
 mod takeover;
+/// `standfast top`, in a terminal of tmux.
+mod top;
 /// Listeners that are Unix sockets.
 mod unix_sockets;

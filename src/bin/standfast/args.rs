@@ -18,6 +18,8 @@ mod load;
 pub(crate) mod netcat;
 mod process;
 mod service;
+#[cfg(top)]
+pub(crate) mod top;
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -36,6 +38,8 @@ use crate::args::netcat::NetcatArgs;
 pub(crate) use crate::args::process::ProcessArgs;
 use crate::args::service::ServiceArgs;
 pub(crate) use crate::args::service::ServiceName;
+#[cfg(top)]
+use crate::args::top::TopArgs;
 use crate::units::{Setting, duration_or_off, size};
 
 /// A TCP listening server that holds on to its clients and lets go of the dead ones.
@@ -60,6 +64,9 @@ pub(crate) enum Command {
     #[cfg(control)]
     #[command(flatten)]
     Control(Order),
+    /// Watch a running server in this terminal: rates, listeners, why connections end, and each connection. Ends by q.
+    #[cfg(top)]
+    Top(TopArgs),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -13,14 +13,14 @@ use standfast::control::{Client, path};
 use standfast::inspect::{ConnectionInfo, Role, Status, Takeover};
 
 use crate::Failure;
-use crate::args::control::{Order, TargetArgs};
+use crate::args::control::{Order, ServerArgs, TargetArgs};
 use crate::units::Bytes;
 use crate::{logger, stdout};
 
 /// Asks the server that is meant.
 pub(crate) fn run(order: &Order) -> Result<ExitCode, Failure> {
     let target = order.target();
-    let client = find(target)?.within(target.timeout);
+    let client = find(&target.server)?;
     let failed = |error: io::Error| unanswered(&client, &error);
     let is_done = !matches!(order, Order::Status(_) | Order::List(_));
     let text = match order {
@@ -90,19 +90,23 @@ fn encoded(value: &impl serde::Serialize) -> Result<String, Failure> {
 }
 
 /// The control socket that is meant: by path, by address, by port, or the only one there is.
-fn find(target: &TargetArgs) -> Result<Client, Failure> {
-    if let Some(path) = &target.control {
-        return Ok(Client::at(path.clone()));
+pub(crate) fn find(named: &ServerArgs) -> Result<Client, Failure> {
+    socket(named).map(|path| Client::at(path).within(named.timeout))
+}
+
+fn socket(named: &ServerArgs) -> Result<PathBuf, Failure> {
+    if let Some(path) = &named.control {
+        return Ok(path.clone());
     }
-    let (candidates, meant) = match &target.server {
+    let (candidates, meant) = match &named.server {
         None => (Client::candidates(None), "any address".to_owned()),
-        Some(text) if text.contains('/') => return Ok(Client::at(PathBuf::from(text))),
+        Some(text) if text.contains('/') => return Ok(PathBuf::from(text)),
         Some(text) => match text.parse::<Address>() {
             Ok(Address::Loopback(port) | Address::Any(port)) => {
                 (Client::candidates(Some(port)), format!("port {port}"))
             }
             _ => match text.parse() {
-                Ok(endpoint) => return Ok(Client::at(path::of(&endpoint))),
+                Ok(endpoint) => return Ok(path::of(&endpoint)),
                 Err(_) => {
                     return Err(Failure::usage(format!(
                         "{text:?} is no server: expected PORT, ADDRESS:PORT or the path of a control socket"
@@ -112,7 +116,7 @@ fn find(target: &TargetArgs) -> Result<Client, Failure> {
         },
     };
     match candidates.as_slice() {
-        [one] => Ok(Client::at(one.clone())),
+        [one] => Ok(one.clone()),
         [] => Err(Failure::failed(format!(
             "no server of this user on {meant}: no control socket in {}",
             path::folder().display()
@@ -128,7 +132,8 @@ fn find(target: &TargetArgs) -> Result<Client, Failure> {
     }
 }
 
-fn unanswered(client: &Client, error: &io::Error) -> Failure {
+/// Why the server does not answer.
+pub(crate) fn unanswered(client: &Client, error: &io::Error) -> Failure {
     let path = client.path().display();
     match error.kind() {
         io::ErrorKind::NotFound => Failure::failed(format!(
@@ -327,7 +332,7 @@ fn list_table(connections: &[ConnectionInfo]) -> String {
 }
 
 /// A time in a table: `0.3s`, `42s`, `7m05s`, `3h02m`.
-fn short(time: Duration) -> String {
+pub(crate) fn short(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0..10 => format!("{:.1}s", time.as_secs_f64()),

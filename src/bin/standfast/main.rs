@@ -39,6 +39,8 @@ mod supervisor;
 #[cfg(control)]
 mod takeover;
 mod text_file;
+#[cfg(top)]
+mod top;
 mod units;
 #[cfg(control)]
 mod watch;
@@ -104,6 +106,8 @@ fn main() -> ExitCode {
         Command::Load(load) => load::run(&load),
         #[cfg(control)]
         Command::Control(order) => ctl::run(&order),
+        #[cfg(top)]
+        Command::Top(args) => top::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{
     SIGALRM, SIGHUP, SIGINT, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXFSZ,
 };
+#[cfg(top)]
+use signal_hook::consts::{SIGCONT, SIGWINCH};
 use signal_hook::iterator::Signals;
 use standfast::process::threads;
 
@@ -34,7 +36,7 @@ pub(crate) enum Meaning {
     Restart,
     /// To open the log's file anew.
     Reopen,
-    /// Nothing.
+    /// Nothing; it tells something.
     None,
 }
 
@@ -42,6 +44,18 @@ pub(crate) enum Meaning {
 /// at the start, as nohup(1) has it.
 pub(crate) fn obey(hearer: impl Fn(Signal) + Clone + Send + 'static) -> Result<(), Failure> {
     hear(Vec::new(), Meaning::End, hearer)
+}
+
+/// The same for what draws on a terminal: it hears of its size, and that it runs again after a stop.
+#[cfg(top)]
+pub(crate) fn obey_on_terminal(
+    hearer: impl Fn(Signal) + Clone + Send + 'static,
+) -> Result<(), Failure> {
+    let known = vec![
+        (SIGWINCH, "SIGWINCH", Meaning::None),
+        (SIGCONT, "SIGCONT", Meaning::None),
+    ];
+    hear(known, Meaning::End, hearer)
 }
 
 /// The same for a server: it hears SIGUSR2 as well, what init programs in containers are told to end by, and what would

@@ -49,6 +49,17 @@ impl Order {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct TargetArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which server is asked.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServerArgs {
     /// Which server: PORT, ADDRESS:PORT, or the path of its control socket. Not needed while there is only one.
     #[arg(value_name = "SERVER")]
     pub(crate) server: Option<String>,
@@ -56,10 +67,6 @@ pub(crate) struct TargetArgs {
     /// The path of its control socket.
     #[arg(long, value_name = "PATH", conflicts_with = "server")]
     pub(crate) control: Option<PathBuf>,
-
-    /// Answer in JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
 
     /// How long to wait for the server. What it has not answered by then is given up, and not carried out later.
     #[arg(long, value_name = "DUR", value_parser = duration, allow_hyphen_values = true, default_value = "30s")]
