@@ -1,5 +1,6 @@
 //! `--mptcp`: clients over several paths. What happens when one of the paths is cut shows `scripts/labs/mptcp`.
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 
@@ -41,6 +42,24 @@ fn clients_over_mptcp_and_over_tcp_are_served_side_by_side_and_taken_over() {
     }
     let mut another = connect(server.address()).unwrap();
     assert_echoes(&mut another, b"a newcomer");
+}
+
+/// A write takes the error that says so, and a read hears only that it is over.
+#[test]
+fn one_that_resets_with_output_on_its_way_is_no_vanished_one() {
+    let mut server = Server::start(&["--mptcp"]);
+    for _ in 0..20 {
+        let Some(mut client) = connect(server.address()) else {
+            let test = "one_that_resets_with_output_on_its_way_is_no_vanished_one";
+            return cannot_run(test, "MPTCP in the kernel");
+        };
+        client.write_all(&[b'x'; 100_000]).unwrap();
+        let socket = socket2::SockRef::from(&client);
+        socket.set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        drop(client);
+        let closed = server.closed();
+        closed.assert_error("peer-reset", "ECONNRESET");
+    }
 }
 
 /// In a network of its own, whose kernel has it switched off.

@@ -405,9 +405,13 @@ impl Io {
     pub(crate) fn fail(&mut self, errno: i32) {
         let fd = self.socket.as_fd();
         let queued = self.waiting_output() > 0 || sys::unacknowledged(fd).unwrap_or(0) > 0;
-        // No path to it was left, and it did not come back.
-        let is_given_up = self.is(Is::Multipath) && errno == libc::ENOTCONN;
-        let why = if is_given_up { libc::ETIMEDOUT } else { errno };
+        let (errno, why) = match (self.is(Is::Multipath), errno, self.write_error()) {
+            // A write was told why.
+            (true, libc::ENOTCONN, Some(told)) if told != libc::EPIPE => (told, told),
+            // No path to it was left, and it did not come back.
+            (true, libc::ENOTCONN, _) => (errno, libc::ETIMEDOUT),
+            _ => (errno, errno),
+        };
         let mut reason = reap::reason_of(why, queued);
         let info = self.tcp_info().ok();
         if reason == CloseReason::PeerReset && self.peer_fin() && self.far_has_all() {
