@@ -58,10 +58,10 @@ fn a_question_for_which_there_is_no_thread_ends_nothing() {
     assert_echoes(&mut clients[0], b"and it serves");
 }
 
-/// `standfast ARGS...` with less address space than it takes, MiB by MiB more until it has enough; what it says is told.
+/// `standfast ARGS...` with less address space than it takes, a bit more each time until it has enough; what it says is told.
 fn with_more_and_more(home: &Home, args: &[&str], mut refused: impl FnMut(&str)) {
-    for mib in least(home)..100 {
-        let answer = limited(home, mib, args).output().unwrap();
+    for kib in (least(home)..100 << 10).step_by(128) {
+        let answer = limited(home, kib, args).output().unwrap();
         let said = String::from_utf8(answer.stderr).unwrap();
         let code = answer.status.code();
         if code == Some(0) {
@@ -74,7 +74,7 @@ fn with_more_and_more(home: &Home, args: &[&str], mut refused: impl FnMut(&str))
         let one = said.lines().count() == 1 && said.starts_with("standfast: ");
         assert!(
             one && code == Some(1),
-            "{args:?} in {mib} MiB: {code:?}, {said}"
+            "{args:?} in {kib} KiB: {code:?}, {said}"
         );
         refused(&said);
     }
@@ -101,8 +101,8 @@ fn a_successor_for_which_there_is_no_memory_says_so_in_one_line_and_loses_nobody
     let (mut server, mut clients) = with_clients(&home, 300);
     let address = server.address().to_string();
     let args = ["serve", "--replace", "--workers", "1", "-l", &address];
-    for (refused, mib) in (least(&home)..100).enumerate() {
-        let mut command = limited(&home, mib, &args);
+    for (refused, kib) in (least(&home)..100 << 10).step_by(1024).enumerate() {
+        let mut command = limited(&home, kib, &args);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let mut next = Server::launch(command);
         until("one of the two has ended", || {
@@ -119,16 +119,16 @@ fn a_successor_for_which_there_is_no_memory_says_so_in_one_line_and_loses_nobody
         let code = next.wait().code();
         let said: Vec<_> = next.lines.iter().filter(|line| !is_log(line)).collect();
         let one = said.len() == 1 && said[0].starts_with("standfast: ");
-        assert!(one && code == Some(1), "in {mib} MiB: {code:?}, {said:?}");
+        assert!(one && code == Some(1), "in {kib} KiB: {code:?}, {said:?}");
         assert_echoes(&mut clients[0], b"and the old one goes on");
     }
     panic!("never enough");
 }
 
-/// So many MiB are needed before there is a program at all: with less the loader fails (ld.so(8)).
+/// So many KiB are needed before there is a program at all: with less the loader fails (ld.so(8)).
 fn least(home: &Home) -> u32 {
-    let mut runs = (8..100).filter(|mib| {
-        let mut command = limited(home, *mib, &["--version"]);
+    let mut runs = (8 << 10..100 << 10).step_by(1024).filter(|kib| {
+        let mut command = limited(home, *kib, &["--version"]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command.status().unwrap().success()
     });
@@ -141,8 +141,8 @@ fn is_log(line: &str) -> bool {
 }
 
 /// `standfast ARGS...` with that much address space.
-fn limited(home: &Home, mib: u32, args: &[&str]) -> Command {
-    let mut command = shell(&format!("ulimit -v {}; exec \"$@\"", mib * 1024), args);
+fn limited(home: &Home, kib: u32, args: &[&str]) -> Command {
+    let mut command = shell(&format!("ulimit -v {kib}; exec \"$@\""), args);
     command.env("XDG_RUNTIME_DIR", &home.path);
     // Without heaps for each thread, for which the C library reserves address space ahead.
     command.env("MALLOC_ARENA_MAX", "1");
