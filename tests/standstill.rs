@@ -272,7 +272,9 @@ fn a_client_that_was_told_to_end_and_stood_still_sends_what_it_has() {
     connecting.resume();
     assert_eq!(connecting.ends(), 0, "{:?}", connecting.lines);
     let got = reading.join().unwrap();
-    assert!(got >= connecting.taken() - 65536, "{got}");
+    // The rest is in the pipe, or was read as the signal came.
+    let taken = connecting.taken();
+    assert!(got + 2 * 65536 + 4096 >= taken, "{got} of {taken}");
     assert_eq!(connecting.said(" bytes "), 0, "{:?}", connecting.lines);
 }
 
