@@ -29,7 +29,10 @@ fn a_script_talks_with_netcat_and_knows_who_it_is() {
     if crate::support::lacks(&["nc.openbsd"]) {
         return;
     }
-    let mut server = script(&[], "echo hello $TCPREMOTEIP; read x; echo you said $x");
+    let mut server = script(
+        &[],
+        "echo hello $TCPREMOTEIP; read x; echo you said $x; cat",
+    );
     assert_eq!(
         netcat(&server, "something\n"),
         (true, "hello 127.0.0.1\nyou said something\n".to_owned())

@@ -87,7 +87,9 @@ fn while_the_server_is_away_refusals_are_counted_and_the_rate_is_made_up_for() {
     let server = server_on("127.0.71.3:0");
     // The window has room for all that becomes due in the meantime.
     let args = ["--json", "-c", "4", "-r", "400", "--pipeline", "6000"];
-    let mut loading = Loading::start(server.address(), &[&args[..], &["-T", "1m"]].concat());
+    // However slowly a busy machine echoes, that is no reason to end a connection.
+    let patient = ["-T", "1m", "--read-timeout", "1m"];
+    let mut loading = Loading::start(server.address(), &[&args[..], &patient].concat());
     loading.goes_on_with(4);
     let address = kill(server, 4);
     loading.goes_on_with(0);
