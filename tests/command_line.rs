@@ -312,6 +312,8 @@ fn help_and_version_are_answers() {
         "--max-fails",
         "--fail-timeout",
         "--send-proxy",
+        "--connect-timeout",
+        "--backoff",
         "--log-format",
         "-v, --verbose",
         "-q, --quiet",

@@ -144,10 +144,10 @@ impl Shared {
                 *before = counts;
             }
         }
-        // Once, at the takeover this process begins with.
+        // Once, at the takeover this process begins with. While that was under way the other one counted.
         let _ = self.takeover.before.set(Before {
             counts: before,
-            counted_for,
+            counted_for: counted_for.saturating_sub(self.uptime()),
             ended,
         });
     }
