@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use super::{Kept, children};
 use crate::support::home::{Home, number, text};
 use crate::support::{
-    Server, assert_echoes, cannot_run, connect, lacks, read_to_fin, shell, until,
+    GUARD, Server, assert_echoes, cannot_run, connect, lacks, read_to_fin, shell, until,
 };
 
 /// A program that is `standfast` once `gate` is open, and until then runs and does nothing.
@@ -34,6 +34,33 @@ fn behind_a_gate(home: &Home) -> Command {
         .env_remove("RUST_LOG")
         .env_remove("NOTIFY_SOCKET");
     command
+}
+
+#[test]
+fn more_addresses_than_the_soft_limit_on_descriptors_outlive_a_crash() {
+    let home = Home::new();
+    let mut command = shell(r#"ulimit -Sn 32; exec "$@""#, &["serve", "--keep"]);
+    command.env("XDG_RUNTIME_DIR", &home.path);
+    let paths: Vec<_> = (0..18).map(|at| home.join(&format!("s{at}"))).collect();
+    for path in &paths {
+        command.args(["-l", &format!("unix:{}", text(path))]);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut kept = Kept {
+        keeper: Server::launch(command),
+        home,
+    };
+    for _ in &paths {
+        kept.keeper.stdout_line();
+    }
+    kept.until_another_serves(kept.crash(Signal::KILL));
+    for path in &paths {
+        let mut client = UnixStream::connect(path).unwrap();
+        client.set_read_timeout(Some(GUARD)).unwrap();
+        client.write_all(b"hello").unwrap();
+        let mut echoed = [0; 5];
+        client.read_exact(&mut echoed).unwrap();
+    }
 }
 
 #[test]

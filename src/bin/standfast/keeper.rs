@@ -34,6 +34,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 use signal_hook::consts::SIGCHLD;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
+use standfast::process::raise_descriptor_limit;
 
 use crate::args::ProcessArgs;
 use crate::keeper::line::{Held, Line};
@@ -62,6 +63,13 @@ const ENOUGH: u32 = 5;
 
 /// More than that no server listens on.
 const HELD_MOST: usize = 4096;
+
+/// Messages of one server that are heard before others and signals have their turn, and when it has ended.
+const HEARD_A_TURN: usize = 256;
+const HEARD_AT_LAST: usize = 64 * 1024;
+
+/// So late the keeper was stopped itself, or starved.
+const STOOD_STILL: Duration = Duration::from_millis(500);
 
 struct Keeper {
     program: PathBuf,
@@ -157,6 +165,8 @@ pub(crate) fn stay() -> Option<ExitCode> {
 
 impl Keeper {
     fn new(hangup: Meaning) -> io::Result<Self> {
+        // A server's sockets are to fit in, twice during a takeover.
+        raise_descriptor_limit();
         let (read, write) = UnixStream::pair()?;
         let known = signals::of_a_server(hangup).map(|(number, _)| number);
         let known = known.chain([SIGCHLD]);
@@ -193,12 +203,12 @@ impl Keeper {
             self.wait();
             self.hear_signals();
             for at in 0..self.servers.len() {
-                self.hear(at);
+                self.hear(at, HEARD_A_TURN);
             }
             while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
                 // Others are orphans, which process 1 gets.
                 if let Some(at) = self.servers.iter().position(|server| server.pid == pid) {
-                    self.hear(at);
+                    self.hear(at, HEARD_AT_LAST);
                     let server = self.servers.remove(at);
                     self.ended(server, ExitStatus::from_raw(status.as_raw()));
                 }
@@ -227,10 +237,11 @@ impl Keeper {
         // A signal is as good as what it waits for.
         let _ = poll(&mut polled, timeout.as_ref());
         let late = bound.map_or(Duration::ZERO, |bound| from.elapsed().saturating_sub(bound));
-        if late > self.silence / 4 {
+        if late > STOOD_STILL {
             // It was stopped itself, and so perhaps were they.
+            let least = now() + self.silence;
             for server in &mut self.servers {
-                server.due += late;
+                server.due = server.due.max(least);
             }
         }
     }
@@ -266,12 +277,17 @@ impl Keeper {
         }
     }
 
-    /// Hears all that a server has said.
-    fn hear(&mut self, at: usize) {
-        while let Some(line) = self.servers[at].line.as_ref() {
+    /// Hears what a server has said, so many messages at most.
+    fn hear(&mut self, at: usize, most: usize) {
+        for _ in 0..most {
+            let Some(line) = self.servers[at].line.as_ref() else {
+                return;
+            };
             match line.receive() {
                 Ok(Some((text, descriptors))) => self.told(at, &text, descriptors),
                 Ok(None) => self.servers[at].line = None,
+                // It has gone without reading an answer: what it said before that is behind this.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
                 Err(_) => return,
             }
         }
@@ -489,7 +505,11 @@ impl Keeper {
         if unserved {
             self.unserved += 1;
             // It may have listened already, and clients have come.
-            self.held.extend(server.wants);
+            for want in server.wants {
+                if !self.held.iter().any(|held| held.is_same(&want)) {
+                    self.held.push(want);
+                }
+            }
             if !server.words.is_empty() {
                 what = format!("{what}: {}", server.words);
             }

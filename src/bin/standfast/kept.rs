@@ -38,6 +38,9 @@ const REMAINS: &str = "remains";
 const OFTEN: Duration = Duration::from_secs(1);
 const LENGTH: usize = 10;
 
+/// No note is longer, bytes: another server's word is not taken for more.
+const NOTE_MOST: u64 = 16 << 20;
+
 /// How long the keeper may take to start a process.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -134,7 +137,11 @@ fn note(file: &File, remains: &[u8]) -> io::Result<()> {
 
 /// What was noted, if a whole note is there.
 fn noted(file: &File) -> Option<Vec<u8>> {
-    let mut text = vec![0; usize::try_from(file.metadata().ok()?.len()).ok()?];
+    let about = file
+        .metadata()
+        .ok()
+        .filter(|about| about.is_file() && about.len() <= NOTE_MOST)?;
+    let mut text = vec![0; usize::try_from(about.len()).ok()?];
     file.read_exact_at(&mut text, 0).ok()?;
     let (length, rest) = text.split_at_checked(LENGTH)?;
     let length = str::from_utf8(length).ok()?.parse().ok()?;

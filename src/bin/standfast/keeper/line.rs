@@ -4,10 +4,13 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
+use rustix::fs::fstat;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
+
+use crate::logger;
 
 /// No message is longer.
 const MESSAGE: usize = 4096;
@@ -35,7 +38,14 @@ impl Line {
             RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
             _ => None,
         });
-        let descriptors = descriptors.flatten().collect();
+        let mut descriptors: Vec<_> = descriptors.flatten().collect();
+        if got.flags.contains(ReturnFlags::CTRUNC) {
+            // Half of something is of no use.
+            descriptors.clear();
+            logger::fail_here(
+                "the keeper has no descriptor left: it cannot keep what a server gave it",
+            );
+        }
         let text = String::from_utf8_lossy(&text[..got.bytes]).into_owned();
         Ok((got.bytes > 0).then_some((text, descriptors)))
     }
@@ -60,6 +70,15 @@ impl Held {
         let is_whole = is_name(name) && !descriptors.is_empty();
         let name = name.to_owned();
         is_whole.then_some(Self { name, descriptors })
+    }
+
+    /// Whether that is the same socket or file.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let place = |held: &Self| {
+            let stat = fstat(held.descriptors.first()?).ok()?;
+            Some((stat.st_dev, stat.st_ino))
+        };
+        place(self).is_some_and(|it| place(other) == Some(it))
     }
 }
 
