@@ -119,10 +119,10 @@ impl Past {
     /// So much later.
     pub(crate) fn after(mut self, time: Duration) -> Self {
         for one in &mut self.ended {
-            one.ago += time;
+            one.ago = one.ago.saturating_add(time);
         }
         for one in &mut self.samples {
-            one.ago += time;
+            one.ago = one.ago.saturating_add(time);
         }
         self
     }

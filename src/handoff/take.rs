@@ -28,6 +28,9 @@ const TOLD: Duration = Duration::from_secs(12);
 /// How often it is looked whether this process was told to end.
 const GLANCE: Duration = Duration::from_millis(100);
 
+/// More often nobody tells of the past: once ahead, and in each freeze there may be.
+const MOST_PASTS: usize = 16;
+
 /// Where connections are taken in: an event loop of this process, which serves none of them before the commit.
 pub(crate) trait Taker {
     /// Takes a connection in, with its descriptor and those beside it. Answers its key.
@@ -224,6 +227,9 @@ impl Giver {
                 // Each tells something new.
                 Message::Past(shown) if shown == last_shown => {
                     Err("the same past twice".to_owned())
+                }
+                Message::Past(_) if past.len() >= MOST_PASTS => {
+                    Err("too much of the past".to_owned())
                 }
                 Message::Past(shown) => {
                     past.push((began, Past::decode(&shown)));

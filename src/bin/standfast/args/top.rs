@@ -15,7 +15,7 @@ another column, r turns the order, Tab shows what else there is, q ends.
 
 A server that ends, or cannot be asked, is waited for: what it said last stays on the screen, and a line says so. A takeover is
 no end: figures go on over it. The connections are asked for as often as --interval says, but so that it takes no more than a
-twentieth of a core.
+twentieth of a core, though every 15 s at least.
 
 NO_COLOR turns colours off; what is not ASCII is drawn where the locale is UTF-8.
 Exit codes: 0 ended by q or a signal, 1 there is no server or no terminal any more, 2 asked wrongly, or not on a terminal.")]

@@ -34,6 +34,9 @@ pub(super) enum Ask {
 /// and to send it is one thread's, and that waits for each worker in turn.
 const PART: u32 = 20;
 
+/// A table is not older than that for the sake of its cost: its answer took so long for another reason.
+const LIST_MOST: Duration = Duration::from_secs(15);
+
 /// When to ask for what: told how long an answer took.
 #[derive(Debug)]
 struct Pace {
@@ -58,7 +61,7 @@ impl Pace {
     /// A list came, which was asked for at `asked`.
     fn list_came(&mut self, asked: Duration, now: Duration) {
         let took = now.saturating_sub(asked);
-        self.list = now + self.interval.max(took * (PART - 1));
+        self.list = now + self.interval.max((took * (PART - 1)).min(LIST_MOST));
     }
 
     /// How long there is nothing to ask.
@@ -122,6 +125,8 @@ impl Asker {
                         told
                     } else {
                         let told = self.client.connections();
+                        // What a server that stood still did not answer cost it nothing.
+                        let asked = if told.is_ok() { asked } else { clock() };
                         pace.list_came(asked, clock());
                         told.map_or_else(|error| self.nothing(&error), Told::Connections)
                     }

@@ -555,7 +555,7 @@ struct Shown<'a> {
 fn nothing(view: View) -> &'static str {
     match view {
         View::Connections => "nobody is connected",
-        View::Ended => "none has ended in this process",
+        View::Ended => "none has ended yet",
         View::Listeners => "there are none",
         View::Reasons => "no connection has ended yet",
         View::Upstreams => "no service here has any",
