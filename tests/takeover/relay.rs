@@ -40,6 +40,9 @@ pub(crate) const CONNECTIONS: u8 = 1;
 /// The kind of the message with which the new process says that it has taken one in.
 pub(crate) const TAKEN: u8 = 4;
 
+/// The kind of the messages that say how connections stand.
+pub(crate) const UPDATES: u8 = 2;
+
 /// The kind of the message with which the new process says that it is prepared.
 pub(crate) const PREPARED: u8 = 6;
 
