@@ -11,7 +11,7 @@ mod takeovers;
 
 use std::fs;
 use std::net::TcpStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -35,6 +35,16 @@ impl Kept {
     /// By `command`, which says that it serves `listeners` times.
     fn spawn(home: Home, command: Command, listeners: usize) -> Self {
         let keeper = Server::spawn(command, listeners);
+        Self { home, keeper }
+    }
+
+    /// By `command`, which says so often where it serves, be that at a path.
+    fn launch(home: Home, mut command: Command, listeners: usize) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut keeper = Server::launch(command);
+        for _ in 0..listeners {
+            keeper.stdout_line();
+        }
         Self { home, keeper }
     }
 

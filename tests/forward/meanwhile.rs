@@ -139,6 +139,14 @@ fn a_client_that_waits_is_connected_during_a_takeover_once_its_upstream_is_there
 
 #[test]
 fn a_client_that_waits_is_given_up_during_a_takeover_when_its_time_is_over() {
+    // On a busy machine the third one's time is over before it changes hands: then once more.
+    let has_changed_hands = (0..10).any(|_| is_given_up_by_the_next());
+    assert!(has_changed_hands);
+}
+
+/// A client that has its 500 ms is given up by the old process, another that came meanwhile, too, and a third, which changes
+/// hands, by the new one. Answers whether it did change hands.
+fn is_given_up_by_the_next() -> bool {
     let home = Home::new();
     let port = Port::new();
     let to = [port.address().to_string()];
@@ -155,12 +163,13 @@ fn a_client_that_waits_is_given_up_during_a_takeover_when_its_time_is_over() {
     });
     assert_nobody_stayed(&relay);
     assert_reset(&mut waiting.lock().unwrap());
-    // A third one's time may have been over before it changed hands.
     let is_given_up = |line: &&String| line.contains("reason=upstream-failed");
-    if relay.lines.iter().filter(is_given_up).count() < 3 {
+    let by_the_old = relay.lines.iter().filter(is_given_up).count();
+    if by_the_old < 3 {
         assert_eq!(next.closed().reason(), "upstream-failed");
     }
     assert_eq!(open_of_all(&home), 0);
+    by_the_old < 3
 }
 
 /// As [`succeed_after`], but the new process has `fault`, and hangs. Answers whether `meanwhile` was over before the

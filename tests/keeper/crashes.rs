@@ -45,14 +45,7 @@ fn more_addresses_than_the_soft_limit_on_descriptors_outlive_a_crash() {
     for path in &paths {
         command.args(["-l", &format!("unix:{}", text(path))]);
     }
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut kept = Kept {
-        keeper: Server::launch(command),
-        home,
-    };
-    for _ in &paths {
-        kept.keeper.stdout_line();
-    }
+    let kept = Kept::launch(home, command, paths.len());
     kept.until_another_serves(kept.crash(Signal::KILL));
     for path in &paths {
         let mut client = UnixStream::connect(path).unwrap();
@@ -159,14 +152,7 @@ fn a_unix_socket_and_the_metrics_outlive_a_crash_and_go_with_the_end() {
     let listen = format!("unix:{},mode=600", text(&path));
     let mut command = home.standfast(&["serve", "--keep", "-l", "127.0.0.1:0", "-l", &listen]);
     command.args(["--metrics", "0"]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut kept = Kept {
-        keeper: Server::launch(command),
-        home,
-    };
-    for _ in 0..2 {
-        kept.keeper.stdout_line();
-    }
+    let mut kept = Kept::launch(home, command, 2);
     let metrics = |kept: &Kept| kept.status()["metrics"][0].as_str().unwrap().to_owned();
     let before = metrics(&kept);
     let inode = fs::metadata(&path).unwrap();

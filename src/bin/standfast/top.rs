@@ -28,6 +28,7 @@ use crate::args::top::TopArgs;
 use crate::signals::{Meaning, Signal};
 use crate::top::asker::{Ask, Told};
 use crate::top::dashboard::{Dashboard, Wish};
+use crate::top::history::Seen;
 use crate::top::look::Look;
 use crate::top::terminal::Screen;
 use crate::{Failure, ctl, logger, signals};
@@ -63,7 +64,7 @@ pub(crate) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
     })?;
     let mut screen = Screen::open()?;
     terminal::listen(sender.clone())?;
-    let asker = asker::start(client, args.interval, status.counted_for, sender)?;
+    let asker = asker::start(client, args.interval, Seen::of(&status, clock()), sender)?;
     let mut dashboard = Dashboard::new(status, clock(), today());
     let mut listing = true;
     let failed = |error| Failure::failed(format!("cannot draw: {error}"));
@@ -109,10 +110,16 @@ fn obey(event: Event, dashboard: &mut Dashboard, screen: &mut Screen) -> std::io
             Some(Wish::Suspend) => screen.suspend()?,
             Some(Wish::Redraw) => screen.redraw()?,
         },
-        Event::Told(Told::Status(status)) => dashboard.told(*status, now, today()),
-        Event::Told(Told::Connections(connections)) => dashboard.listed(connections),
-        Event::Told(Told::Nothing(line)) => dashboard.unanswered(line, now),
-        Event::Told(Told::Killed(id, outcome)) => dashboard.killed(id, outcome, now),
+        Event::Told(told) => {
+            dashboard.heard();
+            match told {
+                Told::Asking => dashboard.asking(now),
+                Told::Status(status, serves) => dashboard.told(*status, serves, now, today()),
+                Told::Connections(connections) => dashboard.listed(connections),
+                Told::Nothing(line) => dashboard.unanswered(line, now),
+                Told::Killed(id, outcome) => dashboard.killed(id, outcome, now),
+            }
+        }
         Event::Signal(signal) => match signal.meaning {
             Meaning::None if signal.name == "SIGCONT" => screen.take_again()?,
             Meaning::None => screen.redraw()?,

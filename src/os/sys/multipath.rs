@@ -96,7 +96,10 @@ pub(crate) fn multipath_info(fd: BorrowedFd<'_>) -> io::Result<TcpInfo> {
             .take(count)
             .filter(|one| one.state != CLOSE)
     };
+    // The whole hears nothing where it fell back to TCP (RFC 8684, 3.7): its one flow does.
+    let flows_heard = live().map(|one| one.last_ack_recv.min(one.last_data_recv));
     let heard = whole.last_ack_recv.min(whole.last_data_recv);
+    let heard = flows_heard.min().map_or(heard, |flow| flow.min(heard));
     Ok(TcpInfo {
         silence: Duration::from_millis(heard.into()),
         probes: live().map(|one| one.probes).max().unwrap_or(0),

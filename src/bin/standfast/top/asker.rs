@@ -8,13 +8,16 @@ use standfast::control::Client;
 use standfast::inspect::{ConnectionInfo, Status};
 use standfast::process::threads;
 
+use crate::top::history::{Seen, Serves};
 use crate::top::{Event, clock};
 use crate::{Failure, ctl};
 
 /// What the server said, or did not.
 #[derive(Debug)]
 pub(super) enum Told {
-    Status(Box<Status>),
+    /// It is being asked.
+    Asking,
+    Status(Box<Status>, Serves),
     Connections(Vec<ConnectionInfo>),
     /// It does not answer; why.
     Nothing(String),
@@ -79,14 +82,14 @@ impl Pace {
 pub(super) fn start(
     client: Client,
     interval: Duration,
-    counted_for: Duration,
+    seen: Seen,
     events: Sender<Event>,
 ) -> Result<Sender<Ask>, Failure> {
     let (sender, asks) = mpsc::channel();
     let asker = Asker {
         client,
         events,
-        counted_for,
+        seen,
         wants_list: true,
     };
     threads::start("asker", move || asker.run(&asks, Pace::new(interval)))
@@ -97,8 +100,7 @@ pub(super) fn start(
 struct Asker {
     client: Client,
     events: Sender<Event>,
-    /// For how long the server had counted when it last answered: one that has for less is another.
-    counted_for: Duration,
+    seen: Seen,
     wants_list: bool,
 }
 
@@ -111,6 +113,7 @@ impl Asker {
                     continue;
                 }
                 Ok(Ask::Kill(id)) => {
+                    self.say(Told::Asking);
                     let outcome = self.kill(id);
                     // What came of it is to be seen at once.
                     pace.status = Duration::ZERO;
@@ -118,9 +121,10 @@ impl Asker {
                     Told::Killed(id, outcome)
                 }
                 Err(RecvTimeoutError::Timeout) => {
+                    self.say(Told::Asking);
                     let asked = clock();
                     if pace.status <= asked {
-                        let told = self.status();
+                        let told = self.status(asked);
                         pace.status_came(clock());
                         told
                     } else {
@@ -133,17 +137,21 @@ impl Asker {
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            if self.events.send(Event::Told(told)).is_err() {
-                return;
-            }
+            self.say(told);
         }
     }
 
-    fn status(&mut self) -> Told {
+    /// Once nobody hears it any more, nobody asks either.
+    fn say(&self, told: Told) {
+        let _ = self.events.send(Event::Told(told));
+    }
+
+    fn status(&mut self, asked: Duration) -> Told {
         match self.client.status() {
             Ok(status) => {
-                self.counted_for = status.counted_for;
-                Told::Status(Box::new(status))
+                let serves = self.seen.serves(&status, asked);
+                self.seen = Seen::of(&status, clock());
+                Told::Status(Box::new(status), serves)
             }
             Err(error) => self.nothing(&error),
         }
@@ -156,8 +164,9 @@ impl Asker {
     /// Another server has others under the same numbers.
     fn kill(&self, id: u64) -> Result<(), String> {
         let in_words = |error: io::Error| ctl::unanswered(&self.client, &error).line;
+        let asked = clock();
         let status = self.client.status().map_err(in_words)?;
-        if status.counted_for < self.counted_for {
+        if self.seen.serves(&status, asked) == Serves::Other {
             return Err("another server, started afresh, has come in between".to_owned());
         }
         self.client.kill(id).map_err(in_words)

@@ -16,6 +16,9 @@ use crate::top::words::Weight;
 /// How many of those that ended are kept, those that former processes told of included; the page has as many.
 const ENDED_MOST: usize = 100;
 
+/// Longer than that an answer is not waited for without a word.
+const LONG: Duration = Duration::from_secs(3);
+
 /// How long a message stands.
 const MESSAGE: Duration = Duration::from_secs(5);
 
@@ -80,7 +83,9 @@ pub(super) struct Dashboard {
     pub(super) is_paused: bool,
     message: Option<Message>,
     /// Why the server does not answer, and since when.
-    pub(super) silence: Option<(String, Duration)>,
+    silence: Option<(String, Duration)>,
+    /// Since when the server has been asked for something.
+    asked_at: Option<Duration>,
     /// The rows of the view, as they stand. `None`: they are to be arranged.
     arranged: Option<Vec<usize>>,
     /// Rows that the table has room for.
@@ -111,10 +116,11 @@ impl Dashboard {
             is_paused: false,
             message: None,
             silence: None,
+            asked_at: None,
             arranged: None,
             room: 0,
         };
-        dashboard.told(status, now, today);
+        dashboard.told(status, Serves::Still, now, today);
         dashboard
     }
 
@@ -123,10 +129,29 @@ impl Dashboard {
         self.view == View::Connections && !self.is_paused
     }
 
+    /// The server is being asked.
+    pub(super) fn asking(&mut self, now: Duration) {
+        self.asked_at = Some(now);
+    }
+
+    /// That is over, whatever came of it.
+    pub(super) fn heard(&mut self) {
+        self.asked_at = None;
+    }
+
+    /// For how long the server has been waited for, if that is long, and why.
+    pub(super) fn waits(&self, now: Duration) -> Option<(Duration, &str)> {
+        let failed = self.silence.as_ref();
+        let failed = failed.map(|(why, since)| (now.saturating_sub(*since), why.as_str()));
+        let asked = self.asked_at.map(|since| now.saturating_sub(since));
+        let asked = asked.filter(|time| *time >= LONG);
+        failed.or_else(|| asked.map(|time| (time, "it was asked, and does not answer")))
+    }
+
     /// The server answered.
-    pub(super) fn told(&mut self, status: Status, now: Duration, today: u64) {
+    pub(super) fn told(&mut self, status: Status, serves: Serves, now: Duration, today: u64) {
         self.silence = None;
-        let serves = self.history.remember(&status);
+        self.history.remember(&status, serves);
         if serves == Serves::Other {
             self.ended.clear();
             self.connections.clear();

@@ -77,7 +77,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, board: &mut Dashboard, look: &Look, no
         ended_below: board.view == View::Connections && board.details.is_none(),
     };
     let plan = plan(area, &wanted);
-    pen.header(plan.header, board);
+    pen.header(plan.header, board, now);
     if let Some(trouble) = trouble {
         pen.put(plan.trouble, 0, &trouble, look.style(Weight::Bad));
     }
@@ -124,8 +124,8 @@ fn footer(board: &Dashboard, look: &Look, now: Duration) -> (String, Style) {
 
 /// What is wrong, as the page says it.
 fn trouble(board: &Dashboard, now: Duration) -> Option<String> {
-    if let Some((why, since)) = &board.silence {
-        let time = short(now.saturating_sub(*since));
+    if let Some((time, why)) = board.waits(now) {
+        let time = short(time);
         return Some(format!("waiting for the server for {time}: {why}"));
     }
     let status = &board.status;
@@ -217,9 +217,9 @@ impl Pen<'_> {
         }
     }
 
-    fn header(&mut self, place: Rect, board: &Dashboard) {
+    fn header(&mut self, place: Rect, board: &Dashboard, now: Duration) {
         let status = &board.status;
-        let (state, weight) = if board.silence.is_some() {
+        let (state, weight) = if board.waits(now).is_some() {
             ("no answer", Weight::Bad)
         } else if status.draining {
             ("draining", Weight::Warn)

@@ -44,6 +44,45 @@ impl Point {
     }
 }
 
+/// Over a takeover the time that a server has counted for is not exact to the moment.
+const INEXACT: Duration = Duration::from_secs(2);
+
+/// What was told of a server last, to know whether another one answers.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pid: u32,
+    counted_for: Duration,
+    crashes: u64,
+    /// By our clock.
+    answered: Duration,
+}
+
+impl Seen {
+    /// It was there at `answered`.
+    pub(super) fn of(status: &Status, answered: Duration) -> Self {
+        Self {
+            pid: status.pid,
+            counted_for: status.counted_for,
+            crashes: status.crashes.unwrap_or(0),
+            answered,
+        }
+    }
+
+    /// Who has answered with `status` what was asked at `asked`.
+    pub(super) fn serves(&self, status: &Status, asked: Duration) -> Serves {
+        let since = asked.saturating_sub(self.answered);
+        let has_counted_on = status.counted_for >= self.counted_for
+            && status.counted_for + INEXACT >= self.counted_for + since;
+        if !has_counted_on || status.crashes.unwrap_or(0) > self.crashes {
+            Serves::Other
+        } else if status.pid == self.pid {
+            Serves::Still
+        } else {
+            Serves::Successor
+        }
+    }
+}
+
 /// What a status says of the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Serves {
@@ -51,7 +90,7 @@ pub(super) enum Serves {
     Still,
     /// Another process, which took over from it.
     Successor,
-    /// Another server, which has counted from the start.
+    /// Another server, which has nobody of the one before.
     Other,
 }
 
@@ -62,19 +101,12 @@ pub(super) struct History {
     points: VecDeque<Point>,
     /// When other processes took over, in the server's time.
     takeovers: VecDeque<Duration>,
-    pid: Option<u32>,
 }
 
 impl History {
-    /// Takes `status` down.
-    pub(super) fn remember(&mut self, status: &Status) -> Serves {
+    /// Takes down what was told by whoever `serves`.
+    pub(super) fn remember(&mut self, status: &Status, serves: Serves) {
         let now = status.counted_for;
-        let before = self.points.back().map(|point| point.at);
-        let serves = match self.pid.replace(status.pid) {
-            Some(_) if before.is_some_and(|before| now < before) => Serves::Other,
-            Some(pid) if pid != status.pid => Serves::Successor,
-            _ => Serves::Still,
-        };
         match serves {
             Serves::Still => {}
             Serves::Successor => self.takeovers.push_back(now),
@@ -110,7 +142,6 @@ impl History {
         while self.takeovers.front().is_some_and(|at| *at < since) {
             self.takeovers.pop_front();
         }
-        serves
     }
 
     /// A second, from the last time to this one; of open connections how many.
@@ -219,10 +250,10 @@ mod tests {
     fn a_rate_is_the_difference_of_two_counts_by_the_servers_time_between_them() {
         let mut history = History::default();
         assert_eq!(history.now(Measure::Accepted), 0.0);
-        history.remember(&status(1, 10.0, 100, 3));
+        history.remember(&status(1, 10.0, 100, 3), Serves::Still);
         assert_eq!(history.now(Measure::Accepted), 0.0, "one count is no rate");
-        history.remember(&status(1, 12.0, 300, 5));
-        history.remember(&status(1, 13.0, 310, 4));
+        history.remember(&status(1, 12.0, 300, 5), Serves::Still);
+        history.remember(&status(1, 13.0, 310, 4), Serves::Still);
         assert_eq!(history.now(Measure::Accepted), 10.0);
         assert_eq!(history.most(Measure::Accepted), 100.0);
         assert_eq!(history.now(Measure::Open), 4.0);
@@ -232,40 +263,57 @@ mod tests {
     #[test]
     fn the_same_time_twice_is_no_rate() {
         let mut history = History::default();
-        history.remember(&status(1, 1.0, 0, 0));
-        history.remember(&status(1, 2.0, 5, 0));
-        history.remember(&status(1, 2.0, 6, 0));
+        history.remember(&status(1, 1.0, 0, 0), Serves::Still);
+        history.remember(&status(1, 2.0, 5, 0), Serves::Still);
+        history.remember(&status(1, 2.0, 6, 0), Serves::Still);
         assert_eq!(history.now(Measure::Accepted), 5.0);
     }
 
     #[test]
     fn counts_go_on_over_a_takeover_and_begin_anew_with_another_server() {
         let mut history = History::default();
-        assert_eq!(history.remember(&status(1, 10.0, 100, 0)), Serves::Still);
-        assert_eq!(
-            history.remember(&status(2, 11.0, 110, 0)),
-            Serves::Successor
-        );
+        history.remember(&status(1, 10.0, 100, 0), Serves::Still);
+        history.remember(&status(2, 11.0, 110, 0), Serves::Successor);
         assert_eq!(history.now(Measure::Accepted), 10.0, "no jump");
         assert_eq!(history.takeovers(300).iter().filter(|is| **is).count(), 1);
-        assert_eq!(history.remember(&status(3, 0.5, 7, 0)), Serves::Other);
+        history.remember(&status(3, 0.5, 7, 0), Serves::Other);
         assert_eq!(history.now(Measure::Accepted), 0.0);
         assert!(!history.takeovers(300).contains(&true));
     }
 
     #[test]
+    fn who_answers_is_known_by_what_it_has_counted_in_the_time_that_has_passed() {
+        let at = Duration::from_secs;
+        let seen = Seen::of(&status(1, 10.0, 0, 0), at(100));
+        let serves = |pid, seconds, asked| seen.serves(&status(pid, seconds, 0, 0), at(asked));
+        assert_eq!(serves(1, 11.0, 101), Serves::Still);
+        assert_eq!(serves(2, 11.0, 101), Serves::Successor);
+        assert_eq!(serves(2, 10.0, 101), Serves::Successor, "not to the moment");
+        assert_eq!(serves(3, 0.5, 101), Serves::Other);
+        // Nobody asked for a minute, and half of that ago it was started.
+        assert_eq!(serves(3, 30.0, 160), Serves::Other);
+        assert_eq!(serves(1, 70.0, 160), Serves::Still);
+        // An answer that was long in coming is of a time behind the question.
+        assert_eq!(serves(1, 70.0, 101), Serves::Still);
+        // Behind a keeper counters go on over a crash, and nothing else does.
+        let mut after_a_crash = status(2, 11.0, 0, 0);
+        after_a_crash.crashes = Some(1);
+        assert_eq!(seen.serves(&after_a_crash, at(101)), Serves::Other);
+    }
+
+    #[test]
     fn a_column_is_what_came_in_its_time() {
         let mut history = History::default();
-        history.remember(&status(1, 1000.0, 0, 1));
-        history.remember(&status(1, 1060.0, 60, 9));
-        history.remember(&status(1, 1120.0, 60, 2));
+        history.remember(&status(1, 1000.0, 0, 1), Serves::Still);
+        history.remember(&status(1, 1060.0, 60, 9), Serves::Still);
+        history.remember(&status(1, 1120.0, 60, 2), Serves::Still);
         // Of five minutes a minute each: nothing is known of the first three.
         let rates = history.columns(Measure::Accepted, 5);
         assert_eq!(rates, [None, None, None, Some(1.0), Some(0.0)]);
         let open = history.columns(Measure::Open, 5);
         assert_eq!(open, [None, None, None, Some(9.0), Some(9.0)]);
         // What is older goes.
-        history.remember(&status(1, 1500.0, 60, 2));
+        history.remember(&status(1, 1500.0, 60, 2), Serves::Still);
         assert_eq!(history.points.len(), 2);
         assert_eq!(history.columns(Measure::Open, 0), []);
     }
@@ -275,7 +323,7 @@ mod tests {
         let mut status = status(1, 100.0, 50, 5);
         status.samples = told::samples(&[(90, 0), (40, 50)]);
         let mut history = History::default();
-        history.remember(&status);
+        history.remember(&status, Serves::Still);
         assert_eq!(history.most(Measure::Accepted), 1.0);
         let columns = history.columns(Measure::Accepted, 30);
         assert_eq!(columns.iter().flatten().count(), 9);

@@ -75,6 +75,7 @@ fn a_question_about_a_connection_of_another_server_or_of_none_is_dropped() {
     press(&mut board, &[Pressed::Down, Pressed::Char('k')]);
     board.told(
         told::status_with(&json!({"pid": 37, "counted_for": 61.0})),
+        Serves::Successor,
         NOW,
         1000,
     );
@@ -85,6 +86,7 @@ fn a_question_about_a_connection_of_another_server_or_of_none_is_dropped() {
     assert_eq!(said(&board), "pid 37 took over from 36");
     board.told(
         told::status_with(&json!({"pid": 38, "counted_for": 1.0})),
+        Serves::Other,
         NOW,
         1000,
     );
@@ -98,7 +100,21 @@ fn a_question_about_a_connection_of_another_server_or_of_none_is_dropped() {
     board.unanswered("no server answers".to_owned(), NOW);
     board.unanswered("no server answers".to_owned(), NOW + MESSAGE);
     assert_eq!(board.asked, None);
-    assert_eq!(board.silence, Some(("no server answers".to_owned(), NOW)));
+    assert_eq!(
+        board.waits(NOW + MESSAGE),
+        Some((MESSAGE, "no server answers"))
+    );
+}
+
+#[test]
+fn a_server_that_hangs_is_said_to_after_a_while_and_until_it_answers() {
+    let mut board = watching();
+    board.asking(NOW);
+    assert_eq!(board.waits(NOW + LONG / 2), None);
+    let why = "it was asked, and does not answer";
+    assert_eq!(board.waits(NOW + LONG), Some((LONG, why)));
+    board.heard();
+    assert_eq!(board.waits(NOW + LONG), None);
 }
 
 #[test]
@@ -187,6 +203,7 @@ fn what_is_held_still_does_not_change_until_it_goes_on() {
     board.listed(Vec::new());
     board.told(
         told::status_with(&json!({"open": 0, "counted_for": 61.0})),
+        Serves::Still,
         NOW,
         1000,
     );
@@ -194,6 +211,7 @@ fn what_is_held_still_does_not_change_until_it_goes_on() {
     press(&mut board, &[Pressed::Char(' ')]);
     board.told(
         told::status_with(&json!({"open": 0, "counted_for": 62.0})),
+        Serves::Still,
         NOW,
         1000,
     );
@@ -212,7 +230,7 @@ fn those_that_ended_are_kept_over_takeovers_the_last_first() {
     assert_eq!(ids(&mut board), [2, 1].map(Key::Number));
     let later = NOW + Duration::from_secs(10);
     let next = json!({"pid": 37, "counted_for": 70.0, "ended": ended(&[3])});
-    board.told(told::status_with(&next), later, 1000);
+    board.told(told::status_with(&next), Serves::Successor, later, 1000);
     assert_eq!(ids(&mut board), [3, 2, 1].map(Key::Number));
     let ago: Vec<u64> = board
         .ended_shown
@@ -221,7 +239,7 @@ fn those_that_ended_are_kept_over_takeovers_the_last_first() {
         .collect();
     assert_eq!(ago, [3, 13, 13]);
     let many = json!({"pid": 37, "counted_for": 71.0, "ended": ended(&(4..104).rev().collect::<Vec<_>>())});
-    board.told(told::status_with(&many), later, 1000);
+    board.told(told::status_with(&many), Serves::Still, later, 1000);
     assert_eq!(ids(&mut board).len(), ENDED_MOST);
 }
 
@@ -241,7 +259,12 @@ fn all_of_a_row_is_shown_also_when_it_has_ended() {
     assert_eq!(fact(&board, "peer").as_deref(), Some("127.0.0.1:50002"));
     let ended = [told::ended(2, CloseReason::Killed)];
     board.listed(Vec::new());
-    board.told(told::status_with(&json!({"ended": ended})), NOW, 1000);
+    board.told(
+        told::status_with(&json!({"ended": ended})),
+        Serves::Still,
+        NOW,
+        1000,
+    );
     board.arranged();
     assert_eq!(fact(&board, "reason").as_deref(), Some("killed"));
     // It is nobody who could be killed.
