@@ -120,7 +120,8 @@ fn of_several_servers_one_has_to_be_named() {
     let home = Home::new();
     let first = home.serve(&[]);
     let port = first.address().port().to_string();
-    let second = home.serve(&["-l", &format!("127.0.0.2:{port}")]);
+    // Where no other test has that port.
+    let second = home.serve(&["-l", &format!("127.0.119.2:{port}")]);
     // No third one; what belongs to no server does not count.
     fs::write(home.join("standfast").join("notes.txt"), "").unwrap();
     for command in COMMANDS {

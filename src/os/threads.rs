@@ -31,6 +31,22 @@ pub(crate) fn start_with<T: Send + 'static>(
     stack: usize,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
+    make_room(stack)?;
+    Builder::new()
+        .name(name.to_owned())
+        .stack_size(stack)
+        .spawn(run)
+}
+
+/// Makes sure of the memory for one with Rust's usual stack that somebody else is about to start.
+///
+/// # Errors
+/// As of [`start`].
+pub fn make_room_for_one() -> io::Result<()> {
+    make_room(STACK)
+}
+
+fn make_room(stack: usize) -> io::Result<()> {
     let is_room = |beside| reserve::could_have(stack + BESIDE + beside);
     let kept = reserve::length();
     if kept == 0 || !is_room(0) {
@@ -43,8 +59,5 @@ pub(crate) fn start_with<T: Send + 'static>(
             return Err(io::Error::from_raw_os_error(libc::EAGAIN));
         }
     }
-    Builder::new()
-        .name(name.to_owned())
-        .stack_size(stack)
-        .spawn(run)
+    Ok(())
 }

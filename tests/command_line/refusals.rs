@@ -220,7 +220,8 @@ fn a_port_in_use_names_its_holder() {
 fn a_port_in_use_by_another_address_of_the_same_number_names_the_right_holder() {
     let server = Server::start(&["-l", "127.0.0.1:0"]);
     let port = server.address().port();
-    let ours = TcpListener::bind(("127.0.0.2", port)).unwrap();
+    // Where no other test has that port.
+    let ours = TcpListener::bind(("127.0.119.3", port)).unwrap();
     for (address, pid) in [
         (server.address(), server.pid()),
         (ours.local_addr().unwrap(), std::process::id()),

@@ -51,6 +51,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 use standfast::memory::{self, SpareAllocator};
+use standfast::process::threads;
 
 use crate::args::{Args, Command, ServeArgs, netcat};
 #[cfg(not(control))]
@@ -68,6 +69,11 @@ fn main() -> ExitCode {
     }
     if let Some(code) = keeper::stay().or_else(successor::pass_on) {
         return code;
+    }
+    // The main thread's stack grows on (setrlimit(2): RLIMIT_AS), and where it cannot the system ends the process.
+    if let Err(error) = threads::make_room_for_one() {
+        logger::fail_here(&format!("out of memory: no room to begin in: {error}"));
+        return ExitCode::FAILURE;
     }
     if let Err(failure) = kept::settle() {
         return failed(&failure);

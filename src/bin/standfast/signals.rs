@@ -138,6 +138,8 @@ fn hear(
     };
     // ctrlc's own handling of SIGTERM and SIGHUP would replace an ignored SIGHUP, so it gets SIGINT alone.
     let interrupted = hear.clone();
+    // It starts a thread without asking.
+    threads::make_room_for_one().map_err(|error| failed(&error))?;
     ctrlc::set_handler(move || interrupted("SIGINT", Meaning::End))
         .map_err(|error| failed(&error))?;
     known.push((SIGTERM, "SIGTERM", Meaning::End));
