@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -18,7 +19,9 @@ struct Terminal<'a> {
 impl<'a> Terminal<'a> {
     /// One of that size, in which `standfast top ARGS` runs, and behind it a program that says how it ended.
     fn open(home: &'a Home, size: (u16, u16), env: &str, args: &str) -> Self {
-        let socket = home.join("tmux");
+        // One of its own: the server of the terminal before may still hold its socket.
+        static OPENED: AtomicU32 = AtomicU32::new(0);
+        let socket = home.join(&format!("tmux-{}", OPENED.fetch_add(1, Ordering::Relaxed)));
         let program = standfast();
         let program = program.get_program().to_str().unwrap();
         let folder = home.path.to_str().unwrap();

@@ -1,7 +1,8 @@
 //! What people type at nc and ncat means the same here.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::net::UnixListener;
+use std::process::Stdio;
 use std::time::Duration;
 
 use crate::support::connecting::{
@@ -35,9 +36,15 @@ fn z_waits_for_a_server_if_it_is_to_reconnect() {
 
 #[test]
 fn w_ends_it_when_nothing_moves() {
+    let peer = Peer::start();
+    // Typed before it starts, so that the silence begins after it however long this test stands still.
+    let (stdin, mut typed) = io::pipe().unwrap();
+    typed.write_all(b"hello\n").unwrap();
+    let mut command = connect_command(&peer.address().to_string(), &["-w", "0.5"]);
+    command.stdin(stdin).stdout(Stdio::null());
     let start = now();
-    let (mut connecting, mut server) = Connecting::connected(&["-w", "0.5"]);
-    connecting.types("hello\n");
+    let mut connecting = Connecting::launch(command);
+    let mut server = peer.accept();
     assert_gets(&mut server, b"hello\n");
     assert_eq!(connecting.ends(), 4, "{:?}", connecting.lines);
     assert!(start.elapsed() >= Duration::from_millis(500));
