@@ -245,8 +245,7 @@ impl Connection {
         if let Some(pending) = &mut self.io.pending
             && !pending.kept.is_empty()
         {
-            let kept = pending.kept.push(bytes, turn.memory, turn.limits.buffer);
-            if kept.is_err() {
+            if pending.keep(bytes, turn).is_err() {
                 return self.io.out_of_memory();
             }
             self.serve_kept(service, turn);
@@ -260,12 +259,7 @@ impl Connection {
             let kept_at = self.io.read - (bytes.len() - used) as u64;
             let pending = self.io.pending();
             pending.kept_at = kept_at;
-            let most = turn.limits.buffer;
-            if pending
-                .kept
-                .push(&bytes[used..], turn.memory, most)
-                .is_err()
-            {
+            if pending.keep(&bytes[used..], turn).is_err() {
                 return self.io.out_of_memory();
             }
             self.left_over(turn, used);
@@ -296,7 +290,7 @@ impl Connection {
         let pending = self.io.pending();
         pending.offer = false;
         let mut kept = std::mem::take(&mut pending.kept);
-        let used = self.serve(service, turn, &kept);
+        let used = self.serve(service, turn, kept.in_one_piece());
         kept.advance(used);
         let left = !kept.is_empty();
         let pending = self.io.pending();
@@ -333,8 +327,10 @@ impl Connection {
     fn end(&mut self, service: &AnyService, turn: &Turn<'_>) {
         let pending = self.io.pending.as_mut();
         let kept = pending.map(|pending| std::mem::take(&mut pending.kept));
-        let kept = kept.unwrap_or_default();
-        self.call(turn, |state, conn| service.end(state, conn, &kept));
+        let mut kept = kept.unwrap_or_default();
+        self.call(turn, |state, conn| {
+            service.end(state, conn, kept.in_one_piece());
+        });
         let io = &mut self.io;
         if io.is(Is::Paused) {
             io.pending().kept = kept;

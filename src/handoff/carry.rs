@@ -13,7 +13,7 @@ use crate::io::marks::Mark;
 use crate::io::{Far, Io, Pending, Terms, Up};
 use crate::liveness::close::CloseReason;
 use crate::liveness::reap::Progress;
-use crate::memory::Memory;
+use crate::memory::{Memory, WaitingKind};
 use crate::service::{AnyService, Exported};
 use crate::time::deadline::Moment;
 use crate::wire::record::{AT_DOOR, Arrival, AtDoor, Piece, Record, Update};
@@ -212,7 +212,10 @@ impl Io {
     /// Input that the service left, in the same form.
     pub(crate) fn input(&self) -> (u64, &[u8], &[u8]) {
         match &self.pending {
-            Some(pending) if !pending.kept.is_empty() => (pending.kept_at, &*pending.kept, &[]),
+            Some(pending) if !pending.kept.is_empty() => {
+                let (front, back) = pending.kept.pieces();
+                (pending.kept_at, front, back)
+            }
             _ => (self.read, &[], &[]),
         }
     }
@@ -222,7 +225,7 @@ impl Io {
         let pending = self.pending.as_deref();
         let until = |then: Moment| (then != Moment::NEVER).then(|| micros(then.since(now)));
         let read_until = pending.and_then(|pending| pending.stopped).unwrap_or(now);
-        let (input_at, input, _) = self.input();
+        let (input_at, front, back) = self.input();
         let end = self.carried();
         Record {
             id: self.id(),
@@ -233,7 +236,7 @@ impl Io {
             written: self.written,
             output: self.waiting_output() as u64,
             input_at,
-            input: input.len() as u64,
+            input: (front.len() + back.len()) as u64,
             peer_fin: end.peer_fin,
             fin_wanted: end.fin_wanted,
             fin_sent: end.fin_sent,
@@ -361,7 +364,8 @@ impl Io {
             return Ok(());
         }
         let needed = usize::try_from(record.output).unwrap_or(usize::MAX);
-        let reserved = self.pending().outbox.reserve(needed, memory, needed);
+        let memory = (memory, WaitingKind::Output);
+        let reserved = self.pending().outbox.reserve(needed, needed, memory);
         reserved.map_err(|error| error.to_string())
     }
 
@@ -406,14 +410,17 @@ impl Io {
                 // What was set aside is made anew, as large as the old process's: there is nothing in it to be copied.
                 outbox.clear();
             }
-            let reserved = outbox.reserve(whole, memory, most);
-            let pushed = reserved.and_then(|()| outbox.push(&output.bytes, memory, most));
+            let memory = (memory, WaitingKind::Output);
+            let reserved = outbox.reserve(whole, most, memory);
+            let pushed = reserved.and_then(|()| outbox.push(&output.bytes, most, memory));
             pushed.map_err(|error| error.to_string())?;
         }
         if !input.bytes.is_empty() {
             let pending = self.pending();
             let (_, most) = room(record.input);
-            let pushed = pending.kept.push(&input.bytes, memory, most);
+            let pushed = pending
+                .kept
+                .push(&input.bytes, most, (memory, WaitingKind::Input));
             pushed.map_err(|error| error.to_string())?;
             pending.kept_at = record.input_at;
             pending.offer = true;

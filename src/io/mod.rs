@@ -10,15 +10,14 @@ pub(crate) mod end;
 mod far;
 mod flags;
 mod given_away;
-pub(crate) mod inbox;
 pub(crate) mod marks;
-pub(crate) mod outbox;
 mod output;
 mod pending;
 mod progress;
 mod ration;
 pub(crate) mod readiness;
 pub(crate) mod stats;
+mod waiting;
 
 use std::io;
 use std::net::SocketAddr;

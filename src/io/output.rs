@@ -11,6 +11,7 @@ use super::{Io, Turn};
 use crate::io::Is;
 use crate::liveness::close::Ending;
 use crate::liveness::reap;
+use crate::memory::WaitingKind;
 use crate::os::sys;
 use crate::time::deadline::Moment;
 
@@ -68,7 +69,8 @@ impl Io {
             return;
         }
         let most = turn.memory.mark(turn.limits.buffer);
-        let kept = self.pending().outbox.push(bytes, turn.memory, most);
+        let memory = (turn.memory, WaitingKind::Output);
+        let kept = self.pending().outbox.push(bytes, most, memory);
         if kept.is_err() {
             self.out_of_memory();
         }

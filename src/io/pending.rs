@@ -1,13 +1,14 @@
 //! What an idle connection does not have: bytes that wait, and an end under way.
 
+use std::collections::TryReserveError;
 use std::os::fd::OwnedFd;
 
-use super::Far;
+use super::{Far, Turn};
 use crate::io::door::Door;
 use crate::io::end::Details;
-use crate::io::inbox::Inbox;
-use crate::io::outbox::Outbox;
+use crate::io::waiting::Waiting;
 use crate::liveness::reap::Progress;
+use crate::memory::WaitingKind;
 use crate::time::deadline::Moment;
 
 /// What an idle connection does not have.
@@ -15,9 +16,10 @@ use crate::time::deadline::Moment;
 pub(crate) struct Pending {
     /// What it waits for before a service hears of it.
     pub(crate) door: Option<Door>,
-    pub(crate) outbox: Outbox,
+    /// Output that the kernel would not take yet.
+    pub(crate) outbox: Waiting,
     /// Input that the service left.
-    pub(crate) kept: Inbox,
+    pub(crate) kept: Waiting,
     /// Where that begins, counted from the connection's first byte.
     pub(crate) kept_at: u64,
     /// The service is to see `kept` again, though nothing new has come.
@@ -68,6 +70,15 @@ impl Default for Watched {
 }
 
 impl Pending {
+    /// Keeps input that the service left.
+    ///
+    /// # Errors
+    /// There is no memory; nothing was kept.
+    pub(crate) fn keep(&mut self, bytes: &[u8], turn: &Turn<'_>) -> Result<(), TryReserveError> {
+        let memory = (turn.memory, WaitingKind::Input);
+        self.kept.push(bytes, turn.limits.buffer, memory)
+    }
+
     pub(crate) fn is_vacant(&self) -> bool {
         if self.copy_anew {
             return false;
