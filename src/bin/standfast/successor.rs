@@ -7,7 +7,7 @@
 use std::env;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, PipeReader, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -81,10 +81,14 @@ pub(crate) fn give_up(why: &str) {
     if env::var_os(SUCCESSOR).is_none() || !is_pipe {
         return;
     }
-    // In one piece (pipe(7)), and nobody may read it any more.
     let line: String = why.chars().take(800).collect();
-    let told = stdin.as_fd().try_clone_to_owned();
-    let _ = told.and_then(|told| writeln!(File::from(told), "{line}"));
+    // Nobody may read it any more.
+    let _ = say(stdin.as_fd(), &line);
+}
+
+/// Writes a line in one piece, so that what another process says at the same time stands before or after it (pipe(7)).
+fn say(pipe: BorrowedFd<'_>, line: &str) -> io::Result<()> {
+    File::from(pipe.try_clone_to_owned()?).write_all(format!("{line}\n").as_bytes())
 }
 
 /// Does its part and answers the exit code, if this is the process between.
@@ -99,10 +103,7 @@ pub(crate) fn pass_on() -> Option<ExitCode> {
         .args(args)
         .env_remove(BETWEEN)
         .spawn()
-        .and_then(|successor| {
-            let said = io::stdin().as_fd().try_clone_to_owned()?;
-            writeln!(File::from(said), "{}", successor.id())
-        });
+        .and_then(|successor| say(io::stdin().as_fd(), &successor.id().to_string()));
     Some(match started {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -115,6 +116,7 @@ pub(crate) fn pass_on() -> Option<ExitCode> {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::os::unix::net::UnixDatagram;
 
     use rustix::process::{Pid, Signal, kill_process};
 
@@ -135,6 +137,15 @@ mod tests {
         let pid = Pid::from_raw(successor.pid.cast_signed()).unwrap();
         kill_process(pid, Signal::KILL).unwrap();
         assert!(ends_within(PATIENCE));
+    }
+
+    #[test]
+    fn a_line_is_said_in_one_piece() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        say(theirs.as_fd(), "4711").unwrap();
+        let mut piece = [0; 16];
+        let length = ours.recv(&mut piece).unwrap();
+        assert_eq!(&piece[..length], b"4711\n");
     }
 
     #[test]
