@@ -112,6 +112,44 @@ fn a_takeover_and_a_crash_stand_where_they_happened() {
 }
 
 #[test]
+fn a_run_that_does_not_come_to_its_end_leaves_no_page_and_the_one_before_as_it_was() {
+    let home = Home::new();
+    let server = Server::start(&["-q"]);
+    let (file, link) = (home.join("run.html"), home.join("link.html"));
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    for path in [&file, &link] {
+        let path = path.to_str().unwrap();
+        let args = ["-T", "100ms", "--connect-timeout", "100ms", "--html", path];
+        let (code, _, stderr) = output(load_command(nobody(), &args));
+        assert_eq!(code, 1, "{stderr}");
+        assert!(!file.exists(), "nobody was there");
+        let args = ["--expect", "nothing == 0", "--html", path];
+        let (code, _, stderr) = output(load_command(server.address(), &args));
+        assert_eq!(code, 2, "{stderr}");
+        assert!(!file.exists(), "asked wrongly");
+        let args = ["-c", "2", "-T", "1m", "--html", path];
+        let mut loading = Loading::start(server.address(), &args);
+        loading.goes_on_with(2);
+        loading.signal(rustix::process::Signal::KILL);
+        loading.wait();
+        assert!(!file.exists(), "killed");
+    }
+    fs::write(&file, "of another run").unwrap();
+    let path = file.to_str().unwrap();
+    let args = ["-T", "100ms", "--connect-timeout", "100ms", "--html", path];
+    let (code, _, stderr) = output(load_command(nobody(), &args));
+    assert_eq!(code, 1, "{stderr}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "of another run");
+    // And by the link a page is written where it leads.
+    fs::remove_file(&file).unwrap();
+    let args = ["-T", "300ms", "-q", "--html", link.to_str().unwrap()];
+    let (code, _, stderr) = output(load_command(server.address(), &args));
+    assert_eq!(code, 0, "{stderr}");
+    assert!(link.is_symlink());
+    assert!(fs::read_to_string(&file).unwrap().ends_with("</html>"));
+}
+
+#[test]
 fn a_page_that_cannot_be_written_is_refused_before_the_run() {
     let home = Home::new();
     let path = home.join("none").join("run.html");

@@ -1,7 +1,7 @@
 //! `--html`: a run as one page that needs nothing but itself.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -18,39 +18,50 @@ const STYLE: &str = include_str!("page.css");
 /// Nothing is loaded, nothing runs.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
-/// The file, from before the run on: one that cannot be written is told before.
+/// Where it goes: what cannot be written there is told before the run.
 #[derive(Debug)]
 pub(super) struct Page {
     path: PathBuf,
-    file: File,
+    /// What is there already.
+    file: Option<File>,
 }
 
 impl Page {
-    /// What is in the file stays there until there is something else.
+    /// What is in the file stays there until there is something else; and where there is none, none is left by a run that
+    /// fails before its end, or is killed.
     pub(super) fn open(path: &Path) -> Result<Self, Failure> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path);
+        let file = match OpenOptions::new().write(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // By a link that leads nowhere yet it is made where that leads.
+                let made = File::create(path).and_then(|_| fs::canonicalize(path));
+                made.and_then(fs::remove_file).map(|()| None)
+            }
+            there => there.map(Some),
+        };
         Ok(Self {
             path: path.to_owned(),
             file: file.map_err(|error| cannot_write(path, &error))?,
         })
     }
 
-    pub(super) fn write(mut self, report: &Report<'_>, course: &Course) -> Result<(), Failure> {
+    pub(super) fn write(self, report: &Report<'_>, course: &Course) -> Result<(), Failure> {
         let page = page(report, course).into_string();
-        let emptied = match self.file.metadata() {
-            Ok(about) if about.is_file() => self.file.set_len(0),
-            _ => Ok(()),
-        };
-        let written = emptied.and_then(|()| self.file.write_all(page.as_bytes()));
+        let written = self
+            .file
+            .map_or_else(|| File::create(&self.path), emptied)
+            .and_then(|mut file| file.write_all(page.as_bytes()));
         written.map_err(|error| cannot_write(&self.path, &error))
     }
 }
 
-fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
+fn emptied(file: File) -> io::Result<File> {
+    if file.metadata().is_ok_and(|about| about.is_file()) {
+        file.set_len(0)?;
+    }
+    Ok(file)
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     Failure::failed(format!("cannot write the page {}: {error}", path.display()))
 }
 
