@@ -202,6 +202,31 @@ fn a_signal_gives_the_terminal_back() {
 }
 
 #[test]
+fn a_panic_of_any_thread_is_one_line_on_a_terminal_that_was_given_back() {
+    if lacks(&["tmux"]) {
+        return;
+    }
+    let home = Home::new();
+    let _server = home.serve(&[]);
+    for thread in ["asker", "keys", "main"] {
+        let fault = format!("STANDFAST_FAULT=panic-{thread}");
+        let terminal = Terminal::open(&home, USUAL, &fault, "");
+        terminal.assert_restored(1);
+        let shown = terminal.shown();
+        let said = format!("standfast: panicked: as STANDFAST_FAULT says (thread {thread} at src/");
+        let lines: Vec<&str> = shown.lines().filter(|line| !line.is_empty()).collect();
+        let [_, line, _, _] = *lines else {
+            panic!("{thread}: one line: {shown}");
+        };
+        assert!(line.starts_with(&said), "{line}");
+        assert!(
+            line.ends_with("please report it; the server serves on"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
 fn a_window_may_be_tiny_and_change_its_size_and_the_job_may_be_stopped() {
     if lacks(&["tmux"]) {
         return;

@@ -17,8 +17,11 @@ mod told;
 mod view;
 mod words;
 
+use std::io;
+use std::panic::{self, PanicHookInfo};
 use std::process::ExitCode;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -41,6 +44,8 @@ enum Event {
     Signal(Signal),
     /// It hung up.
     NoTerminal,
+    /// A thread panicked, without which this cannot go on; in words.
+    Panicked(String),
 }
 
 /// What the dashboard shows changes by itself, too: a message has stood for long enough, a silence lasts.
@@ -57,17 +62,19 @@ pub(crate) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
     let signalled = sender.clone();
     signals::obey_on_terminal(move |signal| {
         if signal.meaning == Meaning::EndAtOnce {
-            end_at_once();
+            end_at_once("ended at once");
         }
         // Whoever would hear of it has ended.
         let _ = signalled.send(Event::Signal(signal));
     })?;
     let mut screen = Screen::open()?;
+    fail_on_panic(sender.clone());
     terminal::listen(sender.clone())?;
     let asker = asker::start(client, args.interval, Seen::of(&status, clock()), sender)?;
     let mut dashboard = Dashboard::new(status, clock(), today());
     let mut listing = true;
     let failed = |error| Failure::failed(format!("cannot draw: {error}"));
+    may_panic("main");
     loop {
         screen
             .draw(|frame| draw::draw(frame, &mut dashboard, &look, clock()))
@@ -83,6 +90,7 @@ pub(crate) fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
                 Next::Go => {}
                 Next::Ask(ask) => drop(asker.send(ask)),
                 Next::End(code) => return Ok(code),
+                Next::Fail(words) => return Err(Failure::failed(words)),
             }
             if listing != dashboard.wants_connections() {
                 listing = !listing;
@@ -98,9 +106,10 @@ enum Next {
     Go,
     Ask(Ask),
     End(ExitCode),
+    Fail(String),
 }
 
-fn obey(event: Event, dashboard: &mut Dashboard, screen: &mut Screen) -> std::io::Result<Next> {
+fn obey(event: Event, dashboard: &mut Dashboard, screen: &mut Screen) -> io::Result<Next> {
     let now = clock();
     match event {
         Event::Key(key) => match dashboard.press(key, now) {
@@ -126,16 +135,50 @@ fn obey(event: Event, dashboard: &mut Dashboard, screen: &mut Screen) -> std::io
             _ => return Ok(Next::End(ExitCode::SUCCESS)),
         },
         Event::NoTerminal => return Ok(Next::End(ExitCode::FAILURE)),
+        Event::Panicked(words) => return Ok(Next::Fail(words)),
     }
     Ok(Next::Go)
 }
 
-/// The main thread may wait for a terminal that takes nothing.
+/// The main thread may wait for a terminal that takes nothing, or have panicked.
 #[expect(clippy::exit, reason = "nobody is left who could be returned to")]
-fn end_at_once() {
+fn end_at_once(why: &str) {
     terminal::leave();
-    logger::say("ended at once");
+    logger::fail(why);
     std::process::exit(1);
+}
+
+/// Has a panic be a failure like any other, on whichever thread it is: one line, on a terminal that was given back. Without
+/// the thread that asks, or the one that hears keys, nothing on the screen would ever change again.
+fn fail_on_panic(events: Sender<Event>) {
+    let main = thread::current().id();
+    panic::set_hook(Box::new(move |what| {
+        let words = in_words(what);
+        if thread::current().id() == main {
+            end_at_once(&words);
+        }
+        // Whoever would hear of it has ended.
+        let _ = events.send(Event::Panicked(words));
+    }));
+}
+
+fn in_words(what: &PanicHookInfo<'_>) -> String {
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("unnamed");
+    let words = what.payload_as_str().unwrap_or("no words");
+    let words = words.replace(char::is_control, " ");
+    let at = what.location().map(|at| format!(" at {at}"));
+    let at = at.unwrap_or_default();
+    format!(
+        "panicked: {words} (thread {name}{at}): a fault of this program's, please report it; the server serves on"
+    )
+}
+
+/// Panics if that is the fault for this thread, by the variable `STANDFAST_FAULT` of the feature `faults`: for tests alone.
+fn may_panic(thread: &str) {
+    let fault = std::env::var("STANDFAST_FAULT").unwrap_or_default();
+    let is_wanted = cfg!(feature = "faults") && fault == format!("panic-{thread}");
+    assert!(!is_wanted, "as STANDFAST_FAULT\nsays");
 }
 
 /// Our clock: since some moment.

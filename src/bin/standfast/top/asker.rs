@@ -9,7 +9,7 @@ use standfast::inspect::{ConnectionInfo, Status};
 use standfast::process::threads;
 
 use crate::top::history::{Seen, Serves};
-use crate::top::{Event, clock};
+use crate::top::{Event, clock, may_panic};
 use crate::{Failure, ctl};
 
 /// What the server said, or did not.
@@ -92,8 +92,11 @@ pub(super) fn start(
         seen,
         wants_list: true,
     };
-    threads::start("asker", move || asker.run(&asks, Pace::new(interval)))
-        .map_err(|error| Failure::failed(format!("cannot start a thread: {error}")))?;
+    threads::start("asker", move || {
+        may_panic("asker");
+        asker.run(&asks, Pace::new(interval));
+    })
+    .map_err(|error| Failure::failed(format!("cannot start a thread: {error}")))?;
     Ok(sender)
 }
 

@@ -72,7 +72,7 @@ impl Seen {
     pub(super) fn serves(&self, status: &Status, asked: Duration) -> Serves {
         let since = asked.saturating_sub(self.answered);
         let has_counted_on = status.counted_for >= self.counted_for
-            && status.counted_for + INEXACT >= self.counted_for + since;
+            && status.counted_for.saturating_add(INEXACT) >= self.counted_for.saturating_add(since);
         if !has_counted_on || status.crashes.unwrap_or(0) > self.crashes {
             Serves::Other
         } else if status.pid == self.pid {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal as _, Read, Write};
 use std::os::fd::AsFd as _;
 use std::sync::mpsc::Sender;
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use rustix::process::{Signal, getpgrp, kill_current_process_group};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 use standfast::process::threads;
 
-use crate::top::Event;
+use crate::top::{Event, may_panic};
 use crate::{Failure, stdout};
 
 /// The other screen, cleared, without a cursor; and the way back. As xterm has them (ctlseqs), and all since.
@@ -79,7 +79,6 @@ pub(super) struct Screen {
 impl Screen {
     /// Takes the terminal.
     pub(super) fn open() -> Result<Self, Failure> {
-        static HOOK: Once = Once::new();
         let failed = |error: io::Error| Failure::failed(format!("cannot draw: {error}"));
         let backend = TermionBackend::new(Tty(stdout::open().map_err(failed)?));
         let size = backend.size().map_err(failed)?;
@@ -88,13 +87,6 @@ impl Screen {
         } else {
             Viewport::Fullscreen
         };
-        HOOK.call_once(|| {
-            let report = std::panic::take_hook();
-            std::panic::set_hook(Box::new(move |what| {
-                leave();
-                report(what);
-            }));
-        });
         let options = TerminalOptions { viewport };
         let terminal = Terminal::with_options(backend, options).map_err(failed)?;
         enter().map_err(failed)?;
@@ -198,6 +190,7 @@ pub(super) fn listen(events: Sender<Event>) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::failed(format!("cannot hear keys: {error}"));
     let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
     threads::start("keys", move || {
+        may_panic("keys");
         for key in Keyboard(stdin.into()).keys() {
             // What it cannot read is no key.
             if let Ok(key) = key
