@@ -1,27 +1,26 @@
 //! A connection at the door: what its client waits for, and what of that has come.
 
-use super::{Connection, Step};
+use super::{Connection, Serving, Step};
 use crate::address::introduction::{Introduction, LONGEST, Named};
+use crate::io::Is;
 use crate::io::door::{Door, Heard};
-use crate::io::{Is, Turn};
 use crate::liveness::close::{CloseReason, Ending, Note};
-use crate::service::AnyService;
 use crate::time::deadline::Moment;
 
 impl Connection {
     /// Whether it may [enter](Step::Enter), is to end, or waits on at the door.
-    pub(crate) fn knock(&mut self, turn: &Turn<'_>, buffer: &mut [u8]) -> Step {
+    pub(crate) fn knock(&mut self, serving: &mut Serving<'_>) -> Step {
         match self.io.door() {
-            Some(Door::Header(until)) => self.hear(until, turn, buffer),
-            Some(Door::Turn(at)) if turn.now < at => self.wait_on(),
+            Some(Door::Header(until)) => self.hear(until, serving),
+            Some(Door::Turn(at)) if serving.turn.now < at => self.wait_on(),
             _ => Step::Enter,
         }
     }
 
     /// What its first bytes say.
-    fn hear(&mut self, until: Moment, turn: &Turn<'_>, buffer: &mut [u8]) -> Step {
-        let most = buffer.len().min(LONGEST);
-        let heard = self.io.listen_at_door(&mut buffer[..most]);
+    fn hear(&mut self, until: Moment, serving: &mut Serving<'_>) -> Step {
+        let most = serving.buffer.len().min(LONGEST);
+        let heard = self.io.listen_at_door(&mut serving.buffer[..most]);
         if let Some(verdict) = self.io.verdict() {
             if verdict.reason == CloseReason::PeerReset {
                 self.io.set_remark(Note::Probe);
@@ -35,7 +34,8 @@ impl Connection {
             }
             Heard::Words(Introduction::Wrong(what)) => self.refuse(what),
             Heard::Words(Introduction::Whole(length, named)) => {
-                if self.io.take_in(&mut buffer[..length], turn) < length {
+                let words = &mut serving.buffer[..length];
+                if self.io.take_in(words, &serving.turn) < length {
                     // It had been there.
                     return self.refuse("torn");
                 }
@@ -54,7 +54,7 @@ impl Connection {
                 Step::Enter
             }
             Heard::Words(Introduction::Torn) if self.io.is(Is::ReadOn) => self.refuse("torn"),
-            _ if until <= turn.known => self.refuse("late"),
+            _ if until <= serving.turn.known => self.refuse("late"),
             _ => Step::Rest,
         }
     }
@@ -74,26 +74,21 @@ impl Connection {
     }
 
     /// The server drains: nobody waits for their turn any more, and who has not begun to speak is not heard out.
-    pub(super) fn drain_at_door(&mut self, turn: &Turn<'_>, buffer: &mut [u8]) -> Step {
+    pub(super) fn drain_at_door(&mut self, serving: &mut Serving<'_>) -> Step {
         if matches!(self.io.door(), Some(Door::Turn(_))) {
             return Step::Enter;
         }
-        match self.knock(turn, buffer) {
+        match self.knock(serving) {
             Step::Rest if self.io.unread() == 0 => Step::Close(Ending::fin(CloseReason::Drain)),
             step => step,
         }
     }
 
     /// It has come in: the service greets, and what has come by now is served.
-    pub(crate) fn enter(
-        &mut self,
-        service: &AnyService,
-        turn: &Turn<'_>,
-        buffer: &mut [u8],
-    ) -> Step {
-        self.greet(service, turn);
-        match self.opened(service, turn) {
-            Step::Rest if !self.io.is(Is::GivenAway) => self.advance(service, turn, buffer),
+    pub(crate) fn enter(&mut self, serving: &mut Serving<'_>) -> Step {
+        self.greet(serving);
+        match self.opened(serving) {
+            Step::Rest if !self.io.is(Is::GivenAway) => self.advance(serving),
             step => step,
         }
     }
@@ -111,7 +106,7 @@ mod tests {
     use crate::io::{Io, Terms};
     use crate::liveness::reap::Limits;
     use crate::memory::Memory;
-    use crate::service::{Context, Ready, Service};
+    use crate::service::{AnyService, Context, Ready, Service};
 
     /// Must not be called at all before it has opened.
     struct Opened;
@@ -166,21 +161,26 @@ mod tests {
             let mut buffer = [0; 8192];
             client.write_all(b"PROXY ").unwrap();
             let turn = terms.turn(at(4), at(4));
+            let mut serving = Serving {
+                service: &*service,
+                turn,
+                buffer: &mut buffer,
+            };
             let steps = [
-                connection.advance(&service, &turn, &mut buffer),
-                connection.prompted(&service, &turn, &mut buffer),
-                connection.watched(&service, &turn, &mut buffer),
-                connection.expire(&service, &turn, &mut buffer),
+                connection.advance(&mut serving),
+                connection.prompted(&mut serving),
+                connection.watched(&mut serving),
+                connection.expire(&mut serving),
             ];
             assert!(steps.iter().all(|step| *step == Step::Rest), "{steps:?}");
-            connection.resume(&service, &turn);
-            connection.tell(&service, &turn, Ready::Alarm);
+            connection.resume(&serving);
+            connection.tell(&serving, Ready::Alarm);
             assert_eq!(connection.io.verdict(), None, "a panic would be one");
             assert_eq!(
                 (connection.io.due(&turn), connection.io.door()),
                 (at(5), Some(door))
             );
-            connection.over(&service, &turn, CloseReason::Killed);
+            connection.over(&serving, CloseReason::Killed);
         }
     }
 
@@ -188,24 +188,28 @@ mod tests {
     fn what_it_waits_for_comes_or_does_not() {
         let (terms, service) = (terms(), AnyService::new(Opened));
         let mut buffer = [0; 8192];
-        let turn = terms.turn(at(5), at(5));
+        let mut serving = Serving {
+            service: &*service,
+            turn: terms.turn(at(5), at(5)),
+            buffer: &mut buffer,
+        };
         let (mut connection, _client) = waiting(Door::Turn(at(5)));
-        assert_eq!(connection.expire(&service, &turn, &mut buffer), Step::Enter);
+        assert_eq!(connection.expire(&mut serving), Step::Enter);
         let (mut connection, mut client) = waiting(Door::Header(at(5)));
         client.write_all(b"PROXY ").unwrap();
         let late = Step::Close(Ending::reset(CloseReason::BadProxyHeader));
-        assert_eq!(connection.expire(&service, &turn, &mut buffer), late);
+        assert_eq!(connection.expire(&mut serving), late);
         assert_eq!(connection.io.remark(), Some(Note::Header("late")));
         // At the last moment.
         let (mut connection, mut client) = waiting(Door::Header(at(5)));
         client
             .write_all(b"PROXY TCP4 1.2.3.4 1.2.3.4 5 6\r\nhello")
             .unwrap();
-        assert_eq!(connection.expire(&service, &turn, &mut buffer), Step::Enter);
+        assert_eq!(connection.expire(&mut serving), Step::Enter);
         assert_eq!(connection.io.peer().to_string(), "1.2.3.4:5");
         assert_eq!(connection.io.unread(), 5);
         connection.io.come_in(at(5));
-        connection.enter(&service, &turn, &mut buffer);
+        connection.enter(&mut serving);
         assert_eq!((connection.io.read, connection.io.written), (37, 5));
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use mio::Interest;
 use mio::event::Event;
 
-use super::{Connection, READ_BUDGET, Step};
+use super::{Connection, READ_BUDGET, Serving, Step};
 use crate::address::endpoint::{Endpoint, Peer};
 use crate::dial::DialError;
 use crate::io::Is;
@@ -20,7 +20,7 @@ use crate::liveness::close::{CloseReason, Ending, How, Note};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
 use crate::liveness::sockopt::INTEREST;
 use crate::os::sys;
-use crate::service::AnyService;
+use crate::service::Service;
 
 impl Connection {
     /// Notes what an event of the far side says. Answers whether that is still being dialled.
@@ -60,29 +60,21 @@ impl Connection {
     }
 
     /// Tells the service what has come of dialling.
-    pub(crate) fn dialed(
-        &mut self,
-        service: &AnyService,
-        turn: &Turn<'_>,
-        outcome: Result<(), &DialError>,
-    ) {
+    pub(crate) fn dialed(&mut self, serving: &Serving<'_>, outcome: Result<(), &DialError>) {
         if self.io.is_open() {
-            self.call(turn, |state, conn| service.dialed(state, conn, outcome));
+            self.call(serving, |service, state, conn| {
+                service.dialed(state, conn, outcome);
+            });
         }
     }
 
     /// Another worker connected it, and has passed it on.
-    pub(crate) fn arrived(
-        &mut self,
-        service: &AnyService,
-        turn: &Turn<'_>,
-        buffer: &mut [u8],
-    ) -> Step {
-        self.dialed(service, turn, Ok(()));
+    pub(crate) fn arrived(&mut self, serving: &mut Serving<'_>) -> Step {
+        self.dialed(serving, Ok(()));
         // On its way it may have missed a prompt.
-        self.give_room(service, turn);
-        self.io.resume_reading_if_room(turn);
-        self.advance(service, turn, buffer)
+        self.give_room(serving);
+        self.io.resume_reading_if_room(&serving.turn);
+        self.advance(serving)
     }
 
     /// Writes what waits for the far side; that may make room for input.
@@ -94,13 +86,8 @@ impl Connection {
     }
 
     /// Reads from the far side, as far as there is room for it on this one. Answers whether the budget stopped it.
-    pub(super) fn pull_far(
-        &mut self,
-        service: &AnyService,
-        turn: &Turn<'_>,
-        buffer: &mut [u8],
-    ) -> bool {
-        let mut budget = READ_BUDGET.min(buffer.len());
+    pub(super) fn pull_far(&mut self, serving: &mut Serving<'_>) -> bool {
+        let mut budget = READ_BUDGET.min(serving.buffer.len());
         loop {
             // Nobody wants it any more: it is read and forgotten.
             let over = !self.io.is_open() || self.io.has_failed();
@@ -109,7 +96,11 @@ impl Connection {
             } else if self.io.is_held() {
                 0
             } else {
-                turn.limits.buffer.saturating_sub(self.io.waiting_output())
+                serving
+                    .turn
+                    .limits
+                    .buffer
+                    .saturating_sub(self.io.waiting_output())
             };
             let Some(up) = self.io.far_up() else {
                 return false;
@@ -121,15 +112,15 @@ impl Connection {
             if budget == 0 {
                 return true;
             }
-            let mut room = room.min(buffer.len());
+            let mut room = room.min(serving.buffer.len());
             if !over {
-                room = self.io.far_ration(room, turn);
+                room = self.io.far_ration(room, &serving.turn);
             }
             let Some(up) = self.io.far_up().filter(|_| room > 0) else {
                 return false;
             };
-            let (far, far_turn) = up.split(turn);
-            let count = far.take_in(&mut buffer[..room], &far_turn);
+            let (far, far_turn) = up.split(&serving.turn);
+            let count = far.take_in(&mut serving.buffer[..room], &far_turn);
             if count == 0 {
                 continue;
             }
@@ -138,16 +129,17 @@ impl Connection {
                 continue;
             }
             // Bytes either way renew the read deadline; of the client's own silence they say nothing.
-            self.io.last_in = turn.now;
+            self.io.last_in = serving.turn.now;
             self.io.set(Is::Shifted, true);
-            self.call(turn, |state, conn| {
-                service.far_input(state, conn, &buffer[..count]);
+            self.call(serving, |service, state, conn| {
+                service.far_input(state, conn, &serving.buffer[..count]);
             });
         }
     }
 
     /// What follows from how the far side stands.
-    pub(super) fn conclude_far(&mut self, service: &AnyService, turn: &Turn<'_>) {
+    pub(super) fn conclude_far(&mut self, serving: &Serving<'_>) {
+        let turn = &serving.turn;
         let over = !self.io.is_open();
         let cut = self.io.finishing();
         let cut = cut.is_some_and(|reason| self.io.is_cut(reason));
@@ -190,7 +182,7 @@ impl Connection {
             far.told();
         }
         if ended && !over {
-            self.call(turn, |state, conn| service.far_end(state, conn));
+            self.call(serving, Service::far_end);
         }
         let Some(up) = self.io.far_up() else { return };
         let (far, far_turn) = up.split(turn);

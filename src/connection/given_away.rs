@@ -3,61 +3,61 @@
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{Connection, Step};
+use super::{Connection, Serving, Step};
 use crate::io::Is;
 use crate::io::Turn;
 use crate::liveness::close::{CloseReason, Ending};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
 use crate::os::sys;
-use crate::service::{AnyService, Context, Ready};
+use crate::service::{Context, Ready, Service};
 use crate::time::deadline::Moment;
 
 impl Connection {
     /// A descriptor that the service watches may be read.
-    pub(crate) fn watched(
-        &mut self,
-        service: &AnyService,
-        turn: &Turn<'_>,
-        buffer: &mut [u8],
-    ) -> Step {
-        self.tell(service, turn, Ready::Watched);
-        self.advance(service, turn, buffer)
+    pub(crate) fn watched(&mut self, serving: &mut Serving<'_>) -> Step {
+        self.tell(serving, Ready::Watched);
+        self.advance(serving)
     }
 
     /// Tells the service what it waited for.
-    pub(crate) fn tell(&mut self, service: &AnyService, turn: &Turn<'_>, what: Ready) {
+    pub(crate) fn tell(&mut self, serving: &Serving<'_>, what: Ready) {
         if !self.io.is_decided() && self.io.door().is_none() {
-            self.call(turn, |state, conn| service.ready(state, conn, what));
+            self.call(serving, |service, state, conn| {
+                service.ready(state, conn, what);
+            });
         }
     }
 
     /// The connection has ended: tells the service.
-    pub(crate) fn over(&mut self, service: &AnyService, turn: &Turn<'_>, reason: CloseReason) {
+    pub(crate) fn over(&mut self, serving: &Serving<'_>, reason: CloseReason) {
         let Self { io, state } = self;
         if io.door().is_some() {
             return;
         }
         // What it does after that cannot end it again.
         let _ = catch_unwind(AssertUnwindSafe(|| {
-            service.over(state, &mut Context { io, turn: *turn }, reason);
+            let turn = serving.turn;
+            serving
+                .service
+                .over(state, &mut Context { io, turn }, reason);
         }));
     }
 
     /// The service wanted to go on with what it watches.
-    pub(super) fn go_on(&mut self, service: &AnyService, turn: &Turn<'_>) {
+    pub(super) fn go_on(&mut self, serving: &Serving<'_>) {
         let pending = self.io.pending.as_mut();
         if let Some(watched) = pending.and_then(|pending| pending.watched.as_mut())
             && std::mem::take(&mut watched.again)
         {
-            self.tell(service, turn, Ready::Watched);
+            self.tell(serving, Ready::Watched);
         }
     }
 
     /// An alarm of the service's, if that is due.
-    pub(super) fn ring(&mut self, service: &AnyService, turn: &Turn<'_>) {
-        if self.io.alarm() <= turn.known {
+    pub(super) fn ring(&mut self, serving: &Serving<'_>) {
+        if self.io.alarm() <= serving.turn.known {
             self.io.watched_mut().alarm = Moment::NEVER;
-            self.tell(service, turn, Ready::Alarm);
+            self.tell(serving, Ready::Alarm);
         }
     }
 
@@ -70,8 +70,9 @@ impl Connection {
     }
 
     /// A deadline of a socket that was given away may have come.
-    pub(super) fn expire_given_away(&mut self, service: &AnyService, turn: &Turn<'_>) -> Step {
-        let (io, known) = (&mut self.io, turn.known);
+    pub(super) fn expire_given_away(&mut self, serving: &Serving<'_>) -> Step {
+        let (io, turn) = (&mut self.io, &serving.turn);
+        let known = turn.known;
         if io.lost() <= known {
             let ending = io.last_word(CloseReason::PeerReset, turn);
             io.overrule(ending);
@@ -89,7 +90,7 @@ impl Connection {
         if let Some(reason) = over {
             io.finish_for(reason);
             // What was written is not to be lost to what comes yet, which nobody would read.
-            let recalled = self.call(turn, |state, conn| service.recall(state, conn));
+            let recalled = self.call(serving, Service::recall);
             self.io.recalled(recalled == Some(true));
         }
         self.conclude_given_away(turn)

@@ -23,7 +23,7 @@ use crate::io::{Far, Io, Turn};
 use crate::liveness::close::{self, CloseReason, Ending, How};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
 use crate::os::sys;
-use crate::service::{AnyService, Context, Ready, State};
+use crate::service::{Context, Hooks, Ready, Service, State};
 
 /// How many bytes one connection may read in a turn before the others get theirs.
 const READ_BUDGET: usize = 256 * 1024;
@@ -33,6 +33,14 @@ const READ_BUDGET: usize = 256 * 1024;
 pub(crate) struct Connection {
     pub(crate) io: Io,
     state: State,
+}
+
+/// What a connection is served with in one turn.
+pub(crate) struct Serving<'a> {
+    pub(crate) service: &'a Hooks,
+    pub(crate) turn: Turn<'a>,
+    /// What is read goes there: so much it may read at once.
+    pub(crate) buffer: &'a mut [u8],
 }
 
 /// What the worker has to do for a connection after a call.
@@ -51,30 +59,16 @@ pub(crate) enum Step {
 }
 
 impl Connection {
-    /// Wraps an accepted socket and lets the service greet.
-    pub(crate) fn open(io: Io, service: &AnyService, turn: &Turn<'_>) -> Self {
-        let mut connection = Self::unheard(io);
-        connection.greet(service, turn);
-        connection
-    }
-
     /// Wraps a socket that no service has heard of.
     pub(crate) fn unheard(io: Io) -> Self {
         Self::with_state(io, Box::new(()))
     }
 
-    fn greet(&mut self, service: &AnyService, turn: &Turn<'_>) {
-        let Self { io, state } = self;
-        let opened = catch_unwind(AssertUnwindSafe(|| {
-            let io = &mut *io;
-            service.open(&mut Context { io, turn: *turn })
-        }));
-        match opened {
-            Ok(opened) => *state = opened,
-            Err(_) => {
-                io.told();
-                io.overrule(Ending::reset(CloseReason::Service));
-            }
+    /// Lets the service greet.
+    pub(crate) fn greet(&mut self, serving: &Serving<'_>) {
+        let opened = self.call(serving, |service, _, conn| service.open(conn));
+        if let Some(state) = opened {
+            self.state = state;
         }
     }
 
@@ -108,8 +102,8 @@ impl Connection {
     }
 
     /// What follows from the greeting.
-    pub(crate) fn opened(&mut self, service: &AnyService, turn: &Turn<'_>) -> Step {
-        self.conclude(service, turn, false)
+    pub(crate) fn opened(&mut self, serving: &Serving<'_>) -> Step {
+        self.conclude(serving, false)
     }
 
     /// Bytes read so far, from either side.
@@ -123,68 +117,43 @@ impl Connection {
     }
 
     /// Does what can be done now: output first, for that makes room, then input, then what follows from both.
-    pub(crate) fn advance(
-        &mut self,
-        service: &AnyService,
-        turn: &Turn<'_>,
-        buffer: &mut [u8],
-    ) -> Step {
+    pub(crate) fn advance(&mut self, serving: &mut Serving<'_>) -> Step {
         if self.io.pending.is_some() {
             if self.io.door().is_some() {
-                return self.knock(turn, buffer);
+                return self.knock(serving);
             }
-            self.go_on(service, turn);
+            self.go_on(serving);
             if self.io.is(Is::GivenAway) {
-                return self.attend(turn);
+                return self.attend(&serving.turn);
             }
             let waited = self.io.waiting_output() > 0;
-            self.io.flush(turn);
+            self.io.flush(&serving.turn);
             if waited && self.io.waiting_output() == 0 {
-                self.give_room(service, turn);
+                self.give_room(serving);
             }
-            self.flush_far(turn);
-            self.offer_kept(service, turn);
+            self.flush_far(&serving.turn);
+            self.offer_kept(serving);
         }
-        let mut more = self.pull(service, turn, buffer);
-        more |= self.pull_far(service, turn, buffer);
-        self.conclude(service, turn, more)
-    }
-
-    /// As [`advance`](Self::advance), but in a later turn if bytes of it wait already, and this one `is_late`.
-    #[inline]
-    pub(crate) fn advance_unless(
-        &mut self,
-        is_late: impl FnOnce(&Turn<'_>) -> bool,
-        service: &AnyService,
-        turn: &Turn<'_>,
-        buffer: &mut [u8],
-    ) -> Step {
-        if self.io.holds_bytes() && is_late(turn) {
-            return Step::PutOff;
-        }
-        self.advance(service, turn, buffer)
+        let mut more = self.pull(serving);
+        more |= self.pull_far(serving);
+        self.conclude(serving, more)
     }
 
     /// Services were prompted: this one may have output.
-    pub(crate) fn prompted(
-        &mut self,
-        service: &AnyService,
-        turn: &Turn<'_>,
-        buffer: &mut [u8],
-    ) -> Step {
+    pub(crate) fn prompted(&mut self, serving: &mut Serving<'_>) -> Step {
         if self.io.is(Is::GivenAway) || self.io.door().is_some() {
             return Step::Rest;
         }
-        self.give_room(service, turn);
+        self.give_room(serving);
         // A write that fails leaves what came before to be read.
-        let more = self.pull(service, turn, buffer);
-        self.conclude(service, turn, more)
+        let more = self.pull(serving);
+        self.conclude(serving, more)
     }
 
     /// Asks the service for output, unless the connection is ending and the service has said all.
-    fn give_room(&mut self, service: &AnyService, turn: &Turn<'_>) {
+    fn give_room(&mut self, serving: &Serving<'_>) {
         if (self.io.is_open() || self.io.owes()) && !self.io.has_failed() {
-            self.call(turn, |state, conn| service.output(state, conn));
+            self.call(serving, Service::output);
         }
     }
 
@@ -192,13 +161,14 @@ impl Connection {
     #[inline]
     fn call<T>(
         &mut self,
-        turn: &Turn<'_>,
-        what: impl FnOnce(&mut State, &mut Context<'_>) -> T,
+        serving: &Serving<'_>,
+        what: impl FnOnce(&Hooks, &mut State, &mut Context<'_>) -> T,
     ) -> Option<T> {
         let Self { io, state } = self;
         let called = catch_unwind(AssertUnwindSafe(|| {
             let io = &mut *io;
-            what(state, &mut Context { io, turn: *turn })
+            let turn = serving.turn;
+            what(serving.service, state, &mut Context { io, turn })
         }));
         if called.is_err() {
             io.told();
@@ -210,26 +180,26 @@ impl Connection {
 
     /// Reads until there is no more, the budget is spent, or there is no room for what would come of it.
     /// Answers whether the budget stopped it.
-    fn pull(&mut self, service: &AnyService, turn: &Turn<'_>, buffer: &mut [u8]) -> bool {
-        let mut budget = READ_BUDGET.min(buffer.len());
+    fn pull(&mut self, serving: &mut Serving<'_>) -> bool {
+        let mut budget = READ_BUDGET.min(serving.buffer.len());
         while self.io.is(Is::Readable) {
-            let room = self.io.input_room(turn).min(buffer.len());
+            let room = self.io.input_room(&serving.turn).min(serving.buffer.len());
             let room = if room > 0 {
-                self.io.ration(room, turn)
+                self.io.ration(room, &serving.turn)
             } else {
                 0
             };
             if room == 0 {
-                self.io.stop_reading(turn.now);
+                self.io.stop_reading(serving.turn.now);
                 return false;
             }
             if budget == 0 {
                 return true;
             }
-            let count = self.io.take_in(&mut buffer[..room], turn);
+            let count = self.io.take_in(&mut serving.buffer[..room], &serving.turn);
             if count > 0 {
                 budget = budget.saturating_sub(count);
-                self.deliver(service, turn, &buffer[..count]);
+                self.deliver(serving, &serving.buffer[..count]);
             }
         }
         false
@@ -237,7 +207,8 @@ impl Connection {
 
     /// Hands bytes to the service, behind what it left before, and keeps what it leaves now.
     #[inline]
-    fn deliver(&mut self, service: &AnyService, turn: &Turn<'_>, bytes: &[u8]) {
+    fn deliver(&mut self, serving: &Serving<'_>, bytes: &[u8]) {
+        let turn = &serving.turn;
         if self.io.discards_input() || self.io.is_decided() {
             return;
         }
@@ -248,13 +219,13 @@ impl Connection {
             if pending.keep(bytes, turn).is_err() {
                 return self.io.out_of_memory();
             }
-            self.serve_kept(service, turn);
+            self.serve_kept(serving);
             if drained {
-                self.finish_unasked(service, CloseReason::Drain);
+                self.finish_unasked(serving, CloseReason::Drain);
             }
             return;
         }
-        let used = self.serve(service, turn, bytes);
+        let used = self.serve(serving, bytes);
         if used < bytes.len() {
             let kept_at = self.io.read - (bytes.len() - used) as u64;
             let pending = self.io.pending();
@@ -265,39 +236,39 @@ impl Connection {
             self.left_over(turn, used);
         }
         if drained {
-            self.finish_unasked(service, CloseReason::Drain);
+            self.finish_unasked(serving, CloseReason::Drain);
         }
     }
 
     /// Neither the client nor the service wants it to end: some hear their client out, whose last words may be on their
     /// way.
-    fn finish_unasked(&mut self, service: &AnyService, reason: CloseReason) {
-        let hears_out = !self.io.is_told() && service.hears_out();
+    fn finish_unasked(&mut self, serving: &Serving<'_>, reason: CloseReason) {
+        let hears_out = !self.io.is_told() && serving.service.hears_out();
         self.io.finish_unasked(reason, hears_out);
     }
 
     /// Shows the service what it left, if it asked for that or there is room again.
-    fn offer_kept(&mut self, service: &AnyService, turn: &Turn<'_>) {
+    fn offer_kept(&mut self, serving: &Serving<'_>) {
         let io = &mut self.io;
         let Some(pending) = &io.pending else { return };
-        let full = pending.outbox.len() >= turn.limits.buffer;
+        let full = pending.outbox.len() >= serving.turn.limits.buffer;
         if pending.offer && !io.is(Is::Paused) && !full && !io.discards_input() {
-            self.serve_kept(service, turn);
+            self.serve_kept(serving);
         }
     }
 
-    fn serve_kept(&mut self, service: &AnyService, turn: &Turn<'_>) {
+    fn serve_kept(&mut self, serving: &Serving<'_>) {
         let pending = self.io.pending();
         pending.offer = false;
         let mut kept = std::mem::take(&mut pending.kept);
-        let used = self.serve(service, turn, kept.in_one_piece());
+        let used = self.serve(serving, kept.in_one_piece());
         kept.advance(used);
         let left = !kept.is_empty();
         let pending = self.io.pending();
         pending.kept = kept;
         pending.kept_at += used as u64;
         if left {
-            self.left_over(turn, used);
+            self.left_over(&serving.turn, used);
         }
     }
 
@@ -318,17 +289,19 @@ impl Connection {
     }
 
     #[inline]
-    fn serve(&mut self, service: &AnyService, turn: &Turn<'_>, bytes: &[u8]) -> usize {
-        let used = self.call(turn, |state, conn| service.input(state, conn, bytes));
+    fn serve(&mut self, serving: &Serving<'_>, bytes: &[u8]) -> usize {
+        let used = self.call(serving, |service, state, conn| {
+            service.input(state, conn, bytes)
+        });
         used.map_or(bytes.len(), |used| used.min(bytes.len()))
     }
 
     /// Tells the service that its input is over.
-    fn end(&mut self, service: &AnyService, turn: &Turn<'_>) {
+    fn end(&mut self, serving: &Serving<'_>) {
         let pending = self.io.pending.as_mut();
         let kept = pending.map(|pending| std::mem::take(&mut pending.kept));
         let mut kept = kept.unwrap_or_default();
-        self.call(turn, |state, conn| {
+        self.call(serving, |service, state, conn| {
             service.end(state, conn, kept.in_one_piece());
         });
         let io = &mut self.io;
@@ -340,7 +313,8 @@ impl Connection {
     }
 
     /// What follows from what was read and written.
-    fn conclude(&mut self, service: &AnyService, turn: &Turn<'_>, more: bool) -> Step {
+    fn conclude(&mut self, serving: &Serving<'_>, more: bool) -> Step {
+        let turn = &serving.turn;
         if self.io.is(Is::GivenAway) {
             return self.conclude_given_away(turn);
         }
@@ -354,12 +328,12 @@ impl Connection {
             && !self.io.is(Is::Paused)
             && !self.io.offers_later()
         {
-            self.end(service, turn);
+            self.end(serving);
             if let Some(errno) = self.io.write_error() {
                 self.io.fail(errno);
             }
         }
-        self.conclude_far(service, turn);
+        self.conclude_far(serving);
         let io = &mut self.io;
         if let Some(verdict) = io.verdict()
             && io.may_end()
@@ -368,8 +342,8 @@ impl Connection {
         }
         let offers = io.pending.as_ref().is_some_and(|pending| pending.offer);
         if io.is_draining() && !io.is(Is::Readable) && !io.is(Is::Paused) && !offers {
-            self.finish_unasked(service, CloseReason::Drain);
-            return self.conclude(service, turn, false);
+            self.finish_unasked(serving, CloseReason::Drain);
+            return self.conclude(serving, false);
         }
         if io.finishing().is_some() && io.may_end() && !io.owes() {
             let ending = match io.at_last() {
@@ -403,85 +377,76 @@ impl Connection {
     }
 
     /// A deadline may have come: acts on what is due.
-    pub(crate) fn expire(
-        &mut self,
-        service: &AnyService,
-        turn: &Turn<'_>,
-        buffer: &mut [u8],
-    ) -> Step {
+    pub(crate) fn expire(&mut self, serving: &mut Serving<'_>) -> Step {
+        let turn = serving.turn;
         let known = turn.known;
         if self.io.pending.is_some() {
             if self.io.door().is_some() {
-                return self.knock(turn, buffer);
+                return self.knock(serving);
             }
-            self.ring(service, turn);
+            self.ring(serving);
         }
         if self.io.is(Is::GivenAway) {
-            return self.expire_given_away(service, turn);
+            return self.expire_given_away(serving);
         }
         if self.io.linger().is_some_and(|until| until <= known) {
-            return self.hang_up(service, turn, buffer);
+            return self.hang_up(serving);
         }
         if self.io.look_at <= known {
             let other = match self.io.far() {
                 Some(Far::Up(up)) if self.io.half_closed() => Some(up.io.as_other()),
                 _ => None,
             };
-            self.io.look(turn, other);
+            self.io.look(&turn, other);
         }
-        self.look_far(turn);
-        if self.io.read_deadline(turn) <= known {
+        self.look_far(&turn);
+        if self.io.read_deadline(&turn) <= known {
             // A byte that came since the turn began saves the connection.
             self.io.set(Is::Readable, true);
-            let more = self.pull(service, turn, buffer);
-            if self.io.read_deadline(turn) > known {
-                return self.conclude(service, turn, more);
+            let more = self.pull(serving);
+            if self.io.read_deadline(&turn) > known {
+                return self.conclude(serving, more);
             }
-            self.finish_unasked(service, CloseReason::ReadTimeout);
+            self.finish_unasked(serving, CloseReason::ReadTimeout);
             if let Ok(info) = self.io.tcp_info()
                 && (info.probes > 0 || info.retransmits > 0)
             {
                 self.io.set_silent(info);
             }
         }
-        if self.io.age_deadline(turn) <= known {
+        if self.io.age_deadline(&turn) <= known {
             // What has come by now is still served.
             self.io.set(Is::Readable, true);
-            self.pull(service, turn, buffer);
-            self.finish_unasked(service, CloseReason::MaxAge);
+            self.pull(serving);
+            self.finish_unasked(serving, CloseReason::MaxAge);
         }
-        self.conclude(service, turn, false)
+        self.conclude(serving, false)
     }
 
     /// The client's FIN has been awaited for long enough. What has come by now is the last that is heard of it.
-    fn hang_up(&mut self, service: &AnyService, turn: &Turn<'_>, buffer: &mut [u8]) -> Step {
+    fn hang_up(&mut self, serving: &mut Serving<'_>) -> Step {
         if !self.io.discards_input() {
             self.io.set(Is::Readable, true);
-            self.pull(service, turn, buffer);
+            self.pull(serving);
             if !self.io.is(Is::Paused) {
                 self.io.hears_no_more();
-                self.end(service, turn);
+                self.end(serving);
             }
             if self.io.is(Is::Paused) {
                 // It goes on with what it has heard, and the wait begins anew.
                 self.io.linger_anew();
-                return self.conclude(service, turn, false);
+                return self.conclude(serving, false);
             }
         }
         Step::Close(self.io.ending())
     }
 
     /// The server drains: serves what has come, then finishes.
-    pub(crate) fn drain(
-        &mut self,
-        service: &AnyService,
-        turn: &Turn<'_>,
-        buffer: &mut [u8],
-    ) -> Step {
+    pub(crate) fn drain(&mut self, serving: &mut Serving<'_>) -> Step {
         if self.io.door().is_some() {
-            return self.drain_at_door(turn, buffer);
+            return self.drain_at_door(serving);
         }
-        if service.outlasts_drain() {
+        if serving.service.outlasts_drain() {
             return Step::Rest;
         }
         let io = &mut self.io;
@@ -495,7 +460,7 @@ impl Connection {
                 && !io.is(Is::Paused)
                 && io.pending.as_ref().is_none_or(|pending| !pending.offer)
             {
-                self.finish_unasked(service, CloseReason::Drain);
+                self.finish_unasked(serving, CloseReason::Drain);
             } else {
                 io.set(Is::Readable, true);
                 io.drain(unread);
@@ -503,7 +468,7 @@ impl Connection {
         } else {
             io.finish_for(CloseReason::Drain);
         }
-        self.advance(service, turn, buffer)
+        self.advance(serving)
     }
 
     /// The server ends now. Answers how, and whether that cuts something off.
@@ -530,28 +495,22 @@ impl Connection {
     }
 
     /// The service may go on.
-    pub(crate) fn resume(&mut self, service: &AnyService, turn: &Turn<'_>) {
+    pub(crate) fn resume(&mut self, serving: &Serving<'_>) {
         let io = &mut self.io;
         io.set(Is::Paused, false);
         if let Some(pending) = &mut io.pending {
             pending.offer |= !pending.kept.is_empty();
         }
-        io.resume_reading(turn.now);
-        self.tell(service, turn, Ready::Resumed);
+        io.resume_reading(serving.turn.now);
+        self.tell(serving, Ready::Resumed);
     }
 
     /// It has ended as `ending` says: the service is told, and no event comes any more.
-    pub(crate) fn ended(
-        &mut self,
-        service: &AnyService,
-        turn: &Turn<'_>,
-        registry: &Registry,
-        ending: &Ending,
-    ) {
+    pub(crate) fn ended(&mut self, serving: &Serving<'_>, registry: &Registry, ending: &Ending) {
         if self.io.is(Is::GivenAway) {
-            self.io.recount(turn);
+            self.io.recount(&serving.turn);
         }
-        self.over(service, turn, ending.reason);
+        self.over(serving, ending.reason);
         let io = &self.io;
         // A close alone would end nothing while a copy lives elsewhere; it is enough where another process is to keep what
         // was given to it.

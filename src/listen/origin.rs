@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::address::endpoint::Endpoint;
+use crate::connection::Serving;
 use crate::inspect::{ConnectionInfo, DeadlineKind, NextDeadline};
 use crate::io::door::Door;
 use crate::io::stats::Stats;
@@ -35,6 +36,16 @@ impl Origin {
             limits: &self.settings.limits,
             stats: &self.stats,
             memory: &self.terms.memory,
+        }
+    }
+
+    /// What its connections are served with now; what they send is read into `buffer`.
+    #[inline]
+    pub(crate) fn serving<'a>(&'a self, now: Moment, buffer: &'a mut [u8]) -> Serving<'a> {
+        Serving {
+            service: &*self.settings.service,
+            turn: self.turn(now),
+            buffer,
         }
     }
 

@@ -19,7 +19,8 @@ pub struct AnyService(Arc<Hooks>);
 /// A [`Service::State`] of whatever kind.
 pub(crate) type State = Box<dyn Any + Send>;
 
-type Hooks = dyn Service<State = State>;
+/// A [`Service`] of whatever kind.
+pub(crate) type Hooks = dyn Service<State = State>;
 
 impl AnyService {
     /// Wraps a service.

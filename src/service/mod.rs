@@ -10,7 +10,7 @@ use crate::handle::Handle;
 use crate::inspect::UpstreamInfo;
 use crate::liveness::close::CloseReason;
 pub use crate::service::any::AnyService;
-pub(crate) use crate::service::any::State;
+pub(crate) use crate::service::any::{Hooks, State};
 pub use crate::service::context::{Context, Far};
 
 /// What a listener does with its connections.

@@ -31,13 +31,13 @@ impl Worker {
         self.dials.resolved(self.now);
         let resumed = self.shared.resumed.load(Ordering::Acquire);
         for key in self.paused.resumed(resumed) {
-            self.step(key, |connection, service, turn, buffer| {
+            self.step(key, |connection, serving| {
                 if !connection.io.marks.put(Mark::Paused, false) {
                     // The key is another connection's by now.
                     return Step::Rest;
                 }
-                connection.resume(service, turn);
-                connection.advance(service, turn, buffer)
+                connection.resume(serving);
+                connection.advance(serving)
             });
             if let Some(giving) = &mut self.giving {
                 // While it was paused, it may have been one that could not leave.
@@ -80,7 +80,7 @@ impl Worker {
             log::debug!(id; "not killed: who asked has given up");
             return;
         }
-        self.step(key, |connection, _, _, _| {
+        self.step(key, |connection, _| {
             let killed = Ending::reset(CloseReason::Killed);
             Step::Close(connection.io.cut_off(killed))
         });
@@ -137,7 +137,7 @@ impl Worker {
     /// Ends a connection of a server that ends now. Answers whether that cuts something off.
     fn cut(&mut self, key: usize) -> bool {
         let mut cut = false;
-        self.step(key, |connection, _, _, _| {
+        self.step(key, |connection, _| {
             let ending;
             (ending, cut) = connection.cut();
             Step::Close(ending)

@@ -140,16 +140,16 @@ impl Worker {
             }
             Dialed::Failed(error) => Some(Err(error)),
         };
-        self.step(key, |connection, service, turn, buffer| {
+        self.step(key, |connection, serving| {
             let Some(outcome) = outcome else {
                 return Step::Rest;
             };
             if outcome.is_err() {
                 connection.io.pending().far = None;
             }
-            connection.dialed(service, turn, outcome.as_ref().map(|&()| ()));
-            connection.io.resume_reading_if_room(turn);
-            connection.advance(service, turn, buffer)
+            connection.dialed(serving, outcome.as_ref().map(|&()| ()));
+            connection.io.resume_reading_if_room(&serving.turn);
+            connection.advance(serving)
         });
     }
 

@@ -47,7 +47,7 @@ impl Worker {
             && now < turn
             && !draining
         {
-            return self.step(key, |_, _, _, _| Step::Rest);
+            return self.step(key, |_, _| Step::Rest);
         }
         io.come_in(now);
         log::debug!(id = io.id(), peer:% = io.peer(), via = io.via().map(|via| via.to_string()).as_deref(), worker = self.index; "let in");
@@ -59,7 +59,7 @@ impl Worker {
 
     /// No service hears of it.
     fn keep_out(&mut self, key: usize, reason: CloseReason, note: Option<Note>) {
-        self.step(key, |connection, _, _, _| {
+        self.step(key, |connection, _| {
             if let Some(note) = note {
                 connection.io.set_remark(note);
             }

@@ -24,19 +24,19 @@ use std::time::Duration;
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
-use crate::connection::{Connection, Step};
+use crate::connection::{Connection, Serving, Step};
 use crate::handle::listing::Wish;
 use crate::handle::{Mail, Shared};
 use crate::io::Is;
+use crate::io::WATCHED;
 use crate::io::marks::Mark;
 use crate::io::readiness;
-use crate::io::{Turn, WATCHED};
 use crate::listen::accept::Acceptor;
 use crate::listen::origin::Origin;
 use crate::liveness::close::{CloseReason, Ending, Obituary};
 use crate::liveness::herd::Herd;
 use crate::memory::Pressure;
-use crate::service::{AnyService, RoundStage};
+use crate::service::RoundStage;
 use crate::time::deadline::{Clock, Deadlines, Moment, slot};
 use crate::time::horizon::{Horizon, Pause, Wait};
 use crate::worker::buffer::ReadBuffer;
@@ -263,8 +263,6 @@ impl Worker {
     }
 
     fn dispatch(&mut self, events: &Events) {
-        let clock = self.clock;
-        let is_late = |turn: &Turn<'_>| clock.now().since(turn.now) >= SLICE;
         let first_listener = listener_token(self.origins.len()).0;
         for event in events {
             self.freeze_in_time();
@@ -279,25 +277,32 @@ impl Worker {
                 Token(token) if token & FAR != 0 => {
                     let key = token & !FAR;
                     let mut dialing = false;
-                    let share = self.buffer.share();
-                    self.step(key, |connection, service, turn, buffer| {
-                        dialing = connection.note_far(event);
-                        connection.advance_unless(is_late, service, turn, &mut buffer[..share])
-                    });
+                    self.ready(key, |connection| dialing = connection.note_far(event));
                     if dialing {
                         self.dials.push(key);
                     }
                 }
                 Token(key) => {
                     log::trace!(key, event:? = event; "ready");
-                    let share = self.buffer.share();
-                    self.step(key, |connection, service, turn, buffer| {
-                        connection.io.note(event);
-                        connection.advance_unless(is_late, service, turn, &mut buffer[..share])
-                    });
+                    self.ready(key, |connection| connection.io.note(event));
                 }
             }
         }
+    }
+
+    /// An event came of a connection or of its far side.
+    #[inline]
+    fn ready(&mut self, key: usize, note: impl FnOnce(&mut Connection)) {
+        let (clock, share) = (self.clock, self.buffer.share());
+        self.step(key, |connection, serving| {
+            note(connection);
+            // Whose bytes wait already goes behind the others once the turn has taken long.
+            if connection.io.holds_bytes() && clock.now().since(serving.turn.now) >= SLICE {
+                return Step::PutOff;
+            }
+            serving.buffer = &mut std::mem::take(&mut serving.buffer)[..share];
+            connection.advance(serving)
+        });
     }
 
     /// A descriptor that a connection's service watches may be read.
@@ -317,10 +322,10 @@ impl Worker {
                 break;
             };
             self.freeze_in_time();
-            self.step(key, |connection, service, turn, buffer| {
+            self.step(key, |connection, serving| {
                 connection.io.marks.put(Mark::Leftover, false);
                 connection.io.marks.put(Mark::PutOff, false);
-                connection.advance(service, turn, buffer)
+                connection.advance(serving)
             });
             if self.clock.now() >= until {
                 break;
@@ -347,8 +352,9 @@ impl Worker {
                 // Renewed since, or perhaps by what is not read yet.
                 self.deadlines.set(slot(key), due);
             } else {
-                self.step(key, |connection, service, turn, buffer| {
-                    connection.expire(service, &Turn { known, ..*turn }, buffer)
+                self.step(key, |connection, serving| {
+                    serving.turn.known = known;
+                    connection.expire(serving)
                 });
             }
         }
@@ -357,11 +363,7 @@ impl Worker {
 
     /// Does `what` with a connection, and what follows: closing, leftovers, interest, deadline.
     #[inline]
-    fn step(
-        &mut self,
-        key: usize,
-        what: impl FnOnce(&mut Connection, &AnyService, &Turn<'_>, &mut [u8]) -> Step,
-    ) {
+    fn step(&mut self, key: usize, what: impl FnOnce(&mut Connection, &mut Serving<'_>) -> Step) {
         // An event may name a connection that ended earlier in this turn.
         let Some(connection) = self.connections.get_mut(key) else {
             return;
@@ -370,14 +372,9 @@ impl Worker {
             return;
         }
         let origin = &self.origins[usize::from(connection.io.listener)];
-        let turn = origin.turn(self.now);
+        let mut serving = origin.serving(self.now, self.buffer.bytes());
         let before = connection.taken_in();
-        let step = what(
-            connection,
-            &origin.settings.service,
-            &turn,
-            self.buffer.bytes(),
-        );
+        let step = what(connection, &mut serving);
         self.buffer
             .has_taken(connection.taken_in().saturating_sub(before));
         let io = &mut connection.io;
@@ -423,7 +420,7 @@ impl Worker {
         } else if io.wants_to_dial(self.now) {
             self.dials.push(key);
         }
-        let due = io.due(&turn);
+        let due = io.due(&origin.turn(self.now));
         if due < self.deadlines.get(slot(key)) {
             self.deadlines.set(slot(key), due);
         }
@@ -442,9 +439,8 @@ impl Worker {
                 continue;
             };
             let origin = &self.origins[usize::from(connection.io.listener)];
-            let turn = origin.turn(self.now);
-            let registry = self.poll.registry();
-            connection.ended(&origin.settings.service, &turn, registry, &ending);
+            let serving = origin.serving(self.now, self.buffer.bytes());
+            connection.ended(&serving, self.poll.registry(), &ending);
             if connection.io.marks.has(Mark::Copied)
                 && let Some(giving) = &mut self.giving
             {

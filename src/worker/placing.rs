@@ -148,14 +148,14 @@ impl Worker {
         let Newcomer { mut io, state } = newcomer;
         io.set_remark(Note::Limit("memory"));
         let ending = Ending::fin(CloseReason::Limit);
-        let (service, turn) = match self.origins.get(usize::from(io.listener)) {
-            Some(origin) => (&origin.settings.service, origin.turn(self.now)),
-            None => return,
+        let Some(origin) = self.origins.get(usize::from(io.listener)) else {
+            return;
         };
         let connection = match state {
             Some(state) => {
                 let mut connection = Connection::with_state(io, state);
-                connection.over(service, &turn, ending.reason);
+                let serving = origin.serving(self.now, self.buffer.bytes());
+                connection.over(&serving, ending.reason);
                 connection
             }
             // The service has not heard of it, and does not.
@@ -181,13 +181,12 @@ impl Worker {
         let Some(origin) = self.origins.get(usize::from(io.listener)) else {
             return;
         };
-        let turn = origin.turn(self.now);
         let joins = self.herd.grown(self.shared.open(), self.now);
         let entry = self.connections.vacant_entry();
         let key = entry.key();
         let registry = self.poll.registry();
         let mut registered = io.register(registry, Token(key));
-        let connected = state.is_some();
+        let (connected, fresh) = (state.is_some(), state.is_none() && !at_door);
         let id = io.id();
         let connection = match state {
             Some(state) => {
@@ -205,7 +204,7 @@ impl Worker {
             }
             None => {
                 log::debug!(id = io.id(), peer:% = io.peer(), listener:% = origin.address, worker = self.index; "opened");
-                Connection::open(io, &origin.settings.service, &turn)
+                Connection::unheard(io)
             }
         };
         entry.insert(connection);
@@ -213,15 +212,20 @@ impl Worker {
         if let Some(giving) = &mut self.giving {
             giving.arrived(key);
         }
-        self.step(key, |connection, service, turn, buffer| match &registered {
-            Ok(()) if at_door => connection.knock(turn, buffer),
-            Ok(()) if connected => connection.arrived(service, turn, buffer),
-            Ok(()) => connection.opened(service, turn),
-            // Out of memory for it (epoll_ctl(2): ENOMEM, ENOSPC): it cannot be served.
-            Err(error) => Step::Close(connection.io.cut_off(Ending {
-                errno: error.raw_os_error(),
-                ..Ending::fin(CloseReason::IoError)
-            })),
+        self.step(key, |connection, serving| {
+            if fresh {
+                connection.greet(serving);
+            }
+            match &registered {
+                Ok(()) if at_door => connection.knock(serving),
+                Ok(()) if connected => connection.arrived(serving),
+                Ok(()) => connection.opened(serving),
+                // Out of memory for it (epoll_ctl(2): ENOMEM, ENOSPC): it cannot be served.
+                Err(error) => Step::Close(connection.io.cut_off(Ending {
+                    errno: error.raw_os_error(),
+                    ..Ending::fin(CloseReason::IoError)
+                })),
+            }
         });
         self.drain.arrived(key, id, self.now);
     }

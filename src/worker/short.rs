@@ -147,7 +147,7 @@ impl Worker {
         let hoarding = hoarding.filter(|(_, connection)| hoards(connection));
         let most = hoarding.max_by_key(|(_, connection)| connection.io.held());
         if let Some(key) = most.map(|(key, _)| key) {
-            self.step(key, |connection, _, _, _| {
+            self.step(key, |connection, _| {
                 connection.io.set_remark(Note::Limit("memory"));
                 let ending = Ending::reset(CloseReason::Limit);
                 Step::Close(connection.io.cut_off(ending))

@@ -175,8 +175,8 @@ impl Worker {
             let mut connection = self.connections.remove(key);
             connection.io.deregister(self.poll.registry());
             let origin = &self.origins[usize::from(connection.io.listener)];
-            let turn = origin.turn(self.now);
-            connection.over(&origin.settings.service, &turn, CloseReason::HandedOff);
+            let serving = origin.serving(self.now, self.buffer.bytes());
+            connection.over(&serving, CloseReason::HandedOff);
             let io = &connection.io;
             log::debug!(id = io.id(), peer:% = io.peer(), listener:% = origin.address, reason:% = CloseReason::HandedOff, read = io.read, written = io.written; "closed");
             self.deadlines.remove(slot(key));
