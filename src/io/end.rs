@@ -230,6 +230,14 @@ impl Io {
         self.set(Is::ReadOn, true);
     }
 
+    /// One over MPTCP that was reset in the moment of its accept(2), which takes the kernel's only note of it
+    /// (`mptcp_stream_accept` in net/mptcp/protocol.c): it has no path, as one whose last path was given up.
+    pub(crate) fn find_reset(&mut self) {
+        if self.is(Is::Multipath) && self.tcp_info().is_ok_and(|info| info.flows == Some(0)) {
+            self.write_failed(libc::ECONNRESET);
+        }
+    }
+
     /// Nothing more can be sent.
     pub(crate) fn has_failed(&self) -> bool {
         self.is_decided() || self.write_error().is_some()

@@ -424,6 +424,7 @@ impl Acceptor {
         let mut io = Io::new(socket, id, peer, door.number, now);
         if door.multipath {
             io.find_paths(&door.settings.limits, now);
+            io.find_reset();
         }
         if let Some(waits) = waits {
             io.wait_at(waits, now);
