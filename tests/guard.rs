@@ -91,8 +91,12 @@ fn clients_of_a_unix_socket_are_not_concerned() {
         command.stdout(Stdio::piped());
         command
     });
-    until("the socket", || path.exists());
-    let mut client = UnixStream::connect(&path).unwrap();
+    let mut client = None;
+    until("it listens", || {
+        client = UnixStream::connect(&path).ok();
+        client.is_some()
+    });
+    let mut client = client.unwrap();
     client.set_read_timeout(Some(GUARD)).unwrap();
     client.write_all(b"hello").unwrap();
     let mut came = [0; 5];

@@ -205,6 +205,8 @@ fn the_wait_for_an_upstream_does_not_begin_anew_with_a_takeover() {
     let _client = relay.connect();
     let began = Began::now();
     pass(Duration::from_secs(4));
+    let list = home.json(&["list"]);
+    assert_eq!(list.as_array().unwrap().len(), 1, "{:?}", relay.lines);
     let mut next = succeed(&home, &mut relay, port.address(), &args);
     let closed = next.closed();
     assert_eq!(closed.reason(), "upstream-failed", "{}", closed.line);

@@ -81,7 +81,8 @@ fn clients_queue_while_no_server_runs_and_are_served_by_the_next_one() {
             netcat
                 .args(["-N", "127.0.0.1", &port])
                 .stdin(Stdio::piped())
-                .stdout(Stdio::piped());
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
             let mut netcat = netcat.spawn().unwrap();
             let mut stdin = netcat.stdin.take().unwrap();
             writeln!(stdin, "number {at}").unwrap();
@@ -91,11 +92,14 @@ fn clients_queue_while_no_server_runs_and_are_served_by_the_next_one() {
     // A log rotated meanwhile is nothing to a server that does not hear of it yet.
     let waits = children(kept.keeper.pid());
     kept.keeper.signal(Signal::USR1);
-    assert!(
-        netcats
-            .iter_mut()
-            .all(|one| one.try_wait().unwrap().is_none())
-    );
+    for netcat in &mut netcats {
+        if let Some(status) = netcat.try_wait().unwrap() {
+            let mut said = String::new();
+            let stderr = netcat.stderr.as_mut().unwrap();
+            stderr.read_to_string(&mut said).unwrap();
+            panic!("{status}: {said}");
+        }
+    }
     assert_eq!(children(kept.keeper.pid()), waits);
     fs::write(&gate, "").unwrap();
     for (at, netcat) in netcats.into_iter().enumerate() {
