@@ -19,9 +19,9 @@ use crate::support::{
     GUARD, Guarded, Server, assert_echoes, connect, facts, now, pass, read_to_fin, standfast, until,
 };
 
-/// The deadlines here, and a time in which all of them pass.
-const DEADLINE: &str = "2s";
-const STANDSTILL: Duration = Duration::from_millis(3500);
+/// The deadlines here, far above the standstills of a busy machine, and a time in which all of them pass.
+const DEADLINE: &str = "5s";
+const STANDSTILL: Duration = Duration::from_millis(6500);
 
 /// A relay with such deadlines, and so many clients with their upstream's ends.
 fn pairs(count: usize, deadline: &str) -> (Server, Vec<(TcpStream, TcpStream)>) {
@@ -102,7 +102,7 @@ fn a_client_that_uploads_after_the_upstreams_fin_is_kept_while_the_relay_stands_
         // It has looked once, and knows how far they had come then.
         pass(Duration::from_millis(500));
         // Else the machine was busy, and their time may have been over before the relay was stopped.
-        if began.elapsed() < Duration::from_secs(1) {
+        if began.elapsed() < Duration::from_secs(4) {
             break (relay, pairs);
         }
     };
@@ -181,23 +181,25 @@ fn a_standstill_is_said_once_with_its_length() {
     pass(STANDSTILL);
     let stood = began.elapsed();
     server.resume();
-    let line = server.log_line("the standstill", |line| line.contains("stood still"));
     // Nothing was due: it knows when it was last seen to run. Whom the signal met in a turn, just after the echo, knows
     // exactly.
-    let facts = facts(&line);
-    let said = facts.get("at_most").or_else(|| facts.get("seconds"));
-    let said: f64 = said.expect(&line).parse().unwrap();
-    // It is told in whole milliseconds.
-    let told = Duration::from_secs_f64(said) + Duration::from_millis(1);
-    assert!(told > stood, "{line}");
+    let length = |line: &str| {
+        let facts = facts(line);
+        let said = facts.get("at_most").or_else(|| facts.get("seconds"));
+        let said: f64 = said.expect(line).parse().unwrap();
+        // It is told in whole milliseconds.
+        Duration::from_secs_f64(said) + Duration::from_millis(1)
+    };
+    // A busy machine may add shorter ones, before and after.
+    let stands = |line: &str| line.contains("stood still") && length(line) > stood;
+    let line = server.log_line("the standstill", stands);
     assert!(line.contains(" warn "), "{line}");
     for client in &mut clients {
         assert_echoes(client, b"still here");
     }
     server.drain();
-    let again = server.lines.iter().filter(|said| **said != line);
-    let again: Vec<_> = again.filter(|line| line.contains("stood still")).collect();
-    assert!(again.is_empty(), "{again:?}");
+    let told: Vec<_> = server.lines.iter().filter(|line| stands(line)).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
 }
 
 #[test]

@@ -47,7 +47,9 @@ fn lines_say_when_if_asked_to() {
         for what in ["connected to ", "lost ", "reconnecting in "] {
             let said = connecting.says(what);
             // Once it has seen that it is connected.
-            accepted.take().map(reset);
+            if let Some(accepted) = accepted.take() {
+                reset(accepted);
+            }
             let (when, rest) = said.split_once(' ').unwrap();
             // 2026-11-28T14:46:29.123Z
             let digits = when.bytes().filter(u8::is_ascii_digit).count();
