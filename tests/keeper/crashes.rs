@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
@@ -15,26 +15,7 @@ use crate::support::home::{Home, number, text};
 use crate::support::{
     GUARD, Server, assert_echoes, cannot_run, connect, lacks, read_to_fin, shell, until,
 };
-
-/// A program that is `standfast` once `gate` is open, and until then runs and does nothing.
-fn behind_a_gate(home: &Home) -> Command {
-    let (gate, program) = (home.join("gate"), home.join("standfast-here"));
-    let script = format!(
-        "#!/bin/sh\nuntil [ -e {} ]; do sleep 0.01; done\nexec {} \"$@\"\n",
-        text(&gate),
-        env!("CARGO_BIN_EXE_standfast")
-    );
-    let mut write = shell(r#"printf '%s' "$3" > "$2" && chmod 755 "$2""#, &[]);
-    write.args([text(&program), &script]);
-    assert!(write.status().unwrap().success());
-    // What the keeper itself runs is a script's interpreter by then: it takes what was typed.
-    let mut command = Command::new(program);
-    command
-        .env("XDG_RUNTIME_DIR", &home.path)
-        .env_remove("RUST_LOG")
-        .env_remove("NOTIFY_SOCKET");
-    command
-}
+use crate::takeover::restart::put_script;
 
 #[test]
 fn more_addresses_than_the_soft_limit_on_descriptors_outlive_a_crash() {
@@ -62,13 +43,21 @@ fn clients_queue_while_no_server_runs_and_are_served_by_the_next_one() {
         return;
     }
     let home = Home::new();
-    let gate = home.join("gate");
-    fs::write(&gate, "").unwrap();
-    let mut command = behind_a_gate(&home);
+    let (gate, program) = (home.join("gate"), home.join("standfast-here"));
+    let real = env!("CARGO_BIN_EXE_standfast");
+    symlink(real, &program).unwrap();
+    let mut command = Command::new(&program);
     command.args(["serve", "--keep", "-l", "0"]);
+    command
+        .env("XDG_RUNTIME_DIR", &home.path)
+        .env_remove("RUST_LOG")
+        .env_remove("NOTIFY_SOCKET");
     let kept = Kept::spawn(home, command, 1);
     drop(kept.connect());
-    fs::remove_file(&gate).unwrap();
+    // The next server waits until the gate is open.
+    let wait = format!("until [ -e {} ]; do sleep 0.01; done", text(&gate));
+    let script = format!("#!/bin/bash\n{wait}\nexec -a \"$0\" {real} \"$@\"\n");
+    put_script(&program, &script);
     let former = kept.crash(Signal::KILL);
     until(
         "the next server is started",

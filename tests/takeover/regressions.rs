@@ -17,21 +17,13 @@ use rustix::net::{SendFlags, SocketFlags, accept_with};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::Socket;
 
+use super::restart::put_script;
 use crate::control::strangers::{User, seqpacket};
 use crate::support::clients::Raised;
 use crate::support::home::{Home, number, refusal, text};
 use crate::support::{
-    GUARD, Orphan, Server, assert_echoes, cannot_run, connect, now, output, pass, settle, shell,
-    until,
+    GUARD, Orphan, Server, assert_echoes, cannot_run, connect, now, output, pass, settle, until,
 };
-
-/// Puts a script at `path`. Written by another process: a child that some other test starts meanwhile must not inherit
-/// a file that is open for writing, it could not be run then.
-fn put_script(path: &Path, script: &str) {
-    let mut write = shell(r#"printf '%s' "$3" > "$2" && chmod 755 "$2""#, &[]);
-    write.args([text(path), script]);
-    assert!(write.status().unwrap().success());
-}
 
 // Time.
 
