@@ -5,13 +5,15 @@ use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::support::connecting::{Peer, assert_gets, connect_command};
 use crate::support::home::{Home, number, text};
 use crate::support::{
-    Orphan, Server, assert_echoes, connect, facts, output, read_to_fin, restarted, shell,
-    standfast, until, until_another_signal_counts,
+    Guarded, Orphan, Server, assert_echoes, connect, facts, now, output, read_to_fin, restarted,
+    shell, standfast, until, until_another_signal_counts,
 };
 
 /// A pipe that takes no more byte.
@@ -215,4 +217,32 @@ fn who_means_to_print_nowhere_may() {
         server.log_line("the listener", |line| line.contains(" listening "));
         assert_eq!(server.drain().code(), Some(0));
     }
+}
+
+/// What came in the turn in which it was held up came no earlier than that was over.
+#[test]
+fn with_a_stderr_that_takes_nothing_a_client_counts_its_wait_from_what_came() {
+    const WAIT: Duration = Duration::from_millis(1500);
+    let (stderr, writer) = full();
+    let peer = Peer::start();
+    let start = now();
+    let mut command = connect_command(&peer.address().to_string(), &["-w", "1.5"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut client = command.stderr(writer).spawn().map(Guarded).unwrap();
+    let mut server = peer.accept();
+    server.write_all(b"news").unwrap();
+    let mut stdout = client.0.stdout.take().unwrap();
+    assert_gets(&mut stdout, b"news");
+    let heard = start.elapsed();
+    let mut status = None;
+    until("it ends", || {
+        status = client.0.try_wait().unwrap();
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| status.code()), Some(4));
+    // Held up for longer than it waits, it would end at once.
+    assert!(heard >= WAIT, "{heard:?}");
+    let took = start.elapsed();
+    assert!(took >= heard.max(2 * WAIT), "{took:?}");
+    drop(stderr);
 }

@@ -131,6 +131,13 @@ impl Link<'_> {
         self.clock.instant(self.turn.known)
     }
 
+    /// What time it is: long after [`now`](Self::now) where the turn took long, or the process stood still in it. When
+    /// something moved is to be noted by this one, if that is to be held against [`known`](Self::known).
+    #[must_use]
+    pub fn clock(&self) -> Instant {
+        self.clock.instant(self.clock.now())
+    }
+
     /// How long it has been connected.
     #[must_use]
     pub fn age(&self) -> Duration {

@@ -147,6 +147,9 @@ impl Session {
             state.outgoing.advance(count);
             moved |= count > 0;
         }
+        if moved {
+            up.has_moved(link);
+        }
         drop(state);
         if moved {
             self.input.has_moved();
@@ -415,7 +418,7 @@ impl Caller for Session {
         self.say_dropped();
         let heartbeat = self.settings.heartbeat.clone();
         self.up = Some(Up {
-            moved: Some(link.now()),
+            moved: Some(link.clock()),
             heartbeat: heartbeat.map(|(every, line)| Heartbeat::new(every, line, link.now())),
             ..Up::default()
         });
@@ -430,7 +433,7 @@ impl Caller for Session {
     fn input(&mut self, link: &mut Link<'_>, bytes: &[u8]) {
         let has_room = self.settings.discards || self.output.put(bytes);
         let Some(up) = &mut self.up else { return };
-        up.has_received(bytes.len(), link.now());
+        up.has_received(bytes.len(), link);
         if !has_room {
             up.is_paused = true;
             link.pause();

@@ -52,13 +52,17 @@ impl Up {
             heartbeat.sent(last, now);
         }
         self.sent += bytes.len() as u64;
-        self.moved = Some(now);
     }
 
     /// So many bytes came.
-    pub(crate) fn has_received(&mut self, count: usize, now: Instant) {
+    pub(crate) fn has_received(&mut self, count: usize, link: &Link<'_>) {
         self.received += count as u64;
-        self.moved = Some(now);
+        self.has_moved(link);
+    }
+
+    /// Bytes were sent or came: just now, however long ago the turn began.
+    pub(crate) fn has_moved(&mut self, link: &Link<'_>) {
+        self.moved = Some(link.clock());
     }
 
     /// Ends it, the server having said all, when it has everything.
@@ -77,6 +81,9 @@ impl Up {
             parting.ask(count, self.sent);
         }
         self.has_sent(&question[..count], link.now());
+        if count > 0 {
+            self.has_moved(link);
+        }
         count > 0
     }
 
