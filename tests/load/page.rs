@@ -1,6 +1,7 @@
 //! `--html`: a page that needs nothing but itself, with what happened where it happened.
 
 use std::fs;
+use std::process::Command;
 
 use crate::support::home::Home;
 use crate::support::loading::{Loading, load_command, nobody, output};
@@ -157,6 +158,21 @@ fn a_page_that_cannot_be_written_is_refused_before_the_run() {
         output(load_command(nobody(), &["--html", path.to_str().unwrap()]));
     let said = format!(
         "standfast: cannot write the page {}: No such file or directory (os error 2)",
+        path.display()
+    );
+    assert_eq!((code, &*stdout, &*stderr), (1, "", &*said));
+}
+
+#[test]
+fn a_page_to_a_fifo_that_nobody_reads_is_refused_and_not_waited_for() {
+    let home = Home::new();
+    let path = home.join("page");
+    let made = Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
+    let command = load_command(nobody(), &["--html", path.to_str().unwrap()]);
+    let (code, stdout, stderr) = output(command);
+    let said = format!(
+        "standfast: cannot write the page {}: No such device or address (os error 6)",
         path.display()
     );
     assert_eq!((code, &*stdout, &*stderr), (1, "", &*said));

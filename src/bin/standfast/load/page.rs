@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -30,13 +31,21 @@ impl Page {
     /// What is in the file stays there until there is something else; and where there is none, none is left by a run that
     /// fails before its end, or is killed.
     pub(super) fn open(path: &Path) -> Result<Self, Failure> {
-        let file = match OpenOptions::new().write(true).open(path) {
+        // A FIFO that nobody reads is not waited for: ENXIO (open(2)).
+        let there = OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path);
+        let file = match there {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // By a link that leads nowhere yet it is made where that leads.
                 let made = File::create(path).and_then(|_| fs::canonicalize(path));
                 made.and_then(fs::remove_file).map(|()| None)
             }
-            there => there.map(Some),
+            there => there.and_then(|file| {
+                rustix::io::ioctl_fionbio(&file, false)?;
+                Ok(Some(file))
+            }),
         };
         Ok(Self {
             path: path.to_owned(),
