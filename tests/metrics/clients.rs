@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::{Answer, ask, get, metrics, serve, value};
 use crate::support::home::{Home, refusal};
@@ -249,4 +249,36 @@ fn the_page_runs_and_asks_nothing_but_its_own() {
         assert!(!page.body.contains(elsewhere), "{elsewhere}");
     }
     assert!(page.body.contains("fetch(\"/status.json\""));
+}
+
+#[test]
+fn a_browser_may_use_the_style_and_the_script_as_they_are() {
+    if lacks(&["openssl"]) {
+        return;
+    }
+    let home = Home::new();
+    let (_server, at) = serve(&home, &[]);
+    let page = get(at, "/");
+    for element in ["style", "script"] {
+        let (begin, end) = (format!("<{element}>"), format!("</{element}>"));
+        let text = page.body.split_once(&begin).unwrap().1;
+        let text = text.split_once(&end).unwrap().0;
+        let allowed = format!("{element}-src 'sha256-{}'", sha256(text));
+        assert!(page.head.contains(&allowed), "{allowed}: {}", page.head);
+    }
+}
+
+/// As a content security policy has it.
+fn sha256(text: &str) -> String {
+    let mut openssl = Command::new("sh")
+        .args(["-c", "openssl dgst -sha256 -binary | openssl base64 -A"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = openssl.stdin.take().unwrap();
+    stdin.write_all(text.as_bytes()).unwrap();
+    drop(stdin);
+    let output = openssl.wait_with_output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }
