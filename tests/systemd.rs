@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
     GUARD, Server, assert_echoes, cannot_run, connect, listening, output, pass, read_to_fin,
-    restarted, send_until_stuck, standfast, until,
+    restarted, send_until_stuck, shell, standfast, until,
 };
 
 /// The variables by which a service manager speaks, here to one server at a time.
@@ -688,9 +688,10 @@ fn with_nothing_passed_and_nothing_to_take_over_it_does_not_start() {
 fn a_descriptor_of_the_servers_own_is_none_it_inherited() {
     // The first listener has one of these numbers.
     for number in 3..10 {
-        let mut command = standfast();
-        command.args(["serve", "-l", "0", "-l", &format!("fd:{number}")]);
-        let (code, stdout, stderr) = output(command);
+        // Whatever the tests have inherited themselves, as from make -j.
+        let listener = format!("fd:{number}");
+        let script = format!("exec {number}>&-; exec \"$@\"");
+        let (code, stdout, stderr) = output(shell(&script, &["serve", "-l", "0", "-l", &listener]));
         assert_eq!((code, &*stdout), (1, ""), "{stderr}");
         let said = format!(
             "standfast: cannot listen on fd:{number}: this process inherited no descriptor of that number"

@@ -239,7 +239,7 @@ fn an_archive_goes_to_a_netcat_whose_stdin_has_ended() {
     let archive = archive.unwrap().stdout;
     let args = ["-n", "-l", "-v", "-N", "127.0.0.1", "0"];
     let Some(mut netcat) = Netcat::start("nc.openbsd", &args) else {
-        return cannot_run(test, "no nc.openbsd: apt-get install netcat-openbsd");
+        return cannot_run(test, "nc.openbsd");
     };
     netcat.process.ends_stdin();
     let to = netcat.address.to_string();

@@ -91,7 +91,7 @@ http {
         ] {
             match Self::start(program, home, config, args) {
                 Some(receiver) => receivers.push(receiver),
-                None => cannot_run(TEST, &format!("no {program} here")),
+                None => cannot_run(TEST, program),
             }
         }
         receivers
