@@ -136,8 +136,9 @@ fn what_waits_counts_in_the_process_that_takes_over() {
     let _next = server.replaced_by(1, || {
         home.standfast(&["serve", "--replace", "--memory", "1m", "-l", &address])
     });
-    let after = memory(&home);
-    assert_eq!(number(&after["limit"]), MIB);
+    let status = home.json(&["status"]);
+    let after = &status["memory"];
+    assert_eq!(number(&after["limit"]), MIB, "{status}\n{:?}", server.lines);
     let waiting = |list: &Value| -> u64 {
         hogs.iter()
             .map(|hog| number(&entry(list, hog)["waiting"]))

@@ -148,8 +148,8 @@ fn clients_in_mid_conversation_never_notice() {
         assert_echoes(client, b"hello");
     }
     let bystander = Bystander::start(server.address());
-    let before = home.json(&["list"]);
     let since = now();
+    let before = home.json(&["list"]);
     let mut next = home.succeed(&mut server, &["--workers", "2"]);
     let after = home.json(&["list"]);
     for client in &clients {
