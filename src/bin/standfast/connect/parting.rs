@@ -120,11 +120,14 @@ impl Parting {
         self.pause = LOOK_FIRST;
     }
 
+    /// It had everything, and that long ago: it may have gone since.
+    pub(crate) fn may_have_gone(&self, idle: Duration, queued: u64) -> bool {
+        self.asked == 0 && queued == 0 && idle >= PAUSE
+    }
+
     /// What the FIN meant, as far as is known.
     pub(crate) fn meaning(&mut self, scene: &Scene) -> Meaning {
-        let was_idle = scene.queued == 0 && scene.idle >= PAUSE;
-        if self.reads_on && self.asked == 0 && was_idle {
-            // It has everything, and may have gone since.
+        if self.reads_on && self.may_have_gone(scene.idle, scene.queued) {
             self.takes = false;
             self.acknowledged = scene.acknowledged;
         }

@@ -120,11 +120,12 @@ impl Session {
         }
     }
 
-    /// Sends what waits, as far as the kernel takes it: first a heartbeat that is due, or the rest of one.
-    fn flush(&mut self, link: &mut Link<'_>) {
-        let Some(up) = &mut self.up else { return };
+    /// Sends what waits, as far as the kernel takes it: first a heartbeat that is due, or the rest of one. Answers whether
+    /// that was put off, for the server has to be asked first.
+    fn flush(&mut self, link: &mut Link<'_>) -> bool {
+        let Some(up) = &mut self.up else { return false };
         if up.is_full || up.half_closed || up.leaving || up.is_doubtful() {
-            return;
+            return false;
         }
         let now = link.now();
         let mut state = self.input.lock();
@@ -137,6 +138,9 @@ impl Session {
                 up.sent += count as u64;
                 up.is_full = count < wanted;
             }
+        }
+        if up.may_send() && !state.outgoing.front().is_empty() && up.may_have_gone(link) {
+            return true;
         }
         let mut moved = false;
         while !up.is_full && up.may_send() && !state.outgoing.front().is_empty() {
@@ -154,6 +158,7 @@ impl Session {
         if moved {
             self.input.has_moved();
         }
+        false
     }
 
     /// What is to be done while connected, and when again.
@@ -167,8 +172,10 @@ impl Session {
             up.is_paused = false;
             link.resume();
         }
-        let look_at = self.part(link);
-        self.flush(link);
+        let mut look_at = self.part(link);
+        if self.flush(link) {
+            look_at = Some(now);
+        }
         let idle_at = self.idle_at(link);
         let state = self.input.lock();
         let (stdin, unsent, stopped) = (Self::stdin(&state), state.unsent(), state.stopped);
@@ -229,6 +236,7 @@ impl Session {
         if up.half_closed || up.leaving {
             return None;
         }
+        let idle = up.idle(link);
         let parting = up.parting.as_mut()?;
         let queued = link.unacknowledged();
         let mut state = self.input.lock();
@@ -237,7 +245,7 @@ impl Session {
             is_terminal: self.settings.is_terminal,
             quiet: now.saturating_duration_since(self.given_at.unwrap_or(now)),
             at_line_end: state.given > 0 && !state.outgoing.has_begun(),
-            idle: now.saturating_duration_since(up.moved.unwrap_or(now)),
+            idle,
             waits: !state.outgoing.front().is_empty(),
             gives: !self.settings.is_terminal && unread() > 0,
             acknowledged: up.sent.saturating_sub(queued),

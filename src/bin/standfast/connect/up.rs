@@ -1,7 +1,7 @@
 //! The connection there is: what was sent on it and what came, and how far its end has come.
 
 use std::mem;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use standfast::client::Link;
 
@@ -97,5 +97,18 @@ impl Up {
     /// Whether bytes may be sent that are not kept for the next connection.
     pub(crate) fn may_send(&self) -> bool {
         self.parting.as_ref().is_none_or(Parting::takes)
+    }
+
+    /// How long nothing of stdin was sent, and nothing came.
+    pub(crate) fn idle(&self, link: &Link<'_>) -> Duration {
+        let now = link.clock();
+        now.saturating_duration_since(self.moved.unwrap_or(now))
+    }
+
+    /// Whether the server may have gone since it was seen to read on: between that look and this moment the process may
+    /// have stood still, and more may have come of stdin.
+    pub(crate) fn may_have_gone(&self, link: &Link<'_>) -> bool {
+        let parting = self.parting.as_ref();
+        parting.is_some_and(|parting| parting.may_have_gone(self.idle(link), link.unacknowledged()))
     }
 }
