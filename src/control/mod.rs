@@ -372,8 +372,9 @@ impl Desk {
                 return self.give(line, &hello);
             }
         };
-        if handle.is_ending() {
-            // A takeover that was under way may have been too far to be called off.
+        // Another process may serve by now, where this one has not heard of it yet; and a takeover that was under way may
+        // have been too far to be called off.
+        if handle.is_ending() || handle.shared.is_freezing() {
             drop(self.wait_while(&line, |turn| turn.giving)?);
         }
         // Given away meanwhile, the server was not told of, or not all of it.

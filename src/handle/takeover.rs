@@ -178,4 +178,9 @@ impl Shared {
     pub(crate) fn was_given(&self) -> bool {
         self.takeover.was_given.load(Ordering::Acquire)
     }
+
+    /// Nobody serves: the workers stand still, and another process may be about to go on in their place.
+    pub(crate) fn is_freezing(&self) -> bool {
+        self.takeover.freezing.load(Ordering::Acquire)
+    }
 }

@@ -290,7 +290,7 @@ impl Conversation<'_> {
             Ok((sum, self.running()))
         });
         let shared = &self.handle.shared;
-        shared.takeover.freezing.store(false, Ordering::Relaxed);
+        shared.takeover.freezing.store(false, Ordering::Release);
         if given.is_err() {
             shared.shut_beside(false);
         }
@@ -311,7 +311,7 @@ impl Conversation<'_> {
     /// Tells every worker to stand still and to send what the new process does not know.
     fn tell_to_stop(&self, until: Instant) -> Vec<Sender<Outcome>> {
         let shared = &self.handle.shared;
-        shared.takeover.freezing.store(true, Ordering::Relaxed);
+        shared.takeover.freezing.store(true, Ordering::Release);
         shared.shut_beside(true);
         let workers = self.handle.shared.workers.iter();
         let told = workers.map(|worker| {

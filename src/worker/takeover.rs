@@ -126,7 +126,7 @@ impl Worker {
     /// A turn of many events, or of large ones, is too long for a freeze to wait for its end.
     #[inline]
     pub(super) fn freeze_in_time(&mut self) {
-        if self.giving.is_some() && self.shared.takeover.freezing.load(Ordering::Relaxed) {
+        if self.giving.is_some() && self.shared.is_freezing() {
             self.woken();
         }
     }

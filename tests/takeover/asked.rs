@@ -256,7 +256,7 @@ fn counters_go_on_over_takeovers() {
 }
 
 #[test]
-fn a_list_that_is_asked_for_while_nobody_knows_who_serves_comes_when_that_is_known() {
+fn what_is_asked_for_while_nobody_knows_who_serves_comes_when_that_is_known() {
     let home = Home::new();
     let mut server = home.serve(&[]);
     let mut client = server.connect();
@@ -273,13 +273,22 @@ fn a_list_that_is_asked_for_while_nobody_knows_who_serves_comes_when_that_is_kno
         }
     };
     thread::scope(|scope| {
-        let asking = scope.spawn(|| output(home.standfast(&["list", "--json"])));
+        let ask = |what: &'static str| {
+            let command = home.standfast(&[what, "--json"]);
+            scope.spawn(move || output(command))
+        };
+        let asking = ["list", "status"].map(ask);
         crate::support::settle();
-        assert!(!asking.is_finished(), "it is not known yet");
+        for asking in &asking {
+            assert!(!asking.is_finished(), "it is not known yet");
+        }
         drop(hung);
-        let (code, stdout, stderr) = asking.join().unwrap();
-        assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
-        let list = serde_json::from_str(&stdout).unwrap();
+        let [list, status] = asking.map(|asking| {
+            let (code, stdout, stderr) = asking.join().unwrap();
+            assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+            serde_json::from_str::<Value>(&stdout).unwrap()
+        });
         assert_eq!(entry(&list, &client)["read"], 5);
+        assert_eq!(number(&status["pid"]), u64::from(server.pid()));
     });
 }
