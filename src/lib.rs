@@ -90,7 +90,7 @@ pub mod control;
 pub mod dial;
 mod error;
 mod handle;
-#[cfg(control)]
+#[cfg_attr(not(control), path = "no_handoff.rs")]
 mod handoff;
 pub mod inspect;
 mod io;

@@ -23,7 +23,8 @@ use crate::io::{Far, Io, Turn};
 use crate::liveness::close::{self, CloseReason, Ending, How};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
 use crate::os::sys;
-use crate::service::{Context, Hooks, Ready, Service, State};
+use crate::service::any::{Hooks, State};
+use crate::service::{Context, Ready, Service};
 
 /// How many bytes one connection may read in a turn before the others get theirs.
 const READ_BUDGET: usize = 256 * 1024;

@@ -35,8 +35,8 @@ use crate::memory::Memory;
 use crate::os::threads;
 use crate::service::AnyService;
 use crate::time::deadline::{Clock, Moment};
-use crate::worker::drain::Pace;
-use crate::worker::{Ended, WAKER, Worker, listener_token};
+use crate::worker::drain::{Ended, Pace};
+use crate::worker::{WAKER, Worker, listener_token};
 
 /// A TCP server: listening from [`bind`](Server::bind) on, serving in [`run`](Server::run).
 ///

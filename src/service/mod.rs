@@ -1,6 +1,6 @@
 //! What a listener does with its connections: bytes in, bytes out. The trait an embedder writes.
 
-mod any;
+pub(crate) mod any;
 mod context;
 
 use std::time::Duration;
@@ -10,7 +10,6 @@ use crate::handle::Handle;
 use crate::inspect::UpstreamInfo;
 use crate::liveness::close::CloseReason;
 pub use crate::service::any::AnyService;
-pub(crate) use crate::service::any::{Hooks, State};
 pub use crate::service::context::{Context, Far};
 
 /// What a listener does with its connections.

@@ -6,14 +6,10 @@ use std::sync::mpsc::Sender;
 
 use super::Worker;
 use crate::connection::{Connection, Step};
-use crate::handle::listing::{Batch, Wish};
 use crate::handle::wanted::Wanted;
 use crate::handle::{Mail, Order};
 use crate::io::marks::Mark;
 use crate::liveness::close::{CloseReason, Ending};
-
-/// Connections shown in one turn: a table of all must not hold up those that are served.
-const LIST_BATCH: usize = 32;
 
 impl Worker {
     /// Somebody wants something: looks in the mailbox, and whether paused connections may go on.
@@ -21,7 +17,7 @@ impl Worker {
         while let Ok(mail) = self.mail.try_recv() {
             match mail {
                 Mail::Arrival(newcomer) => self.adopt(newcomer),
-                Mail::List(wish) => self.listings.push(wish),
+                Mail::List(wish) => self.listings.add(wish),
                 Mail::Kill(id, wanted, found) => self.kill(id, &wanted, &found),
                 // Who asked may have gone.
                 Mail::Ping(turning) => drop(turning.send(())),
@@ -51,20 +47,10 @@ impl Worker {
 
     /// Shows the batch of each table that is asked for.
     pub(super) fn list(&mut self) {
-        for Wish { from, reply } in self.listings.drain(..) {
-            let most = self.connections.capacity();
-            let end = from.saturating_add(LIST_BATCH).min(most);
-            let connections = (from..end)
-                .filter_map(|key| self.connections.get(key))
-                .map(|connection| {
-                    let origin = &self.origins[usize::from(connection.io.listener)];
-                    origin.show(&connection.io, self.now)
-                })
-                .collect();
-            let next = (end < most).then_some(end);
-            // Nobody listens any more.
-            let _ = reply.send(Batch { connections, next });
-        }
+        self.listings.show(&self.connections, |connection| {
+            let origin = &self.origins[usize::from(connection.io.listener)];
+            origin.show(&connection.io, self.now)
+        });
     }
 
     /// Ends a connection because an operator wants that.

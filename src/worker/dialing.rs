@@ -1,77 +1,22 @@
-//! A worker's far sides, from the wish for one to the connected socket: names are resolved on threads of their own, and
-//! what the system says of an attempt comes as an event of the connection's second token.
+//! A worker's far sides, from the wish for one to the connected socket: what the system says of an attempt comes as an
+//! event of the connection's second token.
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
-use mio::{Token, Waker};
+use mio::Token;
 
 use super::{FAR, Worker};
 use crate::address::endpoint::Endpoint;
 use crate::connection::Step;
 use crate::dial::DialError;
-use crate::dial::resolve::{Found, Resolver};
-use crate::dial::upstream::Upstream;
 use crate::dial::{Dialed, Dialing, Manner};
 use crate::io::Far;
 use crate::io::marks::Mark;
-use crate::time::deadline::Moment;
-
-/// Connections on the way to a far side.
-#[derive(Debug)]
-pub(super) struct Dials {
-    /// Those that are to be dialled for, or may be further on.
-    next: Vec<usize>,
-    /// Those that wait for a name.
-    resolving: Vec<usize>,
-    /// A resolver for each upstream there is, by its number.
-    resolvers: HashMap<usize, Resolver>,
-    waker: Arc<Waker>,
-}
-
-impl Dials {
-    /// `waker`: tells the worker that a thread has an answer.
-    pub(super) fn new(waker: Arc<Waker>) -> Self {
-        Self {
-            next: Vec::new(),
-            resolving: Vec::new(),
-            resolvers: HashMap::new(),
-            waker,
-        }
-    }
-
-    pub(super) fn push(&mut self, key: usize) {
-        self.next.push(key);
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.next.is_empty()
-    }
-
-    /// A thread has resolved a name; it is not told which.
-    pub(super) fn resolved(&mut self, now: Moment) {
-        for resolver in self.resolvers.values_mut() {
-            resolver.hear(now);
-        }
-        // They have waited for it: before those who ask only now.
-        self.next.splice(0..0, self.resolving.drain(..));
-    }
-
-    fn ask(&mut self, upstream: &Upstream, now: Moment) -> Option<Found> {
-        let resolver = self.resolvers.entry(upstream.number()).or_insert_with(|| {
-            let address = upstream.address().clone();
-            Resolver::new(address, upstream.dial().family, Arc::clone(&self.waker))
-        });
-        resolver.ask(now)
-    }
-}
 
 impl Worker {
     /// Goes on with the far sides that it is time for.
     pub(super) fn dial(&mut self) {
-        // Bounded: what fails at once, and is wanted again at once, waits for the next turn.
-        for key in std::mem::take(&mut self.dials.next) {
+        for key in self.dials.take() {
             if let Some(dialed) = self.advance_dial(key) {
                 self.dialed(key, dialed);
             }
@@ -127,7 +72,7 @@ impl Worker {
     fn dialed(&mut self, key: usize, dialed: Dialed) {
         let outcome = match dialed {
             Dialed::Resolving => {
-                self.dials.resolving.push(key);
+                self.dials.wait_for_a_name(key);
                 None
             }
             Dialed::Pending => None,

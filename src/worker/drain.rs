@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::Ended;
 use crate::config::Config;
 use crate::handle::Order;
 use crate::liveness::keepalive::evenly;
@@ -35,6 +34,15 @@ impl Pace {
     pub(crate) fn over_at(&self, now: Moment) -> Moment {
         now.after(self.spread).after_if(self.timeout)
     }
+}
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    /// Connections that were cut off.
+    pub(crate) cut: u64,
+    /// When its drain was to be over, if there was one.
+    pub(crate) over_at: Option<Moment>,
 }
 
 /// Jitter is in so many steps.

@@ -3,16 +3,20 @@
 mod asked;
 mod buffer;
 mod dialing;
+mod dials;
 pub(crate) mod drain;
 mod entering;
 mod leftovers;
+mod listings;
 mod paused;
 mod placing;
 mod prompt;
 mod room;
+mod round;
 mod short;
 #[cfg_attr(not(control), path = "no_takeover.rs")]
 mod takeover;
+mod unconfigured;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,8 +29,8 @@ use mio::{Events, Poll, Token};
 use slab::Slab;
 
 use crate::connection::{Connection, Serving, Step};
-use crate::handle::listing::Wish;
 use crate::handle::{Mail, Shared};
+use crate::handoff::share::Giving;
 use crate::io::Is;
 use crate::io::WATCHED;
 use crate::io::marks::Mark;
@@ -40,13 +44,14 @@ use crate::service::RoundStage;
 use crate::time::deadline::{Clock, Deadlines, Moment, slot};
 use crate::time::horizon::{Horizon, Pause, Wait};
 use crate::worker::buffer::ReadBuffer;
-use crate::worker::dialing::Dials;
-use crate::worker::drain::{Drain, Pace};
+use crate::worker::dials::Dials;
+use crate::worker::drain::{Drain, Ended, Pace};
 use crate::worker::leftovers::Leftovers;
+use crate::worker::listings::Listings;
 use crate::worker::paused::Paused;
-use crate::worker::prompt::Round;
+use crate::worker::round::Round;
 use crate::worker::short::Short;
-use crate::worker::takeover::{Giving, Unconfigured};
+use crate::worker::unconfigured::Unconfigured;
 
 /// Events taken in one turn.
 const EVENTS: usize = 1024;
@@ -100,8 +105,7 @@ pub(crate) struct Worker {
     /// Worker 0's listeners, until the drain.
     acceptor: Option<Acceptor>,
     mail: Receiver<Mail>,
-    /// Batches of tables that are asked for: one of each a turn.
-    listings: Vec<Wish>,
+    listings: Listings,
     round: Round,
     shared: Arc<Shared>,
     herd: Herd,
@@ -110,15 +114,6 @@ pub(crate) struct Worker {
     unconfigured: Unconfigured,
     buffer: ReadBuffer,
     drain: Drain,
-}
-
-/// How a worker ended.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ended {
-    /// Connections that were cut off.
-    pub(crate) cut: u64,
-    /// When its drain was to be over, if there was one.
-    pub(crate) over_at: Option<Moment>,
 }
 
 impl Drop for Worker {
@@ -161,7 +156,7 @@ impl Worker {
             origins,
             acceptor: None,
             mail,
-            listings: Vec::new(),
+            listings: Listings::default(),
             round: Round::default(),
             shared,
             herd: Herd::default(),

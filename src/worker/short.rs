@@ -3,15 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::Worker;
-use crate::connection::{Connection, Step};
-use crate::io::Is;
-use crate::liveness::close::{CloseReason, Ending, Note};
 use crate::memory::Memory;
 use crate::time::deadline::Moment;
-
-/// Connections tried in a turn: events must not wait for all of them.
-const BATCH: usize = 256;
 
 /// How soon the system is asked again for memory when it had none.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -96,8 +89,24 @@ impl Short {
         due.min(self.rises)
     }
 
+    /// Whether those who hold much have had that `patience` to move some, and an eighth of it for each that was cut off since.
+    pub(super) fn is_out_of_patience(&mut self, now: Moment, patience: Duration) -> bool {
+        if self.patience == Moment::NEVER {
+            self.patience = now.after(patience);
+        }
+        let is_out = self.patience <= now;
+        if is_out {
+            self.patience = now.after(patience / 8);
+        }
+        is_out
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     /// The next one to try, if it is time for that.
-    fn next(&mut self) -> Option<usize> {
+    pub(super) fn next(&mut self) -> Option<usize> {
         if self.left == 0 {
             let recovered = self.memory.recovered();
             let is_time = self.memory.held() < self.below || recovered != self.recovered;
@@ -117,62 +126,5 @@ impl Short {
         let key = self.keys.pop_front()?;
         self.listed[key] = false;
         Some(key)
-    }
-}
-
-impl Worker {
-    /// Those who wait for memory get none for as long as whoever has it keeps still. With output waiting that is a write
-    /// stall; with input that no service can use, such as half a line, the one that holds most of it is cut off once
-    /// it has kept still as long.
-    fn make_room(&mut self) {
-        let timeouts = self.origins.iter();
-        let timeouts = timeouts.filter_map(|origin| origin.settings.limits.write_timeout);
-        let Some(patience) = timeouts.min() else {
-            return;
-        };
-        if self.short.patience == Moment::NEVER {
-            self.short.patience = self.now.after(patience);
-        }
-        if self.now < self.short.patience {
-            return;
-        }
-        self.short.patience = self.now.after(patience / 8);
-        let hoards = |connection: &Connection| {
-            let origin = &self.origins[usize::from(connection.io.listener)];
-            let turn = origin.turn(self.now);
-            let limit = turn.limits.write_timeout;
-            limit.is_some_and(|limit| connection.io.hoards(&turn, limit))
-        };
-        let hoarding = self.connections.iter();
-        let hoarding = hoarding.filter(|(_, connection)| hoards(connection));
-        let most = hoarding.max_by_key(|(_, connection)| connection.io.held());
-        if let Some(key) = most.map(|(key, _)| key) {
-            self.step(key, |connection, _| {
-                connection.io.set_remark(Note::Limit("memory"));
-                let ending = Ending::reset(CloseReason::Limit);
-                Step::Close(connection.io.cut_off(ending))
-            });
-        }
-    }
-
-    /// Tries some of those that wait for memory, if there is more than there was.
-    pub(super) fn serve_short(&mut self) {
-        if self.short.keys.is_empty() {
-            return;
-        }
-        self.make_room();
-        for _ in 0..BATCH {
-            let Some(key) = self.short.next() else { break };
-            let Some(connection) = self.connections.get(key) else {
-                continue;
-            };
-            let origin = &self.origins[usize::from(connection.io.listener)];
-            if connection.io.is(Is::Short) && !connection.io.has_memory(&origin.turn(self.now)) {
-                self.short.push(key);
-                continue;
-            }
-            self.freeze_in_time();
-            self.step(key, Connection::advance);
-        }
     }
 }

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-#[cfg(doc)]
-use super::Hub;
 use crate::address::network::Network;
 
-/// What a [`Hub`] does.
+/// What a [`Hub`](super::Hub) does.
 #[derive(Clone, Debug)]
 pub struct HubOptions {
     /// How far behind a client may be, in bytes, before `slow` says what becomes of it; as much of what was published
