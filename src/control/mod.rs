@@ -258,7 +258,7 @@ impl Desk {
         }
         let accepted = match accept_with(socket, SocketFlags::CLOEXEC) {
             Err(Errno::MFILE | Errno::NFILE) if spare.is_some() => {
-                let _alone = lock(&self.handle.shared.descriptors);
+                let _alone = lock(&self.handle.shared.accepting.descriptors);
                 drop(spare.take());
                 accept_with(socket, SocketFlags::CLOEXEC)
             }
@@ -492,7 +492,7 @@ impl Desk {
             descriptors: socket.chain(locks.iter().map(AsFd::as_fd)).collect(),
             places,
         };
-        shared.set_partner(Some(pid));
+        shared.takeover.set_partner(Some(pid));
         match give::give(line, &self.handle, pid, fates, hello.past, &paths) {
             Ok((takeover, baton)) => {
                 files().for_each(SocketFile::give);
@@ -514,10 +514,10 @@ impl Desk {
                     let _ = catch_unwind(AssertUnwindSafe(farewell));
                 }
                 baton.say_told();
-                let _ = shared.gave.set(takeover);
+                let _ = shared.takeover.gave.set(takeover);
             }
             Err(why) => {
-                shared.set_partner(None);
+                shared.takeover.set_partner(None);
                 log::warn!(pid, reason = why.as_str(); "takeover failed, serving on");
                 shared.chronicle.failed();
                 *lock(&self.refusal) = Some(why);

@@ -28,7 +28,7 @@ impl Desk {
         let until = now() + SUCCESSOR;
         let mut sign = now() + SIGN_OF_LIFE;
         loop {
-            if let Some(takeover) = shared.gave.get() {
+            if let Some(takeover) = shared.takeover.gave.get() {
                 return Ok(takeover.clone());
             }
             let ended = successor.has_ended();

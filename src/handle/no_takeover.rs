@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Shared;
-use crate::inspect::EndedInfo;
+use crate::inspect::{EndedInfo, Takeover};
 use crate::io::stats::Summary;
 use crate::time::deadline::Moment;
 
@@ -11,6 +11,20 @@ use crate::time::deadline::Moment;
 pub(crate) struct Part;
 
 impl Part {
+    pub(crate) fn set_partner(&self, _: Option<u32>) {}
+
+    pub(super) fn partner(&self) -> Option<u32> {
+        None
+    }
+
+    pub(super) fn took(&self) -> Option<u32> {
+        None
+    }
+
+    pub(super) fn last(&self) -> Option<&Takeover> {
+        None
+    }
+
     pub(super) fn counted_for(&self) -> Duration {
         Duration::ZERO
     }

@@ -32,7 +32,7 @@ impl Handle {
     pub fn remains(&self) -> Vec<u8> {
         let shared = &self.shared;
         let counts = shared.counts().into_iter();
-        let listeners = shared.listeners.iter().zip(counts).enumerate();
+        let listeners = shared.shown.listeners.iter().zip(counts).enumerate();
         let listeners = listeners.map(|(at, (listener, counts))| Left {
             address: listener.address.clone(),
             open: shared.open_at(at),
@@ -55,9 +55,9 @@ impl Shared {
         let before: Remains = serde_json::from_slice(remains).unwrap_or_default();
         let is_ours = |left: &Left| {
             let ours = |one: &ListenerInfo| one.address == left.address;
-            self.listeners.iter().position(ours)
+            self.shown.listeners.iter().position(ours)
         };
-        let mut all = vec![Counts::default(); self.listeners.len()];
+        let mut all = vec![Counts::default(); self.shown.listeners.len()];
         let mut lost = 0;
         for mut left in before.listeners {
             lost += left.open;

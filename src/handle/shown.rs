@@ -2,16 +2,30 @@
 
 #[cfg(control)]
 use std::collections::{HashSet, VecDeque};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::Shared;
 use super::ended::SHOWN;
 use crate::address::endpoint::Endpoint;
-use crate::inspect::{EndedInfo, Sample};
-use crate::io::stats::Summary;
+use crate::inspect::{EndedInfo, ListenerInfo, Sample, UpstreamInfo};
+use crate::io::stats::{Stats, Summary};
 use crate::liveness::close::CloseReason;
 use crate::time::deadline::Moment;
+
+/// What is shown of a server's listeners and services.
+pub(crate) struct Shown {
+    /// What every listener is; its counters are elsewhere.
+    pub(crate) listeners: Vec<ListenerInfo>,
+    /// Which of the settings' each is of.
+    pub(crate) listens: Vec<usize>,
+    /// Each worker's counters, by listener.
+    pub(crate) stats: Vec<Vec<Arc<Stats>>>,
+    /// What the services connect clients to.
+    pub(crate) upstreams: Box<dyn Fn() -> Vec<UpstreamInfo> + Send + Sync>,
+    /// How many processes the services run, where one runs any.
+    pub(crate) children: Box<dyn Fn() -> Option<usize> + Send + Sync>,
+}
 
 /// Of what was counted, the reasons that occurred.
 pub(super) fn closed_by_reason(counted: &Summary) -> Vec<(CloseReason, u64)> {
@@ -23,7 +37,11 @@ pub(super) fn closed_by_reason(counted: &Summary) -> Vec<(CloseReason, u64)> {
 impl Shared {
     /// Connections through a listener that are open.
     pub(super) fn open_at(&self, listener: usize) -> u64 {
-        let workers = self.stats.iter().filter_map(|worker| worker.get(listener));
+        let workers = self
+            .shown
+            .stats
+            .iter()
+            .filter_map(|worker| worker.get(listener));
         let open = workers.map(|stats| stats.open.value());
         // One may change hands meanwhile.
         open.fold(0, u64::wrapping_add)
@@ -33,7 +51,7 @@ impl Shared {
     pub(super) fn ended(&self) -> Vec<EndedInfo> {
         let now = self.clock.now();
         let workers = self.workers.iter();
-        let ended = workers.flat_map(|worker| worker.ended.show(&self.listeners, now));
+        let ended = workers.flat_map(|worker| worker.ended.show(&self.shown.listeners, now));
         let mut all: Vec<_> = self.takeover.ended_before(now).chain(ended).collect();
         all.sort_by_key(|one| one.ago);
         all.truncate(SHOWN);
@@ -63,7 +81,7 @@ impl Shared {
         // Held meanwhile: what predecessors counted comes to the samples and to the counters at once.
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sum = Summary::default();
-        for listener in 0..self.listeners.len() {
+        for listener in 0..self.shown.listeners.len() {
             sum.merge(&self.counted(listener));
         }
         let sample = Sample {

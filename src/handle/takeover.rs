@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::shown::Past;
-use crate::inspect::EndedInfo;
+use crate::inspect::{EndedInfo, Takeover};
 use crate::io::chronicle::Told;
 use crate::io::stats::{Counts, Summary};
 use crate::time::deadline::Moment;
@@ -27,6 +27,11 @@ pub(crate) struct Part {
     keeper: AtomicU32,
     /// Servers that it has seen crash.
     crashes: AtomicU64,
+    /// The process at the other end of a takeover; 0: there is none.
+    partner: AtomicU32,
+    /// The takeover this server came from, and the one it ended in.
+    pub(crate) took: OnceLock<Takeover>,
+    pub(crate) gave: OnceLock<Takeover>,
 }
 
 /// What predecessors counted and noted.
@@ -47,6 +52,24 @@ impl Part {
     pub(super) fn crashes(&self) -> Option<u64> {
         self.keeper()?;
         Some(self.crashes.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_partner(&self, pid: Option<u32>) {
+        self.partner.store(pid.unwrap_or(0), Ordering::Release);
+    }
+
+    pub(super) fn partner(&self) -> Option<u32> {
+        Some(self.partner.load(Ordering::Acquire)).filter(|&pid| pid != 0)
+    }
+
+    /// Whom this server has taken over from.
+    pub(super) fn took(&self) -> Option<u32> {
+        self.took.get().map(|took| took.pid)
+    }
+
+    /// What is shown of takeovers.
+    pub(super) fn last(&self) -> Option<&Takeover> {
+        self.gave.get().or_else(|| self.took.get())
     }
 
     /// For how long predecessors counted.
@@ -114,17 +137,17 @@ impl Shared {
     }
 
     pub(crate) fn last_id(&self) -> u64 {
-        self.last_id.load(Ordering::Relaxed)
+        self.accepting.last_id.load(Ordering::Relaxed)
     }
 
     /// Numbers go on behind `id`.
     pub(crate) fn continue_from(&self, id: u64) {
-        self.last_id.store(id, Ordering::Relaxed);
+        self.accepting.last_id.store(id, Ordering::Relaxed);
     }
 
     /// The same of every listener, for the next process.
     pub(crate) fn counts(&self) -> Vec<Counts> {
-        let listeners = 0..self.listeners.len();
+        let listeners = 0..self.shown.listeners.len();
         listeners.map(|at| self.counted(at).counts()).collect()
     }
 
@@ -138,7 +161,7 @@ impl Shared {
         self.chronicle.go_on(told);
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         let ended = self.go_on_showing(past, &mut samples);
-        let mut before = vec![Counts::default(); self.listeners.len()];
+        let mut before = vec![Counts::default(); self.shown.listeners.len()];
         for (counts, &at) in counts.into_iter().zip(ours) {
             if let Some(before) = before.get_mut(usize::from(at)) {
                 *before = counts;
@@ -157,8 +180,8 @@ impl Shared {
     pub(crate) fn shut_beside(&self, shut: bool) {
         if let Some(beside) = self.beside.get() {
             let about = &beside.handle.shared;
-            let alone = about.descriptors.lock();
-            about.shut.store(shut, Ordering::Relaxed);
+            let alone = about.accepting.descriptors.lock();
+            about.accepting.shut.store(shut, Ordering::Relaxed);
             drop(alone);
             about.wake_all();
         }
@@ -167,7 +190,7 @@ impl Shared {
     /// Another process has the listeners.
     pub(crate) fn given(&self) {
         self.takeover.was_given.store(true, Ordering::Release);
-        self.closed.store(true, Ordering::Release);
+        self.accepting.closed.store(true, Ordering::Release);
         // Who asks next asks that one: this one accepts nobody by now, and leaves those who wait to it.
         if let Some(beside) = self.beside.get() {
             beside.handle.drain();

@@ -327,8 +327,8 @@ impl Acceptor {
                     break;
                 }
                 let accepted = if placing.has_room() {
-                    let _alone = shared.descriptors.lock();
-                    if shared.is_shut() {
+                    let _alone = shared.accepting.descriptors.lock();
+                    if shared.accepting.is_shut() {
                         // Until it wakes; and who never hears of that comes back to it.
                         self.paused = Some(now.after(PAUSE));
                         return;
@@ -362,13 +362,13 @@ impl Acceptor {
                         shared.chronicle.accept_failed(&error);
                         shared.chronicle.accepts(false);
                         self.pause(now, &self.doors[at].address.clone(), &error);
-                        shared.accept_waits(true);
+                        shared.accepting.wait(true);
                         return;
                     }
                 }
             }
         }
-        shared.accept_waits(holds_back);
+        shared.accepting.wait(holds_back);
     }
 
     /// Counts the connection in, or closes it with reason `denied` or `limit`.
@@ -381,7 +381,7 @@ impl Acceptor {
         shared: &Shared,
     ) -> Option<Io> {
         let door = &mut self.doors[at];
-        let id = shared.next_id();
+        let id = shared.accepting.next_id();
         door.stats.accepted.add(1);
         let settings = &door.settings;
         let proxies = settings.proxies.as_ref();

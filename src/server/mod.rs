@@ -20,6 +20,7 @@ use mio::{Poll, Waker};
 use crate::address::endpoint::Endpoint;
 use crate::config::Config;
 use crate::error::Error;
+use crate::handle::shown::Shown;
 use crate::handle::{Handle, Mailbox, Shared};
 use crate::inspect::ListenerInfo;
 use crate::io::Terms;
@@ -153,17 +154,26 @@ impl Server {
             .iter()
             .map(|_| listeners.iter().map(|_| Arc::default()).collect())
             .collect();
-        let named = listeners
-            .iter()
-            .map(|listener| ListenerInfo {
-                address: listener.address.clone(),
-                inherited_as: listener.inherited_as.clone(),
-                service: listener.settings.service.name().to_owned(),
-                accepted: 0,
-                open: 0,
-                closed: Vec::new(),
-            })
-            .collect();
+        let info = |listener: &Listener| ListenerInfo {
+            address: listener.address.clone(),
+            inherited_as: listener.inherited_as.clone(),
+            service: listener.settings.service.name().to_owned(),
+            accepted: 0,
+            open: 0,
+            closed: Vec::new(),
+        };
+        let upstreams = of_each_once(&services, |service| service.upstreams());
+        let children = of_each_once(&services, |service| service.children());
+        let shown = Shown {
+            listeners: listeners.iter().map(info).collect(),
+            listens: listens(&listeners),
+            stats: stats.clone(),
+            upstreams: Box::new(move || upstreams().into_iter().flatten().collect()),
+            children: Box::new(move || {
+                let children = children().into_iter().flatten();
+                children.reduce(|sum, count| sum + count)
+            }),
+        };
         // Kept from the beginning; a system that has none now says so when more is needed.
         memory.recover();
         for mailbox in &mailboxes {
@@ -171,9 +181,7 @@ impl Server {
         }
         let shared = Shared::new(
             mailboxes,
-            named,
-            listens(&listeners),
-            stats.clone(),
+            shown,
             clock,
             memory.clone(),
             Arc::clone(&config.lifecycle),
@@ -182,8 +190,6 @@ impl Server {
             Some(about) => shared.aside(about),
             None => shared,
         });
-        show_upstreams(&shared, &services);
-        show_children(&shared, &services);
         takeover::export_common(&shared, &listeners);
         let addresses = listeners.iter().map(|listener| listener.address.clone());
         let addresses = addresses.collect();
@@ -397,27 +403,6 @@ fn listens(listeners: &[Listener]) -> Vec<usize> {
     each.collect()
 }
 
-/// Has `shared` answer what the services connect clients to.
-fn show_upstreams(shared: &Shared, services: &[AnyService]) {
-    let each = of_each_once(services, |service| service.upstreams());
-    // Once, at the start.
-    let _ = shared
-        .upstreams
-        .set(Box::new(move || each().into_iter().flatten().collect()));
-}
-
-/// Has `shared` answer how many processes the services run.
-fn show_children(shared: &Shared, services: &[AnyService]) {
-    let each = of_each_once(services, |service| service.children());
-    // Once, at the start.
-    let _ = shared.children.set(Box::new(move || {
-        each()
-            .into_iter()
-            .flatten()
-            .reduce(|sum, count| sum + count)
-    }));
-}
-
 /// Has every one of `services` asked, one that several listeners have once. One that panics says what is usual.
 fn of_each_once<T: Default + 'static>(
     services: &[AnyService],
@@ -446,6 +431,5 @@ type WorkerThread = JoinHandle<io::Result<Option<Ended>>>;
 /// No predecessor lives any more.
 fn become_alone(handle: &Handle) {
     handle.shared.lifecycle.alone(handle);
-    handle.shared.set_partner(None);
     handle.shared.become_alone();
 }

@@ -283,7 +283,7 @@ impl Server {
         );
         shared.go_on_counting(counts, &taken.listener_of, past);
         shared.continue_from(taken.last_id);
-        shared.set_partner(Some(taken.pid));
+        shared.takeover.set_partner(Some(taken.pid));
         if let Some(worker) = self.workers.first() {
             worker.configure_listeners();
         }
@@ -306,7 +306,7 @@ impl Server {
             "took over"
         );
         self.handle.shared.chronicle.took_over(&takeover);
-        let _ = self.handle.shared.took.set(takeover);
+        let _ = self.handle.shared.takeover.took.set(takeover);
         let paths = std::mem::take(&mut taken.paths);
         self.inherit(taken.control.take(), paths, &path);
         self.running();
@@ -355,7 +355,9 @@ impl Server {
     /// Adds the takeover this server ended in, once that is over and done.
     pub(super) fn say_given(&self, summary: &mut Summary) {
         let shared = &self.handle.shared;
-        summary.takeover = shared.was_given().then(|| shared.gave.wait().clone());
+        summary.takeover = shared
+            .was_given()
+            .then(|| shared.takeover.gave.wait().clone());
         let control = self.takeover.control.as_ref();
         summary.in_vain = control.is_some_and(Control::was_given_in_vain);
     }

@@ -25,7 +25,7 @@ impl Worker {
             }
         }
         self.dials.resolved(self.now);
-        let resumed = self.shared.resumed.load(Ordering::Acquire);
+        let resumed = self.shared.resumed();
         for key in self.paused.resumed(resumed) {
             self.step(key, |connection, serving| {
                 if !connection.io.marks.put(Mark::Paused, false) {
@@ -148,7 +148,7 @@ impl Worker {
         if let Ok(registry) = registry {
             acceptor.close(&registry, self.now, &shared, self);
         }
-        shared.closed.store(true, Ordering::Release);
+        shared.accepting.closed.store(true, Ordering::Release);
         shared.wake_all();
     }
 }

@@ -120,7 +120,7 @@ impl Drop for Worker {
     /// However the accepting worker ends, nobody waits for more from it.
     fn drop(&mut self) {
         if self.index == 0 {
-            self.shared.closed.store(true, Ordering::Release);
+            self.shared.accepting.closed.store(true, Ordering::Release);
             self.shared.wake_all();
         }
     }
@@ -428,7 +428,9 @@ impl Worker {
         }
         // What comes free here is kept for the next client, before the server beside this one can have it.
         let aside = self.shared.is_aside().then(|| Arc::clone(&self.shared));
-        let _alone = aside.as_ref().map(|shared| shared.descriptors.lock());
+        let _alone = aside
+            .as_ref()
+            .map(|shared| shared.accepting.descriptors.lock());
         for (key, ending) in std::mem::take(&mut self.closing) {
             let Some(mut connection) = self.connections.try_remove(key) else {
                 continue;
@@ -447,7 +449,7 @@ impl Worker {
         }
         if let Some(acceptor) = &mut self.acceptor {
             acceptor.retry();
-        } else if self.shared.accept_waits.swap(false, Ordering::SeqCst) {
+        } else if self.shared.accepting.has_waited() {
             self.shared.workers[0].wake();
         }
     }
@@ -508,7 +510,7 @@ impl Worker {
     fn is_done(&self) -> bool {
         self.drain.has_begun()
             && self.connections.is_empty()
-            && self.shared.closed.load(Ordering::Acquire)
+            && self.shared.accepting.closed.load(Ordering::Acquire)
             && self.shared.workers[self.index].open.load(Ordering::Relaxed) == 0
     }
 }

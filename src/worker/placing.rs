@@ -44,7 +44,7 @@ impl Worker {
             acceptor.accept(self.now, &shared, self);
             self.wake_receivers();
         } else if acceptor.holds_back() {
-            self.shared.accept_waits(true);
+            self.shared.accepting.wait(true);
         }
         self.acceptor = Some(acceptor);
     }

@@ -7,6 +7,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::*;
 use crate::address::endpoint::Endpoint;
+use crate::handle::shown::Shown;
 use crate::handle::{Mailbox, Shared};
 use crate::handoff::compare::compare;
 use crate::inspect::ListenerInfo;
@@ -39,9 +40,13 @@ fn server(listeners: &[&str]) -> (Handle, Receiver<Mail>) {
     };
     let shared = Shared::new(
         vec![mailbox],
-        listeners.iter().map(info).collect(),
-        vec![0; listeners.len()],
-        vec![listeners.iter().map(|_| Arc::default()).collect()],
+        Shown {
+            listeners: listeners.iter().map(info).collect(),
+            listens: vec![0; listeners.len()],
+            stats: vec![listeners.iter().map(|_| Arc::default()).collect()],
+            upstreams: Box::new(Vec::new),
+            children: Box::new(|| None),
+        },
         Clock::start(),
         Memory::new(1 << 20),
         Arc::new(()),
