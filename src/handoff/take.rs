@@ -69,6 +69,8 @@ pub(crate) trait Taker {
 pub(crate) struct Giver {
     line: Line,
     pid: u32,
+    /// How long it may leave us without a word.
+    patience: Duration,
     /// Our number of each of its listeners.
     pub(crate) listener_of: Vec<u16>,
 }
@@ -161,6 +163,7 @@ impl Giver {
         let giver = Self {
             line,
             pid,
+            patience: PATIENCE,
             listener_of: Vec::new(),
         };
         match giver.line.take(now() + PATIENCE).map_err(lost)? {
@@ -296,7 +299,7 @@ impl Giver {
 
     /// Waits for the next message, unless this process is told to end before.
     fn next(&self, bytes: &mut Vec<u8>, is_ending: &impl Fn() -> bool) -> io::Result<Vec<OwnedFd>> {
-        let patience = now() + PATIENCE;
+        let patience = now() + self.patience;
         loop {
             match self.line.take_bytes(bytes, now() + GLANCE) {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && now() < patience => {}

@@ -193,6 +193,7 @@ fn hears(
     let giver = Giver {
         line: new,
         pid: 7,
+        patience: PATIENCE,
         listener_of: vec![3],
     };
     let taken = giver.connections(std::slice::from_mut(worker), || is_ending, || 0);
@@ -351,6 +352,31 @@ fn a_new_process_that_is_told_to_end_does_not_wait_for_a_silent_old_one() {
     let (taken, answers) = hears(&good()[..1], false, &mut worker, true);
     assert!(taken.unwrap_err().to_string().contains("told to end"));
     assert!(matches!(answers.last(), Some(Message::Abort(_))));
+}
+
+#[test]
+fn an_old_process_that_is_silent_for_too_long_is_given_up_and_nothing_is_owned() {
+    // The last one behind the answer that everything is here: its commit comes too late, or never.
+    for said in [0, 1, 5] {
+        let (_theirs, old, line) = lines();
+        let null = File::open("/dev/null").unwrap();
+        for (bytes, descriptors) in &good()[..said] {
+            let along = vec![null.as_fd(); *descriptors];
+            old.pass(bytes, &along, None).unwrap();
+        }
+        let giver = Giver {
+            line,
+            pid: 7,
+            patience: Duration::ZERO,
+            listener_of: vec![3],
+        };
+        let mut worker = FakeTaker::default();
+        let taken = giver.connections(std::slice::from_mut(&mut worker), || false, || 0);
+        let error = taken.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "after {said}");
+        assert!(error.to_string().contains("said nothing"), "after {said}");
+        assert!(!worker.owns(), "after {said}");
+    }
 }
 
 #[test]
