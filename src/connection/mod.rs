@@ -19,7 +19,7 @@ use mio::Registry;
 
 use crate::io::Is;
 use crate::io::marks::Mark;
-use crate::io::{Far, Io, Turn};
+use crate::io::{Io, Turn};
 use crate::liveness::close::{self, CloseReason, Ending, How};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
 use crate::os::sys;
@@ -110,11 +110,7 @@ impl Connection {
     /// Bytes read so far, from either side.
     #[inline]
     pub(crate) fn taken_in(&self) -> u64 {
-        let far = match self.io.far() {
-            Some(Far::Up(up)) => up.io.read,
-            _ => 0,
-        };
-        self.io.read + far
+        self.io.read + self.io.far_io().map_or(0, |far| far.read)
     }
 
     /// Does what can be done now: output first, for that makes room, then input, then what follows from both.
@@ -394,10 +390,8 @@ impl Connection {
             return self.hang_up(serving);
         }
         if self.io.look_at <= known {
-            let other = match self.io.far() {
-                Some(Far::Up(up)) if self.io.half_closed() => Some(up.io.as_other()),
-                _ => None,
-            };
+            let far = self.io.far_io().filter(|_| self.io.half_closed());
+            let other = far.map(Io::as_other);
             self.io.look(&turn, other);
         }
         self.look_far(&turn);

@@ -186,20 +186,14 @@ impl Arrival {
 impl Io {
     /// The descriptors that go along with the socket's: the far side's, then those that the service watches.
     pub(crate) fn travels_along(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let far = match self.far() {
-            Some(Far::Up(up)) => Some(up.io.descriptor()),
-            _ => None,
-        };
+        let far = self.far_io().map(Self::descriptor);
         far.into_iter()
             .chain(self.watched().iter().map(AsFd::as_fd))
     }
 
     /// The far side's output that waits, in the form of [`output`](Self::output).
     pub(crate) fn far_output(&self) -> (u64, &[u8], &[u8]) {
-        match self.far() {
-            Some(Far::Up(up)) => up.io.output(),
-            _ => (0, &[], &[]),
-        }
+        self.far_io().map_or((0, &[], &[]), Self::output)
     }
 
     /// Output that waits, in two pieces, and the position of its first byte.

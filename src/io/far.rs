@@ -65,6 +65,15 @@ impl Io {
         self.pending.as_ref()?.far.as_deref()
     }
 
+    /// The far side's socket, if it is connected.
+    #[inline]
+    pub(crate) fn far_io(&self) -> Option<&Self> {
+        match self.far()? {
+            Far::Up(up) => Some(&up.io),
+            _ => None,
+        }
+    }
+
     /// Whether the far side is on its way.
     pub(crate) fn is_dialing(&self) -> bool {
         !matches!(self.far(), None | Some(Far::Up(_)))
@@ -81,23 +90,21 @@ impl Io {
 
     /// Whether the far side has everything that was for it, FIN included.
     pub(crate) fn far_has_all(&self) -> bool {
-        let Some(Far::Up(up)) = self.far() else {
+        let Some(far) = self.far_io() else {
             return false;
         };
-        let queued = sys::unacknowledged(up.io.descriptor());
-        up.io.fin_sent() && up.io.waiting_output() == 0 && queued.is_ok_and(|queued| queued == 0)
+        let queued = sys::unacknowledged(far.descriptor());
+        far.fin_sent() && far.waiting_output() == 0 && queued.is_ok_and(|queued| queued == 0)
     }
 
     /// The server that the far side is connected to.
     pub(crate) fn upstream(&self) -> Option<Endpoint> {
-        let Some(Far::Up(up)) = self.far() else {
-            return None;
-        };
-        match up.io.peer() {
+        let far = self.far_io()?;
+        match far.peer() {
             Peer::Tcp(address) => Some(Endpoint::Tcp(address)),
             // Of those only the kernel remembers the path, after a takeover, too.
             Peer::Unix(_) => {
-                let address = SockRef::from(&up.io.socket).peer_addr();
+                let address = SockRef::from(&far.socket).peer_addr();
                 address.ok().and_then(|address| Endpoint::of(&address))
             }
         }

@@ -221,8 +221,8 @@ impl Io {
 
     /// Has no events told any more: while a copy of the socket lives elsewhere, closing it would not end that.
     pub(crate) fn deregister(&self, registry: &Registry) {
-        if let Some(Far::Up(up)) = self.far() {
-            up.io.deregister(registry);
+        if let Some(far) = self.far_io() {
+            far.deregister(registry);
         }
         self.deregister_watched(registry);
         if let Err(error) = registry.deregister(&mut SourceFd(&self.socket.as_raw_fd())) {
@@ -289,14 +289,10 @@ impl Io {
 
     /// Whether it has bytes that the kernel does not keep.
     pub(crate) fn holds_bytes(&self) -> bool {
-        let holds = |pending: &Pending| {
-            let far = match pending.far.as_deref() {
-                Some(Far::Up(up)) => up.io.waiting_output(),
-                _ => 0,
-            };
+        self.pending.as_deref().is_some_and(|pending| {
+            let far = self.far_io().map_or(0, Self::waiting_output);
             !pending.outbox.is_empty() || !pending.kept.is_empty() || far > 0
-        };
-        self.pending.as_deref().is_some_and(holds)
+        })
     }
 
     /// Bytes in the outbox.

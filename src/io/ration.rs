@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::{Far, Io, Turn};
+use super::{Io, Turn};
 use crate::io::Is;
 use crate::os::sys;
 
@@ -35,10 +35,7 @@ impl Io {
         let Some(pending) = &self.pending else {
             return (self, 0);
         };
-        let sink = match pending.far.as_deref() {
-            Some(Far::Up(up)) => &up.io,
-            _ => self,
-        };
+        let sink = self.far_io().unwrap_or(self);
         (sink, pending.kept.len().max(sink.waiting_output()))
     }
 

@@ -11,7 +11,7 @@ use mio::Token;
 use super::{FAR, Worker};
 use crate::connection::{Connection, Step};
 use crate::handle::Newcomer;
-use crate::io::{Far, Io};
+use crate::io::Io;
 use crate::listen::accept::Placing;
 use crate::liveness::close::{CloseReason, Ending, Note};
 use crate::liveness::herd::{self, Joins};
@@ -132,11 +132,7 @@ impl Worker {
         for connection in joining {
             let near = &connection.io;
             let origin = &self.origins[usize::from(near.listener)];
-            let far = match near.far() {
-                Some(Far::Up(up)) => Some(&up.io),
-                _ => None,
-            };
-            for io in [Some(near), far].into_iter().flatten() {
+            for io in std::iter::once(near).chain(near.far_io()) {
                 // Where that fails the system has ended it already, or it has no keepalive.
                 let _ = origin.settings.options.vary(&io.socket, Some(near.id()));
             }

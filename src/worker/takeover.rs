@@ -14,9 +14,9 @@ use crate::connection::Connection;
 use crate::handle::takeover::Call;
 use crate::handoff::share::{Giving, Share};
 use crate::handoff::take::Taker;
+use crate::io::Is;
 use crate::io::door::Door;
 use crate::io::marks::Mark;
-use crate::io::{Far, Is};
 use crate::liveness::close::CloseReason;
 use crate::service::{AnyService, Exported};
 use crate::time::deadline::slot;
@@ -309,13 +309,9 @@ impl Worker {
             let io = &connection.io;
             let origin = &self.origins[usize::from(io.listener)];
             let near = origin.address.tcp().map(|_| io.descriptor());
-            let far = match io.far() {
-                Some(Far::Up(up)) => Some(up.io.descriptor()),
-                _ => None,
-            };
-            let multipath = io.is(Is::Multipath);
-            let near = near.map(|socket| (socket, multipath));
-            for (socket, multipath) in near.into_iter().chain(far.map(|far| (far, false))) {
+            let near = near.map(|socket| (socket, io.is(Is::Multipath)));
+            let far = io.far_io().map(|far| (far.descriptor(), false));
+            for (socket, multipath) in near.into_iter().chain(far) {
                 let options = origin.settings.options;
                 let options = if has_herd {
                     options.in_herd(io.id())
