@@ -215,6 +215,43 @@ fn no_two_files_import_one_another() {
     }
 }
 
+/// What a connection's socket has is changed by methods of `io/`: the one exception makes one of a record.
+#[test]
+fn the_fields_of_io_are_written_in_its_folder() {
+    let fields = [
+        "last_in",
+        "look_at",
+        "registered",
+        "read",
+        "written",
+        "pending",
+        "outbox",
+        "kept",
+        "kept_at",
+        "offer",
+        "stopped",
+        "far",
+    ];
+    for folder in ["client", "connection", "listen", "service", "worker"] {
+        for (path, text) in sources(&format!("src/{folder}")) {
+            for line in code(&text).lines() {
+                let writes = |field: &&str| {
+                    let written = [" = ", " += ", " |= "].map(|by| format!(".{field}{by}"));
+                    written.iter().any(|it| line.contains(it))
+                };
+                let written = fields.iter().find(|field| writes(field));
+                let ours = line.contains("io.") || line.contains("pending");
+                assert!(
+                    written.is_none() || !ours,
+                    "{}: {}",
+                    path.display(),
+                    line.trim()
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn every_file_says_first_what_it_is_and_is_not_too_long() {
     for (path, text) in ["src", "tests", "examples", "benches"]

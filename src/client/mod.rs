@@ -314,14 +314,12 @@ impl<C: Caller> Client<C> {
             if let Some(ending) = io.deliver_and_fin(&turn) {
                 return self.over(key, &ending);
             }
-            io.look_at = io.look_at.min(turn.now.after(PATIENCE / 8));
+            io.look_by(turn.now.after(PATIENCE / 8));
             if link.is_some() && reason != CloseReason::Service {
                 return self.leave_behind(key, reason);
             }
         }
-        if io.pending.is_some() {
-            io.tidy(&turn);
-        }
+        io.tidy(&turn);
         arm(&mut engine.deadlines, key, &up.io, &turn);
     }
 
@@ -389,8 +387,7 @@ impl<C: Caller> Client<C> {
         up.silences = up.silences.saturating_add(1);
         let silence = wait.saturating_mul(up.silences);
         // Should it wait on: from now. The moment is none of a byte.
-        up.io.last_in = turn.now;
-        up.io.set(Is::Shifted, true);
+        up.io.renew(turn.now);
         if self.caller.silent(&mut link, silence) {
             link.up.io.finish_for(CloseReason::ReadTimeout);
         }

@@ -4,61 +4,18 @@
 //! as one.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
-
-use mio::Interest;
-use mio::event::Event;
 
 use super::{Connection, READ_BUDGET, Serving, Step};
-use crate::address::endpoint::{Endpoint, Peer};
 use crate::dial::DialError;
 use crate::io::Is;
 use crate::io::marks::Mark;
-use crate::io::{Far, Io, Terms, Turn, Up};
+use crate::io::{Far, Turn, Up};
 use crate::liveness::close::{CloseReason, Ending, How, Note};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
-use crate::liveness::sockopt::INTEREST;
 use crate::os::sys;
 use crate::service::Service;
 
 impl Connection {
-    /// Notes what an event of the far side says. Answers whether that is still being dialled.
-    pub(crate) fn note_far(&mut self, event: &Event) -> bool {
-        let pending = self.io.pending.as_mut();
-        match pending.and_then(|pending| pending.far.as_deref_mut()) {
-            Some(Far::Up(up)) => up.io.note(event),
-            Some(Far::Dialing { readable, .. }) => {
-                *readable |= event.is_readable() || event.is_read_closed() || event.is_error();
-                return true;
-            }
-            _ => {}
-        }
-        false
-    }
-
-    /// The far side is connected: `socket`, to `server`.
-    pub(crate) fn connected(
-        &mut self,
-        (server, socket): (&Endpoint, OwnedFd),
-        terms: &Arc<Terms>,
-        turn: &Turn<'_>,
-    ) {
-        let readable = matches!(self.io.far(), Some(Far::Dialing { readable: true, .. }));
-        let peer = server.tcp().map_or(Peer::Unix(None), Peer::from);
-        let mut io = Io::new(socket, self.io.id(), peer, self.io.listener, turn.now);
-        // What came with the connection, be it a FIN, made its edge before.
-        io.set(Is::Readable, readable);
-        io.set(Is::ReadOn, readable);
-        // Registered so when it was dialled.
-        io.registered = INTEREST.add(Interest::WRITABLE);
-        self.io.pending().far = Some(Box::new(Far::Up(Up {
-            io,
-            terms: Arc::clone(terms),
-        })));
-        self.io.is_to_be_copied_anew();
-    }
-
     /// Tells the service what has come of dialling.
     pub(crate) fn dialed(&mut self, serving: &Serving<'_>, outcome: Result<(), &DialError>) {
         if self.io.is_open() {
@@ -129,8 +86,7 @@ impl Connection {
                 continue;
             }
             // Bytes either way renew the read deadline; of the client's own silence they say nothing.
-            self.io.last_in = serving.turn.now;
-            self.io.set(Is::Shifted, true);
+            self.io.renew(serving.turn.now);
             self.call(serving, |service, state, conn| {
                 service.far_input(state, conn, &serving.buffer[..count]);
             });
@@ -192,13 +148,7 @@ impl Connection {
             far.want_fin();
             far.send_fin(&far_turn);
         }
-        if far.half_closed() {
-            let wait = far_turn.limits.half_close_timeout.map(|wait| wait / 8);
-            far.look_at = far.look_at.min(turn.now.after_if(wait));
-        }
-        if far.pending.is_some() {
-            far.tidy(&far_turn);
-        }
+        far.settle(&far_turn);
         // Both have said everything, and each was told of the other's end.
         let said = far.peer_fin() && far.fin_wanted();
         if said && self.io.peer_fin() && self.io.fin_wanted() {
@@ -235,11 +185,7 @@ impl Connection {
 
     /// Closes the far side, in the way this one ends.
     pub(super) fn close_far(&mut self, ending: &Ending) -> io::Result<()> {
-        let pending = self.io.pending.as_mut();
-        let Some(far) = pending.and_then(|pending| pending.far.take()) else {
-            return Ok(());
-        };
-        let Far::Up(Up { io: far, .. }) = *far else {
+        let Some(Far::Up(Up { io: far, .. })) = self.io.take_far() else {
             return Ok(());
         };
         // A client that reset late had ended before.

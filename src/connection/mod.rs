@@ -210,27 +210,19 @@ impl Connection {
             return;
         }
         let drained = self.io.drains(bytes.len());
-        if let Some(pending) = &mut self.io.pending
-            && !pending.kept.is_empty()
-        {
-            if pending.keep(bytes, turn).is_err() {
+        if self.io.keeps_input() {
+            if self.io.keep(bytes, turn).is_err() {
                 return self.io.out_of_memory();
             }
             self.serve_kept(serving);
-            if drained {
-                self.finish_unasked(serving, CloseReason::Drain);
+        } else {
+            let used = self.serve(serving, bytes);
+            if used < bytes.len() {
+                if self.io.keep(&bytes[used..], turn).is_err() {
+                    return self.io.out_of_memory();
+                }
+                self.left_over(turn, used);
             }
-            return;
-        }
-        let used = self.serve(serving, bytes);
-        if used < bytes.len() {
-            let kept_at = self.io.read - (bytes.len() - used) as u64;
-            let pending = self.io.pending();
-            pending.kept_at = kept_at;
-            if pending.keep(&bytes[used..], turn).is_err() {
-                return self.io.out_of_memory();
-            }
-            self.left_over(turn, used);
         }
         if drained {
             self.finish_unasked(serving, CloseReason::Drain);
@@ -247,36 +239,26 @@ impl Connection {
     /// Shows the service what it left, if it asked for that or there is room again.
     fn offer_kept(&mut self, serving: &Serving<'_>) {
         let io = &mut self.io;
-        let Some(pending) = &io.pending else { return };
-        let full = pending.outbox.len() >= serving.turn.limits.buffer;
-        if pending.offer && !io.is(Is::Paused) && !full && !io.discards_input() {
+        let full = io.waiting_output() >= serving.turn.limits.buffer;
+        if io.offers() && !io.is(Is::Paused) && !full && !io.discards_input() {
             self.serve_kept(serving);
         }
     }
 
     fn serve_kept(&mut self, serving: &Serving<'_>) {
-        let pending = self.io.pending();
-        pending.offer = false;
-        let mut kept = std::mem::take(&mut pending.kept);
+        let mut kept = self.io.take_kept();
         let used = self.serve(serving, kept.in_one_piece());
-        kept.advance(used);
-        let left = !kept.is_empty();
-        let pending = self.io.pending();
-        pending.kept = kept;
-        pending.kept_at += used as u64;
-        if left {
+        if self.io.put_back(kept, used) {
             self.left_over(&serving.turn, used);
         }
     }
 
     /// The service left some input: decides when it sees that again.
     fn left_over(&mut self, turn: &Turn<'_>, used: usize) {
-        let paused = self.io.is(Is::Paused);
-        let pending = self.io.pending();
-        if paused || !pending.outbox.is_empty() {
+        if self.io.is(Is::Paused) || self.io.waiting_output() > 0 {
             // Seen again when the service is resumed, or output has left and there is more room.
-            pending.offer = true;
-        } else if used == 0 && pending.kept.len() >= turn.limits.buffer {
+            self.io.offer_kept();
+        } else if used == 0 && self.io.pending().kept.len() >= turn.limits.buffer {
             log::warn!(
                 id = self.io.id();
                 "service used none of a full buffer of input"
@@ -295,15 +277,13 @@ impl Connection {
 
     /// Tells the service that its input is over.
     fn end(&mut self, serving: &Serving<'_>) {
-        let pending = self.io.pending.as_mut();
-        let kept = pending.map(|pending| std::mem::take(&mut pending.kept));
-        let mut kept = kept.unwrap_or_default();
+        let mut kept = self.io.take_kept();
         self.call(serving, |service, state, conn| {
             service.end(state, conn, kept.in_one_piece());
         });
         let io = &mut self.io;
         if io.is(Is::Paused) {
-            io.pending().kept = kept;
+            io.put_back(kept, 0);
         } else {
             io.told();
         }
@@ -337,8 +317,7 @@ impl Connection {
         {
             return Step::Close(verdict);
         }
-        let offers = io.pending.as_ref().is_some_and(|pending| pending.offer);
-        if io.is_draining() && !io.is(Is::Readable) && !io.is(Is::Paused) && !offers {
+        if io.is_draining() && !io.is(Is::Readable) && !io.is(Is::Paused) && !io.offers() {
             self.finish_unasked(serving, CloseReason::Drain);
             return self.conclude(serving, false);
         }
@@ -355,17 +334,7 @@ impl Connection {
         } else if io.fin_wanted() && io.waiting_output() == 0 && !io.fin_sent() {
             io.send_fin(turn);
         }
-        let io = &mut self.io;
-        if io.half_closed() && !io.is(Is::Paused) {
-            let limits = turn.limits;
-            io.look_at = io.look_at.min(
-                turn.now
-                    .after_if(limits.half_close_timeout.map(|wait| wait / 8)),
-            );
-        }
-        if io.pending.is_some() {
-            io.tidy(turn);
-        }
+        self.io.settle(turn);
         if more || self.wants_more() {
             Step::Again
         } else {
@@ -451,10 +420,7 @@ impl Connection {
         }
         if io.is_open() && !io.is_told() && !io.peer_fin() {
             let unread = rustix::io::ioctl_fionread(io.socket.as_fd()).unwrap_or(0);
-            if unread == 0
-                && !io.is(Is::Paused)
-                && io.pending.as_ref().is_none_or(|pending| !pending.offer)
-            {
+            if unread == 0 && !io.is(Is::Paused) && !io.offers() {
                 self.finish_unasked(serving, CloseReason::Drain);
             } else {
                 io.set(Is::Readable, true);
@@ -493,8 +459,8 @@ impl Connection {
     pub(crate) fn resume(&mut self, serving: &Serving<'_>) {
         let io = &mut self.io;
         io.set(Is::Paused, false);
-        if let Some(pending) = &mut io.pending {
-            pending.offer |= !pending.kept.is_empty();
+        if io.keeps_input() {
+            io.offer_kept();
         }
         io.resume_reading(serving.turn.now);
         self.tell(serving, Ready::Resumed);

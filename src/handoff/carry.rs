@@ -81,7 +81,7 @@ impl Connection {
             let mut io = Io::new(socket, record.id, far.0, arrival.listener, opened);
             io.restore(&far.1, false, now)?;
             let terms = Arc::clone(terms);
-            connection.io.pending().far = Some(Box::new(Far::Up(Up { io, terms })));
+            connection.io.set_far(Far::Up(Up { io, terms }));
         }
         if along.len() > 0 {
             connection.io.watched_mut().descriptors = along.collect();
@@ -315,11 +315,9 @@ impl Io {
     /// Its far side is dialled anew if that was under way. One that is connected came with the connection.
     fn restore_dialing(&mut self, record: &Record) {
         if record.dialing {
-            self.pending().far = Some(Box::new(Far::Interrupted));
-        } else if record.far.is_none()
-            && let Some(pending) = &mut self.pending
-        {
-            pending.far = None;
+            self.set_far(Far::Interrupted);
+        } else if record.far.is_none() {
+            self.take_far();
         }
     }
 

@@ -1,7 +1,10 @@
 //! The far side of a connection: a socket that was dialled for it, on its way or there.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use mio::Interest;
+use mio::event::Event;
 use socket2::SockRef;
 
 use super::{Io, Terms, Turn};
@@ -9,6 +12,7 @@ use crate::address::endpoint::{Endpoint, Peer};
 use crate::dial::Dialing;
 use crate::dial::upstream::Upstream;
 use crate::io::Is;
+use crate::liveness::sockopt::INTEREST;
 use crate::os::sys;
 use crate::time::deadline::Moment;
 
@@ -74,6 +78,52 @@ impl Io {
         }
     }
 
+    #[inline]
+    pub(crate) fn far_mut(&mut self) -> Option<&mut Far> {
+        self.pending.as_mut()?.far.as_deref_mut()
+    }
+
+    pub(crate) fn set_far(&mut self, far: Far) {
+        self.pending().far = Some(Box::new(far));
+    }
+
+    pub(crate) fn take_far(&mut self) -> Option<Far> {
+        Some(*self.pending.as_mut()?.far.take()?)
+    }
+
+    /// Notes what an event of the far side says. Answers whether that is still being dialled.
+    pub(crate) fn note_far(&mut self, event: &Event) -> bool {
+        match self.far_mut() {
+            Some(Far::Up(up)) => up.io.note(event),
+            Some(Far::Dialing { readable, .. }) => {
+                *readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+                return true;
+            }
+            _ => {}
+        }
+        false
+    }
+
+    /// The far side is connected: `socket`, to `server`.
+    pub(crate) fn connected(
+        &mut self,
+        (server, socket): (&Endpoint, OwnedFd),
+        terms: &Arc<Terms>,
+        now: Moment,
+    ) {
+        let readable = matches!(self.far(), Some(Far::Dialing { readable: true, .. }));
+        let peer = server.tcp().map_or(Peer::Unix(None), Peer::from);
+        let mut io = Self::new(socket, self.id(), peer, self.listener, now);
+        // What came with the connection, be it a FIN, made its edge before.
+        io.set(Is::Readable, readable);
+        io.set(Is::ReadOn, readable);
+        // Registered so when it was dialled.
+        io.registered = INTEREST.add(Interest::WRITABLE);
+        let terms = Arc::clone(terms);
+        self.set_far(Far::Up(Up { io, terms }));
+        self.is_to_be_copied_anew();
+    }
+
     /// Whether the far side is on its way.
     pub(crate) fn is_dialing(&self) -> bool {
         !matches!(self.far(), None | Some(Far::Up(_)))
@@ -82,8 +132,8 @@ impl Io {
     /// The far side, if it is connected.
     #[inline]
     pub(crate) fn far_up(&mut self) -> Option<&mut Up> {
-        match self.pending.as_mut()?.far.as_deref_mut() {
-            Some(Far::Up(up)) => Some(up),
+        match self.far_mut()? {
+            Far::Up(up) => Some(up),
             _ => None,
         }
     }

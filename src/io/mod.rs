@@ -334,16 +334,29 @@ impl Io {
         self.pending().stopped.get_or_insert(now);
     }
 
+    /// It goes on in a later turn: while one direction has ended it is looked often whether anything moves.
+    pub(crate) fn settle(&mut self, turn: &Turn<'_>) {
+        if self.half_closed() && !self.is(Is::Paused) {
+            let wait = turn.limits.half_close_timeout.map(|wait| wait / 8);
+            self.look_by(turn.now.after_if(wait));
+        }
+        self.tidy(turn);
+    }
+
+    /// Looks at the latest then whether it comes on.
+    pub(crate) fn look_by(&mut self, at: Moment) {
+        self.look_at = self.look_at.min(at);
+    }
+
     /// Without room nothing is read, whether something has come or not; and what holds nothing is given back.
     pub(crate) fn tidy(&mut self, turn: &Turn<'_>) {
+        if self.pending.is_none() {
+            return;
+        }
         if self.input_room(turn) == 0 {
             self.stop_reading(turn.now);
         }
-        if self
-            .pending
-            .as_ref()
-            .is_some_and(|pending| pending.is_vacant())
-        {
+        if self.pending.as_ref().is_some_and(|it| it.is_vacant()) {
             self.pending = None;
         }
     }
@@ -358,23 +371,25 @@ impl Io {
         }
     }
 
+    /// The read deadline begins anew, though no byte came of the peer.
+    pub(crate) fn renew(&mut self, now: Moment) {
+        self.last_in = now;
+        self.set(Is::Shifted, true);
+    }
+
     /// Reading goes on: the read deadline stood still meanwhile.
     pub(crate) fn resume_reading(&mut self, now: Moment) {
         if let Some(pending) = &mut self.pending
             && let Some(stopped) = pending.stopped.take()
         {
-            self.last_in = self.last_in.after(now.since(stopped));
-            self.set(Is::Shifted, true);
+            self.renew(self.last_in.after(now.since(stopped)));
         }
     }
 
     /// Whether the client sent something that the service has not used.
     pub(crate) fn holds_input(&self) -> bool {
-        let kept = self
-            .pending
-            .as_ref()
-            .is_some_and(|pending| !pending.kept.is_empty());
-        kept || rustix::io::ioctl_fionread(self.socket.as_fd()).is_ok_and(|unread| unread > 0)
+        self.keeps_input()
+            || rustix::io::ioctl_fionread(self.socket.as_fd()).is_ok_and(|unread| unread > 0)
     }
 
     /// Whether its far side is not read, for want of room here: whether that is silent cannot be known.
@@ -437,7 +452,7 @@ impl Io {
     #[inline]
     fn interest(&self) -> Interest {
         if self.is(Is::GivenAway) {
-            LENT
+            GIVEN_AWAY
         } else if self.fin_sent() || self.is(Is::Short) || self.waiting_output() > 0 {
             INTEREST | Interest::WRITABLE
         } else {
@@ -479,6 +494,6 @@ impl Io {
 /// What a socket is registered for that was given away: an error comes with whatever one asks for, and urgent data
 /// comes seldom. Its bytes are told to whoever reads them.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-const LENT: Interest = Interest::PRIORITY;
+const GIVEN_AWAY: Interest = Interest::PRIORITY;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-const LENT: Interest = Interest::READABLE;
+const GIVEN_AWAY: Interest = Interest::READABLE;

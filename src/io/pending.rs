@@ -3,7 +3,7 @@
 use std::collections::TryReserveError;
 use std::os::fd::OwnedFd;
 
-use super::{Far, Turn};
+use super::{Far, Io, Turn};
 use crate::io::door::Door;
 use crate::io::end::Details;
 use crate::io::waiting::Waiting;
@@ -69,16 +69,58 @@ impl Default for Watched {
     }
 }
 
-impl Pending {
-    /// Keeps input that the service left.
+impl Io {
+    /// Whether there is input that the service left.
+    #[inline]
+    pub(crate) fn keeps_input(&self) -> bool {
+        let pending = self.pending.as_ref();
+        pending.is_some_and(|pending| !pending.kept.is_empty())
+    }
+
+    /// Keeps the last input, which the service left, or did not see for what it left before.
     ///
     /// # Errors
     /// There is no memory; nothing was kept.
     pub(crate) fn keep(&mut self, bytes: &[u8], turn: &Turn<'_>) -> Result<(), TryReserveError> {
+        let at = self.read - bytes.len() as u64;
+        let pending = self.pending();
+        if pending.kept.is_empty() {
+            pending.kept_at = at;
+        }
         let memory = (turn.memory, WaitingKind::Input);
-        self.kept.push(bytes, turn.limits.buffer, memory)
+        pending.kept.push(bytes, turn.limits.buffer, memory)
     }
 
+    /// What the service is to see.
+    pub(crate) fn take_kept(&mut self) -> Waiting {
+        let pending = self.pending.as_mut();
+        pending.map_or_else(Waiting::default, |pending| {
+            std::mem::take(&mut pending.kept)
+        })
+    }
+
+    /// It has `used` so much of that. Answers whether it left some.
+    pub(crate) fn put_back(&mut self, mut kept: Waiting, used: usize) -> bool {
+        kept.advance(used);
+        let left = !kept.is_empty();
+        let pending = self.pending();
+        pending.offer = false;
+        pending.kept = kept;
+        pending.kept_at += used as u64;
+        left
+    }
+
+    /// The service is to see what is kept, though nothing new has come.
+    pub(crate) fn offer_kept(&mut self) {
+        self.pending().offer = true;
+    }
+
+    pub(crate) fn offers(&self) -> bool {
+        self.pending.as_ref().is_some_and(|pending| pending.offer)
+    }
+}
+
+impl Pending {
     pub(crate) fn is_vacant(&self) -> bool {
         if self.copy_anew {
             return false;

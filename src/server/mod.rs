@@ -36,7 +36,7 @@ use crate::memory::Memory;
 use crate::os::threads;
 use crate::service::AnyService;
 use crate::time::deadline::{Clock, Moment};
-use crate::worker::drain::{Ended, Pace};
+use crate::worker::drain::{Drained, Pace};
 use crate::worker::{WAKER, Worker, listener_token};
 
 /// A TCP server: listening from [`bind`](Server::bind) on, serving in [`run`](Server::run).
@@ -426,7 +426,7 @@ fn of_each_once<T: Default + 'static>(
 }
 
 /// A thread that runs a worker, once it gets one.
-type WorkerThread = JoinHandle<io::Result<Option<Ended>>>;
+type WorkerThread = JoinHandle<io::Result<Option<Drained>>>;
 
 /// No predecessor lives any more.
 fn become_alone(handle: &Handle) {

@@ -71,10 +71,10 @@ impl Context<'_> {
         if self.io.far_up().is_some() {
             self.io.is_to_be_copied_anew();
         }
-        self.io.pending().far = Some(Box::new(Dialled::Wanted {
+        self.io.set_far(Dialled::Wanted {
             upstream: upstream.clone(),
             at: self.turn.now.after(after),
-        }));
+        });
     }
 
     /// The far side, once it is connected.

@@ -33,7 +33,7 @@ impl Worker {
         let (now, known) = (self.now, self.horizon.known());
         let origin = &self.origins[usize::from(connection.io.listener)];
         let id = connection.io.id();
-        let far = connection.io.pending.as_mut()?.far.as_deref_mut()?;
+        let far = connection.io.far_mut()?;
         if matches!(far, Far::Interrupted) {
             return Some(Dialed::Failed(DialError::interrupted()));
         }
@@ -90,7 +90,7 @@ impl Worker {
                 return Step::Rest;
             };
             if outcome.is_err() {
-                connection.io.pending().far = None;
+                connection.io.take_far();
             }
             connection.dialed(serving, outcome.as_ref().map(|&()| ()));
             connection.io.resume_reading_if_room(&serving.turn);
@@ -103,6 +103,7 @@ impl Worker {
             return;
         };
         let origin = &self.origins[usize::from(connection.io.listener)];
-        connection.connected((server, socket), &origin.terms, &origin.turn(self.now));
+        let terms = &origin.terms;
+        connection.io.connected((server, socket), terms, self.now);
     }
 }

@@ -36,9 +36,9 @@ impl Pace {
     }
 }
 
-/// How a worker ended.
+/// How the drain of a worker ended, and so the worker.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ended {
+pub(crate) struct Drained {
     /// Connections that were cut off.
     pub(crate) cut: u64,
     /// When its drain was to be over, if there was one.
@@ -178,8 +178,8 @@ impl Drain {
         count > 0 && !std::mem::replace(&mut self.said, true)
     }
 
-    pub(super) fn ended(&self) -> Ended {
-        Ended {
+    pub(super) fn ended(&self) -> Drained {
+        Drained {
             cut: self.cut,
             over_at: self
                 .turns_until

@@ -45,7 +45,7 @@ use crate::time::deadline::{Clock, Deadlines, Moment, slot};
 use crate::time::horizon::{Horizon, Pause, Wait};
 use crate::worker::buffer::ReadBuffer;
 use crate::worker::dials::Dials;
-use crate::worker::drain::{Drain, Ended, Pace};
+use crate::worker::drain::{Drain, Drained, Pace};
 use crate::worker::leftovers::Leftovers;
 use crate::worker::listings::Listings;
 use crate::worker::paused::Paused;
@@ -179,7 +179,7 @@ impl Worker {
     ///
     /// # Errors
     /// What the event queue itself said; a connection's errors never come here.
-    pub(crate) fn run(mut self) -> io::Result<Ended> {
+    pub(crate) fn run(mut self) -> io::Result<Drained> {
         let mut events = Events::with_capacity(EVENTS);
         self.shared.workers[self.index].runs_on_this_thread();
         self.horizon.excuse(self.clock.now());
@@ -272,7 +272,7 @@ impl Worker {
                 Token(token) if token & FAR != 0 => {
                     let key = token & !FAR;
                     let mut dialing = false;
-                    self.ready(key, |connection| dialing = connection.note_far(event));
+                    self.ready(key, |connection| dialing = connection.io.note_far(event));
                     if dialing {
                         self.dials.push(key);
                     }
