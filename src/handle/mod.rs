@@ -6,6 +6,8 @@ pub(crate) mod lifecycle;
 pub(crate) mod listing;
 mod mailbox;
 #[cfg(control)]
+pub(crate) mod past;
+#[cfg(control)]
 mod remains;
 mod shared;
 pub(crate) mod shown;

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::shown::Past;
+use super::past::Past;
 use crate::inspect::{EndedInfo, Takeover};
 use crate::io::chronicle::Told;
 use crate::io::stats::{Counts, Summary};

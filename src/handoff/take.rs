@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::address::endpoint::Endpoint;
-use crate::handle::shown::Past;
+use crate::handle::past::Past;
 use crate::inspect::{Role, Takeover};
 use crate::io::chronicle::Told;
 use crate::io::stats::Counts;
