@@ -8,9 +8,8 @@ use standfast::inspect::{
 };
 
 use crate::ctl::short;
-use crate::top::table::{Column, Key};
-use crate::top::words::{Weight, ago, bytes_rate, count, evidence, weight};
-use crate::units::Bytes;
+use crate::top::table::{Column, Key, NONE};
+use crate::top::words::{Weight, ago, bytes, count, evidence, weight, whole};
 
 /// A connection, and what it did since it was last asked about.
 #[derive(Clone, Debug)]
@@ -77,91 +76,54 @@ pub(super) fn key_of_takeover(row: &Past) -> Key {
     Key::Number(row.info.pid.into())
 }
 
-/// Below all numbers: there is none.
-const NONE: f64 = f64::NEG_INFINITY;
-
-fn or_dash(text: Option<String>) -> String {
-    text.unwrap_or_else(|| "-".to_owned())
+/// Of this there is none.
+fn or_none(number: Option<f64>) -> f64 {
+    number.unwrap_or(NONE)
 }
 
 /// What changes stands first: not all fits beside one another.
 pub(super) const CONNECTIONS: &[Column<Connection>] = &[
-    Column::number(
-        "ID",
-        |row| row.info.id.to_string(),
-        |row| row.info.id as f64,
-    ),
+    Column::number("ID", |row| row.info.id as f64, number),
     Column::name("PEER", |row| row.info.peer.to_string()),
-    Column::number(
-        "AGE",
-        |row| short(row.info.age),
-        |row| row.info.age.as_secs_f64(),
-    ),
-    Column::number(
-        "IDLE",
-        |row| short(row.info.idle),
-        |row| row.info.idle.as_secs_f64(),
-    ),
+    Column::number("AGE", |row| row.info.age.as_secs_f64(), seconds),
+    Column::number("IDLE", |row| row.info.idle.as_secs_f64(), seconds),
     Column::number(
         "READ/S",
-        |row| or_dash(row.rates.map(|rates| bytes_rate(rates.0))),
-        |row| row.rates.map_or(NONE, |rates| rates.0),
+        |row| or_none(row.rates.map(|(read, _)| read)),
+        bytes,
     ),
     Column::number(
         "WRITTEN/S",
-        |row| or_dash(row.rates.map(|rates| bytes_rate(rates.1))),
-        |row| row.rates.map_or(NONE, |rates| rates.1),
+        |row| or_none(row.rates.map(|(_, written)| written)),
+        bytes,
     ),
-    Column::number(
-        "READ",
-        |row| Bytes(row.info.read).to_string(),
-        |row| row.info.read as f64,
-    ),
-    Column::number(
-        "WRITTEN",
-        |row| Bytes(row.info.written).to_string(),
-        |row| row.info.written as f64,
-    ),
-    Column::number(
-        "WAITING",
-        |row| Bytes(row.info.waiting as u64).to_string(),
-        |row| row.info.waiting as f64,
-    ),
+    Column::number("READ", |row| row.info.read as f64, bytes),
+    Column::number("WRITTEN", |row| row.info.written as f64, bytes),
+    Column::number("WAITING", |row| row.info.waiting as f64, bytes),
     Column::number(
         "UNACKED",
-        |row| {
-            or_dash(
-                row.info
-                    .unacknowledged
-                    .map(|bytes| Bytes(bytes).to_string()),
-            )
-        },
-        |row| row.info.unacknowledged.map_or(NONE, |bytes| bytes as f64),
+        |row| or_none(row.info.unacknowledged.map(|bytes| bytes as f64)),
+        bytes,
     ),
     Column::number(
         "RTT",
-        |row| or_dash(row.info.round_trip.map(milliseconds)),
-        |row| row.info.round_trip.map_or(NONE, |time| time.as_secs_f64()),
+        |row| or_none(row.info.round_trip.map(|time| time.as_secs_f64())),
+        milliseconds,
     ),
     Column::name("NEXT", |row| {
-        row.info
-            .next_deadline
-            .map_or("-", |next| deadline(next.kind))
-            .to_owned()
+        let next = row.info.next_deadline;
+        next.map_or("-", |next| deadline(next.kind)).to_owned()
     }),
     Column::number(
         "IN",
-        |row| or_dash(row.info.next_deadline.map(|next| short(next.due_in))),
-        |row| {
-            row.info
-                .next_deadline
-                .map_or(NONE, |next| next.due_in.as_secs_f64())
-        },
+        |row| or_none(row.info.next_deadline.map(|next| next.due_in.as_secs_f64())),
+        seconds,
     ),
     Column::name("LISTENER", |row| row.info.listener.to_string()),
     Column::name("SERVICE", |row| row.info.service.clone()),
     Column::name("UPSTREAM", |row| {
-        or_dash(row.info.upstream.as_ref().map(ToString::to_string))
+        let upstream = row.info.upstream.as_ref();
+        upstream.map_or_else(|| "-".to_owned(), ToString::to_string)
     }),
 ];
 
@@ -169,54 +131,30 @@ pub(super) const CONNECTIONS: &[Column<Connection>] = &[
 pub(super) const BY_TRAFFIC: usize = 4;
 
 pub(super) const ENDED: &[Column<Ended>] = &[
-    Column::number("ENDED", |row| ago(row.ago), |row| row.ago.as_secs_f64()),
+    Column::number("ENDED", |row| row.ago.as_secs_f64(), seconds_ago),
     Column::name("REASON", |row: &Ended| reason(&row.info))
         .weighed(|row| row.info.reason.map_or(Weight::Plain, weight)),
     Column::name("EVIDENCE", |row| evidence(&row.info)),
     Column::name("PEER", |row| row.info.peer.to_string()),
     Column::name("LISTENER", |row| row.info.listener.to_string()),
-    Column::number(
-        "AGE",
-        |row| short(row.info.age),
-        |row| row.info.age.as_secs_f64(),
-    ),
-    Column::number(
-        "READ",
-        |row| Bytes(row.info.read).to_string(),
-        |row| row.info.read as f64,
-    ),
-    Column::number(
-        "WRITTEN",
-        |row| Bytes(row.info.written).to_string(),
-        |row| row.info.written as f64,
-    ),
-    Column::number(
-        "ID",
-        |row| row.info.id.to_string(),
-        |row| row.info.id as f64,
-    ),
+    Column::number("AGE", |row| row.info.age.as_secs_f64(), seconds),
+    Column::number("READ", |row| row.info.read as f64, bytes),
+    Column::number("WRITTEN", |row| row.info.written as f64, bytes),
+    Column::number("ID", |row| row.info.id as f64, number),
 ];
 
 pub(super) const LISTENERS: &[Column<ListenerInfo>] = &[
     Column::name("ADDRESS", |row| row.address.to_string()),
     Column::name("SERVICE", |row| row.service.clone()),
-    Column::number("OPEN", |row| count(row.open), |row| row.open as f64),
-    Column::number(
-        "ACCEPTED",
-        |row| count(row.accepted),
-        |row| row.accepted as f64,
-    ),
-    Column::number(
-        "ENDED",
-        |row| count(all(&row.closed)),
-        |row| all(&row.closed) as f64,
-    ),
+    Column::number("OPEN", |row| row.open as f64, in_thousands),
+    Column::number("ACCEPTED", |row| row.accepted as f64, in_thousands),
+    Column::number("ENDED", |row| all(&row.closed) as f64, in_thousands),
 ];
 
 pub(super) const REASONS: &[Column<(CloseReason, u64)>] = &[
     Column::name("REASON", |row: &(CloseReason, u64)| row.0.to_string())
         .weighed(|row| weight(row.0)),
-    Column::number("ENDED", |row| count(row.1), |row| row.1 as f64),
+    Column::number("ENDED", |row| row.1 as f64, in_thousands),
 ];
 
 /// The most frequent first.
@@ -233,29 +171,37 @@ pub(super) const UPSTREAMS: &[Column<UpstreamInfo>] = &[
 ];
 
 pub(super) const TAKEOVERS: &[Column<Past>] = &[
-    Column::number("WHEN", |row| ago(row.ago), |row| row.ago.as_secs_f64()),
-    Column::number(
-        "FREEZE",
-        |row| milliseconds(row.info.frozen),
-        |row| row.info.frozen.as_secs_f64(),
-    ),
+    Column::number("WHEN", |row| row.ago.as_secs_f64(), seconds_ago),
+    Column::number("FREEZE", |row| row.info.frozen.as_secs_f64(), milliseconds),
     Column::number(
         "CONNECTIONS",
-        |row| count(row.info.connections),
         |row| row.info.connections as f64,
+        in_thousands,
     ),
-    Column::number(
-        "STAYED",
-        |row| count(row.info.staying),
-        |row| row.info.staying as f64,
-    ),
+    Column::number("STAYED", |row| row.info.staying as f64, in_thousands),
     Column::name("VERSION", |row| row.info.version.clone()),
-    Column::number(
-        "PID",
-        |row| row.info.pid.to_string(),
-        |row| row.info.pid.into(),
-    ),
+    Column::number("PID", |row| row.info.pid.into(), number),
 ];
+
+fn number(value: f64) -> String {
+    whole(value).to_string()
+}
+
+fn in_thousands(value: f64) -> String {
+    count(whole(value))
+}
+
+fn seconds(value: f64) -> String {
+    short(Duration::try_from_secs_f64(value).unwrap_or(Duration::MAX))
+}
+
+fn seconds_ago(value: f64) -> String {
+    format!("{} ago", seconds(value))
+}
+
+fn milliseconds(seconds: f64) -> String {
+    format!("{:.2}ms", seconds * 1e3)
+}
 
 pub(super) fn all(closed: &[(CloseReason, u64)]) -> u64 {
     closed.iter().map(|(_, count)| count).sum()
@@ -264,10 +210,6 @@ pub(super) fn all(closed: &[(CloseReason, u64)]) -> u64 {
 pub(super) fn reason(end: &EndedInfo) -> String {
     end.reason
         .map_or_else(|| "unknown".to_owned(), |reason| reason.to_string())
-}
-
-fn milliseconds(time: Duration) -> String {
-    format!("{:.2}ms", time.as_secs_f64() * 1e3)
 }
 
 /// As `list` calls it.
@@ -301,7 +243,7 @@ pub(super) fn of_connection(row: &Connection) -> Vec<(&'static str, String)> {
     );
     let rates = row
         .rates
-        .map(|(read, written)| (bytes_rate(read), bytes_rate(written)));
+        .map(|(read, written)| (bytes(read), bytes(written)));
     let (read, written) = rates.unwrap_or_else(|| ("-".to_owned(), "-".to_owned()));
     told.extend([
         ("age", short(info.age)),
@@ -323,7 +265,10 @@ pub(super) fn of_connection(row: &Connection) -> Vec<(&'static str, String)> {
                     .map(|bytes| format!("{} bytes", count(bytes))),
             ),
         ),
-        ("rtt", or_unknown(info.round_trip.map(milliseconds))),
+        (
+            "rtt",
+            or_unknown(info.round_trip.map(|time| milliseconds(time.as_secs_f64()))),
+        ),
         (
             "next",
             info.next_deadline.map_or_else(
@@ -373,6 +318,7 @@ pub(super) fn of_listener(row: &ListenerInfo) -> Vec<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::top::table::Shows;
     use crate::top::told;
 
     #[test]
@@ -407,10 +353,11 @@ mod tests {
     fn those_that_move_most_stand_first_and_of_whom_nothing_is_known_last() {
         assert_eq!(CONNECTIONS[BY_TRAFFIC].title, "READ/S");
         assert_eq!(REASONS[BY_COUNT].title, "ENDED");
-        let value = CONNECTIONS[BY_TRAFFIC].value.unwrap();
-        assert_eq!(
-            value(&Connection::new(told::connection(1, 1.0, 5), None)),
-            NONE
-        );
+        let unknown = Connection::new(told::connection(1, 1.0, 5), None);
+        let Shows::Number(value, _) = CONNECTIONS[BY_TRAFFIC].shows else {
+            panic!("no number");
+        };
+        assert_eq!(value(&unknown), NONE);
+        assert_eq!(CONNECTIONS[BY_TRAFFIC].text(&unknown), "-");
     }
 }

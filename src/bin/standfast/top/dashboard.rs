@@ -291,27 +291,11 @@ impl Dashboard {
     }
 
     pub(super) fn choice(&self) -> &Choice {
-        let [connections, ended, listeners, reasons, upstreams, takeovers] = &self.choices;
-        match self.view {
-            View::Connections => connections,
-            View::Ended => ended,
-            View::Listeners => listeners,
-            View::Reasons => reasons,
-            View::Upstreams => upstreams,
-            View::Takeovers => takeovers,
-        }
+        &self.choices[self.view as usize]
     }
 
     pub(super) fn choice_mut(&mut self) -> &mut Choice {
-        let [connections, ended, listeners, reasons, upstreams, takeovers] = &mut self.choices;
-        match self.view {
-            View::Connections => connections,
-            View::Ended => ended,
-            View::Listeners => listeners,
-            View::Reasons => reasons,
-            View::Upstreams => upstreams,
-            View::Takeovers => takeovers,
-        }
+        &mut self.choices[self.view as usize]
     }
 
     /// The rows of the view as they stand, which of them is chosen, and from which on they are shown.

@@ -15,7 +15,7 @@ use crate::top::layout::{FIGURES, Plan, Wanted, plan};
 use crate::top::look::{FAINT, Look};
 use crate::top::table::{Kind, Table};
 use crate::top::view::View;
-use crate::top::words::{Weight, bytes_rate, count, rate, whole};
+use crate::top::words::{Weight, bytes, count, rate, whole};
 use crate::units::Bytes;
 
 /// A name is that wide at most, unless there is nothing behind it.
@@ -262,8 +262,8 @@ impl Pen<'_> {
                 count(board.status.open as u64),
                 rate(now(Measure::Accepted)),
                 rate(now(Measure::Ended)),
-                bytes_rate(now(Measure::Read)),
-                bytes_rate(now(Measure::Written)),
+                bytes(now(Measure::Read)),
+                bytes(now(Measure::Written)),
             );
             self.put(place, 0, &text, Style::new());
             return;
@@ -273,8 +273,8 @@ impl Pen<'_> {
             ("Connections", Measure::Open, "open", &open),
             ("Accepted", Measure::Accepted, "/s", &rate),
             ("Ended", Measure::Ended, "/s", &rate),
-            ("Read from clients", Measure::Read, "/s", &bytes_rate),
-            ("Written to clients", Measure::Written, "/s", &bytes_rate),
+            ("Read from clients", Measure::Read, "/s", &bytes),
+            ("Written to clients", Measure::Written, "/s", &bytes),
         ];
         let width = usize::from(place.width);
         // The name, the value, the most of it; then the line.

@@ -20,33 +20,41 @@ pub(super) enum Kind {
     Number,
 }
 
+/// A number that there is none of: below all others.
+pub(super) const NONE: f64 = f64::NEG_INFINITY;
+
 /// A column of a table of `T`.
 pub(super) struct Column<T> {
     pub(super) title: &'static str,
-    pub(super) text: fn(&T) -> String,
-    /// What a number is sorted by; a name has none, and is sorted by its text.
-    pub(super) value: Option<fn(&T) -> f64>,
-    pub(super) weight: fn(&T) -> Weight,
+    pub(super) shows: Shows<T>,
+    weight: fn(&T) -> Weight,
+}
+
+pub(super) enum Shows<T> {
+    Name(fn(&T) -> String),
+    /// And how a number is written.
+    Number(fn(&T) -> f64, fn(f64) -> String),
 }
 
 impl<T> Column<T> {
-    pub(super) const fn name(title: &'static str, text: fn(&T) -> String) -> Self {
-        Self {
-            title,
-            text,
-            value: None,
-            weight: |_| Weight::Plain,
-        }
+    pub(super) const fn name(title: &'static str, name: fn(&T) -> String) -> Self {
+        Self::new(title, Shows::Name(name))
     }
 
     pub(super) const fn number(
         title: &'static str,
-        text: fn(&T) -> String,
-        value: fn(&T) -> f64,
+        number: fn(&T) -> f64,
+        written: fn(f64) -> String,
     ) -> Self {
+        Self::new(title, Shows::Number(number, written))
+    }
+
+    const fn new(title: &'static str, shows: Shows<T>) -> Self {
+        let weight = |_: &T| Weight::Plain;
         Self {
-            value: Some(value),
-            ..Self::name(title, text)
+            title,
+            shows,
+            weight,
         }
     }
 
@@ -55,9 +63,19 @@ impl<T> Column<T> {
     }
 
     fn kind(&self) -> Kind {
-        match self.value {
-            None => Kind::Name,
-            Some(_) => Kind::Number,
+        match self.shows {
+            Shows::Name(_) => Kind::Name,
+            Shows::Number(..) => Kind::Number,
+        }
+    }
+
+    pub(super) fn text(&self, row: &T) -> String {
+        match self.shows {
+            Shows::Name(name) => name(row),
+            Shows::Number(number, written) => match number(row) {
+                NONE => "-".to_owned(),
+                number => written(number),
+            },
         }
     }
 }
@@ -113,7 +131,7 @@ impl<T> Table for Grid<'_, T> {
 
     fn cell(&self, row: usize, column: usize) -> (String, Weight) {
         match (self.rows.get(row), self.columns.get(column)) {
-            (Some(row), Some(column)) => (printable(&(column.text)(row)), (column.weight)(row)),
+            (Some(row), Some(column)) => (printable(&column.text(row)), (column.weight)(row)),
             _ => (String::new(), Weight::Plain),
         }
     }
@@ -133,11 +151,11 @@ impl<T> Table for Grid<'_, T> {
         {
             // Stable: those that are alike stay as they were told.
             let falls = sort.falls(column.kind());
-            match column.value {
-                Some(value) if falls => rows.sort_by(|a, b| value(b.1).total_cmp(&value(a.1))),
-                Some(value) => rows.sort_by(|a, b| value(a.1).total_cmp(&value(b.1))),
-                None if falls => rows.sort_by_cached_key(|row| Reverse((column.text)(row.1))),
-                None => rows.sort_by_cached_key(|row| (column.text)(row.1)),
+            match column.shows {
+                Shows::Number(of, _) if falls => rows.sort_by(|a, b| of(b.1).total_cmp(&of(a.1))),
+                Shows::Number(of, _) => rows.sort_by(|a, b| of(a.1).total_cmp(&of(b.1))),
+                Shows::Name(of) if falls => rows.sort_by_cached_key(|row| Reverse(of(row.1))),
+                Shows::Name(of) => rows.sort_by_cached_key(|row| of(row.1)),
             }
         }
         rows.into_iter().map(|(at, _)| at).collect()
@@ -152,9 +170,9 @@ impl<T> Grid<'_, T> {
             Key::Name(_) => String::new(),
         };
         for column in self.columns {
-            if column.kind() == Kind::Name {
+            if let Shows::Name(name) = column.shows {
                 text.push(' ');
-                text += &(column.text)(row).to_lowercase();
+                text += &name(row).to_lowercase();
             }
         }
         text
@@ -167,7 +185,11 @@ mod tests {
 
     const COLUMNS: &[Column<(u64, &str)>] = &[
         Column::name("NAME", |row| row.1.to_owned()),
-        Column::number("COUNT", |row| row.0.to_string(), |row| (row.0 / 10) as f64),
+        Column::number(
+            "COUNT",
+            |row| (row.0 / 10) as f64,
+            |count| count.to_string(),
+        ),
     ];
 
     fn arranged(sort: Option<(usize, bool)>, filter: &str) -> Vec<&'static str> {

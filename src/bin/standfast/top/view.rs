@@ -15,6 +15,7 @@ pub(super) enum View {
 }
 
 impl View {
+    /// All of them, in the order of their numbers.
     pub(super) const ALL: [Self; 6] = [
         Self::Connections,
         Self::Ended,
@@ -50,7 +51,18 @@ impl View {
 
     /// The one so many further on, around.
     pub(super) fn further(self, steps: usize) -> Self {
-        let at = Self::ALL.iter().position(|view| *view == self).unwrap_or(0);
-        *Self::ALL.iter().cycle().nth(at + steps).unwrap_or(&self)
+        Self::ALL[(self as usize + steps) % Self::ALL.len()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_are_numbered_in_order() {
+        for (at, view) in View::ALL.into_iter().enumerate() {
+            assert_eq!(view as usize, at, "{view:?}");
+        }
     }
 }

@@ -95,8 +95,8 @@ pub(super) fn rate(value: f64) -> String {
     }
 }
 
-/// Bytes a second.
-pub(super) fn bytes_rate(value: f64) -> String {
+/// Bytes, or bytes a second.
+pub(super) fn bytes(value: f64) -> String {
     Bytes(whole(value)).to_string()
 }
 
@@ -188,7 +188,7 @@ mod tests {
         ] {
             assert_eq!(rate(value), text);
         }
-        assert_eq!(bytes_rate(2560.4), "2.5k");
+        assert_eq!(bytes(2560.4), "2.5k");
     }
 
     #[test]
