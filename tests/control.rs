@@ -27,7 +27,7 @@ use serde_json::Value;
 use crate::support::clients::{Raised, assert_over, connect_with_window};
 use crate::support::home::{Home, entry, number, refusal, seconds, text};
 use crate::support::{
-    Server, assert_echoes, connect, now, output, pass, read_to_fin, shell, until,
+    Server, assert_echoes, connect, now, output, pass, read_to_fin, until,
     until_another_signal_counts,
 };
 
@@ -642,11 +642,9 @@ fn an_answer_that_cannot_be_written_is_a_failure_and_one_nobody_reads_is_not() {
     let home = Home::new();
     let _server = home.serve(&[]);
     for command in ["status", "list"] {
-        let mut full = shell(r#""$@" > /dev/full"#, &[command]);
-        full.env("XDG_RUNTIME_DIR", &home.path);
+        let full = home.shell(r#""$@" > /dev/full"#, &[command]);
         assert_eq!(refusal(full).0, 1);
-        let mut closed = shell(r#"{ sleep 0.1; "$@"; echo $? >&2; } | true"#, &[command]);
-        closed.env("XDG_RUNTIME_DIR", &home.path);
+        let closed = home.shell(r#"{ sleep 0.1; "$@"; echo $? >&2; } | true"#, &[command]);
         let (_, _, stderr) = output(closed);
         assert_eq!(stderr, "0");
     }

@@ -11,12 +11,14 @@ mod takeovers;
 
 use std::fs;
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::home::{Home, number};
 use crate::support::{Server, assert_echoes, until};
+use crate::takeover::restart::copy;
 
 /// A keeper with its server; both ended when dropped.
 struct Kept {
@@ -36,6 +38,16 @@ impl Kept {
     fn spawn(home: Home, command: Command, listeners: usize) -> Self {
         let keeper = Server::spawn(command, listeners);
         Self { home, keeper }
+    }
+
+    /// `serve --keep ARGS...` by a copy of the program, and where that is.
+    fn by_a_copy(args: &[&str]) -> (Self, PathBuf) {
+        let home = Home::new();
+        let program = home.join("standfast-here");
+        copy(&program);
+        let mut command = home.command(&program);
+        command.args(["serve", "--keep", "-l", "0"]).args(args);
+        (Self::spawn(home, command, 1), program)
     }
 
     /// By `command`, which says so often where it serves, be that at a path.

@@ -7,9 +7,7 @@ use std::process::{Command, Stdio};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::support::home::Home;
-use crate::support::{
-    Orphan, Server, assert_echoes, cannot_run, lacks, read_to_fin, restarted, standfast,
-};
+use crate::support::{Server, assert_echoes, cannot_run, lacks, read_to_fin, standfast};
 
 /// A client that speaks MPTCP; none where the kernel does not.
 fn connect(to: SocketAddr) -> Option<TcpStream> {
@@ -30,10 +28,7 @@ fn clients_over_mptcp_and_over_tcp_are_served_side_by_side_and_taken_over() {
     let mut plain = server.connect();
     assert_echoes(&mut plain, b"over one");
     // Both are looked after: the deadline of the one is this process's own.
-    let (code, _, said) = restarted(|| home.standfast(&["restart"]));
-    assert_eq!(code, 0, "{said}");
-    let pid = home.json(&["status"])["pid"].as_u64().unwrap();
-    let _successor = Orphan::new(u32::try_from(pid).unwrap());
+    let _successor = home.restart(&[]);
     for one in [&mut client, &mut plain] {
         assert_echoes(one, b"again");
         // A FIN is answered with one, behind everything.

@@ -10,9 +10,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::connecting::{Peer, assert_gets, connect_command};
-use crate::support::home::{Home, number, text};
+use crate::support::home::{Home, text};
 use crate::support::{
-    Guarded, Orphan, Server, assert_echoes, connect, facts, now, output, read_to_fin, restarted,
+    Guarded, Server, assert_echoes, connect, facts, now, output, read_to_fin,
     shell, standfast, until, until_another_signal_counts,
 };
 
@@ -110,10 +110,7 @@ fn with_a_stdout_that_takes_nothing_it_is_taken_over_from() {
     assert_echoes(&mut client, b"hello");
     let mut generations = Vec::new();
     for _ in 0..2 {
-        let (code, answer, stderr) = restarted(|| home.standfast(&["restart"]));
-        assert_eq!((code, &*stderr), (0, ""), "{answer}");
-        let pid = number(&home.json(&["status"])["pid"]);
-        generations.push(Orphan::new(u32::try_from(pid).unwrap()));
+        generations.push(home.restart(&[]));
         assert_echoes(&mut client, b"and on");
         assert_echoes(&mut connect(address), b"a new one");
     }

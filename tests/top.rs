@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::home::{Home, number};
-use crate::support::{Orphan, Server, assert_echoes, lacks, output, restarted, standfast, until};
+use crate::support::home::Home;
+use crate::support::{Server, assert_echoes, lacks, output, standfast, until};
 
 /// A terminal, gone when dropped.
 struct Terminal<'a> {
@@ -164,10 +164,8 @@ fn it_goes_on_over_a_restart_and_waits_for_a_server_that_is_gone() {
     let address = server.address().to_string();
     let terminal = Terminal::open(&home, USUAL, "A=1", "--interval 100ms");
     terminal.until_shown(&[&format!("pid {}", server.pid()), "Connections 1"]);
-    let (code, _, said) = restarted(|| home.standfast(&["restart", &address]));
-    assert_eq!(code, 0, "{said}");
-    let pid = number(&home.json(&["status"])["pid"]);
-    let orphan = Orphan::new(u32::try_from(pid).unwrap());
+    let (orphan, _) = home.restart(&[&address]);
+    let pid = home.pid(&[]);
     let peer = client.local_addr().unwrap().to_string();
     terminal.until_shown(&[&format!("pid {pid}"), "Takeovers 1", &peer]);
     home.answer(&["stop", &address]);

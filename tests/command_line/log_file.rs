@@ -14,8 +14,7 @@ use rustix::process::Signal;
 
 use crate::support::home::{Home, text};
 use crate::support::{
-    Orphan, Server, assert_echoes, connect, facts, lacks, output, read_to_fin, restarted, shell,
-    until,
+    Orphan, Server, assert_echoes, connect, facts, lacks, output, read_to_fin, shell, until,
 };
 
 fn lines(path: &Path) -> Vec<String> {
@@ -220,10 +219,7 @@ fn both_processes_of_a_takeover_write_whole_lines_to_one_file() {
             if at == 2 {
                 fs::rename(&path, home.join("log.1")).unwrap();
             }
-            let (code, _, stderr) = restarted(|| home.standfast(&["restart"]));
-            assert_eq!(code, 0, "{stderr}");
-            let pid = &home.json(&["status"])["pid"];
-            Orphan::new(u32::try_from(pid.as_u64().unwrap()).unwrap())
+            home.restart(&[]).0
         });
         restarts.collect::<Vec<_>>()
     });

@@ -4,27 +4,19 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use rustix::process::Signal;
 
 use super::{NO_FILES, assert_next, file, serve};
-use crate::support::home::{Home, number, text};
-use crate::support::{
-    GUARD, Orphan, Server, assert_echoes, connect, output, read_to_fin, restarted, shell, until,
-};
-
-/// The process that answers.
-fn pid(home: &Home) -> u32 {
-    u32::try_from(number(&home.json(&["status"])["pid"])).unwrap()
-}
+use crate::support::home::{Home, text};
+use crate::support::{GUARD, Orphan, Server, assert_echoes, connect, read_to_fin, shell, until};
 
 /// Has the file read anew: the new process, and what was answered.
 #[track_caller]
 fn reload(home: &Home) -> (Orphan, String) {
-    let (code, stdout, stderr) = restarted(|| home.standfast(&["reload"]));
-    assert_eq!((code, &*stderr), (0, ""), "{stdout}");
-    (Orphan::new(pid(home)), stdout)
+    let said = home.taken_over(&["reload"]);
+    (Orphan::new(home.pid(&[])), said)
 }
 
 /// What is said of a reload that is refused.
@@ -96,7 +88,7 @@ fn what_cannot_be_read_or_may_not_be_changes_nothing_and_is_answered() {
         assert!(shell(make, &[text(&path)]).status().unwrap().success());
         let said = refused(&home);
         assert!(said.contains(why), "{make}: {said}");
-        assert_eq!(pid(&home), server.pid());
+        assert_eq!(home.pid(&[]), server.pid());
         assert_echoes(&mut client, b"as before");
     }
     fs::write(&path, good).unwrap();
@@ -116,7 +108,7 @@ fn a_hangup_reloads_where_there_is_a_file() {
     server.signal(Signal::HUP);
     let line = server.log_line("what is wrong", |line| line.contains("not restarted"));
     assert!(line.contains("the nearest one is address"), "{line}");
-    assert_eq!(pid(&home), server.pid());
+    assert_eq!(home.pid(&[]), server.pid());
     fs::write(&path, "address = 0\nmax-age = \"1h\"\n").unwrap();
     loop {
         server.signal(Signal::HUP);
@@ -128,7 +120,7 @@ fn a_hangup_reloads_where_there_is_a_file() {
         }
         assert!(line.contains("freeze"), "only too slow: {line}");
     }
-    let next = Orphan::new(pid(&home));
+    let next = Orphan::new(home.pid(&[]));
     assert_echoes(&mut client, b"and on");
     drop(next);
 }
@@ -137,17 +129,15 @@ fn a_hangup_reloads_where_there_is_a_file() {
 fn a_hangup_is_ignored_under_nohup_with_a_file_too() {
     let home = Home::new();
     let path = file(&home, "address = 0\n");
-    let standfast = home.standfast(&[]);
-    let mut command = Command::new("nohup");
-    command.arg(standfast.get_program());
+    let mut command = home.command("nohup");
+    command.arg(env!("CARGO_BIN_EXE_standfast"));
     command.args(["serve", "--config", text(&path)]);
-    command.env("XDG_RUNTIME_DIR", &home.path);
     let mut server = Server::spawn(command, 1);
     server.signal(Signal::HUP);
     server.signal(Signal::USR1);
     server.log_line("the next signal", |line| line.contains("signal=SIGUSR1"));
     assert!(!server.lines.iter().any(|line| line.contains("SIGHUP")));
-    assert_eq!(pid(&home), server.pid());
+    assert_eq!(home.pid(&[]), server.pid());
 }
 
 #[test]
@@ -201,7 +191,7 @@ fn a_listener_that_is_left_out_is_closed_and_its_connections_end_where_they_were
     assert_echoes(&mut echoing, b"hello");
     assert_passes(&mut relayed, &mut far, "there");
     file(&home, ECHO);
-    let former = pid(&home);
+    let former = home.pid(&[]);
     let (next, answer) = reload(&home);
     assert!(
         answer.contains(
@@ -252,7 +242,7 @@ fn a_reload_that_fails_half_way_leaves_all_listeners_where_they_were() {
         assert_echoes(&mut echoing, b"hello");
         file(&home, ECHO);
         refused(&home);
-        assert_eq!(pid(&home), server.pid());
+        assert_eq!(home.pid(&[]), server.pid());
         assert_echoes(&mut echoing, b"and on");
         assert_passes(&mut relayed, &mut far, "there");
         let mut another = connect(server.addresses[1]);
@@ -315,15 +305,12 @@ fn the_path_of_a_unix_socket_that_is_left_out_goes_and_the_others_stay() {
     let stands = |name: &str| home.join(name).exists();
     assert!(["a", "b", "c"].into_iter().all(echoes));
     file(&home, &format!("{}{}", at("c"), at("a")));
-    let reload = || home.standfast(&["reload", "--control", control]);
     for _ in 0..2 {
-        let (code, _, stderr) = restarted(reload);
-        assert_eq!((code, &*stderr), (0, ""));
+        home.taken_over(&["reload", "--control", control]);
         until("its path goes", || !stands("b"));
         assert!(echoes("a") && echoes("c") && !echoes("b"));
     }
-    let (code, _, stderr) = output(home.standfast(&["drain", "--control", control]));
-    assert_eq!((code, &*stderr), (0, ""));
+    home.answer(&["drain", "--control", control]);
     until("the paths go with the last", || {
         !["a", "c", "control"].into_iter().any(stands)
     });

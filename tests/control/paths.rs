@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use super::strangers::seqpacket;
 use crate::support::home::{Home, text};
-use crate::support::{Orphan, Server, lacks, restarted};
+use crate::support::{Orphan, Server, lacks};
 
 /// A server on `unix:PATH` with its control socket beside it.
 struct Pair {
@@ -32,15 +32,11 @@ impl Pair {
     }
 
     fn restart(&self) -> Orphan {
-        let restart = || self.home.standfast(&["restart", text(&self.control)]);
-        let (code, stdout, stderr) = restarted(restart);
-        assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
-        Orphan::new(self.pid())
+        self.home.restart(&[text(&self.control)]).0
     }
 
     fn pid(&self) -> u32 {
-        let status = self.home.json(&["status", text(&self.control)]);
-        u32::try_from(status["pid"].as_u64().unwrap()).unwrap()
+        self.home.pid(&[text(&self.control)])
     }
 }
 
@@ -151,21 +147,27 @@ fn systemd_tmpfiles_spares_the_sockets_of_a_server_that_lives() {
     UnixStream::connect(&pair.path).unwrap();
 }
 
+/// Neither clients nor orders can be heard at `path`, which `why` tells.
+#[track_caller]
+fn assert_refused_at(home: &Home, path: &Path, why: &str) {
+    let address = format!("unix:{}", path.display());
+    for args in [
+        ["-l", &*address, "--control", "off"],
+        ["-l", "0", "--control", text(path)],
+    ] {
+        let (code, line) = home.refusal(&[&["serve"][..], &args].concat());
+        assert_eq!(code, 1, "{line}");
+        assert!(line.contains(why), "{line}");
+    }
+}
+
 #[test]
 fn a_pipe_in_the_place_of_a_lock_is_refused_at_once() {
     let home = Home::new();
     let path = home.join("x.sock");
     let made = Command::new("mkfifo").arg(lock_of(&path)).status();
     assert!(made.unwrap().success());
-    let address = format!("unix:{}", path.display());
-    for args in [
-        ["-l", &*address, "--control", "off"],
-        ["-l", "0", "--control", text(&path)],
-    ] {
-        let (code, line) = home.refusal(&[&["serve"][..], &args].concat());
-        assert_eq!(code, 1, "{line}");
-        assert!(line.contains("x.sock.lock"), "{line}");
-    }
+    assert_refused_at(&home, &path, "x.sock.lock");
     assert!(lock_of(&path).exists());
 }
 
@@ -176,13 +178,5 @@ fn who_listens_at_a_path_and_accepts_nobody_is_not_waited_for() {
     let _theirs = seqpacket::listen(&path);
     let callers: Vec<_> = std::iter::from_fn(|| seqpacket::connect(&path)).collect();
     assert!(!callers.is_empty(), "until its queue is full");
-    let address = format!("unix:{}", path.display());
-    for args in [
-        ["-l", &*address, "--control", "off"],
-        ["-l", "0", "--control", text(&path)],
-    ] {
-        let (code, line) = home.refusal(&[&["serve"][..], &args].concat());
-        assert_eq!(code, 1, "{line}");
-        assert!(line.contains("another program listens there"), "{line}");
-    }
+    assert_refused_at(&home, &path, "another program listens there");
 }

@@ -15,8 +15,7 @@ use super::strangers::{User, seqpacket};
 use super::stuck;
 use crate::support::home::{Home, refusal, text};
 use crate::support::{
-    GUARD, Server, assert_echoes, cannot_run, facts, output, shell, until,
-    until_another_signal_counts,
+    GUARD, Server, assert_echoes, cannot_run, facts, output, until, until_another_signal_counts,
 };
 
 /// A control socket of this user's alone.
@@ -57,8 +56,7 @@ fn serves_without_control(command: Command) -> String {
 #[test]
 fn it_stands_in_the_runtime_folder_and_is_this_users_alone() {
     let home = Home::new();
-    let mut command = shell(r#"umask 000; exec "$@""#, &["serve", "-l", "0"]);
-    command.env("XDG_RUNTIME_DIR", &home.path);
+    let command = home.shell(r#"umask 000; exec "$@""#, &["serve", "-l", "0"]);
     let server = Server::spawn(command, 1);
     let folder = home.join("standfast");
     assert_eq!(mode(&folder), 0o700, "whatever the umask");
@@ -247,13 +245,11 @@ fn without_xdg_runtime_dir_it_stands_in_the_systems_runtime_folder() {
 #[test]
 fn a_path_that_was_asked_for_is_taken_relative_or_not() {
     let home = Home::new();
-    let mut command = shell(
+    let mut command = home.shell(
         r#"umask 000; exec "$@""#,
         &["serve", "-l", "0", "--control", "here.sock"],
     );
-    command
-        .env("XDG_RUNTIME_DIR", &home.path)
-        .current_dir(&home.path);
+    command.current_dir(&home.path);
     let mut server = Server::spawn(command, 1);
     let socket = home.join("here.sock");
     assert_private_socket(&socket, geteuid().as_raw());

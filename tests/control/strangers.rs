@@ -22,7 +22,7 @@ use crate::support::home::{Home, number, refusal, text};
 use crate::support::seeded::Seeded;
 use crate::support::{
     Began, GUARD, Server, assert_echoes, cannot_run, connect, leave_descriptors, now, read_to_fin,
-    shell, until,
+    until,
 };
 
 /// The sockets of the control path, which the standard library does not have.
@@ -335,8 +335,7 @@ fn with_every_place_taken_it_can_still_be_asked() {
     for when_full in ["close", "wait"] {
         let home = Home::new();
         let serve = ["serve", "-l", "0", "--when-full", when_full];
-        let mut command = shell(r#"ulimit -n 100; exec "$@""#, &serve);
-        command.env("XDG_RUNTIME_DIR", &home.path);
+        let command = home.shell(r#"ulimit -n 100; exec "$@""#, &serve);
         let server = Server::spawn(command, 1);
         let mut clients: Vec<_> = (0..36).map(|_| server.connect()).collect();
         for client in &mut clients {
@@ -398,8 +397,7 @@ fn out_of_descriptors_it_can_still_be_asked() {
 #[test]
 fn who_hangs_at_the_control_socket_takes_no_clients_place() {
     let home = Home::new();
-    let mut command = shell(r#"ulimit -n 100; exec "$@""#, &["serve", "-l", "0"]);
-    command.env("XDG_RUNTIME_DIR", &home.path);
+    let command = home.shell(r#"ulimit -n 100; exec "$@""#, &["serve", "-l", "0"]);
     let mut server = Server::spawn(command, 1);
     let path = home.socket_of(&server);
     let callers: Vec<_> = (0..100)

@@ -20,8 +20,7 @@ use crate::takeover::restart::put_script;
 #[test]
 fn more_addresses_than_the_soft_limit_on_descriptors_outlive_a_crash() {
     let home = Home::new();
-    let mut command = shell(r#"ulimit -Sn 32; exec "$@""#, &["serve", "--keep"]);
-    command.env("XDG_RUNTIME_DIR", &home.path);
+    let mut command = home.shell(r#"ulimit -Sn 32; exec "$@""#, &["serve", "--keep"]);
     let paths: Vec<_> = (0..18).map(|at| home.join(&format!("s{at}"))).collect();
     for path in &paths {
         command.args(["-l", &format!("unix:{}", text(path))]);
@@ -188,8 +187,7 @@ fn sockets_that_were_inherited_or_passed_by_systemd_are_those_of_every_server() 
         let address = listener.local_addr().unwrap();
         let control = home.join("c");
         let args = ["serve", "--keep", "-l", listen, "--control", text(&control)];
-        let mut command = shell(&format!(r#"{before}; exec "$@""#), &args);
-        command.env("XDG_RUNTIME_DIR", &home.path);
+        let mut command = home.shell(&format!(r#"{before}; exec "$@""#), &args);
         command
             .stdin(OwnedFd::from(listener))
             .stdout(Stdio::piped());
@@ -410,11 +408,10 @@ fn programs_of_exec_and_their_connections_outlive_the_server() {
 #[test]
 fn a_server_out_of_descriptors_is_followed_by_one_that_has_them_again() {
     let home = Home::new();
-    let mut command = shell(
+    let command = home.shell(
         r#"ulimit -n 100; exec "$@""#,
         &["serve", "--keep", "-l", "0"],
     );
-    command.env("XDG_RUNTIME_DIR", &home.path);
     let kept = Kept::spawn(home, command, 1);
     let clients: Vec<_> = (0..120).map(|_| connect(kept.keeper.address())).collect();
     let former = kept.crash(Signal::KILL);
@@ -424,6 +421,5 @@ fn a_server_out_of_descriptors_is_followed_by_one_that_has_them_again() {
         let mut client = connect(kept.keeper.address());
         client.write_all(b"hello").is_ok() && client.read_exact(&mut [0; 5]).is_ok()
     });
-    let (code, _, stderr) = crate::support::restarted(|| kept.home.standfast(&["restart"]));
-    assert_eq!(code, 0, "{stderr}");
+    kept.home.taken_over(&["restart"]);
 }

@@ -7,7 +7,7 @@ use rustix::process::{Signal, kill_process, test_kill_process};
 use super::{Kept, children};
 use crate::support::home::Home;
 use crate::support::{assert_echoes, output, pass, until};
-use crate::takeover::restart::{copy, put_script};
+use crate::takeover::restart::put_script;
 
 #[test]
 fn a_clean_end_of_the_server_is_the_end_of_the_keeper_with_the_same_exit_code() {
@@ -205,15 +205,7 @@ fn a_keeper_takes_over_from_a_server_that_has_none_and_from_another_keeper() {
 
 #[test]
 fn it_is_told_by_signals_even_where_no_server_runs() {
-    let home = Home::new();
-    let program = home.join("standfast-here");
-    copy(&program);
-    let mut command = std::process::Command::new(&program);
-    command
-        .args(["serve", "--keep", "-l", "0"])
-        .env("XDG_RUNTIME_DIR", &home.path)
-        .env_remove("RUST_LOG");
-    let mut kept = Kept::spawn(home, command, 1);
+    let (mut kept, program) = Kept::by_a_copy(&[]);
     // It crashes, and what is there now does not come to serve.
     put_script(&program, "#!/bin/sh\nexec sleep 1000\n");
     let former = kept.crash(Signal::KILL);

@@ -7,13 +7,8 @@ use rustix::process::Signal;
 
 use super::{Kept, children};
 use crate::support::home::{Home, number, text};
-use crate::support::{assert_echoes, connect, output, restarted, until};
+use crate::support::{assert_echoes, connect, output, until};
 use crate::takeover::restart::{copy, put_script};
-
-fn restart(kept: &Kept) {
-    let (code, stdout, stderr) = restarted(|| kept.home.standfast(&["restart"]));
-    assert_eq!((code, &*stderr), (0, ""), "{stdout}");
-}
 
 #[test]
 fn a_restart_behind_the_keeper_loses_nobody_and_so_does_a_crash_after_it_lose_no_address() {
@@ -22,7 +17,7 @@ fn a_restart_behind_the_keeper_loses_nobody_and_so_does_a_crash_after_it_lose_no
     let mut client = kept.connect();
     for round in 0..3 {
         let before = kept.server();
-        restart(&kept);
+        kept.home.taken_over(&["restart"]);
         assert_echoes(&mut client, b"over a restart");
         let status = kept.status();
         assert_eq!(status["keeper"], keeper);
@@ -49,15 +44,7 @@ fn a_restart_behind_the_keeper_loses_nobody_and_so_does_a_crash_after_it_lose_no
 
 #[test]
 fn a_successor_that_fails_leaves_all_as_it_was() {
-    let home = Home::new();
-    let program = home.join("standfast-here");
-    copy(&program);
-    let mut command = std::process::Command::new(&program);
-    command
-        .args(["serve", "--keep", "-l", "0"])
-        .env("XDG_RUNTIME_DIR", &home.path)
-        .env_remove("RUST_LOG");
-    let mut kept = Kept::spawn(home, command, 1);
+    let (mut kept, program) = Kept::by_a_copy(&[]);
     let mut client = kept.connect();
     let server = kept.server();
     for (script, why) in [
@@ -106,10 +93,7 @@ fn an_address_that_a_reload_adds_outlives_a_crash_and_one_that_it_leaves_out_is_
     write(&["one", "two"]);
     let target = ["--control", text(&control)];
     let status = || home.json(&[&["status"], &target[..]].concat());
-    let order = |what: &str| {
-        let (code, stdout, stderr) = restarted(|| home.standfast(&[&[what], &target[..]].concat()));
-        assert_eq!((code, &*stderr), (0, ""), "{stdout}");
-    };
+    let order = |what: &str| home.taken_over(&[&[what], &target[..]].concat());
     let port = || {
         let status = status();
         let listeners = status["listeners"].as_array().unwrap().clone();
@@ -156,15 +140,7 @@ fn an_address_that_a_reload_adds_outlives_a_crash_and_one_that_it_leaves_out_is_
 
 #[test]
 fn a_watched_program_is_restarted_behind_the_keeper_and_signals_reach_the_newest() {
-    let home = Home::new();
-    let program = home.join("standfast-here");
-    copy(&program);
-    let mut command = std::process::Command::new(&program);
-    command
-        .args(["serve", "--keep", "--watch", "-l", "0"])
-        .env("XDG_RUNTIME_DIR", &home.path)
-        .env_remove("RUST_LOG");
-    let mut kept = Kept::spawn(home, command, 1);
+    let (mut kept, program) = Kept::by_a_copy(&["--watch"]);
     let mut client = kept.connect();
     for _ in 0..2 {
         let before = kept.server();

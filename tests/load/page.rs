@@ -3,9 +3,9 @@
 use std::fs;
 use std::process::Command;
 
+use crate::support::Server;
 use crate::support::home::Home;
 use crate::support::loading::{Loading, load_command, nobody, output};
-use crate::support::{Server, restarted};
 
 /// What stands between `before` and `after`, each time.
 fn parts<'a>(page: &'a str, before: &str, after: &str) -> Vec<&'a str> {
@@ -80,11 +80,9 @@ fn a_takeover_and_a_crash_stand_where_they_happened() {
     let mut loading = Loading::spawn(command);
     loading.goes_on_with(4);
     let port = address.port().to_string();
-    let (code, said, stderr) = restarted(|| home.standfast(&["restart", &port]));
-    assert_eq!((code, &*stderr), (0, ""), "{said}");
-    let status = home.json(&["status", &port]);
-    let taken = status["pid"].as_u64().unwrap();
-    assert_ne!(taken, u64::from(before));
+    home.taken_over(&["restart", &port]);
+    let taken = home.pid(&[&port]);
+    assert_ne!(taken, before);
     loading.goes_on_with(4);
     loading.goes_on_with(4);
     home.answer(&["stop", &port]);

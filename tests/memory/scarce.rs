@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::control::strangers::Caller;
 use crate::support::home::Home;
-use crate::support::{Server, assert_echoes, leave_address_space, output, shell, until};
+use crate::support::{Server, assert_echoes, leave_address_space, output, until};
 
 /// A server of one worker with some clients. Without heaps for each thread, for which the C library reserves address space
 /// ahead.
@@ -139,8 +139,7 @@ fn is_log(line: &str) -> bool {
 
 /// `standfast ARGS...` with that much address space.
 fn limited(home: &Home, kib: u32, args: &[&str]) -> Command {
-    let mut command = shell(&format!("ulimit -v {kib}; exec \"$@\""), args);
-    command.env("XDG_RUNTIME_DIR", &home.path);
+    let mut command = home.shell(&format!("ulimit -v {kib}; exec \"$@\""), args);
     // Without heaps for each thread, for which the C library reserves address space ahead.
     command.env("MALLOC_ARENA_MAX", "1");
     command

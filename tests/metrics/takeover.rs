@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{Answer, get, metrics, serve, value};
 use crate::support::home::{Home, number};
-use crate::support::{Orphan, Server, assert_echoes, connect, restarted, until};
+use crate::support::{Server, assert_echoes, connect, until};
 
 #[test]
 fn scrapes_are_answered_all_along_and_counters_never_fall() {
@@ -43,10 +43,7 @@ fn scrapes_are_answered_all_along_and_counters_never_fall() {
             })
         });
         for _ in 0..4 {
-            let (code, _, said) = restarted(|| home.standfast(&["restart"]));
-            assert_eq!(code, 0, "{said}");
-            let pid = number(&home.json(&["status"])["pid"]);
-            orphans.push(Orphan::new(u32::try_from(pid).unwrap()));
+            orphans.push(home.restart(&[]));
             assert_echoes(&mut client, b"again");
         }
         is_over.store(true, Ordering::Relaxed);
@@ -95,12 +92,10 @@ fn what_the_page_shows_of_the_last_minutes_goes_on_over_takeovers_and_is_bounded
     assert!(!status(at)["samples"].as_array().unwrap().is_empty());
     let mut orphans = Vec::new();
     for generation in 1..=3 {
-        let (code, _, said) = restarted(|| home.standfast(&["restart"]));
-        assert_eq!(code, 0, "{said}");
+        orphans.push(home.restart(&[]));
         let told = status(at);
         assert_ne!(number(&told["pid"]), pid);
         pid = number(&told["pid"]);
-        orphans.push(Orphan::new(u32::try_from(pid).unwrap()));
         let ended = told["ended"].as_array().unwrap();
         let mut same = ended.iter().filter(|one| number(&one["id"]) == id);
         let one = same.next().expect("it is told of");

@@ -1,5 +1,6 @@
 //! Servers with a control socket, in a runtime folder of the test's own; and what the commands for them answer.
 
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
-use super::{Server, output, standfast};
+use super::{Orphan, Server, output, restarted, shell, standfast};
 
 /// A runtime folder of the test's own, so that it sees no other server; gone when dropped.
 pub(crate) struct Home {
@@ -37,6 +38,23 @@ impl Home {
         command
     }
 
+    /// `program` with this runtime folder, for a server that it is or starts: told of no manager, nor what to log.
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("XDG_RUNTIME_DIR", &self.path)
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("RUST_LOG");
+        command
+    }
+
+    /// `sh -c SCRIPT`, in which `"$@"` is `standfast ARGS...`.
+    pub(crate) fn shell(&self, script: &str, args: &[&str]) -> Command {
+        let mut command = shell(script, args);
+        command.env("XDG_RUNTIME_DIR", &self.path);
+        command
+    }
+
     /// `serve --replace ARGS...` on `addresses`.
     pub(crate) fn successor(&self, addresses: &[SocketAddr], args: &[&str]) -> Command {
         let mut command = self.standfast(&["serve", "--replace"]);
@@ -54,6 +72,28 @@ impl Home {
         let next = server.replaced_by(addresses.len(), || self.successor(&addresses, args));
         assert_eq!(server.wait().code(), Some(0), "{:?}", server.lines);
         next
+    }
+
+    /// What `standfast ARGS...` answers, by which a new process takes over; tried again as long as the machine is too busy.
+    #[track_caller]
+    pub(crate) fn taken_over(&self, args: &[&str]) -> String {
+        let (code, stdout, stderr) = restarted(|| self.standfast(args));
+        assert_eq!((code, &*stderr), (0, ""), "{args:?}: {stdout}");
+        stdout
+    }
+
+    /// Has the server, the only one here unless `target` says which, start its successor: that, and what was answered.
+    #[track_caller]
+    pub(crate) fn restart(&self, target: &[&str]) -> (Orphan, String) {
+        let said = self.taken_over(&[&["restart"], target].concat());
+        (Orphan::new(self.pid(target)), said)
+    }
+
+    /// The process that answers.
+    #[track_caller]
+    pub(crate) fn pid(&self, target: &[&str]) -> u32 {
+        let status = self.json(&[&["status"], target].concat());
+        u32::try_from(number(&status["pid"])).unwrap()
     }
 
     /// A server on a free port of 127.0.0.1, unless `args` say where.

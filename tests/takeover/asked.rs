@@ -7,19 +7,7 @@ use serde_json::Value;
 
 use crate::control::strangers::{Caller, seqpacket};
 use crate::support::home::{Home, entry, number, seconds, text};
-use crate::support::{Orphan, Server, assert_echoes, facts, output, restarted, until};
-
-fn pid(home: &Home) -> u32 {
-    u32::try_from(number(&home.json(&["status"])["pid"])).unwrap()
-}
-
-/// `standfast restart`: the process that has the server then.
-fn restart(home: &Home) -> Orphan {
-    let (code, stdout, stderr) = restarted(|| home.standfast(&["restart", "--json"]));
-    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
-    let answer: Value = serde_json::from_str(&stdout).unwrap();
-    Orphan::new(u32::try_from(number(&answer["pid"])).unwrap())
-}
+use crate::support::{Server, assert_echoes, facts, output, restarted, until};
 
 #[test]
 fn a_table_is_whole_whenever_it_is_asked_for() {
@@ -41,7 +29,7 @@ fn a_table_is_whole_whenever_it_is_asked_for() {
                 assert_eq!(status["closed"], Value::Array(Vec::new()));
             }
         });
-        let generations: Vec<_> = (0..8).map(|_| restart(&home)).collect();
+        let generations: Vec<_> = (0..8).map(|_| home.restart(&[])).collect();
         over.store(true, Ordering::Relaxed);
         asking.join().unwrap();
         home.answer(&["drain"]);
@@ -174,7 +162,7 @@ fn restarts_that_are_asked_for_together_come_one_after_the_other() {
         processes.push(u32::try_from(number(&answer["pid"])).unwrap());
     }
     assert_echoes(&mut client, b"and on");
-    assert!(processes.contains(&pid(&home)));
+    assert!(processes.contains(&home.pid(&[])));
     drop(client);
     home.answer(&["drain"]);
     // All of them have the same stderr.
@@ -225,15 +213,7 @@ fn counters_go_on_over_takeovers() {
         (&before["accepted"], &before["read"]),
         (&2.into(), &10.into())
     );
-    let generations: Vec<_> = (0..2)
-        .map(|_| {
-            let (code, stdout, stderr) =
-                restarted(|| home.standfast(&["restart", "--json", &address]));
-            assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
-            let answer: Value = serde_json::from_str(&stdout).unwrap();
-            Orphan::new(u32::try_from(number(&answer["pid"])).unwrap())
-        })
-        .collect();
+    let generations: Vec<_> = (0..2).map(|_| home.restart(&[&address])).collect();
     let after = status();
     for key in ["accepted", "read", "written", "closed", "open", "listeners"] {
         assert_eq!(after[key], before[key], "{key}");

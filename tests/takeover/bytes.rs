@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use crate::support::clients::{Raised, Stream, connect_with_window, send_all, until_acknowledged};
 use crate::support::home::{Home, entry, number};
-use crate::support::{
-    GUARD, Orphan, Server, assert_echoes, connect, listening, pass, read_to_fin, restarted, until,
-};
+use crate::support::{GUARD, Server, assert_echoes, connect, listening, pass, read_to_fin, until};
 
 /// The entry's numbers under `keys`.
 fn counts<const N: usize>(home: &Home, client: &TcpStream, keys: [&str; N]) -> [u64; N] {
@@ -190,11 +188,7 @@ fn print_restarted_on_its_own_stdout_tears_no_line_and_keeps_the_order() {
         let mut generations = Vec::new();
         for _ in 0..4 {
             pass(Duration::from_millis(30));
-            let (code, stdout, stderr) = restarted(|| home.standfast(&["restart", "--json"]));
-            assert_eq!((code, &*stderr), (0, ""), "{stdout}");
-            let answer: serde_json::Value = serde_json::from_str(&stdout).unwrap();
-            let pid = u32::try_from(number(&answer["pid"])).unwrap();
-            generations.push(Orphan::new(pid));
+            generations.push(home.restart(&[]));
         }
         drop(raised);
         let said: Vec<u64> = talking.into_iter().map(|one| one.join().unwrap()).collect();

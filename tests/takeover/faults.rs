@@ -17,9 +17,7 @@ use super::relay::{ABORT, KIND, PREPARED, Relay, Side, UPDATES};
 use crate::control::strangers::{User, seqpacket};
 use crate::support::clients::{Bystander, Stream, assert_over, connect_with_window};
 use crate::support::home::{Home, entry, number, refusal, text};
-use crate::support::{
-    GUARD, Server, assert_echoes, cannot_run, connect, read_to_fin, shell, until,
-};
+use crate::support::{GUARD, Server, assert_echoes, cannot_run, connect, read_to_fin, until};
 
 /// What waits for the slow reader of a [`Company`].
 const WAITING: usize = 5 << 20;
@@ -384,11 +382,10 @@ fn another_version_or_too_few_descriptors() {
         assert_refused(&mut company, command, why);
     }
     let address = company.server.address().to_string();
-    let mut command = shell(
+    let command = company.home.shell(
         r#"ulimit -n 80; exec "$@""#,
         &["serve", "--replace", "-l", &address],
     );
-    command.env("XDG_RUNTIME_DIR", &company.home.path);
     assert_refused(&mut company, command, "raise its limit");
     company.assert_unhurt();
 }

@@ -1,12 +1,12 @@
 //! Whose process a server is: what its end means to those who started it, and where its successor stands.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
-use super::restart::{copy, put_script, restart};
+use super::restart::{copy, put_script};
 use crate::support::home::{Home, number, text};
 use crate::support::{
-    Server, assert_echoes, cannot_run, connect, facts, lacks, output, read_to_fin, restarted, until,
+    Server, assert_echoes, cannot_run, connect, facts, lacks, output, read_to_fin, until,
 };
 
 /// `standfast serve` by `command`, whose last arguments it becomes, and its process as `status` has it.
@@ -52,7 +52,7 @@ fn the_main_process_of_a_service_that_is_told_nothing_is_not_restarted() {
     // It was started by something that systemd had started.
     let home = Home::new();
     let mut server = serve(&home, after("export SYSTEMD_EXEC_PID=1"), &[]);
-    drop(restart(&home));
+    drop(home.restart(&[]));
     assert_eq!(server.wait().code(), Some(0));
 }
 
@@ -111,41 +111,39 @@ fn a_supervisor_that_would_start_another_for_ever_is_spared_it_unless_that_takes
         &["--replace", "--control", text(&other.join("c.sock"))],
     );
     let control = other.join("c.sock");
-    let (code, stdout, stderr) =
-        restarted(|| other.standfast(&["restart", "--control", text(&control)]));
-    assert_eq!((code, &*stderr), (0, ""), "{stdout}");
+    other.taken_over(&["restart", "--control", text(&control)]);
     assert_echoes(&mut connect(server.address()), b"hello");
     other.answer(&["stop", "--control", text(&control)]);
+}
+
+/// `standfast WORDS -l 0` with a terminal by script(1), which leads a session; it hangs up when what is typed there ends. What
+/// is shown is in the file `said`, the log in `log`.
+fn in_a_terminal(home: &Home, words: &str) -> (Child, ChildStdin) {
+    let program = env!("CARGO_BIN_EXE_standfast");
+    let serve = format!("exec {program} {words} -l 0 2>{}", text(&home.join("log")));
+    let mut script = home.command("script");
+    script
+        .args(["-q", "-f", "-c", &serve])
+        .arg(home.join("said"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null());
+    let mut script = script.spawn().unwrap();
+    let stdin = script.stdin.take().unwrap();
+    (script, stdin)
 }
 
 #[test]
 fn a_successor_outlives_the_session_that_the_former_process_led() {
     let home = Home::new();
     let log = home.join("log");
-    let said = home.join("said");
-    // script(1) gives the server a terminal, and a session that it leads.
-    let serve = format!(
-        "exec {} serve -l 0 2>{}",
-        env!("CARGO_BIN_EXE_standfast"),
-        log.display()
-    );
-    let mut command = Command::new("script");
-    command
-        .args(["-q", "-f", "-c", &serve])
-        .arg(&said)
-        .env("XDG_RUNTIME_DIR", &home.path)
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null());
-    let mut script = command.spawn().unwrap();
-    let stdin = script.stdin.take();
+    let (mut script, stdin) = in_a_terminal(&home, "serve");
     let whole = || fs::read_to_string(&log).unwrap_or_default();
     until("it listens", || whole().contains(" listening "));
     let log = whole();
     let line = log.lines().find(|line| line.contains(" listening "));
     let mut client = connect(facts(line.unwrap())["listener"].parse().unwrap());
     assert_echoes(&mut client, b"hello");
-    let (next, _) = restart(&home);
+    let (next, _) = home.restart(&[]);
     // The terminal hangs up.
     drop(stdin);
     until("script ends", || script.try_wait().unwrap().is_some());
@@ -160,22 +158,8 @@ fn a_successor_outlives_the_session_that_the_former_process_led() {
 #[test]
 fn print_is_not_restarted_where_its_terminal_hangs_up_with_it() {
     let home = Home::new();
-    let said = home.join("said");
-    let serve = format!(
-        "exec {} serve print -l 0 2>{}",
-        env!("CARGO_BIN_EXE_standfast"),
-        home.join("log").display()
-    );
-    let mut command = Command::new("script");
-    command
-        .args(["-q", "-f", "-c", &serve])
-        .arg(&said)
-        .env("XDG_RUNTIME_DIR", &home.path)
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null());
-    let mut script = command.spawn().unwrap();
-    let said = || fs::read_to_string(&said).unwrap_or_default();
+    let (mut script, _stdin) = in_a_terminal(&home, "serve print");
+    let said = || fs::read_to_string(home.join("said")).unwrap_or_default();
     until("it listens", || said().contains("listening on "));
     let (code, line) = home.refusal(&["restart"]);
     assert!(
@@ -200,11 +184,8 @@ fn a_program_is_looked_up_anew_as_it_was_typed() {
         }
         let (current, made) = (home.join("current"), home.join("made"));
         std::os::unix::fs::symlink("one", &current).unwrap();
-        let mut command = Command::new("sh");
-        command
-            .args(["-c", start, "sh", text(&home.path), "serve", "-l", "0"])
-            .env("XDG_RUNTIME_DIR", &home.path)
-            .env_remove("RUST_LOG");
+        let mut command = home.command("sh");
+        command.args(["-c", start, "sh", text(&home.path), "serve", "-l", "0"]);
         let server = Server::spawn(command, 1);
         let mut client = server.connect();
         assert_echoes(&mut client, b"hello");
@@ -212,7 +193,7 @@ fn a_program_is_looked_up_anew_as_it_was_typed() {
         for release in ["two", "one"] {
             std::os::unix::fs::symlink(release, &made).unwrap();
             fs::rename(&made, &current).unwrap();
-            let (next, answer) = restart(&home);
+            let (next, answer) = home.restart(&[]);
             let version = concat!("version ", env!("CARGO_PKG_VERSION"), " (was ");
             assert!(answer.contains(version), "{answer}");
             let pid = number(&home.json(&["status"])["pid"]);
@@ -229,7 +210,7 @@ fn programs_of_exec_do_not_hear_that_the_server_is_a_successor() {
     let home = Home::new();
     let script = "env | grep -c -e ^STANDFAST_ -e ^SYSTEMD_EXEC_PID";
     let server = home.serve(&["exec", "-l", "0", "--", "sh", "-c", script]);
-    let (_next, _) = restart(&home);
+    let (_next, _) = home.restart(&[]);
     let mut client = connect(server.address());
     assert_eq!(read_to_fin(&mut client), b"0\n");
 }

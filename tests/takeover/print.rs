@@ -8,7 +8,7 @@ use std::thread;
 
 use crate::control::strangers::Caller;
 use crate::support::home::{Home, entry, number};
-use crate::support::{GUARD, Orphan, Server, assert_echoes, connect, output, restarted, until};
+use crate::support::{GUARD, Server, assert_echoes, connect, output, until};
 
 /// `print` into a pipe that nobody reads yet. The first line is read.
 fn printing(home: &Home) -> (Server, PipeReader) {
@@ -40,20 +40,13 @@ fn fill(home: &Home, server: &Server) -> String {
     lines
 }
 
-fn restart(home: &Home) -> Orphan {
-    let (code, stdout, stderr) = restarted(|| home.standfast(&["restart", "--json"]));
-    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
-    let answer: serde_json::Value = serde_json::from_str(&stdout).unwrap();
-    Orphan::new(u32::try_from(number(&answer["pid"])).unwrap())
-}
-
 #[test]
 fn what_a_blocked_stdout_holds_up_comes_before_what_later_generations_get() {
     let home = Home::new();
     let (server, mut reader) = printing(&home);
     let address = server.address();
     let lines = fill(&home, &server);
-    let _generations = [restart(&home), restart(&home)];
+    let _generations = [home.restart(&[]), home.restart(&[])];
     let mut other = connect(address);
     other.write_all(b"a line of another client\n").unwrap();
     until("it is read", || {
@@ -89,8 +82,8 @@ fn a_process_that_waits_for_its_predecessor_ends_at_once_when_told() {
     let home = Home::new();
     let (mut server, reader) = printing(&home);
     fill(&home, &server);
-    let second = restart(&home);
-    let _third = restart(&home);
+    let (second, _) = home.restart(&[]);
+    let _third = home.restart(&[]);
     until("the second has ended", || {
         // A second signal counts half a second after the first.
         second.signal(rustix::process::Signal::TERM);
@@ -105,7 +98,7 @@ fn a_process_that_lingers_is_in_nobodys_way_when_its_successor_was_killed() {
     let home = Home::new();
     let (mut server, _reader) = printing(&home);
     fill(&home, &server);
-    restart(&home).signal(rustix::process::Signal::KILL);
+    home.restart(&[]).0.signal(rustix::process::Signal::KILL);
     let address = server.address().to_string();
     until("nobody answers", || {
         output(home.standfast(&["status", &address])).0 == 1
@@ -135,7 +128,7 @@ fn who_asks_a_process_that_was_taken_over_is_sent_on() {
         let mut answer = None;
         while answer.is_none() {
             let mut early = Caller::connect(&home.socket_of(&server));
-            generations.push(restart(&home));
+            generations.push(home.restart(&[]));
             early.say(question.as_bytes());
             answer = early.hear();
         }

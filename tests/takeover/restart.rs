@@ -10,21 +10,9 @@ use rustix::process::Signal;
 
 use super::Netcat;
 use crate::support::home::{Home, number, text};
-use crate::support::{Orphan, Server, assert_echoes, connect, output, restarted, shell, until};
+use crate::support::{Orphan, Server, assert_echoes, connect, output, shell, until};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// Asks for a restart until it is one: the new process, and what was answered.
-#[track_caller]
-pub(super) fn restart(home: &Home) -> (Orphan, String) {
-    let (code, stdout, stderr) = restarted(|| home.standfast(&["restart"]));
-    assert_eq!((code, &*stderr), (0, ""), "{stdout}");
-    (Orphan::new(pid(home)), stdout)
-}
-
-fn pid(home: &Home) -> u32 {
-    u32::try_from(number(&home.json(&["status"])["pid"])).unwrap()
-}
 
 /// A copy of the binary. Made by another process: a child that some other test starts meanwhile must not inherit a
 /// file that is open for writing, it could not be run then.
@@ -45,11 +33,8 @@ pub(crate) fn put_script(at: &Path, script: &str) {
 
 /// `program serve` in `home`.
 fn serve(home: &Home, program: &Path) -> Server {
-    let mut command = Command::new(program);
-    command
-        .args(["serve", "-l", "0"])
-        .env("XDG_RUNTIME_DIR", &home.path)
-        .env_remove("RUST_LOG");
+    let mut command = home.command(program);
+    command.args(["serve", "-l", "0"]);
     Server::spawn(command, 1)
 }
 
@@ -61,8 +46,8 @@ fn it_answers_with_what_came_of_it() {
     for client in &mut clients {
         assert_echoes(client, b"hello");
     }
-    let (next, answer) = restart(&home);
-    let pid = pid(&home);
+    let (next, answer) = home.restart(&[]);
+    let pid = home.pid(&[]);
     assert_ne!(pid, server.pid());
     let told = format!(
         "restarted: pid {pid}, version {VERSION} (was {VERSION}), 7 connections handed over, frozen for "
@@ -95,8 +80,7 @@ fn a_chain_of_five_with_netcat_at_the_keyboard() {
     let mut generations = Vec::new();
     let mut former = server.pid();
     for generation in 1..=5 {
-        let (code, stdout, stderr) = restarted(|| home.standfast(&["restart", "--json"]));
-        assert_eq!((code, &*stderr), (0, ""), "{stdout}");
+        let stdout = home.taken_over(&["restart", "--json"]);
         let answer: serde_json::Value = serde_json::from_str(&stdout).unwrap();
         assert_eq!(
             (&answer["role"], &answer["connections"]),
@@ -131,14 +115,14 @@ fn a_binary_that_was_replaced_on_disk_is_the_one_that_runs() {
     let newer = home.join("newer");
     copy(&newer);
     fs::rename(&newer, &program).unwrap();
-    let (_next, _) = restart(&home);
+    let (_next, _) = home.restart(&[]);
     assert_eq!(running(&home), program);
     assert_echoes(&mut client, b"and on");
 }
 
 /// The file the server runs from.
 fn running(home: &Home) -> PathBuf {
-    fs::read_link(format!("/proc/{}/exe", pid(home))).unwrap()
+    fs::read_link(format!("/proc/{}/exe", home.pid(&[]))).unwrap()
 }
 
 #[test]
@@ -157,7 +141,7 @@ fn a_link_to_the_newest_release_is_followed_anew() {
     for target in [&two, &one] {
         symlink(target, &made).unwrap();
         fs::rename(&made, &link).unwrap();
-        let (next, _) = restart(&home);
+        let (next, _) = home.restart(&[]);
         assert_eq!(&running(&home), target);
         assert_echoes(&mut client, b"and on");
         generations.push(next);
@@ -180,7 +164,7 @@ fn a_successor_that_does_not_start_or_ends_is_told_and_the_server_serves_on() {
         );
         assert!(line.contains(why), "{why}: {line}");
         assert_echoes(&mut client, b"it serves on");
-        assert_eq!(pid(&home), server.pid());
+        assert_eq!(home.pid(&[]), server.pid());
     };
     fs::remove_file(&program).unwrap();
     refused("No such file");
@@ -198,7 +182,7 @@ fn a_successor_that_does_not_start_or_ends_is_told_and_the_server_serves_on() {
     let newer = home.join("newer");
     copy(&newer);
     fs::rename(&newer, &program).unwrap();
-    let (next, _) = restart(&home);
+    let (next, _) = home.restart(&[]);
     assert_echoes(&mut client, b"and on");
     drop(next);
     assert_eq!(server.wait().code(), Some(0));
@@ -229,12 +213,12 @@ fn sigusr2_restarts() {
     let former = server.pid();
     until("it was restarted", || {
         // A machine that is too busy for a takeover is asked again.
-        if server.is_running() && pid(&home) == former {
+        if server.is_running() && home.pid(&[]) == former {
             server.signal(Signal::USR2);
         }
-        pid(&home) != former
+        home.pid(&[]) != former
     });
-    let next = Orphan::new(pid(&home));
+    let next = Orphan::new(home.pid(&[]));
     assert_echoes(&mut client, b"and on");
     drop(next);
     assert_eq!(server.wait().code(), Some(0));
@@ -295,7 +279,7 @@ fn a_sigchld_ignored_at_the_start_keeps_nothing_from_being_known() {
     let mut server = Server::spawn(command, 1);
     writeln!(server.connect(), "go").unwrap();
     let line = server.log_line("the program's end", |line| line.contains(" status=3"));
-    let (next, answer) = restart(&home);
+    let (next, answer) = home.restart(&[]);
     assert!(answer.starts_with("restarted: "), "{line}: {answer}");
     drop(next);
     assert_eq!(server.wait().code(), Some(0));

@@ -4,13 +4,13 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use rustix::process::Signal;
 
 use super::Netcat;
 use super::restart::{copy, put_script};
-use crate::support::home::{Home, number, text};
+use crate::support::home::{Home, text};
 use crate::support::{Orphan, Server, assert_echoes, shell, until};
 
 /// A server that watches `program`, as typed.
@@ -21,25 +21,19 @@ fn serve(home: &Home, program: &Path, typed: &str) -> Server {
 /// The same with a service, in the words of a shell.
 fn serve_as(home: &Home, program: &Path, typed: &str, service: &str) -> Server {
     copy(program);
-    let mut command = Command::new("sh");
+    let mut command = home.command("sh");
     command
         .args(["-c", &format!(r#"exec "$@" {service}"#), "sh", typed])
         .args(["serve", "--watch", "-l", "0"])
-        .current_dir(&home.path)
-        .env("XDG_RUNTIME_DIR", &home.path)
-        .env_remove("RUST_LOG");
+        .current_dir(&home.path);
     Server::spawn(command, 1)
-}
-
-fn pid(home: &Home) -> u32 {
-    u32::try_from(number(&home.json(&["status"])["pid"])).unwrap()
 }
 
 /// Has `replace` put another file there until the server was restarted for it: a busy machine may be too slow for a
 /// takeover, which is said, and then nothing happens before the next change.
 #[track_caller]
 fn restarts(home: &Home, server: &mut Server, replace: impl Fn()) -> Orphan {
-    let former = pid(home);
+    let former = home.pid(&[]);
     loop {
         replace();
         let line = server.log_line("what came of the change", |line| {
@@ -52,7 +46,7 @@ fn restarts(home: &Home, server: &mut Server, replace: impl Fn()) -> Orphan {
     }
     let mut now = former;
     until("the next one serves", || {
-        now = pid(home);
+        now = home.pid(&[]);
         now != former
     });
     Orphan::new(now)
@@ -118,7 +112,7 @@ fn a_link_to_another_program_is_a_change() {
     let mut client = server.connect();
     assert_echoes(&mut client, b"hello");
     let running =
-        |home: &Home| -> PathBuf { fs::read_link(format!("/proc/{}/exe", pid(home))).unwrap() };
+        |home: &Home| -> PathBuf { fs::read_link(format!("/proc/{}/exe", home.pid(&[]))).unwrap() };
     let mut generations = Vec::new();
     for target in [&two, &one] {
         let next = restarts(&home, &mut server, || {
@@ -165,7 +159,7 @@ fn a_build_that_does_not_run_changes_nothing_and_says_so_in_one_line() {
         );
         assert!(line.contains(why), "{why}: {line}");
         assert_echoes(&mut client, b"it serves on");
-        assert_eq!(pid(&home), own);
+        assert_eq!(home.pid(&[]), own);
     };
     put_script(&program, "#!/bin/sh\nkill -SEGV $$\n");
     refused("signal: 11");
@@ -217,7 +211,7 @@ fn a_program_that_is_being_written_is_waited_for() {
     let mut server = serve(&home, &program, text(&program));
     let mut client = server.connect();
     assert_echoes(&mut client, b"hello");
-    let former = pid(&home);
+    let former = home.pid(&[]);
     // It is open for writing until its stdin ends.
     let mut writer = shell(
         r#"cat "$1" >made && chmod 755 made && exec 3>>made && mv made "$2" && read line"#,
@@ -236,7 +230,7 @@ fn a_program_that_is_being_written_is_waited_for() {
         "{line}"
     );
     assert_echoes(&mut client, b"it serves on");
-    assert_eq!(pid(&home), former);
+    assert_eq!(home.pid(&[]), former);
     drop(writer.stdin.take());
     writer.wait().unwrap();
     let restarted = server.log_line("the restart", |line| {
@@ -281,7 +275,7 @@ fn both_open_the_log_anew_when_the_one_in_front_is_told_to() {
     );
     let mut server = serve_as(&home, &program, text(&program), "--log-file log");
     let mut client = server.connect();
-    let former = pid(&home);
+    let former = home.pid(&[]);
     // A busy machine may be too slow for a takeover, and then nothing happens before the next change.
     let says = |path: &Path, what: &str| {
         fs::read_to_string(path)
@@ -297,9 +291,9 @@ fn both_open_the_log_anew_when_the_one_in_front_is_told_to() {
             refusals = refused;
             rename(&program);
         }
-        says(&path, " info staying, ") == 1 && pid(&home) != former
+        says(&path, " info staying, ") == 1 && home.pid(&[]) != former
     });
-    let next = Orphan::new(pid(&home));
+    let next = Orphan::new(home.pid(&[]));
     fs::rename(&path, &old).unwrap();
     server.signal(Signal::USR1);
     until("both have", || {
