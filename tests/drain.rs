@@ -184,10 +184,7 @@ fn a_drain_calls_off_a_takeover_and_its_delay_begins() {
         let home = Home::new();
         let mut server = home.serve(&["--drain-delay", "1h", "--workers", "2"]);
         let mut clients = served(&server, 4);
-        let mut command = home.successor(&server.addresses, &[]);
-        command.env("STANDFAST_FAULT", fault);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut next = Server::launch(command);
+        let mut next = home.faulty(&server, &[], fault);
         until("it has the listener", || shared_sockets(&server, &next) > 0);
         home.answer(&["drain"]);
         server.log_line("its end", |line| line.contains("takeover failed"));

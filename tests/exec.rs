@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::support::home::Home;
-use crate::support::{GUARD, Server, now, standfast, until};
+use crate::support::{GUARD, Server, now, until};
 
 /// `serve exec FLAGS... -- PROGRAM...`, on a free port.
 fn exec(flags: &[&str], program: &[&str]) -> Server {
@@ -35,13 +35,8 @@ fn script(flags: &[&str], script: &str) -> Server {
 fn local(home: &Home, flags: &[&str], what: &str) -> (Server, PathBuf) {
     let path = home.join("exec.sock");
     let at = format!("unix:{}", path.display());
-    let mut command = standfast();
-    command.args(["serve", "exec", "-l", &at]).args(flags);
-    command.args(["--", "sh", "-c", what]);
-    command.stdout(Stdio::piped());
-    let mut server = Server::launch(command);
-    let _ = server.stdout_line();
-    (server, path)
+    let args = [&["exec", "-l", &at], flags, &["--", "sh", "-c", what]];
+    (Server::start(&args.concat()), path)
 }
 
 /// One line of what a process sends.

@@ -11,14 +11,11 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
 use std::time::Duration;
 
 use crate::support::clients::connect_from;
 use crate::support::home::{Home, entry, seconds, text};
-use crate::support::{
-    GUARD, Server, assert_echoes, connect, now, output, read_to_fin, shell, until,
-};
+use crate::support::{GUARD, Server, assert_echoes, connect, now, output, read_to_fin, shell};
 
 const FRIEND: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 6, 6, 6);
@@ -84,19 +81,9 @@ fn clients_of_a_unix_socket_are_not_concerned() {
     let home = Home::new();
     let path = home.join("socket");
     let listener = format!("unix:{}", text(&path));
-    let flags = ["-l", &listener, "--deny", "0.0.0.0/0", "--deny", "::/0"];
-    let server = Server::launch({
-        let mut command = home.standfast(&["serve", "--control", "off"]);
-        command.args(flags).stdin(Stdio::null());
-        command.stdout(Stdio::piped());
-        command
-    });
-    let mut client = None;
-    until("it listens", || {
-        client = UnixStream::connect(&path).ok();
-        client.is_some()
-    });
-    let mut client = client.unwrap();
+    let deny = ["--deny", "0.0.0.0/0", "--deny", "::/0"];
+    let server = Server::start(&[&["--control", "off", "-l", &listener], &deny[..]].concat());
+    let mut client = UnixStream::connect(&path).unwrap();
     client.set_read_timeout(Some(GUARD)).unwrap();
     client.write_all(b"hello").unwrap();
     let mut came = [0; 5];

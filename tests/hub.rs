@@ -15,7 +15,22 @@ use std::time::Duration;
 
 use crate::support::clients::reset;
 use crate::support::home::{Home, number};
-use crate::support::{GUARD, Server, connect, now, pass, read_to_fin, until};
+use crate::support::{GUARD, Server, connect, facts, now, pass, read_to_fin, until};
+
+/// What was heard are whole lines, each as `line` has it and later than the one before: the number behind that of the last
+/// one, and how many they are.
+#[track_caller]
+fn in_order(heard: &str, line: impl Fn(usize) -> String) -> (usize, usize) {
+    let (mut next, mut count) = (0, 0);
+    for said in heard.split_inclusive('\n') {
+        let number: usize = said[..8].parse().unwrap_or_else(|_| panic!("{said}"));
+        assert_eq!(said, line(number), "whole");
+        assert!(number >= next, "{number} after {next}");
+        next = number + 1;
+        count += 1;
+    }
+    (next, count)
+}
 
 /// A hub with a control socket, and clients that are known to be in.
 struct Hub {
@@ -28,6 +43,15 @@ impl Hub {
         let home = Home::new();
         let server = home.serve(&[&["hub"], args].concat());
         Self { home, server }
+    }
+
+    /// How many lines a slow client has lost, and the line that says so.
+    #[track_caller]
+    fn lost(&mut self) -> (usize, String) {
+        let told = self.server.log_line("how many it lost", |line| {
+            line.contains(" info a slow client has lost lines ")
+        });
+        (facts(&told)["lost"].parse().unwrap(), told)
     }
 
     /// A client that gets what is said from now on.

@@ -12,7 +12,7 @@ mod takeovers;
 use std::fs;
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -50,16 +50,6 @@ impl Kept {
         (Self::spawn(home, command, 1), program)
     }
 
-    /// By `command`, which says so often where it serves, be that at a path.
-    fn launch(home: Home, mut command: Command, listeners: usize) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut keeper = Server::launch(command);
-        for _ in 0..listeners {
-            keeper.stdout_line();
-        }
-        Self { home, keeper }
-    }
-
     fn status(&self) -> serde_json::Value {
         self.home.json(&["status"])
     }
@@ -73,6 +63,13 @@ impl Kept {
         let mut client = self.keeper.connect();
         assert_echoes(&mut client, b"hello");
         client
+    }
+
+    /// Asked to end, it ends as it should.
+    #[track_caller]
+    fn assert_drains(&mut self) {
+        let status = self.keeper.drain();
+        assert_eq!(status.code(), Some(0), "{:?}", self.keeper.lines);
     }
 
     /// Ends the process that serves by `signal`, and answers its number.

@@ -4,7 +4,6 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
 
 use rustix::process::Signal;
 
@@ -287,12 +286,8 @@ fn the_path_of_a_unix_socket_that_is_left_out_goes_and_the_others_stay() {
     let path = file(&home, &format!("{}{}{}", at("a"), at("b"), at("c")));
     let control = home.join("control");
     let control = text(&control);
-    let mut command = home.standfast(&["serve", "--config", text(&path), "--control", control]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut server = Server::launch(command);
-    for _ in 0..3 {
-        server.stdout_line();
-    }
+    let command = home.standfast(&["serve", "--config", text(&path), "--control", control]);
+    let _server = Server::spawn(command, 3);
     let echoes = |name: &str| {
         let Ok(mut client) = UnixStream::connect(home.join(name)) else {
             return false;

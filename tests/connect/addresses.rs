@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener};
 use std::process::Command;
-use std::time::Duration;
 
 use crate::support::connecting::{Connecting, Peer, Port, assert_gets, connect_command};
 use crate::support::home::{Home, text};
+use crate::support::peers::fill;
 use crate::support::{GUARD, cannot_run, output, standfast};
 
 /// Connects to `to` and says hello to `peer`, which answers; what it said of that.
@@ -245,11 +245,7 @@ fn an_address_that_does_not_answer_does_not_hold_up_the_next() {
         let to = format!("name.test:{}", ports[0].as_ref().unwrap().address().port());
         let peer = ports[listening].take().unwrap().listen();
         let deaf = ports[1 - listening].take().unwrap().listen_with(0);
-        let mut queued = Vec::new();
-        let patience = Duration::from_millis(300);
-        while let Ok(stream) = TcpStream::connect_timeout(&deaf.address(), patience) {
-            queued.push(stream);
-        }
+        let _queued = fill(deaf.address());
         let args = ["--connect-timeout", "20s"];
         let Some(command) = where_a_name_has(&TWO.map(IpAddr::V4), &home, &to, &args) else {
             return cannot_run(

@@ -1,14 +1,16 @@
 //! Each way to lose a server, or not to get one: found in time, and said in one line with its reason.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
+
+use socket2::Socket;
 
 use crate::support::clients::{reset, vanish};
 use crate::support::connecting::{
     Connecting, Peer, Port, assert_gets, connect_command, seconds_behind,
 };
+use crate::support::peers::fill;
 use crate::support::{cannot_run, lacks, now, output, pass, standfast};
 
 /// What a connect that is not to be tried again says: one line.
@@ -164,13 +166,9 @@ fn an_address_that_cannot_be_connected_to_is_one_line() {
 }
 
 /// A listener whose queue is full: it answers nobody any more. And who fills it.
-fn full() -> (Peer, Vec<TcpStream>) {
+fn full() -> (Peer, Vec<Socket>) {
     let peer = Port::new().listen_with(0);
-    let mut queued = Vec::new();
-    while let Ok(stream) = TcpStream::connect_timeout(&peer.address(), Duration::from_millis(300)) {
-        queued.push(stream);
-        assert!(queued.len() < 100, "a backlog of 0 has no end");
-    }
+    let queued = fill(peer.address());
     (peer, queued)
 }
 

@@ -17,7 +17,6 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Socket, Type};
 use standfast::client::{Caller, Client, End, Link, LinkId, Links, Next, Wake};
 use standfast::dial::{Backoff, Dial, DialError, DialErrorKind};
 use standfast::{CloseReason, Error};
@@ -347,29 +346,6 @@ fn dial(address: &str) -> Dial {
             most: Duration::from_millis(8),
         },
         ..Dial::new(address.parse().unwrap())
-    }
-}
-
-/// A port of this host's that nobody else gets, and on which nobody listens before this does.
-struct Refusing(Socket);
-
-impl Refusing {
-    fn bind() -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket
-            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
-            .unwrap();
-        Self(socket)
-    }
-
-    fn address(&self) -> String {
-        let address = self.0.local_addr().unwrap();
-        address.as_socket().unwrap().to_string()
-    }
-
-    fn listen(self) -> Server {
-        self.0.listen(128).unwrap();
-        Server(self.0.into())
     }
 }
 

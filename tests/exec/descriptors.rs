@@ -1,7 +1,7 @@
 //! What a program is given, and what it is not: descriptors, signals.
 
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
@@ -58,59 +58,39 @@ fn a_child_has_its_socket_and_nothing_of_another_one() {
     assert_clean(client);
 }
 
-#[test]
-fn an_inherited_listener_goes_no_further() {
+/// A server that `start` makes of `"$@"`, listening at `at` on a socket that is 3 there, whose children run `run`; and its
+/// address.
+fn inheriting(start: &str, at: &str, run: &str) -> (Server, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let mut command = shell(
-        r#"exec "$@" 3<&0 </dev/null"#,
-        &["serve", "exec", "-l", "fd:3", "--", "sh", "-c", LIST],
-    );
+    let mut command = shell(start, &["serve", "exec", "-l", at, "--", "sh", "-c", run]);
     command
         .stdin(OwnedFd::from(listener))
         .stdout(Stdio::piped());
     let mut server = Server::launch(command);
+    server.log_line("that it listens", |line| line.contains(" info listening "));
+    (server, address)
+}
+
+#[test]
+fn an_inherited_listener_goes_no_further() {
+    let (mut server, address) = inheriting(r#"exec "$@" 3<&0 </dev/null"#, "fd:3", LIST);
     assert_eq!(listening(&server.stdout_line()), address);
     assert_clean(connect(address));
 }
 
 #[test]
 fn nor_do_those_that_systemd_passed() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let script = format!("{LIST}; [ -z \"$LISTEN_FDS$LISTEN_PID\" ] || echo 99 environment");
-    let mut command = shell(
-        r#"LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=web exec "$@" 3<&0 </dev/null"#,
-        &[
-            "serve",
-            "exec",
-            "-l",
-            "systemd:web",
-            "--",
-            "sh",
-            "-c",
-            &script,
-        ],
-    );
-    command
-        .stdin(OwnedFd::from(listener))
-        .stdout(Stdio::piped());
-    let mut server = Server::launch(command);
+    let run = format!("{LIST}; [ -z \"$LISTEN_FDS$LISTEN_PID\" ] || echo 99 environment");
+    let start = r#"LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=web exec "$@" 3<&0 </dev/null"#;
+    let (mut server, address) = inheriting(start, "systemd:web", &run);
     assert_eq!(listening(&server.stdout_line()), address);
     assert_clean(connect(address));
 }
 
 #[test]
 fn a_server_without_stdin_and_stdout_gives_its_children_theirs() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut command = shell(
-        r#"exec "$@" 3<&0 <&- >&-"#,
-        &["serve", "exec", "-l", "fd:3", "--", "sh", "-c", LIST],
-    );
-    command.stdin(OwnedFd::from(listener));
-    let mut server = Server::launch(command);
-    server.log_line("that it listens", |line| line.contains(" info listening "));
+    let (_server, address) = inheriting(r#"exec "$@" 3<&0 <&- >&-"#, "fd:3", LIST);
     assert_clean(connect(address));
 }
 

@@ -141,11 +141,7 @@ fn an_ipv6_client_and_one_of_a_unix_socket_are_told_as_such() {
     let home = Home::new();
     let path = home.join("exec.sock");
     let at = format!("unix:{}", path.display());
-    let mut command = standfast();
-    command.args(["serve", "exec", "-l", &at, "--", "env"]);
-    command.stdout(std::process::Stdio::piped());
-    let mut server = Server::launch(command);
-    let _ = server.stdout_line();
+    let mut server = Server::start(&["exec", "-l", &at, "--", "env"]);
     let told = environment(UnixStream::connect(&path).unwrap());
     let expected = [
         "PROTO=UNIX".to_owned(),

@@ -182,9 +182,7 @@ fn fail_after(
     fault: &str,
     meanwhile: impl FnOnce(&Server),
 ) -> bool {
-    let mut command = home.successor(&relay.addresses, args);
-    command.env("STANDFAST_FAULT", fault);
-    let mut hung = Server::launch(command);
+    let mut hung = home.faulty(relay, args, fault);
     match fault {
         "hang-pre-copy" => {
             relay.log_line("the question", |line| line.contains(" takeover asked for "));

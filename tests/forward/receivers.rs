@@ -5,25 +5,19 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use crate::support::home::{Home, text};
-use crate::support::{GUARD, Server, cannot_run, connect, until};
+use crate::support::{GUARD, Guarded, Server, cannot_run, connect, until};
 
 const TEST: &str = "every_header_is_taken_by_haproxy_and_by_nginx";
 
 /// A receiver that answers each request with its client's address and port, as the header has them.
 struct Receiver {
     program: &'static str,
-    child: Child,
+    /// Ends with it.
+    _child: Guarded,
     path: PathBuf,
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Receiver {
@@ -44,7 +38,7 @@ impl Receiver {
         let child = child.ok()?;
         let receiver = Self {
             program,
-            child,
+            _child: Guarded(child),
             path,
         };
         until(program, || UnixStream::connect(&receiver.path).is_ok());

@@ -162,10 +162,8 @@ fn a_client_that_waits_for_its_upstream_waits_on_after_a_takeover_that_came_to_n
         let mut client = relay.connect();
         client.write_all(b"early words").unwrap();
         until_acknowledged(&client);
-        let (at, to) = (relay.address().to_string(), address.to_string());
-        let mut command = home.standfast(&["serve", "forward", &to, "--replace", "-l", &at]);
-        command.args(args).env("STANDFAST_FAULT", fault);
-        let failed = Server::launch(command);
+        let to = address.to_string();
+        let failed = home.faulty(&relay, &[&["forward", &to][..], &args].concat(), fault);
         relay.log_line("that it failed", |line| line.contains(" takeover failed"));
         drop(failed);
         let mut served = port.listen().accept();

@@ -5,24 +5,18 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use crate::support::connecting::Port;
 use crate::support::home::{Home, number, text};
-use crate::support::{GUARD, Server, assert_echoes, lacks, until};
+use crate::support::{GUARD, Guarded, Server, assert_echoes, lacks, until};
 
 /// A proxy that listens on a Unix socket or on a port of this host, in front of `server`.
 struct Front {
-    child: Child,
+    /// Ends with it.
+    _child: Guarded,
     /// In its folder.
     home: Home,
-}
-
-impl Drop for Front {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Front {
@@ -40,7 +34,8 @@ impl Front {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        Self { child, home }
+        let _child = Guarded(child);
+        Self { _child, home }
     }
 
     fn path(&self, name: &str) -> PathBuf {

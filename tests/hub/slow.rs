@@ -4,7 +4,7 @@ use std::io::Read;
 use std::net::Shutdown;
 use std::time::Duration;
 
-use crate::hub::{Client, Hub};
+use crate::hub::{Client, Hub, in_order};
 use crate::support::clients::{narrow, until_acknowledged};
 use crate::support::home::number;
 use crate::support::{Began, pass, read_to_fin};
@@ -44,19 +44,9 @@ fn a_slow_client_loses_whole_lines_and_nobody_else_any() {
     slow.stream().shutdown(Shutdown::Write).unwrap();
     let mut heard = String::new();
     slow.lines.read_to_string(&mut heard).unwrap();
-    let (mut next, mut count) = (0, 0);
-    for said in heard.split_inclusive('\n') {
-        let number: usize = said[..8].parse().unwrap_or_else(|_| panic!("{said}"));
-        assert_eq!(said, line(number), "whole");
-        assert!(number >= next, "{number} after {next}");
-        next = number + 1;
-        count += 1;
-    }
+    let (next, count) = in_order(&heard, line);
     assert_eq!(next, LINES);
-    let told = hub.server.log_line("how many it lost", |line| {
-        line.contains(" info a slow client has lost lines ")
-    });
-    let lost: usize = crate::support::facts(&told)["lost"].parse().unwrap();
+    let (lost, told) = hub.lost();
     assert!(lost > 0 && count + lost == LINES, "{count} heard, {told}");
     drop((slow, fast, speaker));
     assert_eq!(hub.server.drain().code(), Some(0));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::hub::{Client, Hub};
+use crate::hub::{Client, Hub, in_order};
 use crate::support::clients::{Raised, narrow};
 use crate::support::home::text;
 use crate::support::{Server, now, pass};
@@ -81,22 +81,9 @@ fn takeovers_in_a_row_under_a_running_source_lose_nothing() {
     );
     // The slow one has lost whole lines, all of them counted over the generations.
     let text = slow.leave();
-    let (mut next, mut count) = (0, 0);
-    for said in text
-        .split_inclusive('\n')
-        .filter(|said| *said != "the end\n")
-    {
-        let number: usize = said[..8].parse().unwrap_or_else(|_| panic!("{said}"));
-        assert_eq!(said, line(number), "whole");
-        assert!(number >= next, "{number} after {next}");
-        next = number + 1;
-        count += 1;
-    }
-    assert!(text.ends_with("the end\n") && count < said, "{count}");
-    let told = hub.server.log_line("how many it lost", |line| {
-        line.contains(" info a slow client has lost lines ")
-    });
-    let lost: usize = crate::support::facts(&told)["lost"].parse().unwrap();
+    let (_, count) = in_order(text.strip_suffix("the end\n").unwrap(), line);
+    assert!(count < said, "{count}");
+    let (lost, told) = hub.lost();
     assert_eq!(lost + count, said, "{told}");
 }
 
@@ -130,12 +117,7 @@ fn a_takeover_that_comes_to_nothing_changes_nothing() {
         .enumerate()
     {
         speaker.say(&format!("before {round}\n"));
-        let address = hub.server.address().to_string();
-        let mut command = hub
-            .home
-            .standfast(&["serve", "hub", "--replace", "-l", &address]);
-        command.env("STANDFAST_FAULT", fault);
-        let failed = Server::launch(command);
+        let failed = hub.home.faulty(&hub.server, &["hub"], fault);
         hub.server.log_line("that it failed", |line| {
             line.contains(" warn takeover failed")
         });

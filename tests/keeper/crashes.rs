@@ -25,7 +25,7 @@ fn more_addresses_than_the_soft_limit_on_descriptors_outlive_a_crash() {
     for path in &paths {
         command.args(["-l", &format!("unix:{}", text(path))]);
     }
-    let kept = Kept::launch(home, command, paths.len());
+    let kept = Kept::spawn(home, command, paths.len());
     kept.until_another_serves(kept.crash(Signal::KILL));
     for path in &paths {
         let mut client = UnixStream::connect(path).unwrap();
@@ -129,12 +129,7 @@ fn after_a_crash_it_is_one_process_yet_at_the_same_port_and_says_so() {
         kept.until_another_serves(former);
         assert_echoes(&mut connect(address), b"at the same port");
     }
-    assert_eq!(
-        kept.keeper.drain().code(),
-        Some(0),
-        "{:?}",
-        kept.keeper.lines
-    );
+    kept.assert_drains();
 }
 
 #[test]
@@ -144,7 +139,7 @@ fn a_unix_socket_and_the_metrics_outlive_a_crash_and_go_with_the_end() {
     let listen = format!("unix:{},mode=600", text(&path));
     let mut command = home.standfast(&["serve", "--keep", "-l", "127.0.0.1:0", "-l", &listen]);
     command.args(["--metrics", "0"]);
-    let mut kept = Kept::launch(home, command, 2);
+    let mut kept = Kept::spawn(home, command, 2);
     let metrics = |kept: &Kept| kept.status()["metrics"][0].as_str().unwrap().to_owned();
     let before = metrics(&kept);
     let inode = fs::metadata(&path).unwrap();
@@ -163,12 +158,7 @@ fn a_unix_socket_and_the_metrics_outlive_a_crash_and_go_with_the_end() {
     let found = fs::metadata(&path).unwrap();
     assert!(found.file_type().is_socket());
     assert_eq!(found.ino(), inode.ino(), "the very socket");
-    assert_eq!(
-        kept.keeper.drain().code(),
-        Some(0),
-        "{:?}",
-        kept.keeper.lines
-    );
+    kept.assert_drains();
     assert!(!path.exists(), "it is taken away at the end");
     assert!(!kept.home.join("s.lock").exists());
 }
@@ -382,7 +372,7 @@ fn as_another_user_with_a_log_file_it_goes_on_after_a_crash_and_a_restart() {
         assert_eq!(owner, 65534, "round {round}");
     }
     drop(client);
-    assert_eq!(kept.keeper.drain().code(), Some(0));
+    kept.assert_drains();
     let log = fs::read_to_string(log).unwrap();
     assert_eq!(log.matches("the former server crashed").count(), 2, "{log}");
     assert!(!path.exists() && !control.exists());
@@ -397,12 +387,7 @@ fn programs_of_exec_and_their_connections_outlive_the_server() {
     assert_echoes(&mut client, b"by a program that nobody watches");
     drop(kept.connect());
     drop(client);
-    assert_eq!(
-        kept.keeper.drain().code(),
-        Some(0),
-        "{:?}",
-        kept.keeper.lines
-    );
+    kept.assert_drains();
 }
 
 #[test]

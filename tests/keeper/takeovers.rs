@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use super::{Kept, children};
 use crate::support::home::{Home, number, text};
-use crate::support::{assert_echoes, connect, output, until};
+use crate::support::{Server, assert_echoes, connect, output, until};
 use crate::takeover::restart::{copy, put_script};
 
 #[test]
@@ -34,12 +34,7 @@ fn a_restart_behind_the_keeper_loses_nobody_and_so_does_a_crash_after_it_lose_no
         }
     }
     drop(client);
-    assert_eq!(
-        kept.keeper.drain().code(),
-        Some(0),
-        "{:?}",
-        kept.keeper.lines
-    );
+    kept.assert_drains();
 }
 
 #[test]
@@ -63,7 +58,7 @@ fn a_successor_that_fails_leaves_all_as_it_was() {
     let former = kept.crash(Signal::KILL);
     kept.until_another_serves(former);
     drop(kept.connect());
-    assert_eq!(kept.keeper.drain().code(), Some(0));
+    kept.assert_drains();
 }
 
 /// A server by a file that is read anew, and the addresses it listens on.
@@ -84,12 +79,8 @@ fn an_address_that_a_reload_adds_outlives_a_crash_and_one_that_it_leaves_out_is_
         fs::write(&file, text).unwrap();
     };
     write(&["one"]);
-    let mut command = home.standfast(&["serve", "--keep", "--config", text(&file)]);
-    command
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::piped());
-    let mut keeper = crate::support::Server::launch(command);
-    let _ = (keeper.stdout_line(), keeper.stdout_line());
+    let command = home.standfast(&["serve", "--keep", "--config", text(&file)]);
+    let mut keeper = Server::spawn(command, 2);
     write(&["one", "two"]);
     let target = ["--control", text(&control)];
     let status = || home.json(&[&["status"], &target[..]].concat());
@@ -154,12 +145,7 @@ fn a_watched_program_is_restarted_behind_the_keeper_and_signals_reach_the_newest
         });
     }
     drop(client);
-    assert_eq!(
-        kept.keeper.drain().code(),
-        Some(0),
-        "{:?}",
-        kept.keeper.lines
-    );
+    kept.assert_drains();
 }
 
 #[test]

@@ -64,11 +64,9 @@ fn ipv6_and_unix_sockets_are_loaded_as_well() {
     let home = Home::new();
     let path = home.join("echo.sock");
     let address = format!("unix:{}", text(&path));
-    let mut command = home.standfast(&["serve", "-q", "-l", "[::1]:0", "-l", &address]);
-    command.stdout(std::process::Stdio::piped());
-    let mut server = Server::launch(command);
-    let tcp = server.stdout_line().replace("listening on ", "");
-    server.stdout_line();
+    let command = home.standfast(&["serve", "-q", "-l", "[::1]:0", "-l", &address]);
+    let server = Server::spawn(command, 2);
+    let tcp = server.address().to_string();
     for to in [&tcp, &address] {
         let mut loading = Loading::start(to, &["--json", "-c", "3", "-T", "1m"]);
         loading.goes_on_with(3);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::support::home::usage;
 use crate::support::loading::{load_command, nobody, output};
 use crate::support::{now, standfast};
 
@@ -10,13 +11,7 @@ use crate::support::{now, standfast};
 fn refusal(args: &[&str]) -> String {
     let mut command = standfast();
     command.arg("load").args(args);
-    let (code, stdout, stderr) = output(command);
-    assert_eq!((code, &*stdout), (2, ""), "{args:?}: {stderr}");
-    assert!(
-        stderr.starts_with("standfast: ") && stderr.lines().count() == 1,
-        "{args:?}: one clear line:\n{stderr}"
-    );
-    stderr
+    usage(command)
 }
 
 #[test]

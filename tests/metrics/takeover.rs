@@ -2,7 +2,6 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -130,23 +129,13 @@ fn what_the_page_shows_of_the_last_minutes_goes_on_over_takeovers_and_is_bounded
 fn a_takeover_that_fails_is_counted_and_the_old_process_answers_on() {
     let home = Home::new();
     let (mut server, at) = serve(&home, &[]);
-    let listener = server.address().to_string();
-    let faulty = |fault: &str| {
-        let mut command = home.standfast(&[
-            "serve",
-            "--replace",
-            "-l",
-            &listener,
-            "--metrics",
-            &at.to_string(),
-        ]);
-        command.env("STANDFAST_FAULT", fault);
-        let ended = command.output().unwrap();
-        assert!(!ended.status.success(), "{ended:?}");
+    let faulty = |server: &Server, fault: &str| {
+        let mut new = home.faulty(server, &["--metrics", &at.to_string()], fault);
+        assert!(!new.wait().success(), "{:?}", new.lines);
     };
-    faulty("abort-freeze");
+    faulty(&server, "abort-freeze");
     server.log_line("the failure", |line| line.contains("takeover failed"));
-    faulty("wrong-version");
+    faulty(&server, "wrong-version");
     server.log_line("the refusal", |line| line.contains("takeover refused"));
     let told = metrics(at);
     for (result, count) in [("completed", 0.0), ("failed", 1.0), ("refused", 1.0)] {
@@ -164,10 +153,7 @@ fn who_asks_while_nobody_serves_waits_for_the_process_that_will() {
     let home = Home::new();
     let (mut server, at) = serve(&home, &[]);
     let mut hung = loop {
-        let mut command = home.successor(&server.addresses, &["--metrics", &at.to_string()]);
-        command.env("STANDFAST_FAULT", "hang-owned");
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let hung = Server::launch(command);
+        let hung = home.faulty(&server, &["--metrics", &at.to_string()], "hang-owned");
         let told = server.log_line("that nobody serves, or why", |line| {
             line.contains("nobody serves until it does") || line.contains(" warn takeover ")
         });

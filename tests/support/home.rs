@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
@@ -63,6 +63,14 @@ impl Home {
         }
         command.args(args);
         command
+    }
+
+    /// A new process with `args` that is to take over from `server` and has `fault`; it has been started.
+    pub(crate) fn faulty(&self, server: &Server, args: &[&str], fault: &str) -> Server {
+        let mut command = self.successor(&server.addresses, args);
+        command.env("STANDFAST_FAULT", fault);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        Server::launch(command)
     }
 
     /// Has a new process with `args` take over from `server`, which ends as it should.
@@ -153,6 +161,14 @@ pub(crate) fn refusal(command: Command) -> (i32, String) {
         "one clear line:\n{stderr}"
     );
     (code, stderr)
+}
+
+/// The one line that `command` says where it is asked wrongly.
+#[track_caller]
+pub(crate) fn usage(command: Command) -> String {
+    let (code, line) = refusal(command);
+    assert_eq!(code, 2, "{line}");
+    line
 }
 
 pub(crate) fn text(path: &Path) -> &str {

@@ -37,11 +37,19 @@ impl Server {
     pub(crate) fn spawn(mut command: Command, listeners: usize) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut server = Self::launch(command);
-        for _ in 0..listeners {
-            let line = server.stdout_line();
-            server.addresses.push(listening(&line));
-        }
+        server.until_listening(listeners);
         server
+    }
+
+    /// Waits for so many lines `listening on`, be that at a path.
+    #[track_caller]
+    fn until_listening(&mut self, listeners: usize) {
+        for _ in 0..listeners {
+            let line = self.stdout_line();
+            let address = line.strip_prefix("listening on ");
+            let address = address.unwrap_or_else(|| panic!("not the line of a listener: {line}"));
+            self.addresses.extend(address.parse::<SocketAddr>().ok());
+        }
     }
 
     /// Starts `command` with the stdin and stdout it has, and waits for nothing.
@@ -341,12 +349,7 @@ impl Server {
             command.stdin(Stdio::null()).stdout(Stdio::piped());
             let mut next = Self::launch(command);
             if next.has_said_something() {
-                for _ in 0..said {
-                    let line = next.stdout_line();
-                    let address = line.strip_prefix("listening on ");
-                    next.addresses
-                        .extend(address.and_then(|address| address.parse::<SocketAddr>().ok()));
-                }
+                next.until_listening(said);
                 return next;
             }
             let ended = next.wait();

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::control::strangers::{Caller, seqpacket};
 use crate::support::home::{Home, entry, number, seconds, text};
-use crate::support::{Server, assert_echoes, facts, output, restarted, until};
+use crate::support::{assert_echoes, facts, output, restarted, until};
 
 #[test]
 fn a_table_is_whole_whenever_it_is_asked_for() {
@@ -242,9 +242,7 @@ fn what_is_asked_for_while_nobody_knows_who_serves_comes_when_that_is_known() {
     let mut client = server.connect();
     assert_echoes(&mut client, b"hello");
     let hung = loop {
-        let mut command = home.successor(&server.addresses, &[]);
-        command.env("STANDFAST_FAULT", "hang-commit");
-        let hung = Server::launch(command);
+        let hung = home.faulty(&server, &[], "hang-commit");
         let told = server.log_line("that nobody serves, or why", |line| {
             line.contains("nobody serves until it does") || line.contains(" warn takeover ")
         });

@@ -70,10 +70,7 @@ impl Company {
 
     /// A new process that has `fault`; it has been started.
     fn launch(&self, fault: &str) -> Server {
-        let mut command = self.home.successor(&self.server.addresses, &ARGS);
-        command.env("STANDFAST_FAULT", fault);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        Server::launch(command)
+        self.home.faulty(&self.server, &ARGS, fault)
     }
 
     /// The same; it hangs in the pre-copy, and holds copies of connections.

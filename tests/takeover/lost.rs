@@ -1,7 +1,6 @@
 //! The new process ends as soon as everything is its own: nobody serves any more, and everybody says so.
 
 use std::net::TcpStream;
-use std::process::Stdio;
 
 use rustix::process::Signal;
 
@@ -45,12 +44,7 @@ fn a_server_given_to_a_process_that_ended_at_once_says_so_and_has_failed() {
         let home = Home::new();
         let mut server = doomed(&home, "abort-running");
         let what = loop {
-            let new = (!by_signal).then(|| {
-                let mut command = home.successor(&server.addresses, &[]);
-                command.env("STANDFAST_FAULT", "abort-running");
-                command.stdin(Stdio::null()).stdout(Stdio::piped());
-                Server::launch(command)
-            });
+            let new = (!by_signal).then(|| home.faulty(&server, &[], "abort-running"));
             if by_signal {
                 server.signal(Signal::USR2);
             }

@@ -332,10 +332,7 @@ fn a_takeover_that_fails_changes_no_socket() {
         let its = Some((Duration::from_secs(77), Duration::from_secs(7), 5));
         assert_eq!(before.0.keepalive, its);
         let args = ["--keepalive", "5:1:2", "--user-timeout", "7s"];
-        let mut command = home.successor(&server.addresses, &args);
-        command.env("STANDFAST_FAULT", fault);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        Server::launch(command).wait();
+        home.faulty(&server, &args, fault).wait();
         let mut late = server.connect();
         assert_echoes(&mut late, b"it serves on");
         assert_eq!(watch_of(&server, &late), before.0, "{fault}: a later one");

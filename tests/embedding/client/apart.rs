@@ -2,12 +2,9 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
-
-use socket2::{Domain, Socket, Type};
 
 use crate::support::{cannot_run, lacks, output};
 
@@ -102,20 +99,4 @@ pub(super) fn name_server(mut answer: impl FnMut(u32) -> Vec<[u8; 4]> + Send + '
             socket.send_to(&reply, client).unwrap();
         }
     });
-}
-
-/// A listener that answers no further connection, and the connections that fill its backlog.
-pub(super) fn silent(address: SocketAddr) -> (Socket, Vec<Socket>) {
-    let stream = || Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
-    let listener = stream();
-    listener.bind(&address.into()).unwrap();
-    listener.listen(0).unwrap();
-    let fills = |_| {
-        let filling = stream();
-        filling
-            .connect_timeout(&address.into(), Duration::from_millis(200))
-            .is_ok()
-            .then_some(filling)
-    };
-    (listener, (0..9).map_while(fills).collect())
 }

@@ -12,14 +12,15 @@ use standfast::client::{Client, Next};
 use standfast::dial::{Backoff, Dial, DialErrorKind, Family};
 use standfast::{CloseReason, Keepalive};
 
-use super::apart::{in_namespaces, name_server, silent};
-use super::{Quiet, Refusing, Running, Server, Told, dial, prepared, unix_path};
+use super::apart::{in_namespaces, name_server};
+use super::{Quiet, Running, Server, Told, dial, prepared, unix_path};
+use crate::support::peers::{refusing, silent_at};
 use crate::support::{GUARD, cannot_run, now, pass};
 
 #[test]
 fn a_link_comes_back_when_its_server_does() {
-    let refusing = Refusing::bind();
-    let address = refusing.address();
+    let (port, address) = refusing();
+    let address = address.to_string();
     let client = Running::start(dial(&address), |script| script.next = Next::Retry);
     for attempt in 1..=3 {
         let (kind, text) = client.fails();
@@ -35,7 +36,8 @@ fn a_link_comes_back_when_its_server_does() {
         assert_eq!(number, attempt);
         assert!(wait < Duration::from_millis(1 << (attempt - 1)), "{wait:?}");
     }
-    let server = refusing.listen();
+    port.listen(128).unwrap();
+    let server = Server(port.into());
     let mut peer = server.accept();
     peer.write_all(b"back").unwrap();
     let connected = |told: &Told| matches!(told, Told::Connected);
@@ -48,10 +50,10 @@ fn a_link_comes_back_when_its_server_does() {
 
 #[test]
 fn retries_end_and_then_the_link_is_gone() {
-    let refusing = Refusing::bind();
+    let (_port, address) = refusing();
     let dial = Dial {
         max_retries: Some(2),
-        ..dial(&refusing.address())
+        ..dial(&address.to_string())
     };
     let client = Running::start(dial, |script| script.next = Next::Retry);
     for attempt in 1..=2 {
@@ -379,7 +381,7 @@ fn all_addresses_of_a_name_are_tried_within_the_connect_timeout() {
         panic!("no addresses");
     };
     assert_eq!(silents.len(), 3);
-    let _silents: Vec<_> = silents.iter().map(|&address| silent(address)).collect();
+    let _silents: Vec<_> = silents.iter().copied().map(silent_at).collect();
     let server = Server(TcpListener::bind(last).unwrap());
     let dial = Dial {
         connect_timeout: Some(Duration::from_millis(600)),

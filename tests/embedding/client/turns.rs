@@ -16,9 +16,10 @@ use standfast::dial::{Dial, DialError, DialErrorKind, Family};
 use standfast::services::Echo;
 
 use super::apart::{apart, descriptors, resident};
-use super::{Refusing, Running, Server, Told, dial};
+use super::{Running, Server, Told, dial};
 use crate::support::clients::{Stream, reset, until_acknowledged};
 use crate::support::embedded::{Embedded, listen};
+use crate::support::peers::refusing;
 use crate::support::seeded::Seeded;
 use crate::support::{GUARD, cannot_run, now, pass, read_to_fin, until};
 
@@ -68,8 +69,8 @@ fn connecting_anew_at_once_for_ever_piles_nothing_up() {
         return;
     }
     let server = Server::start();
-    let refusing = Refusing::bind();
-    let refused = Running::start(dial(&refusing.address()), |script| {
+    let (_port, address) = refusing();
+    let refused = Running::start(dial(&address.to_string()), |script| {
         script.next = Next::RetryNow;
     });
     let churning = Running::start(server.dial(), |script| script.next = Next::RetryNow);
