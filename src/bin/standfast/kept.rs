@@ -24,7 +24,7 @@ use standfast::{Handle, Server};
 
 use crate::Failure;
 use crate::args::ProcessArgs;
-use crate::supervisor::wait;
+use crate::blocking::wait;
 
 /// What a keeper and its servers know one another by. To a server: the keeper's number, the number of the socket between the
 /// two, how many servers have crashed, and of each thing that is kept its name and its numbers.

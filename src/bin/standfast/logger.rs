@@ -28,10 +28,10 @@ use standfast::{AcceptRate, CloseReason, Summary};
 
 use crate::Failure;
 use crate::args::LogFormat;
+use crate::blocking;
 use crate::logger::line::Style;
 use crate::logger::rate::{Limited, Rates};
 use crate::logger::sink::{Item, Shared, Sink};
-use crate::supervisor;
 
 /// Lines that may wait to be written, and bytes.
 const QUEUE: usize = 8192;
@@ -144,7 +144,7 @@ fn say_as(level: Level, line: &str) {
 
 /// On this thread, if stderr has room within the same bound: a pipe that is ready takes a line this short (pipe(7)).
 fn say_at_once(line: &str) {
-    match supervisor::wait(&io::stderr(), PollFlags::OUT, PATIENCE) {
+    match blocking::wait(&io::stderr(), PollFlags::OUT, PATIENCE) {
         Ok(true) => write_line(line.as_bytes()),
         Ok(false) | Err(_) => STUCK.store(true, Ordering::Relaxed),
     }

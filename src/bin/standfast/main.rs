@@ -6,6 +6,7 @@
 )]
 
 mod args;
+mod blocking;
 mod check;
 mod connect;
 #[cfg(control)]

@@ -6,12 +6,13 @@ use std::os::fd::AsFd;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::PollFlags;
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 use standfast::process::{Allowance, threads};
 
-use crate::Failure;
+use crate::blocking::write_whole;
+use crate::{Failure, blocking};
 
 /// How long the end of a server waits for its first words to be out, which nobody may have read.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -59,17 +60,11 @@ pub(crate) fn watch(gone: impl FnOnce() + Send + 'static) -> io::Result<()> {
         return Ok(());
     }
     threads::start("stdout watch", move || {
-        let stdout = io::stdout();
-        loop {
-            // POLLERR is told whether asked for or not.
-            let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
-            match poll(&mut polled, None) {
-                Err(Errno::INTR) => {}
-                // A file, to which nothing of it applies, or a hang-up, after which bytes may still be read.
-                Ok(_) if !polled[0].revents().contains(PollFlags::ERR) => return,
-                Ok(_) => return gone(),
-                Err(_) => return,
-            }
+        // POLLERR is told whether asked for or not. Without it this is a file, to which nothing of it applies, or a hang-up,
+        // after which bytes may still be read.
+        let told = blocking::until(&io::stdout(), PollFlags::empty());
+        if told.is_ok_and(|told| told.contains(PollFlags::ERR)) {
+            gone();
         }
     })?;
     Ok(())
@@ -82,25 +77,6 @@ pub(crate) fn failed(error: &io::Error) -> Failure {
         _ => "",
     };
     Failure::failed(format!("cannot write to stdout: {error}{hint}"))
-}
-
-/// Writes all of it, also where somebody made the file non-blocking, as a terminal or a pipe shared with others may be.
-pub(crate) fn write_whole(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match file.write(bytes) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(count) => bytes = &bytes[count..],
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                match poll(&mut [PollFd::new(file, PollFlags::OUT)], None) {
-                    Ok(_) | Err(Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// A server's first words.

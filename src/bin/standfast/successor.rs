@@ -16,9 +16,10 @@ use rustix::fs::{FileType, fstat};
 use standfast::control::Successor;
 use standfast::process::children::{self, Owned};
 
+use crate::blocking::wait;
 use crate::kept::{CRASHED, KEEPER};
 use crate::logger;
-use crate::supervisor::{self, wait};
+use crate::supervisor;
 
 /// Set for a process that a server starts as its successor: it takes over, or ends.
 pub(crate) const SUCCESSOR: &str = "STANDFAST_SUCCESSOR";

@@ -18,14 +18,15 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::event::PollFlags;
+use rustix::io::retry_on_intr;
 use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg, sendmsg_addr,
 };
 use sd_notify::NotifyState;
-use standfast::process::{Allowance, threads};
+use standfast::process::threads;
 
+use crate::blocking::wait;
 use crate::kept;
 
 /// How long the manager may take to hear. It is deaf for seconds while it reads all of its units anew.
@@ -269,20 +270,6 @@ impl Speaker {
         })?;
         Ok(())
     }
-}
-
-/// Waits until the file has what is `wanted`, or its other end is closed. Answers whether that was in time.
-pub(crate) fn wait(file: &impl AsFd, wanted: PollFlags, bound: Duration) -> io::Result<bool> {
-    let mut bound = Allowance::new(bound);
-    while let Some(piece) = bound.piece() {
-        let piece = Timespec::try_from(piece).map_err(io::Error::other)?;
-        match poll(&mut [PollFd::new(file, wanted)], Some(&piece)) {
-            Ok(0) | Err(Errno::INTR) => {}
-            Ok(_) => return Ok(true),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(false)
 }
 
 /// A path, or `@NAME` in the abstract namespace, which the crate `sd-notify` takes for a path.

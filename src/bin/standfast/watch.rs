@@ -26,8 +26,8 @@ use standfast::process::{children, threads};
 use crate::Failure;
 use crate::args::ProcessArgs;
 use crate::args::control::ControlPath;
+use crate::blocking::wait;
 use crate::signals::Meaning;
-use crate::supervisor::wait;
 use crate::{kept, takeover};
 
 /// Between two looks at the file. It is tried once two of them have found the same.

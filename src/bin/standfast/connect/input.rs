@@ -1,18 +1,18 @@
 //! stdin: a thread of its own reads it and puts what it reads where it waits for the server; while that is full it
 //! does not read. What waits, and what is dropped, is for `outgoing.rs` to say.
 
-use std::io::{self, StdinLock};
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::{Errno, read};
+use rustix::event::PollFlags;
+use rustix::io::read;
 use standfast::client::Wake;
 use standfast::process::threads;
 
-use crate::Failure;
 use crate::connect::line_ends::LineEnds;
 use crate::connect::outgoing::Outgoing;
+use crate::{Failure, blocking};
 
 /// Most bytes of one read.
 const CHUNK: usize = 64 * 1024;
@@ -114,7 +114,7 @@ impl Input {
             if !wanted {
                 return Ok(());
             }
-            let count = read_some(&stdin, &mut chunk)?;
+            let count = blocking::patiently(&stdin, PollFlags::IN, || read(&stdin, &mut *chunk))?;
             if count == 0 {
                 return Ok(());
             }
@@ -156,22 +156,4 @@ impl Input {
 /// How many bytes stdin holds: those in a pipe, and the rest of a file (`FIONREAD`). Where that cannot be known, none.
 pub(crate) fn unread() -> u64 {
     rustix::io::ioctl_fionread(io::stdin().as_fd()).unwrap_or(0)
-}
-
-/// Reads what there is; waits for it, also where somebody made stdin non-blocking. Nothing: the end.
-fn read_some(stdin: &StdinLock<'_>, chunk: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match read(stdin.as_fd(), &mut *chunk) {
-            Ok(count) => return Ok(count),
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
-                let mut polled = [PollFd::new(stdin, PollFlags::IN)];
-                match poll(&mut polled, None) {
-                    Ok(_) | Err(Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
 }

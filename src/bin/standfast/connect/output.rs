@@ -2,15 +2,14 @@
 //! waits is bounded by whoever puts it here: it stops reading from the server when told that there is no room.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::{Errno, write};
+use rustix::event::PollFlags;
+use rustix::io::write;
 use standfast::client::Wake;
 use standfast::process::{Allowance, threads};
 
-use crate::{Failure, stdout};
+use crate::{Failure, blocking, stdout};
 
 /// Most bytes of one write, so that room is seen while a large batch is under way.
 const PIECE: usize = 64 * 1024;
@@ -180,7 +179,8 @@ impl Output {
             };
             let mut left = batch.as_slice();
             while !left.is_empty() {
-                let count = write_some(stdout, &left[..left.len().min(PIECE)])?;
+                let piece = &left[..left.len().min(PIECE)];
+                let count = blocking::patiently(stdout, PollFlags::OUT, || write(stdout, piece))?;
                 left = &left[count..];
                 let mut state = self.lock();
                 state.writing = left.len();
@@ -193,24 +193,6 @@ impl Output {
                 }
             }
             batch.clear();
-        }
-    }
-}
-
-/// Writes what stdout takes; waits for it, also where somebody made it non-blocking.
-fn write_some(stdout: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
-    loop {
-        match write(stdout, bytes) {
-            Ok(count) => return Ok(count),
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
-                let mut polled = [PollFd::new(stdout, PollFlags::OUT)];
-                match poll(&mut polled, None) {
-                    Ok(_) | Err(Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            Err(error) => return Err(error.into()),
         }
     }
 }

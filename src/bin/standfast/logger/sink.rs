@@ -20,7 +20,7 @@ use standfast::memory::Held;
 
 use super::line::Style;
 use super::rate::Rates;
-use crate::supervisor::wait;
+use crate::blocking::wait;
 
 /// How often it is said at most what is missing.
 const PERIOD: Duration = Duration::from_secs(1);

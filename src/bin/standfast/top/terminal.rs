@@ -12,14 +12,13 @@ use ratatui::backend::{Backend as _, TermionBackend};
 use ratatui::layout::Rect;
 use ratatui::termion::input::TermRead as _;
 use ratatui::{Frame, Terminal, TerminalOptions, Viewport};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::event::PollFlags;
 use rustix::process::{Signal, getpgrp, kill_current_process_group};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 use standfast::process::threads;
 
 use crate::top::{Event, may_panic};
-use crate::{Failure, stdout};
+use crate::{Failure, blocking, stdout};
 
 /// The other screen, cleared, without a cursor; and the way back. As xterm has them (ctlseqs), and all since.
 const ENTER: &[u8] = b"\x1b[?1049h\x1b[2J\x1b[?25l";
@@ -40,7 +39,7 @@ struct Tty(File);
 
 impl Write for Tty {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        stdout::write_whole(&self.0, bytes)?;
+        blocking::write_whole(&self.0, bytes)?;
         Ok(bytes.len())
     }
 
@@ -159,7 +158,7 @@ fn enter() -> io::Result<()> {
         raw.make_raw();
         tcsetattr(&stdin, OptionalActions::Now, &raw)?;
     }
-    stdout::write_whole(&stdout::open()?, ENTER)
+    blocking::write_whole(&stdout::open()?, ENTER)
 }
 
 /// Gives the terminal back, if it was taken.
@@ -172,17 +171,14 @@ pub(super) fn leave() {
     if is_ours() {
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &before);
         if takes_more() {
-            let _ = stdout::open().and_then(|stdout| stdout::write_whole(&stdout, LEAVE));
+            let _ = stdout::open().and_then(|stdout| blocking::write_whole(&stdout, LEAVE));
         }
     }
 }
 
 /// Whether the terminal takes something, rather than hanging.
 fn takes_more() -> bool {
-    let patience = Timespec::try_from(LOOK).ok();
-    let stdout = io::stdout();
-    let mut polled = [PollFd::new(&stdout, PollFlags::OUT)];
-    poll(&mut polled, patience.as_ref()).is_ok_and(|ready| ready > 0)
+    blocking::wait(&io::stdout(), PollFlags::OUT, LOOK).unwrap_or(false)
 }
 
 /// Tells of every key from now on, and of the end of the terminal.
@@ -211,11 +207,7 @@ struct Keyboard(File);
 impl Read for Keyboard {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         loop {
-            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None) {
-                Ok(_) => {}
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            }
+            blocking::until(&self.0, PollFlags::IN)?;
             if !is_ours() {
                 thread::park_timeout(LOOK);
                 continue;
