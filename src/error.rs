@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use crate::address::Address;
 use crate::address::endpoint::Endpoint;
 use crate::liveness::keepalive::DetectionError;
 use crate::liveness::sockopt::{Refused, Unfit};
@@ -70,6 +71,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// That `address` cannot be resolved, for the reason that comes.
+    pub(crate) fn resolving(address: &Address) -> impl FnOnce(io::Error) -> Self {
+        |source| Self::Resolve {
+            address: address.to_string(),
+            source,
+        }
+    }
+
     /// What to do about it, where that can be said.
     #[must_use]
     pub fn hint(&self) -> Option<String> {

@@ -79,10 +79,7 @@ impl Listen {
         let probe = sockopt::probe().map_err(Unfit::Untried)?;
         let (mut addresses, mut absent) = (Vec::new(), Vec::new());
         for address in &self.addresses {
-            let resolved = address.resolve().map_err(|source| Error::Resolve {
-                address: address.to_string(),
-                source,
-            })?;
+            let resolved = address.resolve().map_err(Error::resolving(address))?;
             let (here, elsewhere) = listener::foresee(address, resolved, listener::is_elsewhere);
             addresses.extend(here);
             absent.extend(elsewhere);

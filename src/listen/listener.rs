@@ -112,10 +112,7 @@ fn bind_all(
     listen: &Listen,
     settings: &Arc<Settings>,
 ) -> Result<Vec<Listener>, Error> {
-    let resolved = address.resolve().map_err(|source| Error::Resolve {
-        address: address.to_string(),
-        source,
-    })?;
+    let resolved = address.resolve().map_err(Error::resolving(address))?;
     let mut tries = 0;
     loop {
         tries += 1;

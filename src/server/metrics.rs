@@ -205,10 +205,7 @@ impl Drop for Part {
 
 /// Those of the `lent` sockets that `address` means.
 fn matching(address: &Address, lent: &mut Lent) -> Result<Lent, Error> {
-    let resolved = address.resolve().map_err(|source| Error::Resolve {
-        address: address.to_string(),
-        source,
-    })?;
+    let resolved = address.resolve().map_err(Error::resolving(address))?;
     let is_meant = |of: &Endpoint| {
         resolved
             .iter()

@@ -42,6 +42,14 @@ pub(crate) use crate::args::service::ServiceName;
 use crate::args::top::TopArgs;
 use crate::units::{Setting, duration_or_off, size};
 
+/// What `line` comes to, of these arguments alone.
+#[cfg(test)]
+pub(crate) fn typed<A: clap::Args>(line: &str) -> Result<A, clap::Error> {
+    let words = std::iter::once("x").chain(line.split_whitespace());
+    let command = A::augment_args(clap::Command::new("x"));
+    A::from_arg_matches(&command.try_get_matches_from(words)?)
+}
+
 /// A TCP listening server that holds on to its clients and lets go of the dead ones.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, disable_help_subcommand = true)]

@@ -152,19 +152,11 @@ fn meant(args: &ConnectArgs) -> Result<(Dial, Settings), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        connect: ConnectArgs,
-    }
+    use crate::args::typed;
 
     fn meant_by(line: &str) -> Result<(Dial, Settings), Failure> {
-        let words = std::iter::once("x").chain(line.split_whitespace());
-        meant(&Line::try_parse_from(words).unwrap().connect)
+        meant(&typed(line).unwrap())
     }
 
     #[test]

@@ -128,10 +128,7 @@ impl ForwardOptions {
     pub fn resolve(&self) -> Result<Vec<Endpoint>, Error> {
         let mut endpoints = Vec::new();
         for address in &self.addresses {
-            let resolved = address.resolve().map_err(|source| Error::Resolve {
-                address: address.to_string(),
-                source,
-            })?;
+            let resolved = address.resolve().map_err(Error::resolving(address))?;
             endpoints.extend(resolved);
         }
         Ok(endpoints)

@@ -188,20 +188,13 @@ pub(crate) fn backoff(text: &str) -> Result<Backoff, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
     use standfast::Keepalive;
 
     use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        dial: DialArgs,
-    }
+    use crate::args::typed;
 
     fn meant(line: &str) -> Result<Dial, Failure> {
-        let words = std::iter::once("x").chain(line.split_whitespace());
-        Line::try_parse_from(words).unwrap().dial.meant()
+        typed::<DialArgs>(line).unwrap().meant()
     }
 
     #[test]
@@ -274,7 +267,7 @@ mod tests {
         ] {
             assert_eq!(meant(line).unwrap_err().code, 2, "{line}");
         }
-        assert!(Line::try_parse_from(["x", "1", "-4", "-6"]).is_err());
+        assert!(typed::<DialArgs>("1 -4 -6").is_err());
     }
 
     #[test]

@@ -101,19 +101,11 @@ impl HubArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        hub: HubArgs,
-    }
+    use crate::args::typed;
 
     fn meant(line: &str) -> Result<HubOptions, Failure> {
-        let words = std::iter::once("x").chain(line.split_whitespace());
-        Line::try_parse_from(words).unwrap().hub.options(4096)
+        typed::<HubArgs>(line).unwrap().options(4096)
     }
 
     #[test]

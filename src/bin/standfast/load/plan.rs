@@ -176,22 +176,11 @@ fn sources(mode: Mode, connections: usize) -> Vec<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        load: LoadArgs,
-    }
-
-    fn parsed(line: &str) -> Result<LoadArgs, clap::Error> {
-        Line::try_parse_from(std::iter::once("load").chain(line.split(' '))).map(|line| line.load)
-    }
+    use crate::args::typed;
 
     fn meant(line: &str) -> Result<(Plan, Dial), Failure> {
-        Plan::new(&parsed(line).unwrap(), Some(20_000))
+        Plan::new(&typed(line).unwrap(), Some(20_000))
     }
 
     #[test]
@@ -209,7 +198,10 @@ mod tests {
             "--pipeline 0",
             "--connections 0",
         ] {
-            assert!(parsed(&format!("7000 {options}")).is_err(), "{options}");
+            assert!(
+                typed::<LoadArgs>(&format!("7000 {options}")).is_err(),
+                "{options}"
+            );
         }
         for (options, hint) in [
             ("-c 30000", "descriptor limit of 20000"),
