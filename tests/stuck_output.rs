@@ -12,8 +12,8 @@ use rustix::process::Signal;
 use crate::support::connecting::{Peer, assert_gets, connect_command};
 use crate::support::home::{Home, text};
 use crate::support::{
-    Guarded, Server, assert_echoes, connect, facts, now, output, read_to_fin,
-    shell, standfast, until, until_another_signal_counts,
+    Guarded, Server, assert_echoes, connect, facts, now, output, read_to_fin, shell, standfast,
+    until, until_another_signal_counts,
 };
 
 /// A pipe that takes no more byte.

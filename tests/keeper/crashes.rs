@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use super::{Kept, children};
 use crate::support::home::{Home, number, text};
 use crate::support::{
-    GUARD, Server, assert_echoes, cannot_run, connect, lacks, read_to_fin, shell, until,
+    GUARD, Server, assert_echoes, cannot_run, connect, lacks, read_to_fin, until,
 };
 use crate::takeover::restart::put_script;
 
