@@ -158,6 +158,24 @@ fn what_a_killed_server_left_is_not_taken_for_a_server() {
 }
 
 #[test]
+fn what_several_killed_servers_left_is_no_choice_between_them() {
+    let home = Home::new();
+    let mut servers = [home.serve(&[]), home.serve(&[])];
+    for server in &mut servers {
+        server.signal(Signal::KILL);
+        server.wait();
+        assert!(home.socket_of(server).exists(), "nobody could take it away");
+    }
+    for command in COMMANDS {
+        let (code, line) = home.refusal(command);
+        assert_eq!(code, 1, "{line}");
+        let said =
+            "standfast: no server of this user on any address: none has a control socket in ";
+        assert!(line.starts_with(said), "{line}");
+    }
+}
+
+#[test]
 fn where_no_server_is_every_command_says_so_in_one_line() {
     let home = Home::new();
     let mut killed = home.serve(&[]);

@@ -57,12 +57,9 @@ pub(crate) fn existing(port: Option<u16>) -> Vec<PathBuf> {
         })
         .collect();
     found.sort();
+    // What killed servers left is no server. One alone stays: whoever asks there hears what became of it.
     if found.len() > 1 {
-        // What a killed server left is no server, as long as there is another.
-        let (living, dead): (Vec<_>, Vec<_>) = found
-            .into_iter()
-            .partition(|path| socket_file::is_alive(path));
-        found = if living.is_empty() { dead } else { living };
+        found.retain(|path| socket_file::is_alive(path));
     }
     found
 }

@@ -118,18 +118,26 @@ fn socket(named: &ServerArgs) -> Result<PathBuf, Failure> {
     match candidates.as_slice() {
         [one] => Ok(one.clone()),
         [] => Err(Failure::failed(format!(
-            "no server of this user on {meant}: no control socket in {}",
+            "no server of this user on {meant}: none has a control socket in {}",
             path::folder().display()
         ))),
         several => Err(Failure::usage(format!(
             "several servers, say which: {}",
-            several
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect::<Vec<_>>()
-                .join(", ")
+            listed(several)
         ))),
     }
+}
+
+/// The first of them, in one line.
+fn listed(paths: &[PathBuf]) -> String {
+    const SHOWN: usize = 8;
+    let shown = paths.iter().take(SHOWN);
+    let shown: Vec<_> = shown.map(|path| path.display().to_string()).collect();
+    let more = match paths.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    shown.join(", ") + &more
 }
 
 /// Why the server does not answer.
@@ -345,6 +353,14 @@ pub(crate) fn short(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_servers_some_are_named() {
+        let named = |count: usize| listed(&vec![PathBuf::from("/a.sock"); count]);
+        assert_eq!(named(2), "/a.sock, /a.sock");
+        assert!(named(8).ends_with(", /a.sock"));
+        assert!(named(7081).ends_with(", /a.sock and 7073 more"));
+    }
 
     #[test]
     fn times_are_short() {
