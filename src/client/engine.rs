@@ -112,6 +112,12 @@ pub(crate) struct Entry {
     pub(crate) state: State,
 }
 
+/// How it stands, if there is one of that number.
+#[inline]
+pub(crate) fn state_of(entries: &mut Slab<Entry>, key: usize) -> Option<&mut State> {
+    entries.get_mut(key).map(|entry| &mut entry.state)
+}
+
 #[derive(Debug)]
 pub(crate) enum State {
     Dialing(Dialing),

@@ -15,7 +15,7 @@ use mio::event::Event;
 use mio::{Events, Token};
 
 use crate::client::engine::{
-    EVENTS, Engine, Entry, LinkState, PATIENCE, READ_BUDGET, State, TIMER, WAKER,
+    EVENTS, Engine, Entry, LinkState, PATIENCE, READ_BUDGET, State, TIMER, WAKER, state_of,
 };
 use crate::client::link::arm;
 use crate::dial::Dial;
@@ -176,11 +176,8 @@ impl<C: Caller> Client<C> {
 
     #[inline]
     fn ready(&mut self, key: usize, event: &Event) {
-        match self.engine.entries.get_mut(key) {
-            Some(Entry {
-                state: State::Up(up),
-                ..
-            }) => {
+        match state_of(&mut self.engine.entries, key) {
+            Some(State::Up(up)) => {
                 up.io.note(event);
                 let writable = up.short && event.is_writable() && !up.is_aborted();
                 if writable {
@@ -189,10 +186,7 @@ impl<C: Caller> Client<C> {
                 }
                 self.advance(key);
             }
-            Some(Entry {
-                state: State::Dialing(dialing),
-                ..
-            }) if dialing.is_resolved() => self.dial(key),
+            Some(State::Dialing(dialing)) if dialing.is_resolved() => self.dial(key),
             _ => {}
         }
     }
@@ -200,18 +194,12 @@ impl<C: Caller> Client<C> {
     /// What was left over in the turn before.
     fn look_after(&mut self) {
         for key in std::mem::take(&mut self.engine.later) {
-            match self.engine.entries.get_mut(key) {
-                Some(Entry {
-                    state: State::Up(up),
-                    ..
-                }) => {
+            match state_of(&mut self.engine.entries, key) {
+                Some(State::Up(up)) => {
                     up.io.marks.put(Mark::Leftover, false);
                     self.advance(key);
                 }
-                Some(Entry {
-                    state: State::Dialing(_),
-                    ..
-                }) => self.dial(key),
+                Some(State::Dialing(_)) => self.dial(key),
                 _ => {}
             }
         }
@@ -253,11 +241,7 @@ impl<C: Caller> Client<C> {
         let mut budget = READ_BUDGET;
         loop {
             let engine = &mut self.engine;
-            let Some(Entry {
-                state: State::Up(up),
-                ..
-            }) = engine.entries.get_mut(key)
-            else {
+            let Some(State::Up(up)) = state_of(&mut engine.entries, key) else {
                 return;
             };
             if !up.io.is(Is::Readable) || up.io.is(Is::Paused) || up.is_aborted() {
@@ -347,11 +331,7 @@ impl<C: Caller> Client<C> {
     /// A deadline of a connection may have come.
     fn due(&mut self, key: usize) {
         let engine = &mut self.engine;
-        let Some(Entry {
-            state: State::Up(up),
-            ..
-        }) = engine.entries.get_mut(key)
-        else {
+        let Some(State::Up(up)) = state_of(&mut engine.entries, key) else {
             return;
         };
         let mut turn = engine.terms.turn(engine.now, engine.horizon.known());
