@@ -103,7 +103,9 @@ impl Plan {
             (_, true) => Mode::Churn,
             _ => Mode::Echo,
         };
-        if dial.sources.is_empty() && is_loopback(&dial.address) {
+        // All of 127.0.0.0/8 may be come from.
+        let is_here = loopback(&dial.address).is_some_and(|(ip, _)| ip.is_ipv4());
+        if is_here && dial.sources.is_empty() {
             dial.sources = sources(mode, connections);
         }
         let read_timeout = args.read_timeout.unwrap_or(Duration::from_secs(10));
@@ -148,13 +150,14 @@ fn every(args: &LoadArgs) -> u64 {
     }
 }
 
-/// Whether the target is this host, over IPv4: all of 127.0.0.0/8 may be come from.
-fn is_loopback(address: &Address) -> bool {
-    match address {
-        Address::Loopback(_) => true,
-        Address::Host(host, _) => host.parse().is_ok_and(|ip: Ipv4Addr| ip.is_loopback()),
-        _ => false,
-    }
+/// This host, where the target is that in numbers, and the port.
+pub(super) fn loopback(address: &Address) -> Option<(IpAddr, u16)> {
+    let (ip, port) = match address {
+        Address::Loopback(port) => (Ipv4Addr::LOCALHOST.into(), *port),
+        Address::Host(host, port) => (host.parse::<IpAddr>().ok()?, *port),
+        _ => return None,
+    };
+    ip.is_loopback().then_some((ip, port))
 }
 
 /// As many addresses of this host as the connections need ports of. None: the system's choice will do.

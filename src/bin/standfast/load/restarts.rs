@@ -12,6 +12,7 @@ use standfast::inspect::{Role, Status};
 use standfast::process::threads;
 
 use crate::load::News;
+use crate::load::plan::loopback;
 
 /// How often it is asked, and how long it may take.
 const EVERY: Duration = Duration::from_millis(200);
@@ -46,15 +47,8 @@ pub(super) fn watch(dial: &Dial, news: Sender<News>) {
 /// The port of a server on this host.
 fn port(address: &Address) -> Option<u16> {
     match address {
-        Address::Loopback(port) => Some(*port),
-        Address::Host(host, port) => {
-            let is_here = host == "localhost"
-                || host
-                    .parse()
-                    .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-            is_here.then_some(*port)
-        }
-        _ => None,
+        Address::Host(host, port) if host == "localhost" => Some(*port),
+        _ => loopback(address).map(|(_, port)| port),
     }
 }
 
