@@ -213,8 +213,12 @@ fn a_flood_over_the_limit_hurts_nobody() {
     assert!(server.drain().success());
     let ended = server.summary();
     assert_eq!((&*ended["accepted"], &*ended["limit"]), ("2010", "2000"));
+    // A busy machine's standstills are another matter.
     let warned = server.lines.iter().filter(|line| line.contains(" warn "));
-    assert_eq!(warned.count(), 1, "the log is spared");
+    let warned: Vec<_> = warned
+        .filter(|line| !line.contains(" stood still"))
+        .collect();
+    assert_eq!(warned.len(), 1, "the log is spared: {warned:?}");
 }
 
 // Descriptors.

@@ -550,9 +550,8 @@ fn messages_that_arrive_changed_are_noticed() {
     let mut company = Company::quiet();
     let real = company.home.socket_of(&company.server);
     let path = company.home.join("relay.sock");
-    // Which messages there are; none of these takeovers gets as far as the commit.
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    // How many there are before one that are alike says which it is: a busy machine has more passes, and each its messages.
+    // Which messages there are; none of these takeovers gets as far as the commit. How many there are before one that are
+    // alike says which it is: a busy machine has more passes, and each its messages.
     // An update that holds output is another kind than one that only says how a connection stands.
     #[derive(Clone, Copy, Debug, PartialEq)]
     struct Which {
@@ -562,6 +561,8 @@ fn messages_that_arrive_changed_are_noticed() {
         at: usize,
     }
     let attempt = |company: &Company, harmed: Option<(Which, Mishap)>| {
+        // Its own: what the relay of the attempt before still hears is none of this one's.
+        let seen = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&seen);
         let _relay = Relay::start(&path, &real, move |side, _, message| {
             let mut noted = noted.lock().unwrap();
