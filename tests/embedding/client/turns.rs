@@ -165,8 +165,8 @@ fn a_thousand_links_at_once() {
     until("descriptors are given back", || descriptors() <= before + 4);
 }
 
-#[test]
-fn the_receive_deadline_stands_still_while_a_link_is_paused() {
+/// A link with a receive deadline of 300 ms that was paused when it was connected, and its server's end.
+fn paused_from_the_first() -> (Running, TcpStream) {
     let server = Server::start();
     let dial = Dial {
         read_timeout: Some(Duration::from_millis(300)),
@@ -176,7 +176,13 @@ fn the_receive_deadline_stands_still_while_a_link_is_paused() {
         script.connected = Box::new(|link| link.pause());
     });
     client.connects();
-    let mut peer = server.accept();
+    let peer = server.accept();
+    (client, peer)
+}
+
+#[test]
+fn the_receive_deadline_stands_still_while_a_link_is_paused() {
+    let (client, mut peer) = paused_from_the_first();
     peer.write_all(b"waits").unwrap();
     pass(Duration::from_millis(900));
     assert!(client.told.try_recv().is_err());
@@ -195,16 +201,7 @@ fn the_receive_deadline_stands_still_while_a_link_is_paused() {
 
 #[test]
 fn a_paused_silent_link_has_the_rest_of_its_time_when_it_is_resumed() {
-    let server = Server::start();
-    let dial = Dial {
-        read_timeout: Some(Duration::from_millis(300)),
-        ..server.dial()
-    };
-    let client = Running::start(dial, |script| {
-        script.connected = Box::new(|link| link.pause());
-    });
-    client.connects();
-    let _peer = server.accept();
+    let (client, _peer) = paused_from_the_first();
     pass(Duration::from_millis(900));
     let resumed = now();
     client.with(0, |link| link.resume());
