@@ -17,14 +17,14 @@ pub(crate) fn of(address: SocketAddr) -> Option<String> {
         .filter_map(|table| fs::read_to_string(table).ok())
         .find_map(|table| listening_inode(&table, address))?;
     let mut holder = None;
-    let looked = look_through(|pid, socket| {
+    let has_it = |pid, socket| {
         if socket == inode {
             holder = Some(pid);
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
-    });
-    looked.ok()?;
+    };
+    look_through(has_it, |_, _| ()).ok()?;
     Some(match holder {
         Some(pid) if pid == std::process::id() => {
             "this process itself: the same address twice".to_owned()
@@ -43,8 +43,17 @@ pub(crate) fn of(address: SocketAddr) -> Option<String> {
 pub(crate) struct Holders {
     /// A process that has it, for each of the sockets that somebody has.
     pub(crate) of: HashMap<u64, u32>,
-    /// There may be processes that this one may not look into: those of other users.
-    pub(crate) unseen: bool,
+    /// Whether this process may look into all members of a process group, of each that has one in `/proc`.
+    groups: HashMap<i32, bool>,
+}
+
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+impl Holders {
+    /// Whether `group` has a member that was not looked into, if it has one at all: another user's, that `/proc` may not
+    /// show either (proc(5): hidepid).
+    pub(crate) fn overlooks(&self, group: i32) -> bool {
+        !self.groups.get(&group).copied().unwrap_or(false)
+    }
 }
 
 /// Which of these sockets, by their inodes, somebody has beside this process and those of `partners`.
@@ -58,26 +67,32 @@ pub(crate) fn of_sockets(inodes: &[u64], partners: &[u32]) -> io::Result<Holders
     let own = fs::read_link("/proc/self")?;
     let own = own.to_str().and_then(|name| name.parse().ok());
     let own: u32 = own.ok_or(io::ErrorKind::InvalidData)?;
-    let mut of = HashMap::new();
-    let unseen = look_through(|pid, socket| {
+    let (mut of, mut groups) = (HashMap::new(), HashMap::new());
+    let has_one = |pid, socket| {
         if pid != own && !partners.contains(&pid) && inodes.contains(&socket) {
             of.entry(socket).or_insert(pid);
         }
         ControlFlow::Continue(())
-    })?;
-    Ok(Holders {
-        of,
-        unseen: unseen || !rustix::process::geteuid().is_root(),
-    })
+    };
+    let member = |pid: u32, seen: bool| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+        if let Some(group) = stat.ok().as_deref().and_then(group) {
+            *groups.entry(group).or_insert(true) &= seen;
+        }
+    };
+    look_through(has_one, member)?;
+    Ok(Holders { of, groups })
 }
 
-/// Shows `found` each process and each socket that it has, by its inode, until that has enough. Answers whether there are
-/// processes that this one may not look into.
+/// Shows `found` each process and each socket that it has, by its inode, until that has enough; and `looked` each
+/// process, and whether this one may look into it.
 ///
 /// # Errors
 /// There is no `/proc`, or no room to look into it, of descriptors for one.
-fn look_through(mut found: impl FnMut(u32, u64) -> ControlFlow<()>) -> io::Result<bool> {
-    let mut unseen = false;
+fn look_through(
+    mut found: impl FnMut(u32, u64) -> ControlFlow<()>,
+    mut looked: impl FnMut(u32, bool),
+) -> io::Result<()> {
     let mut target = Vec::with_capacity(64);
     for process in fs::read_dir("/proc")?.flatten() {
         let pid = process.file_name();
@@ -90,13 +105,14 @@ fn look_through(mut found: impl FnMut(u32, u64) -> ControlFlow<()>) -> io::Resul
         let mut descriptors = match descriptors {
             Ok(descriptors) => descriptors,
             Err(Errno::ACCESS | Errno::PERM) => {
-                unseen = true;
+                looked(pid, false);
                 continue;
             }
             // It has just ended.
             Err(Errno::NOENT | Errno::SRCH) => continue,
             Err(error) => return Err(error.into()),
         };
+        looked(pid, true);
         while let Some(Ok(name)) = descriptors.read() {
             // As short as it is, it is whole.
             target.clear();
@@ -109,11 +125,19 @@ fn look_through(mut found: impl FnMut(u32, u64) -> ControlFlow<()>) -> io::Resul
                 && let Some(inode) = socket(&target)
                 && found(pid, inode).is_break()
             {
-                return Ok(unseen);
+                return Ok(());
             }
         }
     }
-    Ok(unseen)
+    Ok(())
+}
+
+/// The process group in a `/proc/PID/stat`; 0 where that is none of this PID namespace.
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+fn group(stat: &str) -> Option<i32> {
+    // The name is in parentheses, and may have some in it.
+    let (_, behind) = stat.rsplit_once(')')?;
+    behind.split_ascii_whitespace().nth(2)?.parse().ok()
 }
 
 /// The inode of what a descriptor's link in proc(5) names, if that is a socket.
@@ -208,6 +232,19 @@ mod tests {
         drop(own);
         child.wait().unwrap();
         found(&[], HashMap::new());
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(standfast_portable)))]
+    fn a_group_is_overlooked_if_one_of_it_is_or_if_proc_shows_none() {
+        let holders = Holders {
+            groups: HashMap::from([(7, true), (8, false)]),
+            ..Holders::default()
+        };
+        let overlooked = [7, 8, 9].map(|group| holders.overlooks(group));
+        assert_eq!(overlooked, [false, true, true]);
+        assert_eq!(group("42 (a) b (c)) S 1 41 40 0 -1"), Some(41));
+        assert_eq!(group("42 (a"), None);
     }
 
     #[test]

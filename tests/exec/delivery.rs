@@ -202,7 +202,20 @@ fn where_there_is_no_descriptor_to_look_with_nobody_loses_a_connection() {
 
 #[test]
 fn who_is_left_without_the_socket_does_not_keep_the_client_waiting() {
-    let mut server = script(&[], "sleep 1000 <&- >&- 2>&- & echo $!");
+    assert_left_without_the_socket(&[]);
+}
+
+/// It may look into those of its own user alone, and there are others.
+#[test]
+fn who_is_left_without_the_socket_is_known_to_a_server_without_privileges() {
+    let flags = ["--user", "nobody", "--control", "off"];
+    let is_root = rustix::process::geteuid().is_root();
+    assert_left_without_the_socket(if is_root { &flags } else { &[] });
+}
+
+#[track_caller]
+fn assert_left_without_the_socket(flags: &[&str]) {
+    let mut server = script(flags, "sleep 1000 <&- >&- 2>&- & echo $!");
     let mut client = server.connect();
     let pid = line(&mut client);
     client.write_all(b"input that nobody reads").unwrap();

@@ -416,7 +416,9 @@ fn tell_of_holders(left: &mut Vec<Left>, server: &Handle) -> bool {
             Ok(holders) => match holders.of.get(&one.inode) {
                 Some(&pid) => Kept::Somebody(Some(pid)),
                 // One of another user's, as a program that changes its own user leaves.
-                None if holders.unseen && one.group.exists() => Kept::Somebody(None),
+                None if holders.overlooks(one.group.pid()) && one.group.exists() => {
+                    Kept::Somebody(None)
+                }
                 None => Kept::Nobody,
             },
             Err(_) => Kept::Unknown,
