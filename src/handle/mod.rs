@@ -59,7 +59,7 @@ impl Handle {
 
     /// Lets connections go on that their service [paused](crate::Context::pause).
     pub fn resume(&self) {
-        self.shared.orders.resumed.fetch_add(1, Ordering::Release);
+        self.shared.ordered.resumed.fetch_add(1, Ordering::Release);
         self.shared.wake_all();
     }
 

@@ -8,9 +8,9 @@ use crate::io::stats::Summary;
 use crate::time::deadline::Moment;
 
 #[derive(Default)]
-pub(crate) struct Part;
+pub(crate) struct Succession;
 
-impl Part {
+impl Succession {
     pub(crate) fn set_partner(&self, _: Option<u32>) {}
 
     pub(super) fn partner(&self) -> Option<u32> {

@@ -11,7 +11,7 @@ use crate::handle::beside::Beside;
 use crate::handle::lifecycle::Lifecycle;
 use crate::handle::mailbox::Mailbox;
 use crate::handle::shown::Shown;
-use crate::handle::takeover::Part;
+use crate::handle::takeover::Succession;
 use crate::inspect::Sample;
 use crate::io::chronicle::Chronicle;
 use crate::io::stats::Summary;
@@ -20,10 +20,10 @@ use crate::time::deadline::{Clock, Moment};
 
 /// What the workers of a server have in common. Nothing here is touched by a read or a write.
 pub(crate) struct Shared {
-    pub(super) orders: Orders,
+    pub(super) ordered: Ordered,
     alone: Alone,
     pub(crate) accepting: Accepting,
-    pub(crate) takeover: Part,
+    pub(crate) takeover: Succession,
     pub(super) shown: Shown,
     /// What is counted seldom.
     pub(crate) chronicle: Chronicle,
@@ -54,7 +54,7 @@ pub(crate) enum Order {
 
 /// What the server was told.
 #[derive(Default)]
-pub(super) struct Orders {
+pub(super) struct Ordered {
     /// An [`Order`].
     last: AtomicU8,
     /// It was told to end, or is just about to be.
@@ -139,10 +139,10 @@ impl Shared {
         lifecycle: Arc<dyn Lifecycle>,
     ) -> Self {
         Self {
-            orders: Orders::default(),
+            ordered: Ordered::default(),
             alone: Alone::default(),
             accepting: Accepting::default(),
-            takeover: Part::default(),
+            takeover: Succession::default(),
             shown,
             chronicle: Chronicle::default(),
             samples: Mutex::default(),
@@ -184,7 +184,7 @@ impl Shared {
     }
 
     pub(crate) fn ordered(&self) -> Order {
-        match self.orders.last.load(Ordering::Acquire) {
+        match self.ordered.last.load(Ordering::Acquire) {
             0 => Order::Run,
             1 => Order::Drain,
             2 => Order::DrainAtOnce,
@@ -194,17 +194,17 @@ impl Shared {
 
     pub(super) fn order(&self, order: Order) {
         // Said first: an idle server ends as soon as it has the order.
-        if !self.orders.ends.swap(true, Ordering::AcqRel) {
+        if !self.ordered.ends.swap(true, Ordering::AcqRel) {
             self.lifecycle.ending();
         }
-        self.orders.last.fetch_max(order as u8, Ordering::AcqRel);
+        self.ordered.last.fetch_max(order as u8, Ordering::AcqRel);
         self.alone.look_again();
         self.wake_all();
     }
 
     /// How often connections were resumed.
     pub(crate) fn resumed(&self) -> u64 {
-        self.orders.resumed.load(Ordering::Acquire)
+        self.ordered.resumed.load(Ordering::Acquire)
     }
 
     /// No process that was taken over from lives any more.

@@ -15,7 +15,7 @@ use crate::wire::baton::{Baton, Event, Outcome};
 
 /// A server's part in takeovers.
 #[derive(Default)]
-pub(crate) struct Part {
+pub(crate) struct Succession {
     /// The workers are to stop between two events.
     pub(crate) freezing: AtomicBool,
     /// Another process has the listeners.
@@ -43,7 +43,7 @@ struct Before {
     ended: Vec<(Moment, EndedInfo)>,
 }
 
-impl Part {
+impl Succession {
     pub(crate) fn keeper(&self) -> Option<u32> {
         Some(self.keeper.load(Ordering::Relaxed)).filter(|&pid| pid != 0)
     }

@@ -36,7 +36,7 @@ use crate::memory::Memory;
 use crate::os::threads;
 use crate::service::AnyService;
 use crate::time::deadline::{Clock, Moment};
-use crate::worker::drain::{Drained, Pace};
+use crate::worker::drain::{DrainTimes, Drained};
 use crate::worker::{WAKER, Worker, listener_token};
 
 /// A TCP server: listening from [`bind`](Server::bind) on, serving in [`run`](Server::run).
@@ -69,7 +69,7 @@ pub struct Server {
     addresses: Vec<Endpoint>,
     stats: Vec<Vec<Arc<Stats>>>,
     clock: Clock,
-    pace: Pace,
+    drain_times: DrainTimes,
     takeover: takeover::Part,
     metrics: Option<metrics::Part>,
 }
@@ -140,7 +140,7 @@ impl Server {
         memory: &Memory,
         about: Option<&Handle>,
     ) -> io::Result<Self> {
-        let pace = Pace::of(config);
+        let drain_times = DrainTimes::of(config);
         let clock = Clock::start();
         let mut polls = Vec::new();
         let mut mailboxes = Vec::new();
@@ -217,7 +217,15 @@ impl Server {
                         }),
                     })
                     .collect();
-                Worker::new(index, poll, clock, origins, mail, Arc::clone(&shared), pace)
+                Worker::new(
+                    index,
+                    poll,
+                    clock,
+                    origins,
+                    mail,
+                    Arc::clone(&shared),
+                    drain_times,
+                )
             })
             .collect();
         let mut acceptor = Acceptor::new();
@@ -242,7 +250,7 @@ impl Server {
             addresses,
             stats,
             clock,
-            pace,
+            drain_times,
             takeover,
             metrics: None,
         })
@@ -335,7 +343,7 @@ impl Server {
         // What another process goes on with may not be lost here: it waits for this one to have finished.
         let given = self.handle.shared.was_given();
         // One drain, one end: what the connections have used of its time the services do not get again.
-        let over_at = over_at.unwrap_or_else(|| self.pace.over_at(self.clock.now()));
+        let over_at = over_at.unwrap_or_else(|| self.drain_times.over_at(self.clock.now()));
         let over_at = if given { Moment::NEVER } else { over_at };
         summary.finished = true;
         for service in &self.services {

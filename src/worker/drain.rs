@@ -14,14 +14,14 @@ use crate::time::deadline::Moment;
 
 /// How long the parts of a drain may take.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
+pub(crate) struct DrainTimes {
     delay: Duration,
     spread: Duration,
     /// `None`: as long as it takes.
     timeout: Option<Duration>,
 }
 
-impl Pace {
+impl DrainTimes {
     pub(crate) fn of(config: &Config) -> Self {
         Self {
             delay: config.drain_delay.unwrap_or_default(),
@@ -60,7 +60,7 @@ struct Due {
 /// A worker's drain: not begun, under way, or at its end.
 #[derive(Debug)]
 pub(super) struct Drain {
-    pace: Pace,
+    times: DrainTimes,
     /// Told to drain: until then it accepts.
     accepts_until: Option<Moment>,
     /// It accepts no more, and all turns come before that.
@@ -75,9 +75,9 @@ pub(super) struct Drain {
 }
 
 impl Drain {
-    pub(super) fn by(pace: Pace) -> Self {
+    pub(super) fn by(times: DrainTimes) -> Self {
         Self {
-            pace,
+            times,
             accepts_until: None,
             turns_until: None,
             turns: VecDeque::new(),
@@ -93,8 +93,8 @@ impl Drain {
             Order::Run => return false,
             Order::Drain => {}
             Order::DrainAtOnce | Order::Stop => {
-                self.pace.delay = Duration::ZERO;
-                self.pace.spread = Duration::ZERO;
+                self.times.delay = Duration::ZERO;
+                self.times.spread = Duration::ZERO;
                 self.accepts_until = Some(now);
                 for due in &mut self.turns {
                     due.at = now;
@@ -103,14 +103,14 @@ impl Drain {
         }
         let until = self
             .accepts_until
-            .unwrap_or_else(|| now.after(self.pace.delay));
+            .unwrap_or_else(|| now.after(self.times.delay));
         self.accepts_until = Some(until);
         until <= now
     }
 
     /// Whether it told others for a while that it would end.
     pub(super) fn was_delayed(&self) -> bool {
-        !self.pace.delay.is_zero()
+        !self.times.delay.is_zero()
     }
 
     /// The turns of `clients` begin, of each its key and number; one after another, in step with those of the other
@@ -121,8 +121,8 @@ impl Drain {
         clients: impl ExactSizeIterator<Item = (usize, u64)>,
         (index, workers): (usize, usize),
     ) {
-        self.turns_until = Some(now.after(self.pace.spread));
-        let each = share(self.pace.spread, clients.len());
+        self.turns_until = Some(now.after(self.times.spread));
+        let each = share(self.times.spread, clients.len());
         let own = share(each, workers);
         let offset = own.saturating_mul(u32::try_from(index).unwrap_or(0));
         let mut begins = now.after(offset);
@@ -151,7 +151,7 @@ impl Drain {
     pub(super) fn next_turn(&mut self, now: Moment) -> Option<(usize, u64)> {
         let due = self.turns.pop_front_if(|due| due.at <= now)?;
         // A late turn takes nothing of the time that follows it.
-        let at = now.after_if(self.pace.timeout);
+        let at = now.after_if(self.times.timeout);
         self.cuts.push_back(Due { at, ..due });
         Some((due.key, due.id))
     }
@@ -183,7 +183,7 @@ impl Drain {
             cut: self.cut,
             over_at: self
                 .turns_until
-                .map(|until| until.after_if(self.pace.timeout)),
+                .map(|until| until.after_if(self.times.timeout)),
         }
     }
 }
@@ -200,7 +200,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn drain(delay: u32, spread: u32, timeout: Option<Duration>) -> Drain {
-        Drain::by(Pace {
+        Drain::by(DrainTimes {
             delay: delay * SECOND,
             spread: spread * SECOND,
             timeout,

@@ -45,7 +45,7 @@ use crate::time::deadline::{Clock, Deadlines, Moment, slot};
 use crate::time::horizon::{Horizon, Pause, Wait};
 use crate::worker::buffer::ReadBuffer;
 use crate::worker::dials::Dials;
-use crate::worker::drain::{Drain, Drained, Pace};
+use crate::worker::drain::{Drain, DrainTimes, Drained};
 use crate::worker::leftovers::Leftovers;
 use crate::worker::listings::Listings;
 use crate::worker::paused::Paused;
@@ -134,7 +134,7 @@ impl Worker {
         origins: Vec<Origin>,
         mail: Receiver<Mail>,
         shared: Arc<Shared>,
-        pace: Pace,
+        drain_times: DrainTimes,
     ) -> Self {
         Self {
             index,
@@ -163,7 +163,7 @@ impl Worker {
             giving: None,
             unconfigured: Unconfigured::none(),
             buffer: ReadBuffer::new(),
-            drain: Drain::by(pace),
+            drain: Drain::by(drain_times),
         }
     }
 
