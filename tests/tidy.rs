@@ -231,6 +231,8 @@ fn the_fields_of_io_are_written_in_its_folder() {
         "offer",
         "stopped",
         "far",
+        "alarm",
+        "again",
     ];
     for folder in ["client", "connection", "listen", "service", "worker"] {
         for (path, text) in sources(&format!("src/{folder}")) {
@@ -240,7 +242,9 @@ fn the_fields_of_io_are_written_in_its_folder() {
                     written.iter().any(|it| line.contains(it))
                 };
                 let written = fields.iter().find(|field| writes(field));
-                let ours = line.contains("io.") || line.contains("pending");
+                let ours = ["io.", "pending", "watched"]
+                    .iter()
+                    .any(|it| line.contains(it));
                 assert!(
                     written.is_none() || !ours,
                     "{}: {}",

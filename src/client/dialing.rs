@@ -22,13 +22,9 @@ impl<C: Caller> Client<C> {
         else {
             return;
         };
-        let options = if herd::is_herd(engine.live) {
-            engine.options.in_herd(*id as u64)
-        } else {
-            engine.options
-        };
+        let has_herd = herd::is_herd(engine.live);
         let manner = Manner {
-            options: &options,
+            options: &engine.options.of_one(*id as u64, has_herd),
             source: engine.dial.source(*id),
             registry: engine.poll.registry(),
             token: Token(key),

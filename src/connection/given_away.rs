@@ -45,10 +45,8 @@ impl Connection {
 
     /// The service wanted to go on with what it watches.
     pub(super) fn go_on(&mut self, serving: &Serving<'_>) {
-        let pending = self.io.pending.as_mut();
-        if let Some(watched) = pending.and_then(|pending| pending.watched.as_mut())
-            && std::mem::take(&mut watched.again)
-        {
+        if self.io.is_again() {
+            self.io.set_again(false);
             self.tell(serving, Ready::Watched);
         }
     }
@@ -56,7 +54,7 @@ impl Connection {
     /// An alarm of the service's, if that is due.
     pub(super) fn ring(&mut self, serving: &Serving<'_>) {
         if self.io.alarm() <= serving.turn.known {
-            self.io.watched_mut().alarm = Moment::NEVER;
+            self.io.set_alarm(Moment::NEVER);
             self.tell(serving, Ready::Alarm);
         }
     }
@@ -98,7 +96,7 @@ impl Connection {
 
     /// What follows from what was seen of a socket that was given away.
     pub(super) fn conclude_given_away(&mut self, turn: &Turn<'_>) -> Step {
-        let more = self.wants_more();
+        let more = self.io.is_again();
         let io = &mut self.io;
         if let Some(verdict) = io.verdict() {
             return Step::Close(verdict);
@@ -116,16 +114,5 @@ impl Connection {
             None if more => Step::Again,
             None => Step::Rest,
         }
-    }
-
-    /// The service wants to go on with what it watches, in the next turn.
-    pub(super) fn wants_more(&self) -> bool {
-        let pending = self.io.pending.as_ref();
-        pending.is_some_and(|pending| {
-            pending
-                .watched
-                .as_ref()
-                .is_some_and(|watched| watched.again)
-        })
     }
 }

@@ -84,14 +84,10 @@ impl Connection {
     /// Whether another worker may have it: no list of this one's names it, and its sockets are all that is registered.
     pub(crate) fn can_move(&self) -> bool {
         let io = &self.io;
-        let watched = io
-            .pending
-            .as_ref()
-            .and_then(|pending| pending.watched.as_ref());
         let listed = [Mark::Closing, Mark::Copied, Mark::Leftover, Mark::Paused];
         !listed.into_iter().any(|mark| io.marks.has(mark))
             && !io.is(Is::GivenAway)
-            && watched.is_none()
+            && io.watches().is_none()
     }
 
     pub(crate) fn set_state(&mut self, state: State) {
@@ -335,7 +331,7 @@ impl Connection {
             io.send_fin(turn);
         }
         self.io.settle(turn);
-        if more || self.wants_more() {
+        if more || self.io.is_again() {
             Step::Again
         } else {
             Step::Rest

@@ -294,12 +294,8 @@ impl Io {
             }
             self.keep_bytes(former, written, record);
         }
-        let watched = self
-            .pending
-            .as_ref()
-            .is_some_and(|pending| pending.watched.is_some());
-        if watched || record.given_away || record.alarm.is_some() {
-            self.watched_mut().alarm = record.alarm.map_or(Moment::NEVER, within);
+        if self.watches().is_some() || record.given_away || record.alarm.is_some() {
+            self.set_alarm(record.alarm.map_or(Moment::NEVER, within));
             // What was given away goes on with an end decided only while it is recalled.
             self.watched_mut().recalled = record.given_away && finishing.is_some();
         }

@@ -35,12 +35,14 @@ impl Io {
         self.pending().watched.get_or_insert_default()
     }
 
+    /// What there is of that.
+    #[inline]
+    pub(crate) fn watches(&self) -> Option<&Watched> {
+        self.pending.as_ref()?.watched.as_deref()
+    }
+
     pub(crate) fn watched(&self) -> &[OwnedFd] {
-        let watched = self
-            .pending
-            .as_ref()
-            .and_then(|pending| pending.watched.as_ref());
-        watched.map_or(&[], |watched| &watched.descriptors)
+        self.watches().map_or(&[], |watched| &watched.descriptors)
     }
 
     /// Has the readiness of a descriptor told.
@@ -58,23 +60,31 @@ impl Io {
 
     /// When the service wants to be called.
     pub(crate) fn alarm(&self) -> Moment {
-        self.of_watched(|watched| watched.alarm)
+        self.watches().map_or(Moment::NEVER, |it| it.alarm)
+    }
+
+    pub(crate) fn set_alarm(&mut self, at: Moment) {
+        self.watched_mut().alarm = at;
+    }
+
+    /// Whether the service is to be called again in the next turn, for what it watches.
+    #[inline]
+    pub(crate) fn is_again(&self) -> bool {
+        self.watches().is_some_and(|it| it.again)
+    }
+
+    pub(crate) fn set_again(&mut self, again: bool) {
+        self.watched_mut().again = again;
     }
 
     /// When the error of a socket that was given away is taken.
     pub(crate) fn lost(&self) -> Moment {
-        self.of_watched(|watched| watched.lost)
+        self.watches().map_or(Moment::NEVER, |it| it.lost)
     }
 
     /// Whether the service is on its way to have the socket back that it gave away, to end the connection.
     pub(crate) fn is_recalled(&self) -> bool {
-        let pending = self.pending.as_ref();
-        pending.is_some_and(|pending| {
-            pending
-                .watched
-                .as_ref()
-                .is_some_and(|watched| watched.recalled)
-        })
+        self.watches().is_some_and(|it| it.recalled)
     }
 
     /// It is on its way to that, or it is not any more.
@@ -82,13 +92,6 @@ impl Io {
         if self.is_recalled() != recalled {
             self.watched_mut().recalled = recalled;
         }
-    }
-
-    #[inline]
-    fn of_watched(&self, what: impl FnOnce(&Watched) -> Moment) -> Moment {
-        let pending = self.pending.as_ref();
-        let watched = pending.and_then(|pending| pending.watched.as_deref());
-        watched.map_or(Moment::NEVER, what)
     }
 
     /// A copy of the socket for somebody else, who blocks; from here on it is neither read nor written here.

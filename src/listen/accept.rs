@@ -127,12 +127,7 @@ impl Entrance {
         id: u64,
         is_one_of_many: bool,
     ) -> Result<(), Refused> {
-        let options = &self.settings.options;
-        let own = if is_one_of_many {
-            options.in_herd(id)
-        } else {
-            *options
-        };
+        let own = self.settings.options.of_one(id, is_one_of_many);
         if self.multipath {
             return own.give(socket, multipath::is_multipath(socket));
         }

@@ -121,9 +121,11 @@ impl SocketOptions {
         Ok(())
     }
 
-    /// Those of connection number `nth` among many.
-    pub(crate) fn in_herd(mut self, nth: u64) -> Self {
-        self.detection.keepalive = self.keepalive().map(|all| all.spread(nth));
+    /// Those of connection number `nth`, which has a keepalive of its own if it is one of many.
+    pub(crate) fn of_one(mut self, nth: u64, is_one_of_many: bool) -> Self {
+        if is_one_of_many {
+            self.detection.keepalive = self.keepalive().map(|all| all.spread(nth));
+        }
         self
     }
 

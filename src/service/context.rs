@@ -186,13 +186,13 @@ impl Context<'_> {
     /// next turn, after the other connections: for a service that reads only some of what a watched descriptor has at a
     /// time.
     pub fn again(&mut self) {
-        self.io.watched_mut().again = true;
+        self.io.set_again(true);
     }
 
     /// Has [`Service::ready`](crate::Service::ready) called in that time, once, instead of any time set before; `None`: not
     /// at all. What is left of it goes along in a takeover.
     pub fn set_alarm(&mut self, after: Option<Duration>) {
-        self.io.watched_mut().alarm = self.turn.now.after_if(after);
+        self.io.set_alarm(self.turn.now.after_if(after));
     }
 
     /// Gives the socket away, to another process as a rule: answers a copy of it, which blocks, as programs expect.

@@ -53,14 +53,8 @@ impl Worker {
         else {
             return None;
         };
-        let options = origin.settings.options;
-        let options = if has_herd {
-            options.in_herd(id)
-        } else {
-            options
-        };
         let manner = Manner {
-            options: &options,
+            options: &origin.settings.options.of_one(id, has_herd),
             source: None,
             registry: self.poll.registry(),
             token: Token(FAR | key),

@@ -311,13 +311,8 @@ impl Worker {
             let near = origin.address.tcp().map(|_| io.descriptor());
             let near = near.map(|socket| (socket, io.is(Is::Multipath)));
             let far = io.far_io().map(|far| (far.descriptor(), false));
+            let options = origin.settings.options.of_one(io.id(), has_herd);
             for (socket, multipath) in near.into_iter().chain(far) {
-                let options = origin.settings.options;
-                let options = if has_herd {
-                    options.in_herd(io.id())
-                } else {
-                    options
-                };
                 if let Err(refused) = options.give(&socket, multipath) {
                     log::debug!(id = io.id(), option = refused.option.as_str(), error:% = refused.source; "option refused");
                 }
