@@ -352,7 +352,8 @@ fn what_a_killed_server_left_is_no_obstacle() {
         } else {
             &[]
         };
-        let mut killed = home.serve(control);
+        // Where nobody else gets its port when it is free.
+        let mut killed = home.serve(&[control, &["-l", "127.0.119.32:0"]].concat());
         let path = if asked {
             path.clone()
         } else {
@@ -361,8 +362,8 @@ fn what_a_killed_server_left_is_no_obstacle() {
         killed.signal(Signal::KILL);
         killed.wait();
         assert!(path.exists(), "nobody could take it away");
-        let port = killed.address().port().to_string();
-        let mut next = home.serve(&[control, &["-l", &port]].concat());
+        let at = killed.address().to_string();
+        let mut next = home.serve(&[control, &["-l", &at]].concat());
         assert_private_socket(&path, geteuid().as_raw());
         let status = home.json(&["status", text(&path)]);
         assert_eq!(status["pid"], next.pid());

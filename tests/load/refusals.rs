@@ -152,8 +152,11 @@ fn assert_fails(to: &str, args: &[&str], why: &str) {
             last.starts_with("standfast: ") && last.contains(why),
             "{why} in {stderr}"
         );
-        // Once when it happens first, once at the end.
-        assert!(stderr.lines().count() <= 2, "{stderr}");
+        // Once when it happens first, once at the end. A busy machine's standstills are another matter.
+        let said = stderr
+            .lines()
+            .filter(|line| !line.contains(" stood still "));
+        assert!(said.count() <= 2, "{stderr}");
     }
 }
 
