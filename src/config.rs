@@ -21,7 +21,7 @@ use crate::os::descriptors::descriptors_for_connections;
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 use crate::os::identity::Identity;
 #[cfg(control)]
-use crate::os::kept::Kept;
+use crate::os::kept::{Kept, Stored};
 use crate::parse::ParseError;
 use crate::service::AnyService;
 
@@ -332,6 +332,9 @@ pub struct Keeper {
     /// Where one has just crashed, what that [left](crate::Handle::remains) of its counters: they go on from there, and what
     /// was open then has ended, by reason `crash`.
     pub remains: Option<Vec<u8>>,
+    /// Where one has just crashed, what that has [stored](Lifecycle::store): the connections that it had go on from there. They
+    /// are its only copies in this process, and are dropped once they have been looked at.
+    pub stored: Vec<Arc<Stored>>,
 }
 
 /// Whether a server takes over from a running one: its listeners and its live connections. It must listen on all that the

@@ -8,6 +8,8 @@ mod ends;
 mod supervisors;
 /// Restarts and reloads behind it.
 mod takeovers;
+/// Connections that outlive a crash.
+mod vault;
 
 use std::fs;
 use std::net::TcpStream;

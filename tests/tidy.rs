@@ -35,7 +35,7 @@ fn module(path: &Path) -> String {
 }
 
 /// The layers of the library, folders and single files: each imports only from those before it.
-const LAYERS: [&str; 22] = [
+const LAYERS: [&str; 23] = [
     "parse",
     "os",
     "time",
@@ -55,6 +55,7 @@ const LAYERS: [&str; 22] = [
     "services",
     "listen",
     "handoff",
+    "vault",
     "worker",
     "metrics",
     "control",

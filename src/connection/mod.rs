@@ -22,6 +22,7 @@ use crate::io::marks::Mark;
 use crate::io::{Io, Turn};
 use crate::liveness::close::{self, CloseReason, Ending, How};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
+use crate::os::fault::may_die;
 use crate::os::sys;
 use crate::service::any::{Hooks, State};
 use crate::service::{Context, Ready, Service};
@@ -174,9 +175,10 @@ impl Connection {
     /// Reads until there is no more, the budget is spent, or there is no room for what would come of it.
     /// Answers whether the budget stopped it.
     fn pull(&mut self, serving: &mut Serving<'_>) -> bool {
-        let mut budget = READ_BUDGET.min(serving.buffer.len());
+        // Each read goes behind the last one: should the process die, all of them are there.
+        let (mut at, budget) = (0, READ_BUDGET.min(serving.buffer.len()));
         while self.io.is(Is::Readable) {
-            let room = self.io.input_room(&serving.turn).min(serving.buffer.len());
+            let room = self.io.input_room(&serving.turn).min(budget);
             let room = if room > 0 {
                 self.io.ration(room, &serving.turn)
             } else {
@@ -186,13 +188,16 @@ impl Connection {
                 self.io.stop_reading(serving.turn.now);
                 return false;
             }
-            if budget == 0 {
+            if at == budget {
                 return true;
             }
-            let count = self.io.take_in(&mut serving.buffer[..room], &serving.turn);
+            let end = budget.min(at + room);
+            let count = self.io.take_in(&mut serving.buffer[at..end], &serving.turn);
+            may_die("read");
             if count > 0 {
-                budget = budget.saturating_sub(count);
-                self.deliver(serving, &serving.buffer[..count]);
+                self.deliver(serving, &serving.buffer[at..at + count]);
+                may_die("served");
+                at += count;
             }
         }
         false

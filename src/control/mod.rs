@@ -32,7 +32,7 @@ use crate::handle::wanted::Wanted;
 use crate::handoff::compare::compare;
 use crate::handoff::give::{self, Paths};
 use crate::handoff::take;
-pub use crate::os::kept::Kept;
+pub use crate::os::kept::{Kept, Stored};
 use crate::os::socket_file::SocketFile;
 pub use crate::os::successor::Successor;
 use crate::os::threads;

@@ -4,6 +4,8 @@ use std::fmt;
 #[cfg(control)]
 use std::io;
 #[cfg(control)]
+use std::os::fd::BorrowedFd;
+#[cfg(control)]
 use std::path::Path;
 
 use super::Handle;
@@ -51,6 +53,37 @@ pub trait Lifecycle: fmt::Debug + Send + Sync + 'static {
     #[cfg(control)]
     fn keep(&self, listening: Vec<Kept>) {
         let _ = listening;
+    }
+
+    /// Has a [keeper](crate::Config::keeper), if the settings name one, hold these beside what it has, for the server after this
+    /// one: by a name of letters, digits and dashes. Called from any thread, and is not to wait long.
+    ///
+    /// # Errors
+    /// There is none (default), or it does not hear it.
+    #[cfg(control)]
+    fn store(&self, name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let _ = (name, descriptors);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// What was [stored](Self::store) by that name is to be held no more.
+    ///
+    /// # Errors
+    /// As of that.
+    #[cfg(control)]
+    fn give_up(&self, name: &str) -> io::Result<()> {
+        let _ = name;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Its connections are its own from here on: what it has [stored](Self::store) is what a next one is to have of them, and
+    /// nothing that one before it has.
+    ///
+    /// # Errors
+    /// As of that.
+    #[cfg(control)]
+    fn owns(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// It serves and, if it has taken over, whoever watches over the predecessor knows of it.

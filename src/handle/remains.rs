@@ -49,8 +49,9 @@ impl Handle {
 }
 
 impl Shared {
-    /// Goes on counting where a server crashed that has left `remains`: what it had open is gone.
-    pub(crate) fn go_on_after_a_crash(&self, remains: &[u8]) {
+    /// Goes on counting where a server crashed that has left `remains`: what it had open is gone, but for those `found`, by
+    /// listener.
+    pub(crate) fn go_on_after_a_crash(&self, remains: &[u8], found: &[u64]) {
         // One that crashed before it could say anything has lost nobody that anybody knows of.
         let before: Remains = serde_json::from_slice(remains).unwrap_or_default();
         let is_ours = |left: &Left| {
@@ -60,16 +61,21 @@ impl Shared {
         let mut all = vec![Counts::default(); self.shown.listeners.len()];
         let mut lost = 0;
         for mut left in before.listeners {
-            lost += left.open;
-            left.counts.closed(CloseReason::Crash, left.open);
-            if let Some(counts) = is_ours(&left).and_then(|at| all.get_mut(at)) {
+            let at = is_ours(&left);
+            let found = at.and_then(|at| found.get(at)).copied().unwrap_or(0);
+            let gone = left.open.saturating_sub(found);
+            lost += gone;
+            left.counts.closed(CloseReason::Crash, gone);
+            if let Some(counts) = at.and_then(|at| all.get_mut(at)) {
                 *counts = left.counts;
             }
         }
-        log::error!(
-            reason:% = CloseReason::Crash, connections = lost;
-            "closed: those that the former server had a second before at the most"
-        );
+        if lost > 0 || found.iter().all(|count| *count == 0) {
+            log::error!(
+                reason:% = CloseReason::Crash, connections = lost;
+                "closed: those that the former server had a second before at the most"
+            );
+        }
         let ours: Vec<u16> = (0..).take(all.len()).collect();
         self.go_on_counting((all, before.counted_for, before.told), &ours, Vec::new());
     }

@@ -56,6 +56,9 @@ pub(crate) trait Taker {
         ahead: bool,
     ) -> Result<(), String>;
 
+    /// A connection taken in was just being served when the server crashed that it was of.
+    fn suspect(&mut self, key: usize);
+
     /// The time by which what is taken in next is told.
     fn look_at_the_clock(&mut self);
 
@@ -381,7 +384,7 @@ fn invalid(why: &str) -> io::Error {
 }
 
 /// What has been taken in so far.
-struct Taking<'a, T> {
+pub(crate) struct Taking<'a, T> {
     workers: &'a mut [T],
     listener_of: &'a [u16],
     /// Worker and key of each connection, by its number.
@@ -400,7 +403,7 @@ struct Taking<'a, T> {
 }
 
 impl<'a, T: Taker> Taking<'a, T> {
-    fn new(workers: &'a mut [T], listener_of: &'a [u16]) -> Self {
+    pub(crate) fn new(workers: &'a mut [T], listener_of: &'a [u16]) -> Self {
         Self {
             workers,
             listener_of,
@@ -545,8 +548,41 @@ impl<'a, T: Taker> Taking<'a, T> {
         Ok(())
     }
 
+    /// A connection of a server that has crashed, as it is to go on.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub(crate) fn restore(
+        &mut self,
+        (arrival, socket): (Arrival, OwnedFd),
+        update: Update,
+        place: &impl Fn() -> usize,
+    ) -> Result<(), String> {
+        let id = arrival.record.id;
+        self.add_all(vec![arrival], vec![socket], place)?;
+        let whole = self.update_all(&[update]).and_then(|()| {
+            let is_whole = !self.incomplete.contains(&id);
+            is_whole
+                .then_some(())
+                .ok_or_else(|| "bytes were lost".to_owned())
+        });
+        whole.inspect_err(|_| {
+            // It is known.
+            let _ = self.forget(id);
+        })
+    }
+
+    /// The one of that number was just being served when the server crashed.
+    pub(crate) fn suspect(&mut self, id: u64) {
+        if let Some(&(at, key)) = self.places.get(&id)
+            && let Some(worker) = self.workers.get_mut(at)
+        {
+            worker.suspect(key);
+        }
+    }
+
     /// They are ours. Answers how many.
-    fn own(self) -> u64 {
+    pub(crate) fn own(self) -> u64 {
         for (index, worker) in self.workers.iter_mut().enumerate() {
             let places = self.first.iter().filter_map(|id| self.places.get(id));
             worker.own(places.filter(|(at, _)| *at == index).map(|&(_, key)| key));

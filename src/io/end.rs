@@ -486,6 +486,13 @@ impl Io {
 /// In a takeover.
 impl Io {
     /// Whether another process can go on from here: not where the end is decided, or what has come is measured.
+    /// Whether neither side has begun to end it.
+    #[cfg(control)]
+    #[inline]
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.end.stage == Stage::Open && self.end.fins.is_empty()
+    }
+
     pub(crate) fn is_carriable(&self) -> bool {
         matches!(self.end.stage, Stage::Open | Stage::Finishing(_))
     }

@@ -18,6 +18,13 @@ impl<T: Flag> Flags<T> {
         self.0 & (1 << flag.place()) != 0
     }
 
+    /// Whether none holds.
+    #[cfg(control)]
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0 == 0
+    }
+
     /// Puts it there if it `holds`, and else leaves it.
     #[inline]
     pub(crate) fn add(&mut self, flag: T, holds: bool) {

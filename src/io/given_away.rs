@@ -183,6 +183,33 @@ impl Io {
         (self.read, self.written, self.last_in)
     }
 
+    /// How much was read and written by whoever had it, and whether a FIN was sent, by the kernel's own account.
+    /// `None`: the system does not count, as of a Unix socket.
+    #[cfg(control)]
+    pub(crate) fn accounted(&self, now: Moment) -> Option<Accounted> {
+        // Whoever reads fast acknowledges all the time: what no two looks agree on is not known.
+        let moved = |account: &Account| {
+            let journal = account.info.journal;
+            (journal.received, journal.acknowledged)
+        };
+        let mut stable = None;
+        for _ in 0..MOMENTS_AT_LAST {
+            let account = self.account().ok()?;
+            let again = sys::tcp_info(self.socket.as_fd()).ok()?.journal;
+            if moved(&account) == (again.received, again.acknowledged) {
+                stable = Some(account);
+                break;
+            }
+        }
+        let account = stable?;
+        let count = self.count(&account, now);
+        Some(Accounted {
+            read: count.read,
+            written: count.written,
+            fin_sent: account.info.journal.state.fin_sent() || is_orderly(&account.info),
+        })
+    }
+
     /// What the kernel says of one moment, as long as there is one in which nothing comes in between.
     fn account(&self) -> io::Result<Account> {
         let fd = self.socket.as_fd();
@@ -414,6 +441,8 @@ struct Account {
 
 /// How often the kernel is asked anew where bytes came while it was asked.
 const MOMENTS: usize = 8;
+#[cfg(control)]
+const MOMENTS_AT_LAST: usize = 10_000;
 
 /// What the kernel has counted of a connection.
 struct Count {
@@ -421,6 +450,15 @@ struct Count {
     read: u64,
     written: u64,
     last_in: Moment,
+}
+
+/// The kernel's account of a connection, for a process that does not know how far another has come.
+#[cfg(control)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Accounted {
+    pub(crate) read: u64,
+    pub(crate) written: u64,
+    pub(crate) fin_sent: bool,
 }
 
 /// Whether a connection that is over was closed by both sides: the peer has acknowledged a FIN of ours, which counts

@@ -44,6 +44,8 @@ use crate::time::deadline::Moment;
 use crate::time::horizon::Pause;
 
 pub(crate) use far::{Far, Up};
+#[cfg(control)]
+pub(crate) use given_away::Accounted;
 pub(crate) use given_away::WATCHED;
 pub(crate) use pending::{Pending, Watched};
 
@@ -275,6 +277,15 @@ impl Io {
             }
         }
         0
+    }
+
+    /// Whether all that there is to know of it are its socket, its peer and how much has come and gone.
+    #[cfg(control)]
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.pending.is_none()
+            && self.is_untouched()
+            && !matches!(self.peer, PackedPeer::Introduced(_))
     }
 
     pub(crate) fn pending(&mut self) -> &mut Pending {

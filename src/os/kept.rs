@@ -69,3 +69,16 @@ impl Kept {
 }
 
 const NO_PATH: &str = "tcp";
+
+/// Something else that a server has given to a keeper for the next one: a part of its vault.
+#[derive(Debug)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "descriptors with a name, and nothing else to the keeper"
+)]
+pub struct Stored {
+    /// What it is called: letters, digits and dashes.
+    pub name: String,
+    /// What it is.
+    pub descriptors: Vec<OwnedFd>,
+}

@@ -3,6 +3,7 @@
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 pub mod children;
 pub(crate) mod descriptors;
+pub(crate) mod fault;
 pub(crate) mod holder;
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 pub(crate) mod identity;

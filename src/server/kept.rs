@@ -1,23 +1,36 @@
-//! A server with a keeper: listens with the sockets that the keeper has, and gives it copies of all that it listens with.
+//! A server with a keeper: listens with the sockets that the keeper has, and gives it copies of all that it listens with; goes
+//! on with the connections of one that crashed, and has its own where the next one finds them.
 
 use std::io;
+use std::sync::Arc;
 
 use super::Server;
 use super::metrics::{self, Lent};
-use super::takeover::{Meant, Refused, assemble};
+use super::takeover::{self, Meant, Refused, assemble};
 use crate::config::Config;
 use crate::error::Error;
+use crate::handoff::take::Taking;
 use crate::inspect::ListenerInfo;
 use crate::listen::listener;
-use crate::os::kept::Kept;
+use crate::liveness::close::{self, CloseReason, Ending};
+use crate::os::kept::{Kept, Stored};
+use crate::service::Survive;
+use crate::vault::{Vault, found};
+use crate::wire::record::ListenerRecord;
+use crate::worker::Worker;
+
+/// Connections beyond the limit, which are told so: they have a slot, too.
+const SPARE_SLOTS: usize = 64;
 
 impl Server {
     /// A server that takes over from nobody, with the sockets that a keeper has.
     pub(super) fn afresh(config: &Config) -> Result<(Self, Lent), Error> {
-        let server = Self::open_kept(config)?;
-        let keeper = config.keeper.as_ref();
-        if let Some(remains) = keeper.and_then(|keeper| keeper.remains.as_ref()) {
-            server.handle.shared.go_on_after_a_crash(remains);
+        let mut server = Self::open_kept(config)?;
+        if let Some(keeper) = &config.keeper {
+            let found = server.go_on(&keeper.stored);
+            if let Some(remains) = &keeper.remains {
+                server.handle.shared.go_on_after_a_crash(remains, &found);
+            }
         }
         let lent = metrics::kept(config, &server.addresses);
         Ok((server, lent))
@@ -70,6 +83,106 @@ impl Server {
             worker.configure_listeners();
         }
         Ok(server)
+    }
+
+    /// Takes in what the server before this one had in its vault, and answers how many connections that are, by listener.
+    fn go_on(&mut self, stored: &[Arc<Stored>]) -> Vec<u64> {
+        let surviving = &self.takeover.surviving;
+        let ours = |theirs: &ListenerRecord| surviving.iter().position(|(one, _)| one == theirs);
+        let survive =
+            |theirs: &ListenerRecord| ours(theirs).map_or(Survive::Close, |at| surviving[at].1);
+        let formers = found::found(stored, survive);
+        let mut counts = vec![0; surviving.len()];
+        let shared = &self.handle.shared;
+        for former in formers {
+            shared.continue_from(former.last_id);
+            let listener_of = former.listeners.iter().map(|theirs| {
+                let at = ours(theirs).and_then(|at| u16::try_from(at).ok());
+                at.unwrap_or(takeover::NONE)
+            });
+            let listener_of: Vec<u16> = listener_of.collect();
+            let place = || shared.least_loaded(0);
+            let mut taking = Taking::new(&mut self.workers, &listener_of);
+            let mut in_step = Vec::new();
+            for one in former.found {
+                let theirs = former.listeners.get(usize::from(one.arrival.listener));
+                let Some(at) = theirs.and_then(ours) else {
+                    continue;
+                };
+                let id = one.arrival.record.id;
+                if one.in_step {
+                    in_step.push(id);
+                }
+                let (peer, listener) = (one.arrival.peer, &surviving[at].0.address);
+                let restored = match one.amiss {
+                    Some(why) => {
+                        // What waits of it elsewhere would have it end as if all were well.
+                        close::end_shared(&one.socket, &Ending::reset(CloseReason::Crash));
+                        Err(why.to_owned())
+                    }
+                    None => taking.restore((one.arrival, one.socket), one.update, &place),
+                };
+                match restored {
+                    Ok(()) => counts[at] += 1,
+                    Err(why) => {
+                        in_step.retain(|step| *step != id);
+                        log::error!(id, peer:%, listener:%, reason:% = CloseReason::Crash, detail = why.as_str(); "closed");
+                    }
+                }
+            }
+            for id in in_step {
+                taking.suspect(id);
+            }
+            taking.own();
+        }
+        let connections: u64 = counts.iter().sum();
+        if connections > 0 {
+            log::info!(connections; "goes on with connections of the former server");
+        }
+        counts
+    }
+
+    /// Has what connections there are, from here on, where the next server finds them, if this one crashes.
+    pub(super) fn keep_connections(&mut self, config: &Config, memory: usize) {
+        let surviving = &self.takeover.surviving;
+        if !surviving
+            .iter()
+            .any(|(_, survive)| *survive != Survive::Close)
+        {
+            return;
+        }
+        let listeners: Vec<_> = surviving.iter().map(|(record, _)| record.clone()).collect();
+        let connections = config.connections_allowed();
+        let asked = config.max_conns.map_or(connections, usize::from);
+        let room = (connections.min(asked) + SPARE_SLOTS, memory);
+        let lifecycle = &self.handle.shared.lifecycle;
+        for (index, worker) in self.workers.iter_mut().enumerate() {
+            let vault = Vault::new(index, &listeners, room, self.clock, lifecycle);
+            let vault = vault.and_then(|vault| Ok((vault.buffer()?, vault)));
+            match vault {
+                Ok((buffer, vault)) => worker.keep_in(vault, buffer),
+                Err(error) => {
+                    log::warn!(error:%, worker = index; "a crash would close its connections");
+                }
+            }
+        }
+    }
+
+    /// The connections are this process's: what a keeper has of another's is given up.
+    pub(super) fn seal(&mut self) {
+        let shared = &self.handle.shared;
+        if shared.takeover.keeper().is_none() {
+            return;
+        }
+        for worker in &mut self.workers {
+            if let Err(error) = worker.seal_vault() {
+                log::warn!(error:%; "a crash would close some of the connections");
+            }
+        }
+        if let Err(error) = shared.lifecycle.owns() {
+            log::warn!(error:%; "a crash would close all connections");
+            self.workers.iter_mut().for_each(Worker::leave_vault);
+        }
     }
 
     /// Tells a keeper what it is to have, if there is one.

@@ -127,10 +127,12 @@ impl Server {
         memory: &Memory,
     ) -> Result<Self, Error> {
         let started = Self::with(listeners, services, config, memory, None);
-        started.map_err(|source| Error::Start {
+        let mut server = started.map_err(|source| Error::Start {
             what: "make an event loop",
             source,
-        })
+        })?;
+        server.keep_connections(config, memory.limit());
+        Ok(server)
     }
 
     fn with(
@@ -300,6 +302,8 @@ impl Server {
         }
         let (ways, threads) = self.threads()?;
         let taken = self.take()?;
+        // From here on bytes are read that nobody else has.
+        self.seal();
         for (way, worker) in ways.into_iter().zip(std::mem::take(&mut self.workers)) {
             // A thread waits for it, and for nothing else.
             let _ = way.send(worker);

@@ -32,6 +32,10 @@ pub(super) fn keep_in(_: &Config, _: &mut Acceptor, _: &Shared) {}
 impl Server {
     pub(super) fn keep(&mut self) {}
 
+    pub(super) fn keep_connections(&mut self, _: &Config, _: usize) {}
+
+    pub(super) fn seal(&mut self) {}
+
     pub(super) fn in_place(config: &Config) -> Result<(Self, Lent), Error> {
         Ok((Self::open(config)?, Lent::default()))
     }

@@ -27,8 +27,9 @@ use crate::listen::settings::Settings;
 use crate::memory::Memory;
 use crate::os::socket_file::{Permit, Place, SocketFile};
 use crate::os::threads;
-use crate::service::{AnyService, Exported};
+use crate::service::{AnyService, Exported, Survive};
 use crate::wire::question::Hello;
+use crate::wire::record::ListenerRecord;
 
 /// Whom a control socket is for.
 const FOR_THIS_USER: Permit = Permit {
@@ -46,6 +47,8 @@ pub(super) struct Part {
     files: Vec<Arc<SocketFile>>,
     /// Copies of the listening sockets with their paths, for a keeper, until it has them.
     pub(super) kept: Vec<(OwnedFd, Option<Arc<SocketFile>>)>,
+    /// With a keeper, the listeners in order, and what becomes of their connections when this process crashes.
+    pub(super) surviving: Vec<(ListenerRecord, Survive)>,
     desk: Option<Arc<Desk>>,
     /// Dropped last: with it goes what a successor takes for this one's end.
     control: Option<Control>,
@@ -65,6 +68,16 @@ impl Part {
         let kept = listeners.iter().filter(is_kept);
         let kept = kept.map(|one| Ok((one.socket.try_clone()?, one.file.clone())));
         let kept = kept.collect::<io::Result<_>>()?;
+        let listed = listeners.iter().filter(|_| config.keeper.is_some());
+        let surviving = listed.map(|listener| {
+            let service = &listener.settings.service;
+            let record = ListenerRecord {
+                address: listener.address.clone(),
+                service: service.name().to_owned(),
+            };
+            (record, service.survive())
+        });
+        let surviving = surviving.collect();
         let files = listeners
             .iter()
             .filter_map(|listener| listener.file.clone());
@@ -74,6 +87,7 @@ impl Part {
         Ok(Self {
             files,
             kept,
+            surviving,
             ..Self::default()
         })
     }
@@ -516,7 +530,7 @@ impl From<Error> for Refused {
 }
 
 /// Our number of a listener that is none of ours.
-const NONE: u16 = u16::MAX;
+pub(super) const NONE: u16 = u16::MAX;
 
 /// The listeners as the settings want them, and our number of each of the predecessor's.
 pub(super) fn assemble(

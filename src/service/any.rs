@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Context, Exported, Patience, Ready, RoundStage, Service};
+use super::{Context, Exported, Patience, Ready, RoundStage, Service, Survive};
 use crate::dial::DialError;
 use crate::handle::Handle;
 use crate::inspect::UpstreamInfo;
@@ -160,6 +160,10 @@ impl<S: Service> Service for Boxed<S> {
 
     fn import(&self, exported: &Exported) -> Result<State, String> {
         Ok(Box::new(self.0.import(exported)?))
+    }
+
+    fn survive(&self) -> Survive {
+        self.0.survive()
     }
 
     fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {

@@ -214,6 +214,12 @@ pub trait Service: Send + Sync + 'static {
         None
     }
 
+    /// What becomes of a connection where the server crashes behind a keeper. Default: it ends.
+    #[doc(hidden)]
+    fn survive(&self) -> Survive {
+        Survive::Close
+    }
+
     /// What all connections have in common, but for what has gone [`ahead`](Self::export_ahead), to go on in a process
     /// that takes over. Called once no call for any of them is under way, and none follows unless the takeover comes to
     /// nothing. Everybody waits meanwhile, so it should be little. `None` (default): nothing.
@@ -320,6 +326,19 @@ pub struct Exported {
     /// The state: of a connection at most 64 KiB, or it stays; what they have in common at most 64 MiB, a part that goes
     /// ahead at most 2 GiB.
     pub bytes: Vec<u8>,
+}
+
+/// What becomes of a connection where the server crashes behind a keeper.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Survive {
+    /// It ends.
+    Close,
+    /// It goes on. It has no state, and the answer to each byte is that byte.
+    Echo,
+    /// It goes on. It has no state, and no byte is answered.
+    Discard,
 }
 
 /// What a service is told of by [`Service::ready`].

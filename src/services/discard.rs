@@ -1,6 +1,6 @@
 //! Reads and forgets (RFC 863).
 
-use crate::service::{Context, Exported, Service};
+use crate::service::{Context, Exported, Service, Survive};
 
 /// Reads and forgets.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,6 +17,10 @@ impl Service for Discard {
 
     fn export(&self, (): &()) -> Option<Exported> {
         Some(Exported::default())
+    }
+
+    fn survive(&self) -> Survive {
+        Survive::Discard
     }
 
     fn import(&self, _: &Exported) -> Result<(), String> {

@@ -1,6 +1,6 @@
 //! Sends every byte back (RFC 862).
 
-use crate::service::{Context, Exported, Service};
+use crate::service::{Context, Exported, Service, Survive};
 
 /// Sends every byte back.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,6 +17,10 @@ impl Service for Echo {
 
     fn export(&self, (): &()) -> Option<Exported> {
         Some(Exported::default())
+    }
+
+    fn survive(&self) -> Survive {
+        Survive::Echo
     }
 
     fn import(&self, _: &Exported) -> Result<(), String> {

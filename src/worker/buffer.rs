@@ -1,7 +1,12 @@
 //! What a worker reads into, and how much of a turn one connection may have of it.
 
+#[cfg(control)]
+use crate::os::sys::mapping::Mapping;
+
 /// What one read may bring; one such buffer a worker.
 const READ_BUFFER: usize = 256 * 1024;
+#[cfg(control)]
+const _: () = assert!(READ_BUFFER == crate::vault::BUFFER);
 
 /// Once a turn has read so much, a few milliseconds' worth, each connection's share of it is small: a thousand that all
 /// have much to say must not keep one with a word waiting for a quarter of a gigabyte.
@@ -11,10 +16,18 @@ const SHARE: usize = 16 * 1024;
 /// What a worker reads into.
 #[derive(Debug)]
 pub(super) struct ReadBuffer {
-    bytes: Box<[u8]>,
+    memory: Memory,
     from: usize,
     /// Bytes read in this turn.
     taken: u64,
+}
+
+#[derive(Debug)]
+enum Memory {
+    Own(Box<[u8]>),
+    /// It outlives the process.
+    #[cfg(control)]
+    Kept(Mapping),
 }
 
 impl ReadBuffer {
@@ -24,15 +37,30 @@ impl ReadBuffer {
         let bytes = vec![0; READ_BUFFER + PAGE].into_boxed_slice();
         let from = bytes.as_ptr().align_offset(PAGE).min(PAGE);
         Self {
-            bytes,
+            memory: Memory::Own(bytes),
             from,
+            taken: 0,
+        }
+    }
+
+    /// In memory that begins with a page and has as much as one read may bring.
+    #[cfg(control)]
+    pub(super) fn kept(memory: Mapping) -> Self {
+        Self {
+            memory: Memory::Kept(memory),
+            from: 0,
             taken: 0,
         }
     }
 
     #[inline]
     pub(super) fn bytes(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.from..self.from + READ_BUFFER]
+        let bytes = match &mut self.memory {
+            Memory::Own(bytes) => bytes,
+            #[cfg(control)]
+            Memory::Kept(memory) => memory.bytes(),
+        };
+        &mut bytes[self.from..self.from + READ_BUFFER]
     }
 
     pub(super) fn begin_turn(&mut self) {

@@ -52,6 +52,7 @@ impl Worker {
         io.come_in(now);
         log::debug!(id = io.id(), peer:% = io.peer(), via = io.via().map(|via| via.to_string()).as_deref(), worker = self.index; "let in");
         self.count_from_door();
+        self.put_into_vault(key, 0);
         self.step(key, Connection::enter);
         // Where its turn to go has come before, it had not been in.
         self.drain.arrived(key, id, now);

@@ -6,6 +6,8 @@ mod dialing;
 mod dials;
 pub(crate) mod drain;
 mod entering;
+#[cfg_attr(not(control), path = "not_kept.rs")]
+mod kept;
 mod leftovers;
 mod listings;
 mod paused;
@@ -43,6 +45,7 @@ use crate::memory::Pressure;
 use crate::service::RoundStage;
 use crate::time::deadline::{Clock, Deadlines, Moment, slot};
 use crate::time::horizon::{Horizon, Pause, Wait};
+use crate::vault::Vault;
 use crate::worker::buffer::ReadBuffer;
 use crate::worker::dials::Dials;
 use crate::worker::drain::{Drain, DrainTimes, Drained};
@@ -112,6 +115,8 @@ pub(crate) struct Worker {
     /// A takeover is under way, and this is our share in it.
     giving: Option<Giving>,
     unconfigured: Unconfigured,
+    /// A keeper has what is in there.
+    vault: Option<Vault>,
     buffer: ReadBuffer,
     drain: Drain,
 }
@@ -162,6 +167,7 @@ impl Worker {
             herd: Herd::default(),
             giving: None,
             unconfigured: Unconfigured::none(),
+            vault: None,
             buffer: ReadBuffer::new(),
             drain: Drain::by(drain_times),
         }
@@ -196,6 +202,7 @@ impl Worker {
         self.buffer.begin_turn();
         self.dispatch(events);
         self.accept();
+        self.flush_vault();
         self.serve_leftovers();
         self.serve_short();
         if self.index == 0 {
@@ -369,6 +376,9 @@ impl Worker {
         let origin = &self.origins[usize::from(connection.io.listener)];
         let mut serving = origin.serving(self.now, self.buffer.bytes());
         let before = connection.taken_in();
+        if let Some(vault) = &self.vault {
+            vault.begin(key, &connection.io);
+        }
         let step = what(connection, &mut serving);
         self.buffer
             .has_taken(connection.taken_in().saturating_sub(before));
@@ -382,11 +392,18 @@ impl Worker {
             }
             Step::Enter => return self.enter(key),
             Step::Close(ending) => {
+                if let Some(vault) = &mut self.vault {
+                    vault.forget(key);
+                }
                 io.marks.put(Mark::Closing, true);
                 self.closing.push((key, ending));
                 return;
             }
         }
+        if let Some(vault) = &mut self.vault {
+            vault.settle(key, connection, &origin.settings.service, self.now);
+        }
+        let io = &mut connection.io;
         // One that was put off before may have changed since, as by a prompt.
         if io.marks.has(Mark::Copied)
             && !put_off
@@ -442,6 +459,9 @@ impl Worker {
                 && let Some(giving) = &mut self.giving
             {
                 giving.ended(connection.io.id());
+            }
+            if let Some(vault) = &mut self.vault {
+                vault.forget(key);
             }
             self.deadlines.remove(slot(key));
             self.count_out(&connection, ending.reason);

@@ -204,6 +204,9 @@ impl Worker {
             }
         };
         entry.insert(connection);
+        if !at_door {
+            self.put_into_vault(key, 0);
+        }
         self.join(joins, key);
         if let Some(giving) = &mut self.giving {
             giving.arrived(key);

@@ -117,6 +117,7 @@ impl Worker {
 
     /// What was given is the other process's: it is only closed here. What could not leave is drained.
     fn let_go(&mut self) {
+        self.leave_vault();
         let giving = self.giving.take();
         let mut began = self.clock.now();
         for (count, key) in self.keys().into_iter().enumerate() {
@@ -199,6 +200,10 @@ impl Taker for Worker {
         entry.insert(connection);
         self.deadlines.set(slot(key), due);
         origin.stats.open.add(1);
+        if door.is_none() {
+            self.put_into_vault(key, arrival.record.output);
+            self.settle_in_vault(key);
+        }
         if door.is_some() {
             self.count_at_door();
         }
@@ -233,12 +238,17 @@ impl Taker for Worker {
         }
         if let_in {
             self.count_from_door();
+            self.put_into_vault(key, update.record.output);
         }
+        self.settle_in_vault(key);
         Ok(more)
     }
 
     fn forget(&mut self, key: usize) {
         if let Some(connection) = self.connections.try_remove(key) {
+            if let Some(vault) = &mut self.vault {
+                vault.forget(key);
+            }
             connection.io.deregister(self.poll.registry());
             self.deadlines.remove(slot(key));
             // It is the old process's yet, which counts its end.
@@ -272,7 +282,19 @@ impl Taker for Worker {
         Ok(())
     }
 
+    fn suspect(&mut self, key: usize) {
+        let connection = self.connections.get(key);
+        if let (Some(vault), Some(connection)) = (&mut self.vault, connection) {
+            let service = &self.origins[usize::from(connection.io.listener)]
+                .settings
+                .service;
+            vault.suspect(key, connection, service, self.now);
+        }
+    }
+
     fn look_at_the_clock(&mut self) {
+        // What has come by now is where the next process finds it: that is not left for the end.
+        self.flush_vault();
         self.now = self.clock.now();
     }
 

@@ -203,7 +203,7 @@ fn sockets_that_were_inherited_or_passed_by_systemd_are_those_of_every_server() 
 
 #[test]
 fn the_keeper_is_small_and_has_one_thread_and_no_socket_of_a_client() {
-    let kept = Kept::start(&[]);
+    let kept = Kept::start(&["--workers", "1"]);
     let clients: Vec<_> = (0..50).map(|_| kept.connect()).collect();
     let former = kept.crash(Signal::KILL);
     kept.until_another_serves(former);
@@ -222,7 +222,8 @@ fn the_keeper_is_small_and_has_one_thread_and_no_socket_of_a_client() {
     };
     assert!(value("RssAnon:") < 1024, "{status}");
     assert_eq!(value("Threads:"), 1);
-    // stdin, stdout, stderr, the signals' pair, the line to the server, the listener; and what the test itself was given.
+    // stdin, stdout, stderr, the signals' pair, the line to the server, the listener; and what the test itself was given. Both
+    // ends of the socket in which the vault's descriptors wait.
     let sockets = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
     let sockets = sockets.filter(|one| {
         let target = fs::read_link(one.path()).unwrap_or_default();
@@ -230,7 +231,7 @@ fn the_keeper_is_small_and_has_one_thread_and_no_socket_of_a_client() {
             .to_str()
             .is_some_and(|target| target.starts_with("socket:"))
     });
-    assert!(sockets.count() <= 5);
+    assert!(sockets.count() <= 5 + 2);
 }
 
 #[test]
@@ -265,7 +266,9 @@ fn until_noted(kept: &Kept, open: usize) {
 #[test]
 fn counters_go_on_over_a_crash_and_who_was_connected_has_ended_for_that() {
     let home = Home::new();
-    let mut command = home.standfast(&["serve", "--keep", "-l", "0", "--metrics", "0"]);
+    // A service that promises nothing.
+    let mut command = home.standfast(&["serve", "hub", "--raw", "--echo-self", "--keep"]);
+    command.args(["-l", "0", "--metrics", "0"]);
     command.stdin(Stdio::null());
     let mut kept = Kept::spawn(home, command, 1);
     drop(kept.connect());
@@ -279,11 +282,8 @@ fn counters_go_on_over_a_crash_and_who_was_connected_has_ended_for_that() {
         .log_line("what was lost", |line| line.contains("reason=crash"));
     assert!(line.contains("connections=3"), "{line}");
     for client in &mut clients {
-        let ended = client.read(&mut [0]);
-        assert!(
-            !matches!(ended, Ok(1..)),
-            "the kernel closes what a crash leaves"
-        );
+        // Behind what the others have said: the kernel closes what a crash leaves.
+        while matches!(client.read(&mut [0; 64]), Ok(1..)) {}
     }
     kept.until_another_serves(former);
     let status = kept.status();

@@ -6,6 +6,9 @@
 //! | a server says | and that means |
 //! |---|---|
 //! | `FDSTORE=1`, `FDNAME=`, descriptors | keep these beside what there is; from its `READY=1` on they are all |
+//! | `X_STORE=`, descriptors | of its connections: keep these, from now on |
+//! | `X_GIVE_UP=` | no more |
+//! | `X_OWNS=1` | connections are its own: of another's nothing is to be kept |
 //! | `READY=1` | it serves; whoever served before it does not any more |
 //! | `MAINPID=` | that process has taken over from it |
 //! | `STOPPING=1` | its end will be an end, and no crash |
@@ -38,7 +41,7 @@ use standfast::process::raise_descriptor_limit;
 
 use crate::args::ProcessArgs;
 use crate::keeper::line::{Held, Line};
-use crate::kept::{self, CRASHED, KEEPER};
+use crate::kept::{self, CRASHED, KEEPER, STORED};
 use crate::signals::{self, Meaning};
 use crate::successor::SUCCESSOR;
 use crate::supervisor::Supervisor;
@@ -80,6 +83,8 @@ struct Keeper {
     silence: Duration,
     servers: Vec<Server>,
     held: Vec<Held>,
+    /// What one that has crashed had stored of its connections.
+    stored: Vec<Held>,
     /// When the next one is started.
     start_at: Option<Instant>,
     /// Ends in a row with less than [`SETTLED`] before them, and of those the ones without having served.
@@ -108,6 +113,9 @@ struct Server {
     ends: bool,
     words: String,
     wants: Vec<Held>,
+    /// What it has stored of its connections, and whether those are its own.
+    stored: Vec<Held>,
+    owns: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -180,6 +188,7 @@ impl Keeper {
             silence,
             servers: Vec::new(),
             held: Vec::new(),
+            stored: Vec::new(),
             start_at: Some(now()),
             falls: 0,
             unserved: 0,
@@ -312,6 +321,14 @@ impl Keeper {
             if server.wants.len() < HELD_MOST {
                 server.wants.extend(Held::by(name, descriptors));
             }
+        } else if let Some(name) = field("X_STORE") {
+            if server.stored.len() < HELD_MOST {
+                server.stored.extend(Held::by(name, descriptors));
+            }
+        } else if let Some(name) = field("X_GIVE_UP") {
+            server.stored.retain(|held| held.name != name);
+        } else if field("X_OWNS").is_some() {
+            self.owns(at);
         } else if let Some(control) = field("X_SUCCESSOR") {
             let answer = match self.start_successor(at, control, descriptors) {
                 Ok(pid) => format!("PID={pid}"),
@@ -346,6 +363,17 @@ impl Keeper {
         self.unserved = 0;
         self.has_served = true;
         self.crashed = None;
+    }
+
+    /// Connections are this server's: what others have stored is of no use any more.
+    fn owns(&mut self, at: usize) {
+        self.stored.clear();
+        for (of, server) in self.servers.iter_mut().enumerate() {
+            server.owns = of == at;
+            if of != at {
+                server.stored.clear();
+            }
+        }
     }
 
     /// A server says which process has taken over from it.
@@ -418,13 +446,15 @@ impl Keeper {
         let mut keeper = format!("{} {} {}", process::id(), theirs.as_raw_fd(), self.crashes);
         let mut lent = vec![theirs.as_fd()];
         // A successor has the sockets from the server that it takes over from.
-        for held in self.held.iter().filter(|_| !is_successor) {
+        let held = self.held.iter().map(|held| ("", held));
+        let stored = self.stored.iter().map(|held| (STORED, held));
+        for (kind, held) in held.chain(stored).filter(|_| !is_successor) {
             let numbers = held
                 .descriptors
                 .iter()
                 .map(|one| one.as_raw_fd().to_string());
             let numbers: Vec<_> = numbers.collect();
-            keeper.push_str(&format!(" {}:{}", held.name, numbers.join("+")));
+            keeper.push_str(&format!(" {kind}{}:{}", held.name, numbers.join("+")));
             lent.extend(held.descriptors.iter().map(AsFd::as_fd));
         }
         command.env(KEEPER, keeper);
@@ -451,6 +481,8 @@ impl Keeper {
             ends: false,
             words: String::new(),
             wants: Vec::new(),
+            stored: Vec::new(),
+            owns: false,
         });
         Ok(pid)
     }
@@ -476,7 +508,10 @@ impl Keeper {
         self.start_at = Some(now() + pause.min(PAUSE_MOST));
     }
 
-    fn ended(&mut self, server: Server, status: ExitStatus) {
+    fn ended(&mut self, mut server: Server, status: ExitStatus) {
+        if server.owns {
+            self.stored = std::mem::take(&mut server.stored);
+        }
         let signal = status.signal().map(|signal| signal + 128);
         let code = status.code().or(signal);
         let code = code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1);

@@ -18,7 +18,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 use rustix::process::getppid;
-use standfast::control::{Keeper, Kept, Successor};
+use standfast::control::{Keeper, Kept, Stored, Successor};
 use standfast::process::{inherited, threads};
 use standfast::{Handle, Server};
 
@@ -32,6 +32,9 @@ pub(crate) const KEEPER: &str = "STANDFAST_KEEPER";
 
 /// To a server: what became of the one before it.
 pub(crate) const CRASHED: &str = "STANDFAST_CRASHED";
+
+/// Before the name of what a server has stored of its connections.
+pub(crate) const STORED: &str = "stored-";
 
 /// The name of what is noted there of a server's counters, how often that is done, and how long the number before it is.
 const REMAINS: &str = "remains";
@@ -55,6 +58,8 @@ struct Line {
     crashes: u64,
     /// What the server before this one has left there: its sockets, and its counters.
     kept: Vec<Arc<Kept>>,
+    /// The same, of its connections, until they are asked for.
+    stored: Mutex<Vec<Arc<Stored>>>,
     remains: Option<Vec<u8>>,
     /// Where those of this one are noted.
     notes: OnceLock<File>,
@@ -102,7 +107,7 @@ fn taken(said: &str) -> io::Result<Line> {
     let mut next = || said.next().ok_or_else(wrong);
     let socket = inherited::claim(number(next()?)?)?;
     let crashes = next()?.parse().map_err(|_| wrong())?;
-    let (mut kept, mut remains) = (Vec::new(), None);
+    let (mut kept, mut stored, mut remains) = (Vec::new(), Vec::new(), None);
     for one in said {
         let (name, numbers) = one.split_once(':').ok_or_else(wrong)?;
         let numbers = numbers.split('+');
@@ -112,6 +117,9 @@ fn taken(said: &str) -> io::Result<Line> {
             // The last that says something.
             let noted = descriptors.pop().and_then(|file| noted(&file.into()));
             remains = noted.or(remains);
+        } else if let Some(name) = name.strip_prefix(STORED) {
+            let name = name.to_owned();
+            stored.push(Arc::new(Stored { name, descriptors }));
         } else {
             kept.push(Arc::new(Kept::from_parts(descriptors, name)?));
         }
@@ -121,6 +129,7 @@ fn taken(said: &str) -> io::Result<Line> {
         socket,
         crashes,
         kept,
+        stored: Mutex::new(stored),
         remains,
         notes: OnceLock::new(),
         is_gone: AtomicBool::new(false),
@@ -166,8 +175,10 @@ pub(crate) fn line() -> Option<Option<OwnedFd>> {
 /// The keeper, as the server is to know it.
 pub(crate) fn keeper() -> Option<Keeper> {
     let line = get()?;
+    let mut stored = line.stored.lock().unwrap_or_else(PoisonError::into_inner);
     Some(Keeper {
         pid: line.keeper,
+        stored: std::mem::take(&mut stored),
         kept: line.kept.clone(),
         crashes: line.crashes,
         remains: line.remains.clone(),
@@ -260,6 +271,27 @@ pub(crate) fn keep(listening: &[Kept]) {
     }
 }
 
+/// Has the keeper hold these, of this server's connections, from now on.
+pub(crate) fn store(name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    say_at_once(&format!("X_STORE={name}"), descriptors)
+}
+
+/// Has it hold them no more.
+pub(crate) fn give_back(name: &str) -> io::Result<()> {
+    say_at_once(&format!("X_GIVE_UP={name}"), &[])
+}
+
+/// The connections are this server's: what the keeper holds of another's is of no use any more.
+pub(crate) fn owns() -> io::Result<()> {
+    say_at_once("X_OWNS=1", &[])
+}
+
+/// A worker says it: a keeper that stands still is not waited for.
+fn say_at_once(text: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let line = get().ok_or(io::ErrorKind::NotConnected)?;
+    line.send(text, descriptors, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+}
+
 /// Has the keeper start a process that takes over at `control`. `None`: there is none.
 pub(crate) fn successor(control: &Path) -> Option<io::Result<Successor>> {
     by()?;
@@ -279,13 +311,16 @@ pub(crate) fn give_up(why: &str) {
 
 impl Line {
     fn say(&self, text: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.send(text, descriptors, SendFlags::NOSIGNAL)
+    }
+
+    fn send(&self, text: &str, descriptors: &[BorrowedFd<'_>], flags: SendFlags) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let text = [IoSlice::new(text.as_bytes())];
-        let flags = SendFlags::NOSIGNAL;
         retry_on_intr(|| sendmsg(&self.socket, &text, &mut control, flags))?;
         Ok(())
     }

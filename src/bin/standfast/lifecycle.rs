@@ -1,5 +1,9 @@
 //! What happens to the server, told to the log, to stdout, and to the service manager.
 
+#[cfg(control)]
+use std::io;
+#[cfg(control)]
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +68,21 @@ impl Lifecycle for Told {
         crate::kept::keep(&listening);
     }
 
+    #[cfg(control)]
+    fn store(&self, name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        crate::kept::store(name, descriptors)
+    }
+
+    #[cfg(control)]
+    fn give_up(&self, name: &str) -> io::Result<()> {
+        crate::kept::give_back(name)
+    }
+
+    #[cfg(control)]
+    fn owns(&self) -> io::Result<()> {
+        crate::kept::owns()
+    }
+
     fn settled(&self, server: &Handle) {
         let handle = server.clone();
         self.supervisor
@@ -87,10 +106,7 @@ impl Lifecycle for Told {
     }
 
     #[cfg(control)]
-    fn successor(
-        &self,
-        control: &std::path::Path,
-    ) -> std::io::Result<standfast::control::Successor> {
+    fn successor(&self, control: &std::path::Path) -> io::Result<standfast::control::Successor> {
         let successor = self.restart.successor(control)?;
         if let Some(watch) = &self.watch {
             watch.has_started(successor.pid);

@@ -1,4 +1,4 @@
-//! The system calls that no safe crate offers, and nothing else: with `reserve.rs` and `users.rs`, the only `unsafe` of the package.
+//! The system calls that no safe crate offers, and nothing else: with `mapping.rs`, `reserve.rs` and `users.rs`, the only `unsafe` of the package.
 //!
 //! Each function is one system call on a descriptor the caller lends. What Linux alone has (`TCP_INFO`,
 //! `SIOCOUTQ`, `TCP_RTO_MAX_MS`, `IP_BIND_ADDRESS_NO_PORT`) answers [`io::ErrorKind::Unsupported`] elsewhere, and
@@ -9,6 +9,8 @@
     reason = "no safe crate offers these calls; each block is one call on a borrowed descriptor"
 )]
 
+#[cfg(control)]
+pub(crate) mod mapping;
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 mod multipath;
 pub(crate) mod reserve;

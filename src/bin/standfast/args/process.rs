@@ -71,8 +71,8 @@ pub(crate) struct ProcessArgs {
     pub(crate) watch: bool,
 
     /// Have a small process stay in front that serves nobody: it keeps the addresses open, so that clients queue while no
-    /// server runs, and starts another server when one crashes. Its process id stays the same over restarts. The connections
-    /// of a server that crashes are reset.
+    /// server runs, and starts another server when one crashes. Its process id stays the same over restarts. Connections of
+    /// echo and discard outlive a crash, too; those of other services end with the server.
     #[cfg(control)]
     #[arg(long)]
     pub(crate) keep: bool,

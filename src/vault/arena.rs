@@ -1,0 +1,538 @@
+//! The memory of one worker's vault: what stands where, for whoever writes it and for whoever finds it.
+//!
+//! ```text
+//! a page: whose it is, by which clock, the step that is under way
+//! the listeners, as connections name them
+//! what the worker reads into
+//! a slot for each connection, at its key
+//! blocks: what a connection has beside its slot, a chain for each
+//! ```
+//!
+//! A process is killed between two instructions, and what it has stored by then is there, in the order in which the program
+//! says so. So whatever is changed is complete before one store makes it count; which store that is each function says.
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{
+    FallocateFlags, FlockOperation, MemfdFlags, SealFlags, fallocate, fcntl_add_seals,
+    fcntl_get_seals, flock, fstat, ftruncate, memfd_create,
+};
+
+use crate::address::endpoint::{PackedPeer, Peer};
+use crate::os::sys::mapping::Mapping;
+use crate::wire::record::{ListenerRecord, SCHEMA};
+
+/// The form of all this: another one is not read.
+const FORM: u64 = 1;
+const MAGIC: u64 = u64::from_le_bytes(*b"stdfastv");
+
+const PAGE: usize = 4096;
+const WORD: usize = 8;
+
+/// What a worker reads into, bytes.
+pub(crate) const BUFFER: usize = 256 * 1024;
+
+/// Words of the first page.
+const HEAD: usize = 0;
+const HEAD_WORDS: usize = 11;
+const LAST_ID: usize = 16;
+/// The step that is under way: its connection's key and one, or 0; and how much of that had been read before. In a cache
+/// line of their own: both are written for every message.
+const STEP: usize = 32;
+const STEP_READ: usize = 33;
+
+/// A slot.
+const SLOT: usize = 12;
+const READ: usize = 0;
+const WRITTEN: usize = 1;
+const LAST_IN: usize = 2;
+/// The first of its blocks, or 0.
+const CHAIN: usize = 3;
+/// What the kernel calls the socket (`SO_COOKIE`): no other one ever has the same. 0: there is no connection.
+const COOKIE: usize = 4;
+/// What stays the same from here on, and in the last word, beside the listener, a checksum over that.
+const FIXED: Range<usize> = 5..11;
+const CHECK: usize = 11;
+
+/// A block, and what stands before its bytes: the next one and how many bytes there are; where those begin in the output.
+pub(super) const BLOCK: usize = 512;
+const BLOCK_HEAD: usize = 2 * WORD;
+pub(super) const BLOCK_BYTES: usize = BLOCK - BLOCK_HEAD;
+
+/// How large the parts are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Size {
+    listeners: usize,
+    slots: usize,
+    blocks: usize,
+}
+
+impl Size {
+    fn first(self) -> usize {
+        PAGE + paged(self.listeners)
+    }
+
+    fn slots_at(self) -> usize {
+        self.first() + BUFFER
+    }
+
+    fn blocks_at(self) -> usize {
+        self.slots_at() + paged(self.slots * SLOT * WORD)
+    }
+
+    fn whole(self) -> usize {
+        self.blocks_at() + paged(self.blocks * BLOCK)
+    }
+}
+
+fn paged(bytes: usize) -> usize {
+    bytes.div_ceil(PAGE).max(1) * PAGE
+}
+
+/// The two clocks of a process at one moment: the server's own, and the one that all processes share, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Clocks {
+    pub(super) own: u64,
+    pub(super) shared: u64,
+}
+
+/// One worker's memory that outlives it.
+#[derive(Debug)]
+pub(super) struct Arena {
+    pub(super) file: OwnedFd,
+    /// As long as it is open nobody else takes this for left behind.
+    _lock: File,
+    size: Size,
+    first: Mapping,
+    slots: Mapping,
+    blocks: Mapping,
+    pub(super) clocks: Clocks,
+}
+
+/// A connection's slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) read: u64,
+    pub(super) written: u64,
+    /// When the last byte came, on the server's own clock.
+    pub(super) last_in: u64,
+    pub(super) chain: u32,
+    pub(super) cookie: u64,
+    pub(super) id: u64,
+    pub(super) opened: u64,
+    /// So many bytes were read that are no part of what the service gets.
+    pub(super) skew: u64,
+    pub(super) peer: Peer,
+    pub(super) listener: u16,
+}
+
+/// What stands in front of a block's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BlockHead {
+    pub(super) next: u32,
+    pub(super) length: u32,
+    pub(super) at: u64,
+}
+
+impl Arena {
+    /// A new one, with nobody in it.
+    ///
+    /// # Errors
+    /// The system has no descriptors, or no address space.
+    pub(super) fn new(
+        listeners: &[ListenerRecord],
+        (slots, blocks): (usize, usize),
+        clocks: Clocks,
+    ) -> io::Result<Self> {
+        let listed = postcard::to_stdvec(listeners).map_err(io::Error::other)?;
+        let size = Size {
+            listeners: listed.len(),
+            slots,
+            blocks,
+        };
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = memfd_create("standfast-vault", flags)?;
+        ftruncate(&file, size.whole() as u64)?;
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW)?;
+        let mut arena = Self::over(file, size, clocks)?;
+        arena.first.bytes()[PAGE..PAGE + listed.len()].copy_from_slice(&listed);
+        let about = arena.about(crc32fast::hash(&listed));
+        let words = arena.first.words();
+        for (place, word) in words.iter().zip(about).skip(1) {
+            place.store(word, Ordering::Relaxed);
+        }
+        words[HEAD].store(about[HEAD], Ordering::Release);
+        Ok(arena)
+    }
+
+    fn over(file: OwnedFd, size: Size, clocks: Clocks) -> io::Result<Self> {
+        let part = |from: usize, to: usize| Mapping::new(file.as_fd(), from as u64, to - from);
+        Ok(Self {
+            _lock: locked(&file)?,
+            first: part(0, size.first())?,
+            slots: part(size.slots_at(), size.blocks_at())?,
+            blocks: part(size.blocks_at(), size.whole())?,
+            file,
+            size,
+            clocks,
+        })
+    }
+
+    fn about(&self, listeners: u32) -> [u64; HEAD_WORDS] {
+        let [one, other] = boot();
+        let mut words = [
+            MAGIC,
+            FORM << 32 | u64::from(SCHEMA),
+            one,
+            other,
+            self.size.listeners as u64,
+            self.size.slots as u64,
+            self.size.blocks as u64,
+            self.clocks.own,
+            self.clocks.shared,
+            listeners.into(),
+            0,
+        ];
+        words[HEAD_WORDS - 1] = sum(&words[..HEAD_WORDS - 1]);
+        words
+    }
+
+    /// What another process has left, and its listeners.
+    ///
+    /// # Errors
+    /// In words: it is not left, or no vault that this build reads.
+    pub(super) fn found(file: OwnedFd) -> Result<(Self, Vec<ListenerRecord>), String> {
+        let said = |error: rustix::io::Errno| io::Error::from(error).to_string();
+        let seals = fcntl_get_seals(&file).map_err(said)?;
+        let length = fstat(&file).map_err(said)?.st_size;
+        if !seals.contains(SealFlags::SHRINK) || length < PAGE as i64 {
+            return Err("no vault".to_owned());
+        }
+        let head = Mapping::new(file.as_fd(), 0, PAGE).map_err(|error| error.to_string())?;
+        let mut words = [0; HEAD_WORDS];
+        for (word, place) in words.iter_mut().zip(head.words()) {
+            *word = place.load(Ordering::Acquire);
+        }
+        let [
+            magic,
+            form,
+            one,
+            other,
+            listeners,
+            slots,
+            blocks,
+            own,
+            shared,
+            listed,
+            check,
+        ] = words;
+        if magic != MAGIC || check != sum(&words[..HEAD_WORDS - 1]) {
+            return Err("no vault, or one that was not complete".to_owned());
+        }
+        if form != FORM << 32 | u64::from(SCHEMA) {
+            let (form, schema) = (form >> 32, form & u64::from(u32::MAX));
+            return Err(format!(
+                "a vault of form {form} with records of schema {schema}, this build reads {FORM} and {SCHEMA}"
+            ));
+        }
+        if [one, other] != boot() {
+            return Err("a vault of another boot of this machine".to_owned());
+        }
+        let number = |word: u64| usize::try_from(word).ok().filter(|it| *it <= 1 << 40);
+        let size = match (number(listeners), number(slots), number(blocks)) {
+            (Some(listeners), Some(slots), Some(blocks)) => Size {
+                listeners,
+                slots,
+                blocks,
+            },
+            _ => return Err("no vault".to_owned()),
+        };
+        if i64::try_from(size.whole()) != Ok(length) {
+            return Err("a vault of another size".to_owned());
+        }
+        let mut arena =
+            Self::over(file, size, Clocks { own, shared }).map_err(|error| error.to_string())?;
+        let bytes = &arena.first.bytes()[PAGE..PAGE + size.listeners];
+        if u64::from(crc32fast::hash(bytes)) != listed {
+            return Err("a vault that was damaged".to_owned());
+        }
+        let listeners = postcard::from_bytes(bytes);
+        Ok((arena, listeners.map_err(|error| error.to_string())?))
+    }
+
+    /// What the worker is to read into.
+    pub(super) fn buffer(&self) -> io::Result<Mapping> {
+        Mapping::new(self.file.as_fd(), self.size.first() as u64, BUFFER)
+    }
+
+    /// A connection of that key, of which so much has been read, is about to be served. The last store makes it count.
+    #[inline]
+    pub(super) fn begin_step(&self, key: usize, read: u64) {
+        let words = self.first.words();
+        words[STEP_READ].store(read, Ordering::Release);
+        words[STEP].store(key as u64 + 1, Ordering::Release);
+    }
+
+    /// No connection is: all that was done is noted.
+    #[inline]
+    pub(super) fn end_step(&self) {
+        self.first.words()[STEP].store(0, Ordering::Release);
+    }
+
+    /// The key of the connection that was being served, and how much of it had been read before.
+    pub(super) fn step(&self) -> Option<(usize, u64)> {
+        let words = self.first.words();
+        let key = words[STEP].load(Ordering::Acquire).checked_sub(1)?;
+        Some((
+            usize::try_from(key).ok()?,
+            words[STEP_READ].load(Ordering::Acquire),
+        ))
+    }
+
+    pub(super) fn set_last_id(&self, id: u64) {
+        let place = &self.first.words()[LAST_ID];
+        if place.load(Ordering::Relaxed) < id {
+            place.store(id, Ordering::Release);
+        }
+    }
+
+    pub(super) fn last_id(&self) -> u64 {
+        self.first.words()[LAST_ID].load(Ordering::Acquire)
+    }
+
+    pub(super) fn blocks(&self) -> usize {
+        self.size.blocks
+    }
+
+    #[inline]
+    fn words_of(&self, key: usize) -> Option<&[AtomicU64; SLOT]> {
+        // Past the last slot there may be a page's rest of another.
+        let (slots, _) = self.slots.words().as_chunks::<SLOT>();
+        slots.get(..self.size.slots)?.get(key)
+    }
+
+    /// Puts a connection into its slot; its cookie, last, makes it count.
+    pub(super) fn put(&self, key: usize, slot: &Slot) -> bool {
+        let Some(words) = self.words_of(key) else {
+            return false;
+        };
+        words[COOKIE].store(0, Ordering::Release);
+        let fixed = fixed(slot);
+        let place = |at: usize, word: u64| words[at].store(word, Ordering::Relaxed);
+        for (at, word) in FIXED.zip(fixed) {
+            place(at, word);
+        }
+        place(CHECK, check(slot.cookie, &fixed, slot.listener));
+        place(READ, slot.read);
+        place(WRITTEN, slot.written);
+        place(LAST_IN, slot.last_in);
+        place(CHAIN, 0);
+        words[COOKIE].store(slot.cookie, Ordering::Release);
+        true
+    }
+
+    /// There is no connection of that key any more.
+    pub(super) fn clear(&self, key: usize) {
+        if let Some(words) = self.words_of(key) {
+            words[COOKIE].store(0, Ordering::Release);
+        }
+    }
+
+    /// The cookie of the connection in that slot, if there is one; and its first block.
+    #[inline]
+    pub(super) fn who(&self, key: usize) -> Option<(u64, u32)> {
+        let words = self.words_of(key)?;
+        let cookie = words[COOKIE].load(Ordering::Relaxed);
+        let chain = low(words[CHAIN].load(Ordering::Relaxed));
+        (cookie != 0).then_some((cookie, chain))
+    }
+
+    /// So far it has come. The step of that key is not over before: until then the kernel's count is what counts.
+    #[inline]
+    pub(super) fn note(&self, key: usize, read: u64, written: u64, last_in: u64) {
+        if let Some(words) = self.words_of(key) {
+            words[READ].store(read, Ordering::Relaxed);
+            words[WRITTEN].store(written, Ordering::Relaxed);
+            words[LAST_IN].store(last_in, Ordering::Relaxed);
+        }
+    }
+
+    /// From here on its blocks are those that begin with `first`.
+    pub(super) fn set_chain(&self, key: usize, first: u32) {
+        if let Some(words) = self.words_of(key) {
+            words[CHAIN].store(first.into(), Ordering::Release);
+        }
+    }
+
+    /// What is in that slot. `None`: nobody; an error: something that nobody has put there.
+    pub(super) fn slot(&self, key: usize) -> Option<Result<Slot, u64>> {
+        let words = self.words_of(key)?;
+        let word = |at: usize| words[at].load(Ordering::Acquire);
+        let cookie = word(COOKIE);
+        if cookie == 0 {
+            return None;
+        }
+        let mut kept = [0; FIXED.end - FIXED.start];
+        for (at, place) in FIXED.zip(&mut kept) {
+            *place = word(at);
+        }
+        let listener = (word(CHECK) & 0xffff) as u16;
+        let [id, opened, skew, p0, p1, p2] = kept;
+        let peer = peer([p0, p1, p2]).filter(|_| word(CHECK) == check(cookie, &kept, listener));
+        let Some(peer) = peer else {
+            return Some(Err(cookie));
+        };
+        Some(Ok(Slot {
+            read: word(READ),
+            written: word(WRITTEN),
+            last_in: word(LAST_IN),
+            chain: low(word(CHAIN)),
+            cookie,
+            id,
+            opened,
+            skew,
+            peer,
+            listener,
+        }))
+    }
+
+    fn block(&self, number: u32) -> Option<Range<usize>> {
+        let at = usize::try_from(number).ok()?.checked_sub(1)?;
+        (at < self.size.blocks).then(|| at * BLOCK..(at + 1) * BLOCK)
+    }
+
+    pub(super) fn block_head(&self, number: u32) -> Option<BlockHead> {
+        let at = self.block(number)?.start / WORD;
+        let words = self.blocks.words().get(at..at + 2)?;
+        let first = words[0].load(Ordering::Acquire);
+        Some(BlockHead {
+            next: low(first),
+            length: low(first >> 32),
+            at: words[1].load(Ordering::Acquire),
+        })
+    }
+
+    /// What stands before a block's bytes; that makes those count which are there by now.
+    pub(super) fn set_block_head(&self, number: u32, head: BlockHead) {
+        let Some(place) = self.block(number) else {
+            return;
+        };
+        let at = place.start / WORD;
+        let words = self.blocks.words();
+        words[at + 1].store(head.at, Ordering::Release);
+        let first = u64::from(head.length) << 32 | u64::from(head.next);
+        words[at].store(first, Ordering::Release);
+    }
+
+    /// The bytes of a block.
+    pub(super) fn block_bytes(&mut self, number: u32) -> Option<&mut [u8]> {
+        let place = self.block(number)?;
+        self.blocks
+            .bytes()
+            .get_mut(place.start + BLOCK_HEAD..place.end)
+    }
+
+    /// Blocks below `end` are used no more: their memory goes back.
+    pub(super) fn give_back(&self, end: usize) {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let (from, length) = (self.size.blocks_at() as u64, paged(end * BLOCK) as u64);
+        // It stays used, then, until there is need of it.
+        let _ = fallocate(&self.file, flags, from, length);
+    }
+}
+
+/// A lock that no copy of the descriptor shares: on another opening of the same file.
+fn locked(file: &OwnedFd) -> io::Result<File> {
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let lock = File::options().read(true).write(true).open(path)?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(lock)
+}
+
+/// This boot of the machine: the shared clock and the cookies are its own.
+fn boot() -> [u64; 2] {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let half = |range: Range<usize>| {
+        let digits = digits.get(range).unwrap_or_default();
+        u64::from_str_radix(digits, 16).unwrap_or_default()
+    };
+    [half(0..16), half(16..32)]
+}
+
+/// The lower half of a word.
+#[inline]
+fn low(word: u64) -> u32 {
+    let [a, b, c, d, ..] = word.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
+
+fn sum(words: &[u64]) -> u64 {
+    let mut hasher = crc32fast::Hasher::new();
+    for word in words {
+        hasher.update(&word.to_le_bytes());
+    }
+    hasher.finalize().into()
+}
+
+fn check(cookie: u64, fixed: &[u64; 6], listener: u16) -> u64 {
+    let [a, b, c, d, e, f] = *fixed;
+    let sum = sum(&[cookie, a, b, c, d, e, f, listener.into()]);
+    sum << 32 | u64::from(listener)
+}
+
+fn fixed(slot: &Slot) -> [u64; 6] {
+    let mut bytes = [0; 24];
+    match PackedPeer::from(slot.peer) {
+        PackedPeer::V4(address) => {
+            bytes[0] = 4;
+            bytes[2..4].copy_from_slice(&address.port().to_le_bytes());
+            bytes[8..12].copy_from_slice(&address.ip().octets());
+        }
+        PackedPeer::V6 { ip, port, scope } => {
+            bytes[0] = 6;
+            bytes[2..4].copy_from_slice(&port.to_le_bytes());
+            bytes[4..8].copy_from_slice(&scope.to_le_bytes());
+            bytes[8..24].copy_from_slice(&ip);
+        }
+        PackedPeer::Unix(process) => {
+            bytes[0] = 1;
+            let process = process.map_or(0, |process| process.get());
+            bytes[4..8].copy_from_slice(&process.to_le_bytes());
+        }
+        // Who it is, not who said so: that is asked of the socket.
+        PackedPeer::Introduced(_) => {}
+    }
+    let (words, _) = bytes.as_chunks::<WORD>();
+    let word = |at: usize| u64::from_le_bytes(words[at]);
+    [slot.id, slot.opened, slot.skew, word(0), word(1), word(2)]
+}
+
+fn peer(words: [u64; 3]) -> Option<Peer> {
+    let [first, one, other] = words.map(u64::to_le_bytes);
+    let [kind, _, p0, p1, s0, s1, s2, s3] = first;
+    let (port, number) = (
+        u16::from_le_bytes([p0, p1]),
+        u32::from_le_bytes([s0, s1, s2, s3]),
+    );
+    match kind {
+        4 => {
+            let [a, b, c, d, ..] = one;
+            Some(Peer::Tcp(([a, b, c, d], port).into()))
+        }
+        6 => {
+            let mut ip = [0; 16];
+            ip[..8].copy_from_slice(&one);
+            ip[8..].copy_from_slice(&other);
+            let address = std::net::SocketAddrV6::new(ip.into(), port, 0, number);
+            Some(Peer::Tcp(address.into()))
+        }
+        1 => Some(Peer::Unix(std::num::NonZeroU32::new(number))),
+        _ => None,
+    }
+}

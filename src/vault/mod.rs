@@ -1,0 +1,416 @@
+//! What outlives a worker that is killed: its connections, how far each has come, and the bytes that wait for them.
+//!
+//! The kernel has the journal: how many bytes were read of a connection, and how many it has taken for it (`TCP_INFO`, `SIOCINQ`,
+//! `SIOCOUTQ`). A worker is in the middle of one connection at the most; what it has read for that lies in its buffer, which is
+//! a part of the vault, and a few stores say whose it is and where it begins. All others are at rest, and their slots say how
+//! far they have come. So where the answer to a byte is that byte, or none, nothing can be lost, doubled or guessed, and not
+//! one system call is added to a message.
+//!
+//! | part | file |
+//! |---|---|
+//! | what stands where in memory | `arena.rs` |
+//! | records, and output that waits | `blocks.rs` |
+//! | descriptors | `queue.rs` |
+//! | what a server finds of the one before it | `found.rs` |
+
+mod arena;
+mod blocks;
+pub(crate) mod found;
+mod queue;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::connection::Connection;
+use crate::handle::lifecycle::Lifecycle;
+use crate::io::Io;
+use crate::io::marks::Mark;
+use crate::os::fault::may_die;
+use crate::os::sys::mapping::Mapping;
+use crate::service::{AnyService, Survive};
+use crate::time::deadline::{Clock, Moment};
+pub(crate) use crate::vault::arena::BUFFER;
+use crate::vault::arena::{Arena, Clocks, Slot};
+use crate::vault::blocks::{Beside, Blocks};
+use crate::vault::queue::{BATCH, Pair};
+use crate::wire::line::shared_clock;
+use crate::wire::record::{Arrival, ListenerRecord};
+
+/// Batches of descriptors that are sent anew in a turn: a fraction of a millisecond, which live clients wait for.
+const SLICE: usize = 4;
+
+/// So many that have ended may wait among the living, whatever their number; and so many sockets, for few clients.
+const FEW_DEAD: usize = 256;
+const FEW_PAIRS: usize = 8;
+const LIVING_OF_PAIR: usize = 2048;
+
+/// How long after a failure it is tried again.
+const REST: Duration = Duration::from_secs(1);
+
+/// How a part of the vault is called, to a keeper.
+pub(crate) const NAME: &str = "vault";
+
+/// One worker's.
+#[derive(Debug)]
+pub(crate) struct Vault {
+    worker: usize,
+    arena: Arena,
+    blocks: Blocks,
+    keeper: Arc<dyn Lifecycle>,
+    /// Keys of connections whose descriptors are not there yet.
+    unsent: Vec<usize>,
+    /// Where descriptors wait: new ones go to the last.
+    pairs: Vec<Pair>,
+    /// Those that live are being sent anew.
+    renewal: Option<Renewal>,
+    /// What the next pair is called.
+    next: u64,
+    /// Connections that are there and live.
+    living: usize,
+    /// When descriptors are sent again, after a failure.
+    again: Moment,
+    told: bool,
+}
+
+/// Into new pairs, until every key below the capacity has had its turn; the former ones go then.
+#[derive(Debug)]
+struct Renewal {
+    pairs: Vec<Pair>,
+    cursor: usize,
+    /// So many of the former ones, from the first on.
+    former: usize,
+}
+
+impl Vault {
+    /// An empty one, of which the keeper has a copy.
+    ///
+    /// # Errors
+    /// The system has no descriptors or no address space; or there is no keeper.
+    pub(crate) fn new(
+        worker: usize,
+        listeners: &[ListenerRecord],
+        (connections, waiting): (usize, usize),
+        clock: Clock,
+        keeper: &Arc<dyn Lifecycle>,
+    ) -> io::Result<Self> {
+        let clocks = Clocks {
+            own: clock.now().number(),
+            shared: shared_clock(),
+        };
+        // Half of a block may be empty, and each connection has one for its record.
+        let blocks = waiting / (arena::BLOCK / 2) + connections;
+        let arena = Arena::new(listeners, (connections, blocks), clocks)?;
+        keeper.store(&format!("{NAME}-{worker}"), &[arena.file.as_fd()])?;
+        let mut vault = Self {
+            worker,
+            arena,
+            blocks: Blocks::default(),
+            keeper: Arc::clone(keeper),
+            unsent: Vec::new(),
+            pairs: Vec::new(),
+            renewal: None,
+            next: 0,
+            living: 0,
+            again: Moment::at_start(),
+            told: false,
+        };
+        let pair = vault.new_pair()?;
+        vault.pairs.push(pair);
+        Ok(vault)
+    }
+
+    /// What the worker is to read into.
+    pub(crate) fn buffer(&self) -> io::Result<Mapping> {
+        self.arena.buffer()
+    }
+
+    /// A connection is about to be read, served and written.
+    #[inline]
+    pub(crate) fn begin(&self, key: usize, io: &Io) {
+        self.arena.begin_step(key, io.read);
+        may_die("vault-begun");
+    }
+
+    /// It was: how it stands now is there, and its step is over.
+    #[inline]
+    pub(crate) fn settle(
+        &mut self,
+        key: usize,
+        connection: &Connection,
+        service: &AnyService,
+        now: Moment,
+    ) {
+        if let Some((_, chain)) = self.arena.who(key) {
+            if chain != 0 || !connection.io.is_plain() {
+                self.settle_beside(key, connection, service, now);
+            }
+            may_die("vault-settled");
+            let io = &connection.io;
+            self.arena
+                .note(key, io.read, io.written, io.last_in.number());
+            may_die("vault-noted");
+        }
+        self.arena.end_step();
+    }
+
+    /// As [`settle`](Self::settle), of one that has something beside its slot, or had.
+    fn settle_beside(
+        &mut self,
+        key: usize,
+        connection: &Connection,
+        service: &AnyService,
+        now: Moment,
+    ) {
+        let io = &connection.io;
+        if io.is_plain() && !self.blocks.is_suspect(key, io.read) {
+            self.arena.set_chain(key, 0);
+            return self.blocks.forget(&self.arena, key);
+        }
+        // What is ending otherwise ends with the process, too.
+        let Some(record) = connection.export(service, now) else {
+            return self.forget(key);
+        };
+        let arrival = Arrival::of(io, now, record);
+        let beside = postcard::to_stdvec(&arrival).map_err(|_| blocks::Full);
+        let noted = beside.and_then(|record| {
+            let beside = Beside {
+                record: &record,
+                output: io.output(),
+                read: io.read,
+            };
+            self.blocks.note(&mut self.arena, key, &beside)
+        });
+        if noted.is_err() {
+            self.forget(key);
+            self.tell(&io::Error::other("there is no room for what waits"));
+        }
+    }
+
+    /// A connection whose service has heard of it; so much output waits for it, though it may not have come yet.
+    pub(crate) fn arrived(&mut self, key: usize, io: &Io, waits: u64, service: &AnyService) {
+        if service.survive() == Survive::Close {
+            return;
+        }
+        let Ok(cookie) = rustix::net::sockopt::socket_cookie(&io.socket) else {
+            return;
+        };
+        let slot = Slot {
+            read: io.read,
+            written: io.written,
+            last_in: io.last_in.number(),
+            chain: 0,
+            cookie,
+            id: io.id(),
+            opened: io.opened().number(),
+            skew: io.read.saturating_sub(io.written + waits),
+            peer: io.peer(),
+            listener: io.listener,
+        };
+        self.arena.set_last_id(slot.id);
+        self.blocks.forget(&self.arena, key);
+        if self.arena.put(key, &slot) {
+            self.unsent.push(key);
+            self.living += 1;
+        } else {
+            self.tell(&io::Error::other(
+                "there are more connections than it has room for",
+            ));
+        }
+    }
+
+    /// It was being served when a server crashed.
+    pub(crate) fn suspect(
+        &mut self,
+        key: usize,
+        connection: &Connection,
+        service: &AnyService,
+        now: Moment,
+    ) {
+        if self.arena.who(key).is_some() {
+            self.blocks.suspect(key, connection.io.read);
+            self.settle_beside(key, connection, service, now);
+        }
+    }
+
+    /// A connection has ended, or ends with the process.
+    pub(crate) fn forget(&mut self, key: usize) {
+        if self.arena.who(key).is_none() {
+            return;
+        }
+        self.arena.clear(key);
+        self.living = self.living.saturating_sub(1);
+        if self.blocks.has(key) {
+            self.blocks.forget(&self.arena, key);
+        }
+    }
+
+    /// In each turn, once clients were let in: they are there from now on.
+    pub(crate) fn flush(&mut self, connections: &mut Slab<Connection>, now: Moment) {
+        if self.unsent.is_empty() && self.renewal.is_none() && !self.is_stale() {
+            return;
+        }
+        if now < self.again {
+            return;
+        }
+        if let Err(error) = self.send(connections) {
+            self.again = now.after(REST);
+            self.tell(&error);
+            // They may be many by then.
+            self.unsent.sort_unstable();
+            self.unsent.dedup();
+            let arena = &self.arena;
+            self.unsent.retain(|key| arena.who(*key).is_some());
+        }
+    }
+
+    /// All that has come is there.
+    ///
+    /// # Errors
+    /// It is not, for want of descriptors.
+    pub(crate) fn seal(&mut self, connections: &mut Slab<Connection>) -> io::Result<()> {
+        self.send(connections)
+    }
+
+    /// Whether more has ended, or stands in more places, than is worth it.
+    fn is_stale(&self) -> bool {
+        let entries: usize = self.pairs.iter().map(|pair| pair.entries).sum();
+        let dead = entries.saturating_sub(self.living);
+        dead > FEW_DEAD + self.living / 4
+            || self.pairs.len() > FEW_PAIRS + self.living / LIVING_OF_PAIR
+    }
+
+    fn send(&mut self, connections: &mut Slab<Connection>) -> io::Result<()> {
+        while !self.unsent.is_empty() {
+            let from = self.unsent.len().saturating_sub(BATCH);
+            let keys = &self.unsent[from..];
+            let (sent, full) = match self.pairs.last_mut() {
+                Some(pair) => put(pair, &self.arena, connections, keys.iter().copied())?,
+                None => (0, true),
+            };
+            if full {
+                let pair = self.new_pair()?;
+                self.pairs.push(pair);
+                continue;
+            }
+            for &key in &self.unsent[from..] {
+                if let Some(connection) = connections.get_mut(key).filter(|_| sent > 0) {
+                    connection.io.marks.put(Mark::Shared, true);
+                }
+            }
+            self.unsent.truncate(from);
+            may_die("vault-sent");
+        }
+        if self.renewal.is_none() && self.is_stale() {
+            // What comes meanwhile goes elsewhere.
+            let (first, rest) = (self.new_pair()?, self.new_pair()?);
+            self.renewal = Some(Renewal {
+                pairs: vec![first],
+                cursor: 0,
+                former: self.pairs.len(),
+            });
+            self.pairs.push(rest);
+        }
+        self.renew(connections)
+    }
+
+    /// Sends some of those that live anew, and gives the former sockets up once all were.
+    fn renew(&mut self, connections: &mut Slab<Connection>) -> io::Result<()> {
+        let Some(mut renewal) = self.renewal.take() else {
+            return Ok(());
+        };
+        let end = connections.capacity();
+        for _ in 0..SLICE {
+            if renewal.cursor >= end {
+                break;
+            }
+            let mut keys = Vec::with_capacity(BATCH);
+            let mut cursor = renewal.cursor;
+            while cursor < end && keys.len() < BATCH {
+                let shared = connections.get(cursor);
+                if shared.is_some_and(|one| one.io.marks.has(Mark::Shared)) {
+                    keys.push(cursor);
+                }
+                cursor += 1;
+            }
+            let put = match renewal.pairs.last_mut() {
+                Some(pair) => put(pair, &self.arena, connections, keys.into_iter()),
+                None => Ok((0, true)),
+            };
+            match put {
+                Ok((_, false)) => renewal.cursor = cursor,
+                Ok((_, true)) => match self.new_pair() {
+                    Ok(pair) => renewal.pairs.push(pair),
+                    Err(error) => {
+                        self.renewal = Some(renewal);
+                        return Err(error);
+                    }
+                },
+                Err(error) => {
+                    self.renewal = Some(renewal);
+                    return Err(error);
+                }
+            }
+        }
+        if renewal.cursor < end {
+            self.renewal = Some(renewal);
+            return Ok(());
+        }
+        may_die("vault-renewed");
+        let later = self.pairs.split_off(renewal.former);
+        for former in std::mem::replace(&mut self.pairs, renewal.pairs) {
+            // A keeper that cannot hear it has them a little longer.
+            let _ = self.keeper.give_up(&self.name(former.number));
+        }
+        self.pairs.extend(later);
+        may_die("vault-given-up");
+        Ok(())
+    }
+
+    fn name(&self, number: u64) -> String {
+        format!("{NAME}-{}-{number}", self.worker)
+    }
+
+    /// The keeper has it before anything waits there.
+    fn new_pair(&mut self) -> io::Result<Pair> {
+        let pair = Pair::new(self.next)?;
+        let ends = [pair.near.as_fd(), pair.far.as_fd()];
+        self.keeper.store(&self.name(pair.number), &ends)?;
+        self.next += 1;
+        Ok(pair)
+    }
+
+    /// Says once that something is lacking.
+    fn tell(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.told, true) {
+            log::warn!(error:%, worker = self.worker; "a crash would close some of the connections");
+        }
+    }
+}
+
+/// Puts those of `keys` that are in their slots into a pair. Answers how many, and whether it was full.
+fn put(
+    pair: &mut Pair,
+    arena: &Arena,
+    connections: &Slab<Connection>,
+    keys: impl Iterator<Item = usize>,
+) -> io::Result<(usize, bool)> {
+    let living = keys.filter(|key| arena.who(*key).is_some());
+    let living = living.filter_map(|key| Some((u32::try_from(key).ok()?, connections.get(key)?)));
+    let (keys, sockets): (Vec<u32>, Vec<BorrowedFd<'_>>) = living
+        .map(|(key, connection)| (key, connection.io.descriptor()))
+        .unzip();
+    if keys.is_empty() {
+        return Ok((0, false));
+    }
+    match pair.put(&keys, &sockets) {
+        Ok(()) => Ok((keys.len(), false)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock && pair.entries > 0 => {
+            Ok((0, true))
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,161 @@
+//! The descriptors of a worker's connections, in sockets that nobody reads: the kernel keeps what waits there, and with it the
+//! connections, when the process dies.
+//!
+//! Each message has some of them, with the keys of their slots. None is ever taken away: a look at what waits gives copies and
+//! leaves it there, so whoever recovers may die, too. What has ended meanwhile stays until most of it is such; then those that
+//! live are sent anew, a few a turn, and the former sockets are given up.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair,
+};
+
+use crate::os::sys::mapping::peek_from;
+use crate::wire::record::DESCRIPTORS;
+
+/// So many descriptors go in a message.
+pub(super) const BATCH: usize = DESCRIPTORS;
+
+/// A checksum, and a key for each descriptor.
+const KEY: usize = 4;
+const LONGEST: usize = KEY + BATCH * KEY;
+
+/// A socket pair with what waits in it.
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) near: OwnedFd,
+    pub(super) far: OwnedFd,
+    /// Which of the worker's it is.
+    pub(super) number: u64,
+    /// Descriptors that wait in it.
+    pub(super) entries: usize,
+}
+
+impl Pair {
+    /// # Errors
+    /// No descriptors.
+    pub(super) fn new(number: u64) -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC;
+        let (near, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        // As much as the system allows, which is less.
+        let most = i32::MAX as usize / 2;
+        if rustix::net::sockopt::set_socket_send_buffer_size_force(&near, most).is_err() {
+            let _ = rustix::net::sockopt::set_socket_send_buffer_size(&near, most);
+        }
+        Ok(Self {
+            near,
+            far,
+            number,
+            entries: 0,
+        })
+    }
+
+    /// Puts these there, each with its key.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`]: it is full. Or there are too many of the user's under way (`ETOOMANYREFS`).
+    pub(super) fn put(&mut self, keys: &[u32], sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let listed: Vec<u8> = keys.iter().flat_map(|key| key.to_le_bytes()).collect();
+        let check = crc32fast::hash(&listed).to_le_bytes();
+        let text = [IoSlice::new(&check), IoSlice::new(&listed)];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !control.push(SendAncillaryMessage::ScmRights(sockets)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        rustix::io::retry_on_intr(|| sendmsg(&self.near, &text, &mut control, flags))?;
+        self.entries += keys.len();
+        Ok(())
+    }
+}
+
+/// Hands copies of all that waits behind `far` to `each`, with their keys, and leaves it there.
+///
+/// # Errors
+/// No descriptors for the copies; or something waits there that none of us has put there.
+pub(super) fn look(far: &OwnedFd, mut each: impl FnMut(u32, OwnedFd)) -> io::Result<()> {
+    peek_from(far.as_fd(), 0)?;
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "a damaged queue");
+    loop {
+        let mut text = [0; LONGEST];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let got = match recvmsg(far, &mut [IoSliceMut::new(&mut text)], &mut control, flags) {
+            Err(Errno::AGAIN) => return Ok(()),
+            Err(Errno::INTR) => continue,
+            got => got?,
+        };
+        let sockets = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(sockets) => Some(sockets),
+            _ => None,
+        });
+        let sockets: Vec<OwnedFd> = sockets.flatten().collect();
+        if got.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(io::Error::other("no descriptors for the connections"));
+        }
+        let text = text.get(..got.bytes).ok_or_else(damaged)?;
+        let (check, listed) = text.split_first_chunk::<KEY>().ok_or_else(damaged)?;
+        let (keys, rest) = listed.as_chunks::<KEY>();
+        let is_whole = u32::from_le_bytes(*check) == crc32fast::hash(listed);
+        if !is_whole || !rest.is_empty() || keys.len() != sockets.len() {
+            return Err(damaged());
+        }
+        for (key, socket) in keys.iter().zip(sockets) {
+            each(u32::from_le_bytes(*key), socket);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_look_gives_copies_time_and_again() {
+        let mut pair = Pair::new(0).unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        pair.put(&[7], &[ours.as_fd()]).unwrap();
+        pair.put(&[8, 9], &[ours.as_fd(), ours.as_fd()]).unwrap();
+        drop(ours);
+        for _ in 0..3 {
+            let mut found = Vec::new();
+            look(&pair.far, |key, socket| found.push((key, socket))).unwrap();
+            let keys: Vec<u32> = found.iter().map(|(key, _)| *key).collect();
+            assert_eq!(keys, [7, 8, 9]);
+            for (_, socket) in found {
+                UnixStream::from(socket).write_all(b"x").unwrap();
+            }
+        }
+        drop(pair);
+        let mut all = String::new();
+        theirs.read_to_string(&mut all).unwrap();
+        assert_eq!(all, "xxxxxxxxx", "and then nobody has it any more");
+    }
+
+    #[test]
+    fn a_full_one_says_so_and_what_is_damaged_is_not_believed() {
+        let mut pair = Pair::new(0).unwrap();
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&pair.near, 4096);
+        let full = loop {
+            if let Err(error) = pair.put(&[1], &[ours.as_fd()]) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        let pair = Pair::new(0).unwrap();
+        rustix::net::send(&pair.near, b"what is this", SendFlags::empty()).unwrap();
+        assert!(look(&pair.far, |_, _| {}).is_err());
+    }
+}

@@ -1,0 +1,65 @@
+//! A worker behind a keeper: what of its connections is there for the next server.
+
+use std::io;
+
+use super::Worker;
+use crate::os::sys::mapping::Mapping;
+use crate::vault::Vault;
+use crate::worker::buffer::ReadBuffer;
+
+impl Worker {
+    /// What it has is in `vault` from here on, and `buffer` is what it reads into.
+    pub(crate) fn keep_in(&mut self, vault: Vault, buffer: Mapping) {
+        self.vault = Some(vault);
+        self.buffer = ReadBuffer::kept(buffer);
+    }
+
+    /// All connections that it has by now are there.
+    ///
+    /// # Errors
+    /// They are not, for want of descriptors.
+    pub(crate) fn seal_vault(&mut self) -> io::Result<()> {
+        match &mut self.vault {
+            Some(vault) => vault.seal(&mut self.connections),
+            None => Ok(()),
+        }
+    }
+
+    /// It serves without one.
+    pub(crate) fn leave_vault(&mut self) {
+        self.vault = None;
+    }
+
+    /// What has come by now is there; nothing any more, once there is no keeper.
+    #[inline]
+    pub(super) fn flush_vault(&mut self) {
+        let Some(vault) = &mut self.vault else { return };
+        if self.shared.takeover.keeper().is_some() {
+            vault.flush(&mut self.connections, self.now);
+        } else {
+            self.leave_vault();
+        }
+    }
+
+    /// A service has heard of that connection, for which so much output waits or is to come.
+    pub(super) fn put_into_vault(&mut self, key: usize, waits: u64) {
+        let connection = self.connections.get(key);
+        if let (Some(vault), Some(connection)) = (&mut self.vault, connection) {
+            let service = &self.origins[usize::from(connection.io.listener)]
+                .settings
+                .service;
+            vault.arrived(key, &connection.io, waits, service);
+        }
+    }
+
+    /// How that connection stands now is there.
+    pub(super) fn settle_in_vault(&mut self, key: usize) {
+        let connection = self.connections.get(key);
+        if let (Some(vault), Some(connection)) = (&mut self.vault, connection) {
+            let service = &self.origins[usize::from(connection.io.listener)]
+                .settings
+                .service;
+            vault.settle(key, connection, service, self.now);
+        }
+    }
+}
