@@ -153,7 +153,7 @@ fn assert_holds(server: &Supervised) {
     assert_eq!(keeper(), first);
     assert!(server.standfast("drain").output().unwrap().status.success());
     until("the supervisor has started another keeper", || {
-        server.pid().is_some() && test_kill_process(first).is_err()
+        test_kill_process(first).is_err() && server.pid().is_some()
     });
     assert!(server.has_started(keeper()));
     let control = server.home.join("c.sock");

@@ -415,12 +415,16 @@ fn what_is_discarded_and_what_is_local_goes_on_too() {
 
 /// The keeper's copy of a worker's memory.
 fn arena(kept: &Kept) -> fs::File {
-    let held = fs::read_dir(format!("/proc/{}/fd", kept.keeper.pid())).unwrap();
-    let mut held = held.flatten().filter(|one| {
-        fs::read_link(one.path())
-            .is_ok_and(|path| text(&path).starts_with("/memfd:standfast-vault"))
-    });
-    let path = held.next().unwrap().path();
+    let held = || {
+        let held = fs::read_dir(format!("/proc/{}/fd", kept.keeper.pid())).unwrap();
+        let mut held = held.flatten().map(|one| one.path());
+        held.find(|path| {
+            fs::read_link(path).is_ok_and(|path| text(&path).starts_with("/memfd:standfast-vault"))
+        })
+    };
+    // It was said before anybody was served, and may not have been heard yet.
+    until("the keeper has it", || held().is_some());
+    let path = held().unwrap();
     fs::File::options()
         .read(true)
         .write(true)
