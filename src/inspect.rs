@@ -17,6 +17,9 @@ pub struct ConnectionInfo {
     /// The proxy that says so, in a header of the PROXY protocol.
     #[cfg_attr(control, serde(skip_serializing_if = "Option::is_none", default))]
     pub via: Option<Peer>,
+    /// The process that drains it, where it could not go along to the one that serves.
+    #[cfg_attr(control, serde(skip_serializing_if = "Option::is_none", default))]
+    pub behind: Option<u32>,
     /// The listener it came through.
     pub listener: Endpoint,
     /// The service of that listener.

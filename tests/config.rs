@@ -1,5 +1,7 @@
 //! `--config`: settings from a file, beside flags and the environment; several listeners in one process.
 
+/// What a reload left behind.
+mod behind;
 /// A file read anew by a process that takes over.
 mod reload;
 

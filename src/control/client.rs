@@ -89,12 +89,12 @@ impl Client {
         }
     }
 
-    /// Asks for the server itself. Answers which process gives it, too.
-    pub(crate) fn take_over(&self, hello: Hello) -> io::Result<(Line, u32)> {
+    /// Asks for the server itself. Answers which process gives it, too, and whether others can be passed on to it then.
+    pub(crate) fn take_over(&self, hello: Hello) -> io::Result<(Line, u32, bool)> {
         self.ask(&Question::TakeOver(hello), |line| {
             let heard = answer(&line)?;
             let giving = heard.map(|heard| match heard {
-                Answer::Giving { pid } => Ok((line, pid)),
+                Answer::Giving { pid, hears } => Ok((line, pid, hears)),
                 other => Err(refused(other)),
             });
             giving.transpose()

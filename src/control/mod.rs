@@ -4,6 +4,7 @@
 //! as the server runs, or the one that has taken over from it: that goes on with the socket itself, so whoever connects
 //! meanwhile waits in its queue.
 
+mod behind;
 mod client;
 mod orders;
 pub mod path;
@@ -39,6 +40,7 @@ use crate::os::threads;
 use crate::wire::baton::{Baton, Fate};
 use crate::wire::line::{Line, now};
 use crate::wire::question::{Answer, Hello, Question};
+use behind::Former;
 pub use client::Client;
 use orders::Orders;
 
@@ -83,6 +85,8 @@ pub(crate) struct Desk {
     turned: Condvar,
     /// Why the last takeover did not come about.
     refusal: Mutex<Option<String>>,
+    /// The process that was taken over from, if it is to be asked for what stayed with it.
+    former: Mutex<Option<Former>>,
     /// Held until this server has ended: the process that took over hears of that by it.
     given: Mutex<Option<Arc<Baton>>>,
     /// That process had ended before it could serve.
@@ -137,6 +141,7 @@ impl Control {
             turn: Mutex::default(),
             turned: Condvar::new(),
             refusal: Mutex::default(),
+            former: Mutex::default(),
             given: Mutex::default(),
             in_vain: AtomicBool::new(false),
         });
@@ -170,7 +175,10 @@ impl Drop for Control {
         self.desk.orders.until_none(LAST_WORDS);
         self.desk.file.withdraw();
         self.desk.close();
-        lock(&self.desk.given).take();
+        if let Some(baton) = lock(&self.desk.given).take() {
+            // A thread listens to it yet.
+            baton.line.hang_up();
+        }
     }
 }
 
@@ -315,30 +323,15 @@ impl Desk {
             return Ok(());
         }
         let handle = &self.handle;
-        let _ordered = question.is_order().then(|| self.orders.note());
+        let ordered = question.is_order().then(|| self.orders.note());
         if handle.shared.was_given() {
             return self.send_on(&line);
         }
-        let answer = match question {
+        let answer = match &question {
             Question::Status => Answer::Status(Box::new(handle.status())),
-            Question::List => {
-                let mut listing = handle.list();
-                while let Some(asked) = listing.ask() {
-                    let batch = listing.told(line.hear(&asked)?);
-                    if !batch.is_empty() {
-                        line.send(&Answer::Connections(batch))?;
-                    }
-                }
-                Answer::Done
-            }
+            Question::List => self.list(&line, None)?,
             Question::Metrics => return self.lend_metrics(&line),
-            Question::Kill { id } => {
-                let workers = handle.kill_if(id, &Wanted::as_long_as(line.waits()));
-                match line.hear(&workers)? {
-                    Some(_) => Answer::Done,
-                    None => Answer::Refused(format!("no connection {id}")),
-                }
-            }
+            Question::Kill { id } => self.kill(&line, *id)?,
             Question::Drain => {
                 log::info!(by = "control"; "draining");
                 handle.drain();
@@ -369,7 +362,12 @@ impl Desk {
             }
             Question::TakeOver(hello) => {
                 self.leave(client);
-                return self.give(line, &hello);
+                let given = self.give(line, hello)?;
+                drop(ordered);
+                if let Some(baton) = given {
+                    self.answer_for_those_behind(&baton.line);
+                }
+                return Ok(());
             }
         };
         // Another process may serve by now, where this one has not heard of it yet; and a takeover that was under way may
@@ -381,7 +379,33 @@ impl Desk {
         if handle.shared.was_given() {
             return self.send_on(&line);
         }
+        if self.is_passed_on(&question, &answer, &line)? {
+            return Ok(());
+        }
         line.send(&answer)
+    }
+
+    /// Shows all connections, those of a process that is left `behind` as such.
+    fn list(&self, line: &Line, behind: Option<u32>) -> io::Result<Answer> {
+        let mut listing = self.handle.list();
+        while let Some(asked) = listing.ask() {
+            let mut batch = listing.told(line.hear(&asked)?);
+            if !batch.is_empty() {
+                batch.iter_mut().for_each(|one| one.behind = behind);
+                line.send(&Answer::Connections(batch))?;
+            }
+        }
+        Ok(Answer::Done)
+    }
+
+    /// Ends connection `id`, as long as who asks waits for that.
+    fn kill(&self, line: &Line, id: u64) -> io::Result<Answer> {
+        let wanted = Wanted::as_long_as(line.waits());
+        let workers = self.handle.kill_if(id, &wanted);
+        Ok(match line.hear(&workers)? {
+            Some(_) => Answer::Done,
+            None => Answer::Refused(format!("no connection {id}")),
+        })
     }
 
     /// Lends the sockets at which this server is told of to a process that is about to take over.
@@ -439,8 +463,9 @@ impl Desk {
         Some(Claim(self, |turn| &mut turn.giving))
     }
 
-    /// Gives the server to the asking process, one at a time, or says why not.
-    fn give(&self, line: Line, hello: &Hello) -> io::Result<()> {
+    /// Gives the server to the asking process, one at a time, or says why not. Answers what it has in common with that, if
+    /// it has the server.
+    fn give(&self, line: Line, hello: &Hello) -> io::Result<Option<Arc<Baton>>> {
         let shared = &self.handle.shared;
         let claim = self.claim();
         let outcome = match &claim {
@@ -459,12 +484,13 @@ impl Desk {
                 log::warn!(pid, reason = why.as_str(); "takeover refused");
                 shared.chronicle.refused();
                 *lock(&self.refusal) = Some(why.clone());
-                return line.send(&Answer::Refused(why));
+                return line.send(&Answer::Refused(why)).map(|()| None);
             }
         };
         log::info!(pid, version = hello.version.as_str(); "takeover asked for");
         line.send(&Answer::Giving {
             pid: std::process::id(),
+            hears: true,
         })?;
         let addresses = self.handle.addresses();
         let stay = addresses
@@ -515,15 +541,16 @@ impl Desk {
                 }
                 baton.say_told();
                 let _ = shared.takeover.gave.set(takeover);
+                Ok(Some(baton))
             }
             Err(why) => {
                 shared.takeover.set_partner(None);
                 log::warn!(pid, reason = why.as_str(); "takeover failed, serving on");
                 shared.chronicle.failed();
                 *lock(&self.refusal) = Some(why);
+                Ok(None)
             }
         }
-        Ok(())
     }
 
     fn object(&self, pid: u32) -> Result<(), String> {

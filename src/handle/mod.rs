@@ -189,7 +189,7 @@ impl Handle {
     /// Waits until this server is the only one: a process it was taken over from may have something to write yet.
     /// Returns at once if it was not taken over.
     pub fn wait_until_alone(&self) {
-        self.shared.wait_until_alone(|| false);
+        self.shared.wait_until_alone(Duration::MAX, || false);
     }
 
     /// Whether the server was told to end, at once or not: from then on it is not ready, though it may accept for a while.

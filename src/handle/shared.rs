@@ -215,14 +215,16 @@ impl Shared {
     }
 
     /// The process that this one has taken over from, if it lives.
-    pub(super) fn predecessor(&self) -> Option<u32> {
+    pub(crate) fn predecessor(&self) -> Option<u32> {
         self.takeover.took().filter(|_| !*self.alone.is())
     }
 
-    /// Waits for that, unless something is more `urgent`; that is looked at anew when the server is told something.
-    pub(crate) fn wait_until_alone(&self, urgent: impl Fn() -> bool) {
+    /// Waits until none does, for no longer than the `bound`, and unless something is more `urgent`; that is looked at anew
+    /// when the server is told something.
+    pub(crate) fn wait_until_alone(&self, bound: Duration, urgent: impl Fn() -> bool) {
         let waiting = |alone: &mut bool| !*alone && !urgent();
-        let waited = self.alone.or_told.wait_while(self.alone.is(), waiting);
+        let alone = self.alone.is();
+        let waited = self.alone.or_told.wait_timeout_while(alone, bound, waiting);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 

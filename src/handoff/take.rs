@@ -81,7 +81,7 @@ pub(crate) struct Giver {
 /// What was taken over.
 #[derive(Debug)]
 pub(crate) struct Taken {
-    line: Line,
+    pub(crate) line: Line,
     pub(crate) pid: u32,
     /// The control socket.
     pub(crate) control: Option<OwnedFd>,

@@ -88,6 +88,7 @@ impl Origin {
             id: io.id(),
             peer: io.peer(),
             via: io.via(),
+            behind: None,
             listener: self.address.clone(),
             service: self.settings.service.name().to_owned(),
             age: now.since(io.opened()),

@@ -1,6 +1,8 @@
 //! A server from its settings to its end: binds, starts the workers, waits for them, and sums up.
 
 #[cfg(control)]
+mod behind;
+#[cfg(control)]
 mod kept;
 #[cfg_attr(not(metrics), path = "no_metrics.rs")]
 mod metrics;
@@ -14,6 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use mio::{Poll, Waker};
 
@@ -349,14 +352,18 @@ impl Server {
         // One drain, one end: what the connections have used of its time the services do not get again.
         let over_at = over_at.unwrap_or_else(|| self.drain_times.over_at(self.clock.now()));
         let over_at = if given { Moment::NEVER } else { over_at };
+        let left = || over_at.since(self.clock.now());
         summary.finished = true;
         for service in &self.services {
-            summary.finished &= service.stop(over_at.since(self.clock.now()));
+            summary.finished &= service.stop(left());
         }
         if given {
             // Who took over takes this one's end for the end of all before it.
             let handle = &self.handle;
-            handle.shared.wait_until_alone(|| handle.is_stopping());
+            let shared = &handle.shared;
+            shared.wait_until_alone(Duration::MAX, || handle.is_stopping());
+        } else {
+            summary.finished &= self.end_those_behind(left());
         }
         for stats in self.stats.iter().flatten() {
             summary.add(stats);

@@ -1,6 +1,7 @@
 //! What stands for a server's part in takeovers, and for its control socket, where there are none.
 
 use std::io;
+use std::time::Duration;
 
 use super::Server;
 use super::metrics::Lent;
@@ -50,6 +51,11 @@ impl Server {
 
     pub(super) fn succeed(&mut self, taken: Taken) {
         match taken {}
+    }
+
+    pub(super) fn end_those_behind(&self, _: Duration) -> bool {
+        let Part = self.takeover;
+        true
     }
 
     pub(super) fn say_given(&self, _: &mut Summary) {

@@ -43,13 +43,15 @@ const FOR_THIS_USER: Permit = Permit {
 pub(super) struct Part {
     /// The running server that gives, and where its control socket is.
     giver: Option<(Giver, PathBuf)>,
+    /// It answers those that are passed on to it afterwards.
+    giver_hears: bool,
     /// The paths of the listeners that are Unix sockets.
     files: Vec<Arc<SocketFile>>,
     /// Copies of the listening sockets with their paths, for a keeper, until it has them.
     pub(super) kept: Vec<(OwnedFd, Option<Arc<SocketFile>>)>,
     /// With a keeper, the listeners in order, and what becomes of their connections when this process crashes.
     pub(super) surviving: Vec<(ListenerRecord, Survive)>,
-    desk: Option<Arc<Desk>>,
+    pub(super) desk: Option<Arc<Desk>>,
     /// Dropped last: with it goes what a successor takes for this one's end.
     control: Option<Control>,
 }
@@ -210,7 +212,7 @@ impl Server {
             .as_ref()
             .is_some_and(|control| control.reload);
         let hello = hello(&wanted, reload, config.connections_allowed());
-        let (line, pid) = client.take_over(hello).map_err(failed)?;
+        let (line, pid, hears) = client.take_over(hello).map_err(failed)?;
         let (mut giver, given) = Giver::listeners(line, pid).map_err(failed)?;
         let given = given.into_iter();
         let given = given.map(|(record, socket)| (record.address, socket));
@@ -226,6 +228,7 @@ impl Server {
         giver.listener_of = order;
         let mut server = Self::start(listeners, services, config, &memory)?;
         server.takeover.giver = Some((giver, path.to_owned()));
+        server.takeover.giver_hears = hears;
         Ok(Some(server))
     }
 
@@ -322,6 +325,10 @@ impl Server {
         self.handle.shared.chronicle.took_over(&takeover);
         let _ = self.handle.shared.takeover.took.set(takeover);
         let paths = std::mem::take(&mut taken.paths);
+        let part = &self.takeover;
+        if let (Some(desk), true) = (&part.desk, part.giver_hears) {
+            desk.follow(&taken.line, taken.pid);
+        }
         self.inherit(taken.control.take(), paths, &path);
         self.running();
         // The thread waits for it, and tells what comes after that.

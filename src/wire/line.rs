@@ -14,7 +14,8 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketType, connect, recvmsg, sendmsg,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketType, connect, recvmsg,
+    sendmsg, shutdown,
 };
 use rustix::process::geteuid;
 use rustix::time::{ClockId, clock_gettime};
@@ -33,7 +34,7 @@ const ROOM: usize = 4 * 1024 * 1024;
 const GLANCE: Duration = Duration::from_secs(1);
 
 /// One end of the conversation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Line {
     socket: Arc<OwnedFd>,
 }
@@ -188,6 +189,23 @@ impl Line {
             )),
             length => Ok(serde_json::from_slice(&text[..length])?),
         }
+    }
+
+    /// Has the other end answer `question` to whoever waits at the other end of `client`, or do what nobody waits for.
+    pub(crate) fn pass_on(
+        &self,
+        question: &impl Serialize,
+        client: Option<&Self>,
+        until: Instant,
+    ) -> io::Result<()> {
+        let client: Vec<_> = client.iter().map(|client| client.socket.as_fd()).collect();
+        self.pass(&serde_json::to_vec(question)?, &client, Some(until))
+    }
+
+    /// Both ends hear nothing more, and nothing more is said.
+    pub(crate) fn hang_up(&self) {
+        // It may have been hung up already.
+        let _ = shutdown(&self.socket, Shutdown::Both);
     }
 
     /// Room for what is under way during a takeover.

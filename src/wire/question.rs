@@ -65,6 +65,9 @@ pub(crate) enum Answer {
     /// The takeover begins: listeners and connections of process `pid` follow.
     Giving {
         pid: u32,
+        /// It answers those that are passed on to it afterwards.
+        #[serde(default)]
+        hears: bool,
     },
     /// The successor serves.
     Restarted(Takeover),

@@ -13,7 +13,7 @@ use crate::support::{GUARD, Orphan, Server, assert_echoes, connect, read_to_fin,
 
 /// Has the file read anew: the new process, and what was answered.
 #[track_caller]
-fn reload(home: &Home) -> (Orphan, String) {
+pub(super) fn reload(home: &Home) -> (Orphan, String) {
     let said = home.taken_over(&["reload"]);
     (Orphan::new(home.pid(&[])), said)
 }
@@ -162,7 +162,7 @@ fn with_relay(home: &Home, rest: &str, upstream: &TcpListener, listeners: usize)
     )
 }
 
-fn relay(upstream: &TcpListener) -> String {
+pub(super) fn relay(upstream: &TcpListener) -> String {
     let upstream = upstream.local_addr().unwrap();
     format!(
         "[[listen]]\naddress = \"127.0.0.3:0\"\nservice = \"forward\"\nupstream = \"{upstream}\"\n"
@@ -171,12 +171,12 @@ fn relay(upstream: &TcpListener) -> String {
 
 /// Writes on one end and reads on the other, which have to be connected.
 #[track_caller]
-fn assert_passes(from: &mut TcpStream, to: &mut TcpStream, text: &str) {
+pub(super) fn assert_passes(from: &mut TcpStream, to: &mut TcpStream, text: &str) {
     from.write_all(text.as_bytes()).unwrap();
     assert_next(to, text);
 }
 
-const ECHO: &str = "[[listen]]\naddress = 0\n";
+pub(super) const ECHO: &str = "[[listen]]\naddress = 0\n";
 
 #[test]
 fn a_listener_that_is_left_out_is_closed_and_its_connections_end_where_they_were() {

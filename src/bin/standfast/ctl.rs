@@ -254,7 +254,7 @@ fn status_table(status: &Status) -> String {
         if let Some(pid) = status.predecessor.filter(|_| takeover.staying > 0) {
             row(
                 "behind",
-                &format!("pid {pid} drains the connections that stayed; SIGTERM, twice, cuts them"),
+                &format!("pid {pid} drains the connections that stayed, which list shows"),
             );
         }
     }
@@ -289,10 +289,14 @@ fn status_table(status: &Status) -> String {
 }
 
 fn list_table(connections: &[ConnectionInfo]) -> String {
-    const HEAD: [&str; 14] = [
+    const COLUMNS: usize = 15;
+    const HEAD: [&str; COLUMNS] = [
         "ID", "PEER", "LISTENER", "SERVICE", "AGE", "IDLE", "READ", "WRITTEN", "WAITING",
-        "UNACKED", "RTT", "NEXT", "IN", "UPSTREAM",
+        "UNACKED", "RTT", "NEXT", "IN", "UPSTREAM", "BEHIND",
     ];
+    // For a while after some reloads alone.
+    let any_behind = connections.iter().any(|one| one.behind.is_some());
+    let columns = if any_behind { COLUMNS } else { COLUMNS - 1 };
     let optional = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let rows = connections.iter().map(|connection| {
         let next = connection.next_deadline;
@@ -316,12 +320,13 @@ fn list_table(connections: &[ConnectionInfo]) -> String {
             optional(kind.as_ref().and_then(Json::as_str).map(str::to_owned)),
             optional(next.map(|next| short(next.due_in))),
             optional(connection.upstream.as_ref().map(ToString::to_string)),
+            optional(connection.behind.map(|pid| pid.to_string())),
         ]
     });
-    let rows: Vec<[String; 14]> = std::iter::once(HEAD.map(str::to_owned))
+    let rows: Vec<[String; COLUMNS]> = std::iter::once(HEAD.map(str::to_owned))
         .chain(rows)
         .collect();
-    let mut widths = [0; 14];
+    let mut widths = [0; COLUMNS];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.len().max(*width);
@@ -332,6 +337,7 @@ fn list_table(connections: &[ConnectionInfo]) -> String {
         let cells: Vec<String> = row
             .iter()
             .zip(widths)
+            .take(columns)
             .map(|(cell, width)| format!("{cell:<width$}"))
             .collect();
         let _ = writeln!(table, "{}", cells.join("  ").trim_end());
