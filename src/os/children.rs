@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -103,6 +104,51 @@ impl Drop for Owned {
     }
 }
 
+/// A process that this one has not started, and that may become its child: [`reap_others`] leaves it alone.
+#[derive(Debug)]
+pub struct Adopted {
+    pid: Pid,
+    reaped: bool,
+}
+
+/// Awaits the end of process `pid`, for a process that gets the orphans of its descendants. `None`: that is no process.
+#[must_use]
+pub fn adopt(pid: u32) -> Option<Adopted> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+    lock(&OWNED).insert(pid);
+    Some(Adopted { pid, reaped: false })
+}
+
+impl Adopted {
+    /// Its number.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// How it has ended, once: if it has, and was this process's child by then.
+    pub fn status(&mut self) -> Option<ExitStatus> {
+        let mut owned = lock(&OWNED);
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let status = rustix::process::waitid(WaitId::Pid(self.pid), ended).ok()??;
+        self.reaped = true;
+        owned.remove(&self.pid);
+        // As wait(2) has it.
+        let code = status.exit_status().map(|code| (code & 0xff) << 8);
+        let raw = code.or_else(|| status.terminating_signal())?;
+        let dumped = if status.dumped() { 0x80 } else { 0 };
+        Some(ExitStatus::from_raw(raw | dumped))
+    }
+}
+
+impl Drop for Adopted {
+    fn drop(&mut self) {
+        if !self.reaped {
+            lock(&OWNED).remove(&self.pid);
+        }
+    }
+}
+
 /// Whether this process has children that it did not start, or may get some.
 #[must_use]
 pub fn has_others() -> bool {
@@ -192,6 +238,26 @@ mod tests {
         rustix::process::waitid(WaitId::Pid(owned.pid()), ended).unwrap();
         assert!(!reap_others(), "its owner is to wait for it");
         assert_eq!(owned.wait().unwrap().code(), Some(3));
+        assert!(reap_others());
+
+        let adopted = |script| {
+            let mut command = Command::new("sh");
+            #[expect(clippy::zombie_processes, reason = "it is waited for below")]
+            let child = command.args(["-c", script]).spawn().unwrap();
+            let adopted = adopt(child.id()).unwrap();
+            rustix::process::waitid(WaitId::Pid(adopted.pid()), ended).unwrap();
+            adopted
+        };
+        for (script, code, signal) in [("exit 7", Some(7), None), ("kill -9 $$", None, Some(9))] {
+            let mut adopted = adopted(script);
+            assert!(!reap_others(), "its end is to be learnt");
+            let status = adopted.status().unwrap();
+            assert_eq!((status.code(), status.signal()), (code, signal));
+            assert!(adopted.status().is_none(), "once");
+        }
+        let others = adopt(1).unwrap().status();
+        assert!(others.is_none(), "no child of this process");
+        drop(adopted("exit 7"));
         assert!(reap_others());
 
         let forgotten = spawn(&mut Command::new("true")).unwrap();

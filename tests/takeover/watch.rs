@@ -103,6 +103,61 @@ fn a_netcat_goes_on_typing_while_builds_replace_the_program() {
 }
 
 #[test]
+fn the_process_in_front_ends_as_the_last_successor_did() {
+    let home = Home::new();
+    let program = home.join("standfast-here");
+    // A build that crashes is no reason to take the one before for a success.
+    for (signal, code, said) in [
+        (Some(Signal::ABORT), 134, "signal: 6 (SIGABRT)"),
+        (Some(Signal::KILL), 137, "signal: 9 (SIGKILL)"),
+        (None, 1, "exit status: 1"),
+    ] {
+        let mut server = serve(&home, &program, text(&program));
+        let mut generations = vec![restarts(&home, &mut server, || rename(&program))];
+        generations.push(restarts(&home, &mut server, || rename(&program)));
+        let mut client = server.connect();
+        assert_echoes(&mut client, b"hello");
+        until("the one in front waits for it", || {
+            waits_for(server.pid(), home.pid(&[]))
+        });
+        match signal {
+            Some(signal) => generations[1].signal(signal),
+            // Who is served is cut off.
+            None => assert_eq!(home.answer(&["stop"]), "stopping\n"),
+        }
+        assert_eq!(server.wait().code(), Some(code), "{said}");
+        let end = format!("error the last successor ended: {said}");
+        let told = server.lines.iter().any(|line| line.contains(&end));
+        assert!(told, "{}", server.lines.join("\n"));
+    }
+}
+
+/// Whether a process has a pidfd of another (proc_pid_fdinfo(5)).
+fn waits_for(waiting: u32, other: u32) -> bool {
+    let wanted = format!("Pid:\t{other}\n");
+    let files = fs::read_dir(format!("/proc/{waiting}/fdinfo")).unwrap();
+    let mut files = files.filter_map(|file| fs::read_to_string(file.ok()?.path()).ok());
+    files.any(|file| file.contains(&wanted))
+}
+
+#[test]
+fn a_successor_that_crashes_as_soon_as_it_has_taken_over_is_no_success() {
+    let home = Home::new();
+    let program = home.join("standfast-here");
+    let mut server = serve(&home, &program, text(&program));
+    let first = restarts(&home, &mut server, || rename(&program));
+    let second = restarts(&home, &mut server, || {
+        rename(&program);
+    });
+    // If it is there yet, the one in front has not heard of the second one.
+    first.signal(Signal::STOP);
+    second.signal(Signal::KILL);
+    until("it has ended", || second.has_ended());
+    first.signal(Signal::CONT);
+    assert_ne!(server.wait().code(), Some(0));
+}
+
+#[test]
 fn a_link_to_another_program_is_a_change() {
     let home = Home::new();
     let [one, two, link] = ["one", "two", "standfast-link"].map(|name| home.join(name));
@@ -181,7 +236,7 @@ fn a_build_that_does_not_run_changes_nothing_and_says_so_in_one_line() {
     let next = restarts(&home, &mut server, || rename(&program));
     assert_echoes(&mut client, b"and on");
     drop(next);
-    assert_eq!(server.wait().code(), Some(0), "its successor was killed");
+    assert_eq!(server.wait().code(), Some(137), "its successor was killed");
     let warned = |line: &&String| line.contains(" does not run");
     assert_eq!(server.lines.iter().filter(warned).count(), 8);
 }
@@ -261,7 +316,7 @@ fn a_second_signal_to_the_one_in_front_ends_the_successor_at_once() {
     });
     crate::support::until_another_signal_counts();
     server.signal(Signal::TERM);
-    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(server.wait().code(), Some(1), "the client was cut off");
     assert!(next.has_ended());
 }
 

@@ -43,7 +43,7 @@ use crate::args::ProcessArgs;
 use crate::keeper::line::{Held, Line};
 use crate::kept::{self, CRASHED, KEEPER, STORED};
 use crate::signals::{self, Meaning};
-use crate::successor::SUCCESSOR;
+use crate::successor::{self, SUCCESSOR};
 use crate::supervisor::Supervisor;
 use crate::{Failure, logger, takeover};
 
@@ -512,9 +512,7 @@ impl Keeper {
         if server.owns {
             self.stored = std::mem::take(&mut server.stored);
         }
-        let signal = status.signal().map(|signal| signal + 128);
-        let code = status.code().or(signal);
-        let code = code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+        let code = successor::exit_code(status);
         let others = |stage| self.servers.iter().any(|server| server.stage == stage);
         let (starting, serving) = (others(Stage::Starts), others(Stage::Serves));
         let unserved = server.stage == Stage::Starts;

@@ -114,6 +114,8 @@ pub(crate) mod watch {
             match *self {}
         }
 
-        pub(crate) fn stay(&self) {}
+        pub(crate) fn stay(&self) -> Option<u8> {
+            match *self {}
+        }
     }
 }

@@ -124,8 +124,8 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
         log::error!(service = services.join(",").as_str(); "not all that was received could be passed on");
     }
     log.summary(&summary);
-    if let Some(watch) = &watch {
-        watch.stay();
+    if let Some(code) = watch.and_then(|watch| watch.stay()) {
+        return Ok(ExitCode::from(code));
     }
     let drained = summary.cut == 0 && summary.finished && !summary.in_vain;
     Ok(if drained {

@@ -8,7 +8,8 @@ use std::env;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, PipeReader, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::process::{Command, ExitCode};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitCode, ExitStatus};
 use std::time::Duration;
 
 use rustix::event::PollFlags;
@@ -90,6 +91,13 @@ pub(crate) fn give_up(why: &str) {
 /// Writes a line in one piece, so that what another process says at the same time stands before or after it (pipe(7)).
 fn say(pipe: BorrowedFd<'_>, line: &str) -> io::Result<()> {
     File::from(pipe.try_clone_to_owned()?).write_all(format!("{line}\n").as_bytes())
+}
+
+/// What a process in front of a server ends with that has ended so: as a shell says it, for a signal.
+pub(crate) fn exit_code(ended: ExitStatus) -> u8 {
+    let signal = ended.signal().map(|signal| signal + 128);
+    let code = ended.code().or(signal);
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
 /// Does its part and answers the exit code, if this is the process between.

@@ -4,31 +4,35 @@
 //! path that leads through links, a folder that goes and comes (`cargo clean`), a file system that another host writes to.
 //!
 //! The process that was started stays for as long as a successor of its own serves, and passes signals on: in a terminal
-//! Ctrl-C ends the server, whichever build it is by then.
+//! Ctrl-C ends the server, whichever build it is by then. Successors are orphans, which become its children: so its exit code is
+//! that of the last of them.
 
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind, PipeReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use rustix::event::PollFlags;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, set_child_subreaper,
+};
 use standfast::Server;
 use standfast::control::Client;
-use standfast::process::{children, threads};
+use standfast::process::children::{self, Adopted};
+use standfast::process::threads;
 
 use crate::Failure;
 use crate::args::ProcessArgs;
 use crate::args::control::ControlPath;
 use crate::blocking::wait;
 use crate::signals::Meaning;
-use crate::{kept, takeover};
+use crate::{kept, orphans, successor, takeover};
 
 /// Between two looks at the file. It is tried once two of them have found the same.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -39,6 +43,9 @@ const GLANCES: u32 = 1000;
 
 /// How much of an answer is read.
 const ANSWER_MOST: u64 = 4096;
+
+/// The exit code of a successor that another one has taken over from: to whoever stays in front, which alone sees it.
+const HANDED_OVER: u8 = 5;
 
 /// How long the successor may take to hear of a signal.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -51,8 +58,8 @@ pub(crate) struct Watch {
     /// Dropped, it ends the thread that looks.
     looking: Mutex<Option<Sender<()>>>,
     /// The process that was started last to take over.
-    started: AtomicU32,
-    /// It has.
+    started: Mutex<Option<Adopted>>,
+    /// It has, from this one.
     is_succeeded: AtomicBool,
 }
 
@@ -67,6 +74,9 @@ impl Watch {
                 "--watch needs the control socket, which is off",
             ));
         }
+        if is_in_front() && std::env::var_os("NOTIFY_SOCKET").is_none() {
+            adopt_orphans()?;
+        }
         let program = takeover::program().map_err(|error| {
             Failure::failed(format!(
                 "cannot watch the program: it is not known where its file is: {error}"
@@ -76,7 +86,7 @@ impl Watch {
             program,
             control: OnceLock::new(),
             looking: Mutex::default(),
-            started: AtomicU32::new(0),
+            started: Mutex::default(),
             is_succeeded: AtomicBool::new(false),
         })))
     }
@@ -96,7 +106,7 @@ impl Watch {
             return;
         };
         let (looking, ended) = mpsc::channel();
-        *self.looking.lock().unwrap_or_else(PoisonError::into_inner) = Some(looking);
+        *lock(&self.looking) = Some(looking);
         let program = self.program.clone();
         if let Err(error) = threads::start("watch", move || look_on(&program, &control, &ended)) {
             log::warn!(error:%; "the program is not watched");
@@ -105,27 +115,29 @@ impl Watch {
 
     /// Looks no more.
     pub(crate) fn end(&self) {
-        *self.looking.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.looking) = None;
     }
 
     /// Process `pid` was started to take over.
     pub(crate) fn has_started(&self, pid: u32) {
-        self.started.store(pid, Ordering::Relaxed);
+        *lock(&self.started) = children::adopt(pid);
     }
 
     /// Process `pid` has taken over.
     pub(crate) fn handed_over(&self, pid: u32) {
         self.end();
-        // A successor is nobody's to wait for, and another's successor serves in its own place.
-        let is_own = self.started.load(Ordering::Relaxed) == pid
-            && !takeover::is_successor()
-            && kept::by().is_none();
+        let started = lock(&self.started);
+        let started = started.as_ref().map(Adopted::pid);
+        // Another's successor serves in its own place.
+        let is_own =
+            started.is_some_and(|started| started.as_raw_nonzero().get().cast_unsigned() == pid);
         self.is_succeeded.store(is_own, Ordering::Release);
     }
 
     fn client(&self) -> Option<Client> {
         let is_succeeded = self.is_succeeded.load(Ordering::Acquire);
-        let control = self.control.get().filter(|_| is_succeeded)?;
+        let control = self.control.get();
+        let control = control.filter(|_| is_succeeded && is_in_front())?;
         Some(Client::at(control.clone()).within(PATIENCE))
     }
 
@@ -150,32 +162,69 @@ impl Watch {
         true
     }
 
-    /// Stays until the last of the successors has ended, if this process's own has taken over from it.
-    pub(crate) fn stay(&self) {
-        let Some(client) = self.client() else { return };
+    /// Stays until the last of the successors has ended, if this process's own has taken over from it. Answers the exit code,
+    /// if that one did not end well, or if this is a successor that another one has taken over from.
+    pub(crate) fn stay(&self) -> Option<u8> {
+        if !is_in_front() {
+            let handed_over = self.is_succeeded.load(Ordering::Acquire);
+            return handed_over.then_some(HANDED_OVER);
+        }
+        let client = self.client()?;
         log::info!("staying, to pass signals on to the successor");
+        let mut serves = lock(&self.started).take();
+        let mut last = None;
         loop {
+            if let Some(mut one) = serves.take() {
+                until_ended(one.pid());
+                last = one.status();
+            }
             match client.status() {
-                Ok(status) => until_ended(status.pid),
+                Ok(status) => serves = children::adopt(status.pid),
                 Err(error)
                     if matches!(
                         error.kind(),
                         ErrorKind::NotFound | ErrorKind::ConnectionRefused
                     ) =>
                 {
-                    return;
+                    break;
                 }
                 Err(_) => thread::park_timeout(PAUSE),
             }
         }
+        let failed = last.filter(|last| !last.success())?;
+        if failed.code() == Some(HANDED_OVER.into()) {
+            log::error!("the last successor ended as soon as it had taken over");
+            return Some(1);
+        }
+        log::error!("the last successor ended: {failed}");
+        Some(successor::exit_code(failed))
     }
 }
 
-/// Waits for a process that is nobody's child here. What this one has left of its own, as programs that serve on, it
-/// waits for, too.
-fn until_ended(pid: u32) {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
+/// Whether this is the process that was started, and no other stays in front of it.
+fn is_in_front() -> bool {
+    !takeover::is_successor() && kept::by().is_none()
+}
+
+/// Has the orphans of this process's descendants become its children: a successor is one, whose end is to be learnt. Not under
+/// systemd, which has to wait for successors itself.
+fn adopt_orphans() -> Result<(), Failure> {
+    let are_reaped = children::has_others();
+    if let Err(error) = set_child_subreaper(Some(getpid())) {
+        log::debug!(error:% = io::Error::from(error); "how a successor ends will not be known");
+    } else if !are_reaped {
+        orphans::reap()?;
+    }
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for a process. What this one has left of its own, as programs that serve on, it waits for, too.
+fn until_ended(pid: Pid) {
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
         thread::park_timeout(PAUSE);
         return;
     };
