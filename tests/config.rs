@@ -212,6 +212,12 @@ fn what_is_wrong_in_a_file_is_refused_with_key_file_and_line() {
         (format!("{table}service = \"exec\"\ncommand = \"/nosuch\"\n"), 4, "cannot run /nosuch"),
         (format!("{table}dead-after = 20\nkeepalive = \"60:10:3\"\n"), 4, "keepalive 60:10:3 takes"),
         (format!("{table}deny = \"@/nosuch\"\n"), 3, "cannot read /nosuch for --deny"),
+        (format!("{table}accept-proxy = true\nproxy-timeout = 2\n"), 4, "proxy timeout below 3 s"),
+        ("proxy-timeout = 2\naccept-proxy = true\n".to_owned(), 1, "proxy timeout below 3 s"),
+        (format!("allow = []\n{table}"), 1, "allow: there is no range in it"),
+        (format!("{table}accept-proxy-from = []\n"), 3, "accept-proxy-from: there is no range in it"),
+        (format!("{table}deny = \"10.0.0.0/33\"\n"), 3, "for '--deny <CIDR>': 10.0.0.0/33: expected 0 to 32 bits"),
+        ("[[listne]]\naddress = 1\n".to_owned(), 1, "the only tables are [[listen]]"),
         ("memory = \"1k\"\n".to_owned(), 1, "memory of 1024 bytes is too little"),
         ("verbose = 1\nquiet = true\n".to_owned(), 1, "cannot be used with '--quiet'"),
         ("[listen]\naddress = 1\n".to_owned(), 1, "[[listen]]"),
@@ -251,12 +257,13 @@ fn what_is_wrong_in_a_file_is_refused_with_key_file_and_line() {
 }
 
 /// Ways to have no configuration at a path, and what is said of each.
-const NO_FILES: [(&str, &str); 5] = [
+const NO_FILES: [(&str, &str); 6] = [
     ("rm -f \"$2\"", "No such file"),
     ("rm -f \"$2\"; mkdir \"$2\"", "a directory"),
     ("rmdir \"$2\"; mkfifo \"$2\"", "not a file"),
     ("rm -f \"$2\"; truncate -s 100M \"$2\"", "larger than 1 MiB"),
     ("rm -f \"$2\"; printf '\\377' > \"$2\"", "not text"),
+    ("rm -f \"$2\"; printf '\\n \\n' > \"$2\"", "is empty"),
 ];
 
 #[test]

@@ -148,6 +148,25 @@ fn a_file_of_rules_that_cannot_be_read_is_refused_and_the_old_server_goes_on() {
     assert_denied(&mut server, STRANGER);
 }
 
+#[test]
+fn a_list_of_nobody_lets_nobody_in_and_is_not_taken_for_everybody() {
+    let home = Home::new();
+    let path = home.join("allow");
+    fs::write(&path, "127.0.0.1\n").unwrap();
+    let file = format!("@{}", text(&path));
+    let mut server = home.serve(&["--allow", &file]);
+    assert_denied(&mut server, STRANGER);
+    for nobody in ["", "# 127.0.0.1\n"] {
+        fs::write(&path, nobody).unwrap();
+        for flag in ["--allow", "--accept-proxy-from"] {
+            let (code, _, stderr) = output(home.successor(&server.addresses, &[flag, &file]));
+            let why = format!("standfast: {flag} has no range in it: nobody could come in");
+            assert_eq!((code, stderr), (2, why));
+        }
+    }
+    assert_denied(&mut server, STRANGER);
+}
+
 // How many, how fast.
 
 #[test]

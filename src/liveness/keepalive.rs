@@ -55,8 +55,8 @@ impl Keepalive {
         }
         // The kernel's timers run up to an eighth late, so aim at 8/9 of the bound.
         let nominal = u32::try_from(bound.as_secs().saturating_mul(8) / 9).unwrap_or(u32::MAX);
-        // TCP_KEEPIDLE goes up to 32767 s; a longer bound is met all the earlier.
-        let nominal = nominal.min(2 * 32_767);
+        // TCP_KEEPIDLE goes up to 32767 s; a longer bound is met all the earlier. Half of it, and what eight do not divide.
+        let nominal = nominal.min(2 * (32_767 - 3) + 3);
         let retries = if nominal >= 8 { 4 } else { nominal / 2 };
         let interval = (nominal / 8).max(1);
         Ok(Self::new(nominal - retries * interval, interval, retries))
@@ -378,6 +378,21 @@ mod tests {
                 Ok(Keepalive::new(idle, interval, retries)),
                 "for {bound} s"
             );
+        }
+    }
+
+    #[test]
+    fn the_longest_bound_asks_no_more_than_the_kernel_has() {
+        for bound in [
+            73_000,
+            73_725,
+            73_728,
+            100_000,
+            5_184_000,
+            u64::from(u32::MAX),
+        ] {
+            let keepalive = Keepalive::within(seconds(bound)).unwrap();
+            assert!(keepalive.idle.unwrap().get() <= 32_767, "{keepalive}");
         }
     }
 

@@ -132,7 +132,7 @@ fn the_process_in_front_ends_as_the_last_successor_did() {
     }
 }
 
-/// Whether a process has a pidfd of another (proc_pid_fdinfo(5)).
+/// Whether a process has a pidfd of another: `Pid:` of `proc_pid_fdinfo(5)`.
 fn waits_for(waiting: u32, other: u32) -> bool {
     let wanted = format!("Pid:\t{other}\n");
     let files = fs::read_dir(format!("/proc/{waiting}/fdinfo")).unwrap();

@@ -256,6 +256,11 @@ fn layer<'a>(keys: &'a Keys, entries: &[Entry], place: Place) -> Result<Vec<Said
         if Keys::is_one_listeners(arg) && values.iter().all(|value| value.is_empty()) {
             return Err(refused(format!("{key}: there is nothing in it")));
         }
+        if Keys::is_for_somebody(arg) && values.is_empty() {
+            return Err(refused(format!(
+                "{key}: there is no range in it; everybody is \"0.0.0.0/0\" and \"::/0\""
+            )));
+        }
         let is_own = place == Place::Anywhere;
         said(arg, key, values, origin.clone(), is_own)
     });

@@ -57,9 +57,9 @@ impl GuardArgs {
     /// The ranges that are let in.
     ///
     /// # Errors
-    /// A file that cannot be read, or with what is no range in it.
+    /// A file that cannot be read, or with what is no range in it; a list of none.
     pub(crate) fn allowed(&self) -> Result<Vec<Network>, Failure> {
-        all(&self.allow, "--allow")
+        all_of_some(&self.allow, "--allow")
     }
 
     /// The proxies that say who their clients are.
@@ -67,11 +67,7 @@ impl GuardArgs {
     /// # Errors
     /// A file that cannot be read, or with what is no range in it; a list of none.
     pub(crate) fn proxies(&self) -> Result<Option<AcceptProxy>, Failure> {
-        let from = all(&self.accept_proxy_from, "--accept-proxy-from")?;
-        if from.is_empty() && !self.accept_proxy_from.is_empty() {
-            let what = "--accept-proxy-from has no range in it: nobody could come in";
-            return Err(Failure::usage(what));
-        }
+        let from = all_of_some(&self.accept_proxy_from, "--accept-proxy-from")?;
         let mut proxies = AcceptProxy::default();
         proxies.timeout = self.proxy_timeout;
         proxies.from = from;
@@ -116,6 +112,17 @@ pub(super) fn rate_or_off(text: &str) -> Result<Setting<AcceptRate>, String> {
     }
     let rate = text.parse().map(Setting::On);
     rate.map_err(|error: ParseError| error.to_string())
+}
+
+/// As [`all`], where none at all would be taken for everybody.
+fn all_of_some(ranges: &[Ranges], flag: &str) -> Result<Vec<Network>, Failure> {
+    let networks = all(ranges, flag)?;
+    if networks.is_empty() && !ranges.is_empty() {
+        return Err(Failure::usage(format!(
+            "{flag} has no range in it: nobody could come in"
+        )));
+    }
+    Ok(networks)
 }
 
 fn all(ranges: &[Ranges], flag: &str) -> Result<Vec<Network>, Failure> {

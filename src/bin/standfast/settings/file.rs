@@ -56,6 +56,12 @@ impl File {
         let text = text_file::read(path, MOST).map_err(|error| {
             Failure::usage(format!("cannot read the configuration {name}: {error}"))
         })?;
+        if text.trim_ascii().is_empty() {
+            // As while somebody writes it, or where the disk was full: not to be taken for a wish for all defaults.
+            return Err(Failure::usage(format!(
+                "the configuration {name} is empty: a comment is enough where all is to be as usual"
+            )));
+        }
         Self::parse(&name, &text)
     }
 
@@ -134,10 +140,20 @@ impl Source<'_> {
     ) -> Result<Entry, Failure> {
         let name = key.get_ref().to_string();
         let no_value = || {
-            self.refused(
-                &key.span(),
-                &format!("{name}: expected text, a number, true or false, or a list of those"),
-            )
+            let expected =
+                format!("{name}: expected text, a number, true or false, or a list of those");
+            // Tables are the listeners'.
+            let is_table = match value.get_ref() {
+                DeValue::Table(_) => true,
+                DeValue::Array(items) => items.iter().any(|item| item.get_ref().is_table()),
+                _ => false,
+            };
+            let hint = if is_table {
+                "; the only tables are [[listen]]"
+            } else {
+                ""
+            };
+            self.refused(&key.span(), &format!("{expected}{hint}"))
         };
         let value = match value.get_ref() {
             DeValue::Boolean(on) => Value::Switch(*on),

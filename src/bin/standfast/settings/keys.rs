@@ -129,6 +129,11 @@ impl Keys {
         Self::is_where(arg) || arg.get_id() == "service" || arg.get_id() == "operands"
     }
 
+    /// Whether it says who alone is let in, or is believed: without it everybody is, so none is not to be taken for that.
+    pub(super) fn is_for_somebody(arg: &Arg) -> bool {
+        arg.get_id() == "allow" || arg.get_id() == "accept_proxy_from"
+    }
+
     /// What was typed, and not by default.
     pub(super) fn typed<'a>(
         &'a self,

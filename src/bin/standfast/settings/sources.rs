@@ -75,6 +75,11 @@ impl Sources {
         });
         let mut found: Vec<_> = named.collect();
         found.sort_by_key(|(at, _)| *at);
+        // Beside a flag, a word such as "address" is none.
+        let is_flag = |at: usize| line[..at].ends_with("--");
+        if found.iter().any(|(at, _)| is_flag(*at)) {
+            found.retain(|(at, source)| is_flag(*at) || source.names[0].contains('-'));
+        }
         if found.is_empty() {
             let values = self.each.iter().flat_map(|source| {
                 let values = source.values.iter().map(String::as_str);
@@ -104,16 +109,19 @@ impl Sources {
     }
 }
 
-/// Where `text` has `name` as a word, or as a flag.
+/// Where `text` has `name`, as a word or as a flag; or in words, as the library calls a setting.
 fn mention(text: &str, name: &str) -> Option<usize> {
     let is_part = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
-    let mut found = text.match_indices(name).filter(|_| !name.is_empty());
-    let found = found.find(|(at, _)| {
-        let (before, behind) = (&text[..*at], &text[at + name.len()..]);
+    let in_words = name.replace('-', " ");
+    let places = |name| text.match_indices(name).map(|(at, _)| at);
+    let mut found = places(name)
+        .chain(places(&in_words))
+        .filter(|_| !name.is_empty());
+    found.find(|&at| {
+        let (before, behind) = (&text[..at], &text[at + name.len()..]);
         let before = before.strip_suffix("--").unwrap_or(before);
         !before.ends_with(is_part) && !behind.starts_with(is_part)
-    });
-    found.map(|(at, _)| at)
+    })
 }
 
 #[cfg(test)]
@@ -157,6 +165,11 @@ mod tests {
             (
                 "--buffer is below max-conns",
                 "--buffer is below max-conns (max-conns from x.toml:1)",
+            ),
+            ("max conns of 0", "x.toml:1: max conns of 0"),
+            (
+                "what --max-conns says, for an upstream",
+                "x.toml:1: what --max-conns says, for an upstream",
             ),
             ("something else", "x.toml:3: something else"),
         ] {
