@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getegid, geteuid, getrlimit, set_dumpable_behavior,
+    setrlimit,
 };
 
 use crate::os::sys::users::linux;
@@ -165,13 +166,25 @@ impl ResourceLimit {
     /// # Errors
     /// In words, that it is more than this process itself may have.
     pub(crate) fn can_be_had(self) -> io::Result<()> {
-        let hard = getrlimit(self.resource).maximum;
-        match hard {
-            Some(hard) if self.most > hard && !geteuid().is_root() => Err(io::Error::other(
-                format!("a limit {self} is above what this process may have, {hard}"),
-            )),
-            _ => Ok(()),
-        }
+        let own = getrlimit(self.resource);
+        let Some(hard) = own.maximum.filter(|hard| self.most > *hard) else {
+            return Ok(());
+        };
+        // Tried for a moment: root may lack the capability, and of descriptors nobody has more than fs.nr_open.
+        let more = Rlimit {
+            maximum: Some(self.most),
+            ..own
+        };
+        let tried = setrlimit(self.resource, more);
+        tried
+            .and_then(|()| setrlimit(self.resource, own))
+            .map_err(|error| {
+                let error = io::Error::from(error);
+                io::Error::new(
+                    error.kind(),
+                    format!("a limit {self} is above what this process may have, {hard}: {error}"),
+                )
+            })
     }
 }
 
@@ -235,6 +248,21 @@ mod tests {
         );
         let group = Identity::named(None, Some("7")).unwrap().unwrap();
         assert_eq!((group.user(), group.0.groups), (None, vec![7]));
+    }
+
+    #[test]
+    fn a_limit_that_nobody_can_have_is_told_from_one_that_can_be_had() {
+        // fs.nr_open is an int.
+        let [none, some] = ["nofile=4294967296", "nofile=3"];
+        let can_be_had = |text: &str| text.parse::<ResourceLimit>().unwrap().can_be_had();
+        let before = getrlimit(Resource::Nofile);
+        let said = can_be_had(none).unwrap_err().to_string();
+        assert!(
+            said.starts_with("a limit nofile=4294967296 is above "),
+            "{said}"
+        );
+        can_be_had(some).unwrap();
+        assert_eq!(getrlimit(Resource::Nofile), before);
     }
 
     #[test]
