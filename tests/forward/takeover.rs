@@ -1,6 +1,7 @@
 //! A relay succeeded by another process, with its pairs.
 
 use std::io::Write;
+use std::iter;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -237,9 +238,17 @@ fn turns_go_on_behind_those_that_were_given() {
     let (one, two) = (one.listen(), two.listen());
     next.resume();
     clients.push(next.connect());
-    for _ in 0..3 {
-        one.accept().write_all(b"served").unwrap();
-        two.accept().write_all(b"served").unwrap();
+    let mut served = [Vec::new(), Vec::new()];
+    until("all are connected", || {
+        for (served, upstream) in served.iter_mut().zip([&one, &two]) {
+            served.extend(iter::from_fn(|| upstream.who_waits()));
+        }
+        served.iter().map(Vec::len).sum::<usize>() == clients.len()
+    });
+    // By turns; but one that was refused by the first just before they came up is the second's.
+    assert!(served.iter().all(|served| served.len() >= 2), "{served:?}");
+    for served in served.iter_mut().flatten() {
+        served.write_all(b"served").unwrap();
     }
     for client in &mut clients {
         assert_gets(client, b"served");

@@ -269,14 +269,19 @@ impl Peer {
     pub(crate) fn accept(&self) -> TcpStream {
         let mut accepted = None;
         until("somebody connects", || {
-            accepted = self.0.accept().ok();
+            accepted = self.who_waits();
             accepted.is_some()
         });
-        let (stream, _) = accepted.unwrap();
+        accepted.unwrap()
+    }
+
+    /// The next connection, if there is one by now.
+    pub(crate) fn who_waits(&self) -> Option<TcpStream> {
+        let (stream, _) = self.0.accept().ok()?;
         stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(GUARD)).unwrap();
         stream.set_write_timeout(Some(GUARD)).unwrap();
-        stream
+        Some(stream)
     }
 
     /// Accepts the next connection and closes it with a word, so that it is no receiver that waits for its input. Answers
