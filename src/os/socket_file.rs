@@ -18,7 +18,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[cfg(target_os = "linux")]
-use rustix::fs::{AtFlags, chownat};
+use rustix::fs::{AtFlags, OFlags, chownat, open};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::net::{
@@ -240,11 +240,9 @@ struct Named(File);
 #[cfg(target_os = "linux")]
 impl Named {
     fn find(path: &Path, place: Place) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        let found = options
-            .read(true)
-            .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
-            .open(path)?;
+        // Not by `custom_flags`, which leaves out what musl counts as an access mode (its O_SEARCH is O_PATH).
+        let by_name = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = File::from(open(path, by_name, rustix::fs::Mode::empty())?);
         if Place::from(found.metadata()?) != place {
             return Err(taken());
         }
