@@ -17,7 +17,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg,
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
-    GUARD, Server, assert_echoes, cannot_run, connect, listening, output, pass, read_to_fin,
+    GUARD, Server, assert_echoes, cannot_run, connect, listening, now, output, pass, read_to_fin,
     restarted, send_until_stuck, shell, standfast, until,
 };
 
@@ -202,13 +202,16 @@ impl Manager {
     /// Hears on until `line` is said, which `pid` has to be.
     #[track_caller]
     fn hear_from(&self, pid: u32, line: &str) -> Said {
-        loop {
+        let start = now();
+        // The watchdog's words come for ever.
+        while start.elapsed() < GUARD {
             let said = self.hear();
             if said.has(line) {
                 assert_eq!(said.pid, pid, "who said {said:?}");
                 return said;
             }
         }
+        panic!("{line} is not said");
     }
 
     /// Everything said by now.

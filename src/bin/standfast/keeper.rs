@@ -234,7 +234,7 @@ impl Keeper {
         let next = due.map(|server| server.due).chain(self.start_at).min();
         let next = next.map(|at| at.saturating_duration_since(from));
         // The service manager hears from here in time, too.
-        let most = self.supervisor.watchdog().map(|period| period / 4);
+        let most = self.supervisor.next_word();
         let bound = next.into_iter().chain(most).min();
         let timeout = bound.and_then(|bound| Timespec::try_from(bound).ok());
         let mut polled = vec![PollFd::new(self.signals.get_read(), PollFlags::IN)];

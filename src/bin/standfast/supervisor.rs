@@ -4,11 +4,12 @@
 //! Without a manager (no `NOTIFY_SOCKET`) nothing happens. One that does not hear costs a line in the log and a bounded
 //! wait, never the server.
 
+use std::collections::VecDeque;
 use std::env;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
-use std::io::{self, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -31,6 +32,12 @@ use crate::kept;
 
 /// How long the manager may take to hear. It is deaf for seconds while it reads all of its units anew.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How soon it is tried again where the manager's queue is full (`net.unix.max_dgram_qlen`, unix(7)).
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Most messages that wait for that; the eldest are left out.
+const UNSAID: usize = 16;
 
 /// What is left for the end itself when a drain has taken its time.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -56,6 +63,8 @@ struct State {
     handed_over: bool,
     /// Dropped, it ends the watchdog's thread.
     watching: Option<Sender<()>>,
+    /// What found no room in the manager's queue.
+    unsaid: VecDeque<String>,
 }
 
 impl Supervisor {
@@ -115,7 +124,7 @@ impl Supervisor {
             // The new process's first word comes half a period later, and this one's last may be as old.
             states.push(NotifyState::Watchdog);
         }
-        speaker.tell(&states, SendFlags::empty());
+        speaker.tell(&mut state, &states, SendFlags::empty());
         drop(state);
         match speaker.await_hearing() {
             Ok(true) => {}
@@ -190,18 +199,25 @@ impl Supervisor {
         self.0.as_ref()?.watchdog
     }
 
+    /// How soon [`turns`](Self::turns) is to be called again.
+    pub(crate) fn next_word(&self) -> Option<Duration> {
+        let speaker = self.0.as_ref()?;
+        let owes = !speaker.state().unsaid.is_empty();
+        let alive = speaker.watchdog.map(|period| period / 4);
+        alive.into_iter().chain(owes.then_some(AGAIN)).min()
+    }
+
     /// This process turns.
     pub(crate) fn turns(&self) {
-        if self.watchdog().is_some() {
-            self.say(&[NotifyState::Watchdog], SendFlags::DONTWAIT);
-        }
+        let alive = self.watchdog().map(|_| NotifyState::Watchdog);
+        self.say(alive.as_slice(), SendFlags::DONTWAIT);
     }
 
     fn say(&self, states: &[NotifyState<'_>], flags: SendFlags) {
         let Some(speaker) = &self.0 else { return };
-        let state = speaker.state();
+        let mut state = speaker.state();
         if !state.handed_over {
-            speaker.tell(states, flags);
+            speaker.tell(&mut state, states, flags);
         }
     }
 }
@@ -240,10 +256,26 @@ impl Speaker {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, states: &[NotifyState<'_>], flags: SendFlags) {
+    /// Tells it behind all that was not said yet. What finds no room waits, in order; but a word of mere life does not.
+    fn tell(&self, state: &mut State, states: &[NotifyState<'_>], flags: SendFlags) {
+        let waiting = state.unsaid.len();
         let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
-        if let Err(error) = self.send(&lines.join("\n"), &[], flags) {
-            log::warn!(said = lines[0].as_str(), error:%; "the service manager does not hear");
+        if !lines.is_empty() {
+            state.unsaid.push_back(lines.join("\n"));
+        }
+        while let Some(text) = state.unsaid.front() {
+            if let Err(error) = self.send(text, &[], flags) {
+                let is_full =
+                    flags.contains(SendFlags::DONTWAIT) && error.kind() == ErrorKind::WouldBlock;
+                if is_full && state.unsaid.len() <= UNSAID {
+                    break;
+                }
+                log::warn!(said = text.lines().next(), error:%; "the service manager does not hear");
+            }
+            state.unsaid.pop_front();
+        }
+        if matches!(states, [NotifyState::Watchdog]) && state.unsaid.len() > waiting {
+            state.unsaid.pop_back();
         }
     }
 
@@ -278,7 +310,7 @@ fn address(name: &OsStr) -> io::Result<SocketAddrUnix> {
         [b'/', ..] => Ok(SocketAddrUnix::new(name)?),
         #[cfg(target_os = "linux")]
         [b'@', name @ ..] => Ok(SocketAddrUnix::new_abstract_name(name)?),
-        _ => Err(io::ErrorKind::Unsupported.into()),
+        _ => Err(ErrorKind::Unsupported.into()),
     }
 }
 
@@ -306,6 +338,8 @@ fn service(cgroups: &str) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use super::*;
 
     #[test]
@@ -375,6 +409,31 @@ mod tests {
             assert_eq!(&buffer[..count], b"WATCHDOG=1");
         }
         let silence = manager.recv(&mut buffer).unwrap_err();
-        assert_eq!(silence.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(silence.kind(), ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn what_a_full_queue_has_no_room_for_is_said_later_and_in_order() {
+        let (manager, ours) = UnixDatagram::pair().unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let speaker = Speaker::on(ours.into(), None, Some(PATIENCE));
+        let supervisor = Supervisor(Some(Arc::new(speaker)));
+        let hear = || {
+            let mut text = [0; 64];
+            let count = manager.recv(&mut text).ok()?;
+            Some(String::from_utf8(text[..count].to_vec()).unwrap())
+        };
+        let owes = || supervisor.next_word() == Some(AGAIN);
+        while !owes() {
+            supervisor.pass_on("STATUS=fills it");
+        }
+        supervisor.turns();
+        supervisor.reloaded();
+        let mut said: Vec<String> = iter::from_fn(hear).collect();
+        supervisor.turns();
+        assert!(!owes());
+        said.extend(iter::from_fn(hear));
+        said.retain(|text| text != "STATUS=fills it");
+        assert_eq!(said, ["READY=1", "WATCHDOG=1"]);
     }
 }
