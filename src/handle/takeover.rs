@@ -142,7 +142,7 @@ impl Shared {
 
     /// Numbers go on behind `id`.
     pub(crate) fn continue_from(&self, id: u64) {
-        self.accepting.last_id.store(id, Ordering::Relaxed);
+        self.accepting.last_id.fetch_max(id, Ordering::Relaxed);
     }
 
     /// The same of every listener, for the next process.

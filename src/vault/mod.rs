@@ -267,11 +267,16 @@ impl Vault {
         }
     }
 
-    /// All that has come is there.
+    /// All that has come is there; no connection has had a higher number than `last_id`, whether it lives or not.
     ///
     /// # Errors
     /// It is not, for want of descriptors.
-    pub(crate) fn seal(&mut self, connections: &mut Slab<Connection>) -> io::Result<()> {
+    pub(crate) fn seal(
+        &mut self,
+        connections: &mut Slab<Connection>,
+        last_id: u64,
+    ) -> io::Result<()> {
+        self.arena.set_last_id(last_id);
         self.send(connections)
     }
 

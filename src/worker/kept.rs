@@ -20,7 +20,7 @@ impl Worker {
     /// They are not, for want of descriptors.
     pub(crate) fn seal_vault(&mut self) -> io::Result<()> {
         match &mut self.vault {
-            Some(vault) => vault.seal(&mut self.connections),
+            Some(vault) => vault.seal(&mut self.connections, self.shared.last_id()),
             None => Ok(()),
         }
     }

@@ -317,6 +317,33 @@ fn crashes_and_restarts_by_turns_lose_nobody_and_leave_nothing_open() {
 }
 
 #[test]
+fn no_two_connections_have_the_same_number_over_crashes() {
+    let kept = Kept::start(&["--workers", "3"]);
+    let ids = || -> Vec<u64> {
+        let list = kept.home.json(&["list"]);
+        let all = list.as_array().unwrap().iter();
+        all.map(|one| number(&one["id"])).collect()
+    };
+    let mut first = kept.connect();
+    let mut passing = kept.connect();
+    let highest = ids().into_iter().max().unwrap();
+    passing.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_fin(&mut passing), b"");
+    // The second one has it from a server to which nobody came.
+    for _ in 0..2 {
+        kept.until_another_serves(kept.crash(Signal::KILL));
+        assert_echoes(&mut first, b"goes on");
+    }
+    let mut next = kept.connect();
+    let id = number(&crate::support::home::entry(&kept.home.json(&["list"]), &next)["id"]);
+    assert!(id > highest, "{id} is not above {highest}");
+    restart(&kept);
+    for client in [&mut first, &mut next] {
+        assert_echoes(client, b"and over a takeover");
+    }
+}
+
+#[test]
 fn an_end_reaches_the_client_though_the_keeper_has_a_copy_of_its_socket() {
     let kept = Kept::start(&["-i", "2s"]);
     for crash in [false, true] {
