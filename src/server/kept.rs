@@ -156,8 +156,9 @@ impl Server {
         let asked = config.max_conns.map_or(connections, usize::from);
         let room = (connections.min(asked) + SPARE_SLOTS, memory);
         let lifecycle = &self.handle.shared.lifecycle;
+        let workers = self.workers.len();
         for (index, worker) in self.workers.iter_mut().enumerate() {
-            let vault = Vault::new(index, &listeners, room, self.clock, lifecycle);
+            let vault = Vault::new((index, workers), &listeners, room, self.clock, lifecycle);
             let vault = vault.and_then(|vault| Ok((vault.buffer()?, vault)));
             match vault {
                 Ok((buffer, vault)) => worker.keep_in(vault, buffer),

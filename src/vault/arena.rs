@@ -21,6 +21,7 @@ use rustix::fs::{
     FallocateFlags, FlockOperation, MemfdFlags, SealFlags, fallocate, fcntl_add_seals,
     fcntl_get_seals, flock, fstat, ftruncate, memfd_create,
 };
+use rustix::process::{Resource, getrlimit};
 
 use crate::address::endpoint::{PackedPeer, Peer};
 use crate::os::sys::mapping::Mapping;
@@ -62,6 +63,8 @@ const CHECK: usize = 11;
 pub(super) const BLOCK: usize = 512;
 const BLOCK_HEAD: usize = 2 * WORD;
 pub(super) const BLOCK_BYTES: usize = BLOCK - BLOCK_HEAD;
+/// Address space of 2 TiB: more than waits anywhere, however much it may be, and for each a number of 32 bits.
+const MOST_BLOCKS: usize = u32::MAX as usize;
 
 /// How large the parts are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,8 +155,14 @@ impl Arena {
         let size = Size {
             listeners: listed.len(),
             slots,
-            blocks,
+            blocks: blocks.min(MOST_BLOCKS),
         };
+        // To make a longer file ends the process (SIGXFSZ, setrlimit(2)).
+        let longest = getrlimit(Resource::Fsize).current;
+        if longest.is_some_and(|longest| size.whole() as u64 > longest) {
+            let why = "the limit of the size of a file is too low (ulimit -f)";
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+        }
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = memfd_create("standfast-vault", flags)?;
         ftruncate(&file, size.whole() as u64)?;

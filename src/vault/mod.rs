@@ -43,7 +43,8 @@ use crate::wire::record::{Arrival, ListenerRecord};
 /// Batches of descriptors that are sent anew in a turn: a fraction of a millisecond, which live clients wait for.
 const SLICE: usize = 4;
 
-/// So many that have ended may wait among the living, whatever their number; and so many sockets, for few clients.
+/// So many that have ended may wait among the living, whatever their number, or a quarter of its room where that is less;
+/// and so many sockets, for few clients.
 const FEW_DEAD: usize = 256;
 const FEW_PAIRS: usize = 8;
 const LIVING_OF_PAIR: usize = 2048;
@@ -71,6 +72,8 @@ pub(crate) struct Vault {
     next: u64,
     /// Connections that are there and live.
     living: usize,
+    /// So many that have ended may wait among them, whatever their number.
+    few: usize,
     /// When descriptors are sent again, after a failure.
     again: Moment,
     told: bool,
@@ -86,12 +89,12 @@ struct Renewal {
 }
 
 impl Vault {
-    /// An empty one, of which the keeper has a copy.
+    /// An empty one of that worker of so many, of which the keeper has a copy.
     ///
     /// # Errors
     /// The system has no descriptors or no address space; or there is no keeper.
     pub(crate) fn new(
-        worker: usize,
+        (worker, workers): (usize, usize),
         listeners: &[ListenerRecord],
         (connections, waiting): (usize, usize),
         clock: Clock,
@@ -115,6 +118,7 @@ impl Vault {
             renewal: None,
             next: 0,
             living: 0,
+            few: FEW_DEAD.min(connections / workers.max(1) / 4),
             again: Moment::at_start(),
             told: false,
         };
@@ -259,6 +263,9 @@ impl Vault {
         if let Err(error) = self.send(connections) {
             self.again = now.after(REST);
             self.tell(&error);
+            if error.raw_os_error() == Some(libc::ETOOMANYREFS) && self.is_stale() {
+                self.begin_anew(connections);
+            }
             // They may be many by then.
             self.unsent.sort_unstable();
             self.unsent.dedup();
@@ -280,11 +287,23 @@ impl Vault {
         self.send(connections)
     }
 
+    /// Gives up all that is there, for want of room beside it: the living are sent anew then.
+    fn begin_anew(&mut self, connections: &Slab<Connection>) {
+        let renewed = self.renewal.take().map(|renewal| renewal.pairs);
+        let pairs = std::mem::take(&mut self.pairs);
+        for pair in pairs.into_iter().chain(renewed.into_iter().flatten()) {
+            // A keeper that cannot hear it has them a little longer.
+            let _ = self.keeper.give_up(&self.name(pair.number));
+        }
+        let keys = connections.iter().map(|(key, _)| key);
+        self.unsent = keys.filter(|key| self.arena.who(*key).is_some()).collect();
+    }
+
     /// Whether more has ended, or stands in more places, than is worth it.
     fn is_stale(&self) -> bool {
         let entries: usize = self.pairs.iter().map(|pair| pair.entries).sum();
         let dead = entries.saturating_sub(self.living);
-        dead > FEW_DEAD + self.living / 4
+        dead > self.few + self.living / 4
             || self.pairs.len() > FEW_PAIRS + self.living / LIVING_OF_PAIR
     }
 

@@ -344,6 +344,62 @@ fn no_two_connections_have_the_same_number_over_crashes() {
 }
 
 #[test]
+fn more_memory_than_there_are_addresses_for_is_no_reason_to_end() {
+    let kept = Kept::start(&["--memory", "9000000000g"]);
+    let mut client = kept.connect();
+    kept.until_another_serves(kept.crash(Signal::KILL));
+    assert_echoes(&mut client, b"goes on");
+}
+
+#[test]
+fn a_server_serves_where_files_may_not_be_as_long_as_a_vault() {
+    let home = Home::new();
+    let args = ["serve", "--keep", "-l", "0"];
+    let command = home.shell(r#"ulimit -f 100; exec "$@""#, &args);
+    let mut kept = Kept::spawn(home, command, 1);
+    kept.connect();
+    kept.keeper.log_line("that there is no vault", |line| {
+        line.contains("the size of a file is too low")
+    });
+    kept.until_another_serves(kept.crash(Signal::KILL));
+    kept.connect();
+    kept.assert_drains();
+}
+
+/// The kernel counts what waits in sockets against the limit of descriptors of a user who is not root.
+#[test]
+fn who_comes_after_many_that_went_goes_on_too_where_few_descriptors_are_to_be_had() {
+    const DESCRIPTORS: u32 = 300;
+    let home = Home::new();
+    let run = home.join("run");
+    fs::create_dir(&run).unwrap();
+    let control = run.join("control");
+    let mut args = vec!["serve", "--keep", "-l", "0", "--workers", "4"];
+    args.extend(["--control", text(&control)]);
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&run, Some(65534), Some(65534)).unwrap();
+        args.extend(["--user", "nobody"]);
+    }
+    let script = format!("ulimit -n {DESCRIPTORS}; exec \"$@\"");
+    let command = home.shell(&script, &args);
+    let kept = Kept::spawn(home, command, 1);
+    // Together, so that each worker has some of them.
+    let some = || -> Vec<TcpStream> { (0..20).map(|_| kept.connect()).collect() };
+    for _ in 0..3 * DESCRIPTORS / 20 {
+        for mut passing in some() {
+            passing.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(read_to_fin(&mut passing), b"");
+        }
+    }
+    let mut clients = some();
+    let server = children(kept.keeper.pid());
+    rustix::process::kill_process(server[0], Signal::KILL).unwrap();
+    for client in &mut clients {
+        assert_echoes(client, b"goes on");
+    }
+}
+
+#[test]
 fn an_end_reaches_the_client_though_the_keeper_has_a_copy_of_its_socket() {
     let kept = Kept::start(&["-i", "2s"]);
     for crash in [false, true] {
