@@ -22,8 +22,12 @@ impl Began {
     /// The time since, without that in which somebody on this machine waited for a processor: it was not the program that
     /// was slow then, or nobody can tell.
     pub(crate) fn unhindered(&self) -> Duration {
-        let others = contended().saturating_sub(self.contended);
-        self.at.elapsed().saturating_sub(others)
+        self.at.elapsed().saturating_sub(self.hindered())
+    }
+
+    /// The time in which somebody did.
+    pub(crate) fn hindered(&self) -> Duration {
+        contended().saturating_sub(self.contended)
     }
 }
 
