@@ -257,10 +257,29 @@ fn until_noted(kept: &Kept, open: usize) {
         held.any(|one| {
             let path = fs::read_link(one.path()).unwrap_or_default();
             path.to_str()
-                .is_some_and(|path| path.starts_with("/memfd:standfast"))
+                .is_some_and(|path| path.starts_with("/memfd:standfast "))
                 && fs::read_to_string(one.path()).is_ok_and(|text| text.contains(&wanted))
         })
     });
+}
+
+#[test]
+fn counters_go_on_over_crashes_however_soon_they_follow_each_other_or_a_takeover() {
+    let kept = Kept::start(&[]);
+    let _clients: Vec<_> = (0..4).map(|_| kept.connect()).collect();
+    until_noted(&kept, 4);
+    for takeover in [false, true, false, false] {
+        if takeover {
+            kept.home.answer(&["restart"]);
+        }
+        // Not a second old.
+        kept.until_another_serves(kept.crash(Signal::KILL));
+        let status = kept.status();
+        assert_eq!(
+            (&status["accepted"], &status["open"]),
+            (&4.into(), &4.into())
+        );
+    }
 }
 
 #[test]

@@ -226,10 +226,7 @@ fn hear(line: &Line, handle: &Handle, answer: &Sender<String>) {
         match wait(&line.socket, PollFlags::IN, OFTEN) {
             Ok(true) => {}
             Ok(false) => {
-                if let Some(file) = line.notes.get() {
-                    // Without it the next server counts from the last one that was noted.
-                    let _ = note(file, &handle.remains());
-                }
+                note_now(handle);
                 continue;
             }
             // Of memory, most likely.
@@ -246,6 +243,14 @@ fn hear(line: &Line, handle: &Handle, answer: &Sender<String>) {
             }
             _ => return,
         }
+    }
+}
+
+/// Notes what the next server needs to know, if a keeper has where.
+pub(crate) fn note_now(handle: &Handle) {
+    if let Some(file) = get().and_then(|line| line.notes.get()) {
+        // Without it the next server counts from the last one that was noted.
+        let _ = note(file, &handle.remains());
     }
 }
 

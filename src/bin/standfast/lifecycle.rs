@@ -87,6 +87,9 @@ impl Lifecycle for Told {
         let handle = server.clone();
         self.supervisor
             .watch(move |patience| handle.is_turning(patience));
+        // Once it is ready the keeper has no other notes than this server's.
+        #[cfg(control)]
+        crate::kept::note_now(server);
         self.supervisor.ready(&server.addresses());
         if let Some(watch) = &self.watch {
             watch.begin();
