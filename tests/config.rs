@@ -8,7 +8,7 @@ mod reload;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::support::home::{Home, refusal, text};
 use crate::support::{Server, assert_echoes, connect, output, shell};
@@ -299,6 +299,11 @@ fn what_is_doubtful_is_warned_of_with_where_it_was_said() {
         (7, "max-age 5m comes before read-timeout 10m"),
         (8, "user-timeout 20s cuts living slow readers"),
     ] {
+        // A network namespace, as of a container, does not have that one.
+        let sysctl = format!("/proc/sys/{}", said.replace('.', "/"));
+        if said.starts_with("net.") && !Path::new(&sysctl).exists() {
+            continue;
+        }
         let begins = format!("warning: {}:{line}: ", text(&path));
         let mut lines = table.lines();
         let found = lines.any(|it| it.starts_with(&begins) && it.contains(said));
