@@ -122,6 +122,8 @@ pub(crate) fn read_to_fin(client: &mut TcpStream) -> Vec<u8> {
 pub(crate) fn send_until_stuck(client: &mut TcpStream, text: &[u8]) -> usize {
     let patience = Some(Duration::from_millis(500));
     client.set_write_timeout(patience).unwrap();
+    // Many at once: some megabytes in a dozen bytes each would take minutes on a busy machine.
+    let text = text.repeat(65536 / text.len() + 1);
     let mut sent = 0;
     loop {
         match client.write(&text[sent % text.len()..]) {
