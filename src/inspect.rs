@@ -346,8 +346,8 @@ pub struct MemoryInfo {
     pub held: usize,
     /// Of that, what is of each kind.
     pub waiting: Vec<(String, usize)>,
-    /// The high-water mark of a connection now, where its listener's buffer is not less.
-    pub mark: usize,
+    /// The high-water mark of a connection now, where its listener's buffer is not less; `None` as long as only that one counts.
+    pub mark: Option<usize>,
 }
 
 /// A takeover, from either side.

@@ -54,8 +54,11 @@ fn hogs(home: &Home, server: &Server, count: usize) -> Vec<TcpStream> {
 fn what_waits_for_those_who_never_read_is_bounded_and_others_are_served() {
     let home = Home::new();
     let server = home.serve(&["--memory", "1m", "--workers", "2"]);
+    let mark = memory(&home)["mark"].clone();
+    assert_eq!(mark, Value::Null, "each listener's buffer is it as yet");
     let hogs = hogs(&home, &server, 24);
     let memory = memory(&home);
+    assert!(number(&memory["mark"]) < 256 << 10, "{memory}");
     let held = number(&memory["held"]);
     assert_eq!(number(&memory["limit"]), MIB);
     assert!(held <= MIB, "{memory}");

@@ -141,7 +141,7 @@ impl Memory {
             waiting: kinds
                 .map(|kind| (kind.as_str().to_owned(), self.held_as(kind)))
                 .collect(),
-            mark: self.mark(usize::MAX),
+            mark: Some(self.mark(usize::MAX)).filter(|mark| *mark < usize::MAX),
         }
     }
 
