@@ -381,12 +381,20 @@ fn writing_into_the_silence_does_not_put_the_bound_off() {
         for silence in [1000, 2000, 3000] {
             let (speaker, server) = (&speaker, &server);
             clients.spawn(move || {
-                let client = listener_of(server);
-                let vanished = vanish(&client);
-                pass(Duration::from_millis(silence).saturating_sub(vanished.heard.elapsed()));
-                speaker.tell(server, &client);
-                let closed = server.closed(&client);
-                assert_unacknowledged(&closed, &client, vanished, BOUND);
+                // On a busy machine the words may come once the kernel has given up: then once more.
+                let is_written = (0..5).any(|_| {
+                    let client = listener_of(server);
+                    let vanished = vanish(&client);
+                    pass(Duration::from_millis(silence).saturating_sub(vanished.heard.elapsed()));
+                    speaker.tell(server, &client);
+                    let closed = server.closed(&client);
+                    let is_written = closed.get("written") != "0";
+                    if is_written {
+                        assert_unacknowledged(&closed, &client, vanished, BOUND);
+                    }
+                    is_written
+                });
+                assert!(is_written, "the bound ends before anything is written");
             });
         }
     });
