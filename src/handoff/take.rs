@@ -554,12 +554,12 @@ impl<'a, T: Taker> Taking<'a, T> {
     /// Why it cannot.
     pub(crate) fn restore(
         &mut self,
-        (arrival, socket): (Arrival, OwnedFd),
+        (arrival, sockets): (Arrival, Vec<OwnedFd>),
         update: Update,
         place: &impl Fn() -> usize,
     ) -> Result<(), String> {
         let id = arrival.record.id;
-        self.add_all(vec![arrival], vec![socket], place)?;
+        self.add_all(vec![arrival], sockets, place)?;
         let whole = self.update_all(&[update]).and_then(|()| {
             let is_whole = !self.incomplete.contains(&id);
             is_whole

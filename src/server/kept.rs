@@ -117,10 +117,15 @@ impl Server {
                 let restored = match one.amiss {
                     Some(why) => {
                         // What waits of it elsewhere would have it end as if all were well.
-                        close::end_shared(&one.socket, &Ending::reset(CloseReason::Crash));
+                        for socket in std::iter::once(&one.socket).chain(&one.along) {
+                            close::end_shared(socket, &Ending::reset(CloseReason::Crash));
+                        }
                         Err(why.to_owned())
                     }
-                    None => taking.restore((one.arrival, one.socket), one.update, &place),
+                    None => {
+                        let sockets = std::iter::once(one.socket).chain(one.along).collect();
+                        taking.restore((one.arrival, sockets), one.update, &place)
+                    }
                 };
                 match restored {
                     Ok(()) => counts[at] += 1,

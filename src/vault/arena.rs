@@ -28,7 +28,7 @@ use crate::os::sys::mapping::Mapping;
 use crate::wire::record::{ListenerRecord, SCHEMA};
 
 /// The form of all this: another one is not read.
-const FORM: u64 = 1;
+const FORM: u64 = 2;
 const MAGIC: u64 = u64::from_le_bytes(*b"stdfastv");
 
 const PAGE: usize = 4096;
@@ -358,6 +358,12 @@ impl Arena {
         let cookie = words[COOKIE].load(Ordering::Relaxed);
         let chain = low(words[CHAIN].load(Ordering::Relaxed));
         (cookie != 0).then_some((cookie, chain))
+    }
+
+    /// The number of the connection in that slot.
+    pub(super) fn id(&self, key: usize) -> Option<u64> {
+        let words = self.words_of(key)?;
+        Some(words[FIXED.start].load(Ordering::Acquire))
     }
 
     /// So far it has come. The step of that key is not over before: until then the kernel's count is what counts.

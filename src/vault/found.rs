@@ -12,7 +12,8 @@ use crate::os::sys::mapping::Mapping;
 use crate::service::Survive;
 use crate::time::deadline::Moment;
 use crate::vault::arena::{Arena, BUFFER, Slot};
-use crate::vault::{NAME, blocks, queue};
+use crate::vault::queue::{self, Entry, OWN};
+use crate::vault::{NAME, blocks};
 use crate::wire::line::shared_clock;
 use crate::wire::record::{Arrival, ListenerRecord, Piece, Record, Update};
 
@@ -29,6 +30,8 @@ pub(crate) struct Former {
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) socket: OwnedFd,
+    /// The descriptors beside it.
+    pub(crate) along: Vec<OwnedFd>,
     /// As in a takeover; by the former server's number of the listener.
     pub(crate) arrival: Arrival,
     /// What comes behind that.
@@ -68,6 +71,9 @@ pub(crate) fn found(
     formers.collect()
 }
 
+/// A connection's descriptors, by their places.
+type Sockets = BTreeMap<u8, OwnedFd>;
+
 /// One worker's memory, while it is looked through.
 struct Finding {
     arena: Arena,
@@ -94,14 +100,12 @@ impl Finding {
         survive: &impl Fn(&ListenerRecord) -> Survive,
     ) -> Result<Former, String> {
         // In the order of the keys, so that two who look see the same.
-        let mut sockets: BTreeMap<u32, OwnedFd> = BTreeMap::new();
+        let mut sockets: BTreeMap<u32, Sockets> = BTreeMap::new();
         for far in queues {
-            let looked = queue::look(far, |key, socket| {
-                let there = self.arena.who(key as usize).map(|(cookie, _)| cookie);
-                let is_it =
-                    there.is_some() && there == rustix::net::sockopt::socket_cookie(&socket).ok();
-                if is_it {
-                    sockets.insert(key, socket);
+            let looked = queue::look(far, |entry, socket| {
+                if self.is_its(entry, &socket) {
+                    let sockets = sockets.entry(entry.key).or_default();
+                    sockets.insert(entry.place, socket);
                 }
             });
             if let Err(error) = looked {
@@ -109,10 +113,12 @@ impl Finding {
             }
         }
         let each: Vec<Survive> = self.listeners.iter().map(survive).collect();
-        let found = sockets.into_iter().filter_map(|(key, socket)| {
+        let found = sockets.into_iter().filter_map(|(key, mut sockets)| {
+            let socket = sockets.remove(&OWN)?;
             let slot = self.arena.slot(key as usize)?.ok()?;
             let survive = *each.get(usize::from(slot.listener))?;
-            Some(self.connection(key as usize, &slot, socket, survive))
+            let sockets = (socket, sockets.into_values().collect());
+            Some(self.connection(key as usize, &slot, sockets, survive))
         });
         let found = found.collect();
         Ok(Former {
@@ -122,6 +128,21 @@ impl Finding {
         })
     }
 
+    /// Whether a descriptor is one of the connection that is in that slot.
+    fn is_its(&self, entry: Entry, socket: &OwnedFd) -> bool {
+        let key = entry.key as usize;
+        let Some((cookie, _)) = self.arena.who(key) else {
+            return false;
+        };
+        match entry.place {
+            OWN => rustix::net::sockopt::socket_cookie(socket) == Ok(cookie),
+            place => {
+                let id = self.arena.id(key);
+                id.is_some_and(|id| entry == Entry::new(entry.key, place, id))
+            }
+        }
+    }
+
     /// Time since then, in microseconds.
     fn since(&self, moment: u64) -> u64 {
         let clocks = self.arena.clocks;
@@ -129,10 +150,17 @@ impl Finding {
         self.now.saturating_sub(then) / 1000
     }
 
-    fn connection(&mut self, key: usize, slot: &Slot, socket: OwnedFd, survive: Survive) -> Found {
+    fn connection(
+        &mut self,
+        key: usize,
+        slot: &Slot,
+        (socket, along): (OwnedFd, Vec<OwnedFd>),
+        survive: Survive,
+    ) -> Found {
         let step = self.arena.step().filter(|(at, _)| *at == key);
         let mut found = Found {
             socket,
+            along,
             arrival: self.plain(slot),
             update: Update {
                 record: self.plain(slot).record,
@@ -158,6 +186,11 @@ impl Finding {
                 };
             }
             Err(amiss) => found.amiss = Some(amiss),
+        }
+        // What came too early or too late to be noted is nobody's.
+        found.along.truncate(found.arrival.along.into());
+        if found.along.len() < found.arrival.along.into() {
+            found.amiss = Some("what stands beside it is not there");
         }
         found.update.record = found.arrival.record.clone();
         found

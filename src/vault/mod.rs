@@ -36,7 +36,7 @@ use crate::time::deadline::{Clock, Moment};
 pub(crate) use crate::vault::arena::BUFFER;
 use crate::vault::arena::{Arena, Clocks, Slot};
 use crate::vault::blocks::{Beside, Blocks};
-use crate::vault::queue::{BATCH, Pair};
+use crate::vault::queue::{BATCH, Entry, Pair};
 use crate::wire::line::shared_clock;
 use crate::wire::record::{Arrival, ListenerRecord};
 
@@ -62,15 +62,17 @@ pub(crate) struct Vault {
     arena: Arena,
     blocks: Blocks,
     keeper: Arc<dyn Lifecycle>,
-    /// Keys of connections whose descriptors are not there yet.
-    unsent: Vec<usize>,
+    /// Connections whose descriptors are not there yet: their keys, and which is the first of those.
+    unsent: Vec<(usize, u8)>,
+    /// How many are there of the connection of each key.
+    there: Vec<u8>,
     /// Where descriptors wait: new ones go to the last.
     pairs: Vec<Pair>,
     /// Those that live are being sent anew.
     renewal: Option<Renewal>,
     /// What the next pair is called.
     next: u64,
-    /// Connections that are there and live.
+    /// Descriptors that are there of connections that live.
     living: usize,
     /// So many that have ended may wait among them, whatever their number.
     few: usize,
@@ -114,6 +116,7 @@ impl Vault {
             blocks: Blocks::default(),
             keeper: Arc::clone(keeper),
             unsent: Vec::new(),
+            there: Vec::new(),
             pairs: Vec::new(),
             renewal: None,
             next: 0,
@@ -217,12 +220,19 @@ impl Vault {
         self.arena.set_last_id(slot.id);
         self.blocks.forget(&self.arena, key);
         if self.arena.put(key, &slot) {
-            self.unsent.push(key);
-            self.living += 1;
+            self.unsent.push((key, 0));
         } else {
             self.tell(&io::Error::other(
                 "there are more connections than it has room for",
             ));
+        }
+    }
+
+    /// What stands beside a connection has come, all of it at once: it goes where its own descriptor is.
+    pub(crate) fn came_along(&mut self, key: usize) {
+        // Else that has yet to go, and takes it along.
+        if self.there.get(key).is_some_and(|there| *there > 0) {
+            self.unsent.push((key, 1));
         }
     }
 
@@ -246,7 +256,8 @@ impl Vault {
             return;
         }
         self.arena.clear(key);
-        self.living = self.living.saturating_sub(1);
+        let there = self.there.get_mut(key).map(std::mem::take);
+        self.living = self.living.saturating_sub(there.unwrap_or(0).into());
         if self.blocks.has(key) {
             self.blocks.forget(&self.arena, key);
         }
@@ -270,7 +281,7 @@ impl Vault {
             self.unsent.sort_unstable();
             self.unsent.dedup();
             let arena = &self.arena;
-            self.unsent.retain(|key| arena.who(*key).is_some());
+            self.unsent.retain(|(key, _)| arena.who(*key).is_some());
         }
     }
 
@@ -295,8 +306,11 @@ impl Vault {
             // A keeper that cannot hear it has them a little longer.
             let _ = self.keeper.give_up(&self.name(pair.number));
         }
+        self.there.clear();
+        self.living = 0;
         let keys = connections.iter().map(|(key, _)| key);
-        self.unsent = keys.filter(|key| self.arena.who(*key).is_some()).collect();
+        let living = keys.filter(|key| self.arena.who(*key).is_some());
+        self.unsent = living.map(|key| (key, 0)).collect();
     }
 
     /// Whether more has ended, or stands in more places, than is worth it.
@@ -309,19 +323,24 @@ impl Vault {
 
     fn send(&mut self, connections: &mut Slab<Connection>) -> io::Result<()> {
         while !self.unsent.is_empty() {
-            let from = self.unsent.len().saturating_sub(BATCH);
-            let keys = &self.unsent[from..];
-            let (sent, full) = match self.pairs.last_mut() {
-                Some(pair) => put(pair, &self.arena, connections, keys.iter().copied())?,
-                None => (0, true),
+            let mut batch = Batch::default();
+            let mut from = self.unsent.len();
+            while from > 0 && batch.add(&self.arena, connections, self.unsent[from - 1]) {
+                from -= 1;
+            }
+            let full = match self.pairs.last_mut() {
+                Some(pair) => batch.put(pair)?,
+                None => true,
             };
             if full {
                 let pair = self.new_pair()?;
                 self.pairs.push(pair);
                 continue;
             }
-            for &key in &self.unsent[from..] {
-                if let Some(connection) = connections.get_mut(key).filter(|_| sent > 0) {
+            let sent: Vec<u32> = batch.entries.iter().map(|entry| entry.key).collect();
+            for key in sent {
+                self.is_there(key as usize);
+                if let Some(connection) = connections.get_mut(key as usize) {
                     connection.io.marks.put(Mark::Shared, true);
                 }
             }
@@ -341,6 +360,15 @@ impl Vault {
         self.renew(connections)
     }
 
+    /// One more of its descriptors is there.
+    fn is_there(&mut self, key: usize) {
+        if self.there.len() <= key {
+            self.there.resize(key + 1, 0);
+        }
+        self.there[key] = self.there[key].saturating_add(1);
+        self.living += 1;
+    }
+
     /// Sends some of those that live anew, and gives the former sockets up once all were.
     fn renew(&mut self, connections: &mut Slab<Connection>) -> io::Result<()> {
         let Some(mut renewal) = self.renewal.take() else {
@@ -351,22 +379,24 @@ impl Vault {
             if renewal.cursor >= end {
                 break;
             }
-            let mut keys = Vec::with_capacity(BATCH);
+            let mut batch = Batch::default();
             let mut cursor = renewal.cursor;
-            while cursor < end && keys.len() < BATCH {
+            while cursor < end {
                 let shared = connections.get(cursor);
-                if shared.is_some_and(|one| one.io.marks.has(Mark::Shared)) {
-                    keys.push(cursor);
+                if shared.is_some_and(|one| one.io.marks.has(Mark::Shared))
+                    && !batch.add(&self.arena, connections, (cursor, 0))
+                {
+                    break;
                 }
                 cursor += 1;
             }
             let put = match renewal.pairs.last_mut() {
-                Some(pair) => put(pair, &self.arena, connections, keys.into_iter()),
-                None => Ok((0, true)),
+                Some(pair) => batch.put(pair),
+                None => Ok(true),
             };
             match put {
-                Ok((_, false)) => renewal.cursor = cursor,
-                Ok((_, true)) => match self.new_pair() {
+                Ok(false) => renewal.cursor = cursor,
+                Ok(true) => match self.new_pair() {
                     Ok(pair) => renewal.pairs.push(pair),
                     Err(error) => {
                         self.renewal = Some(renewal);
@@ -415,26 +445,50 @@ impl Vault {
     }
 }
 
-/// Puts those of `keys` that are in their slots into a pair. Answers how many, and whether it was full.
-fn put(
-    pair: &mut Pair,
-    arena: &Arena,
-    connections: &Slab<Connection>,
-    keys: impl Iterator<Item = usize>,
-) -> io::Result<(usize, bool)> {
-    let living = keys.filter(|key| arena.who(*key).is_some());
-    let living = living.filter_map(|key| Some((u32::try_from(key).ok()?, connections.get(key)?)));
-    let (keys, sockets): (Vec<u32>, Vec<BorrowedFd<'_>>) = living
-        .map(|(key, connection)| (key, connection.io.descriptor()))
-        .unzip();
-    if keys.is_empty() {
-        return Ok((0, false));
-    }
-    match pair.put(&keys, &sockets) {
-        Ok(()) => Ok((keys.len(), false)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock && pair.entries > 0 => {
-            Ok((0, true))
+/// Descriptors that go together.
+#[derive(Default)]
+struct Batch<'a> {
+    entries: Vec<Entry>,
+    sockets: Vec<BorrowedFd<'a>>,
+}
+
+impl<'a> Batch<'a> {
+    /// Adds those of a connection from the one on that is said, if it is in its slot. Answers whether there was room.
+    fn add(
+        &mut self,
+        arena: &Arena,
+        connections: &'a Slab<Connection>,
+        (key, first): (usize, u8),
+    ) -> bool {
+        let connection = connections.get(key).filter(|_| arena.who(key).is_some());
+        let (Some(connection), Ok(key)) = (connection, u32::try_from(key)) else {
+            return true;
+        };
+        let io = &connection.io;
+        let sockets = std::iter::once(io.descriptor()).chain(io.travels_along());
+        let before = self.entries.len();
+        let places = (0..=u8::MAX).zip(sockets);
+        for (place, socket) in places.skip(first.into()).take(BATCH) {
+            if self.entries.len() == BATCH {
+                self.entries.truncate(before);
+                self.sockets.truncate(before);
+                return false;
+            }
+            self.entries.push(Entry::new(key, place, io.id()));
+            self.sockets.push(socket);
         }
-        Err(error) => Err(error),
+        true
+    }
+
+    /// Puts them into a pair. Answers whether that was full.
+    fn put(&self, pair: &mut Pair) -> io::Result<bool> {
+        if self.entries.is_empty() {
+            return Ok(false);
+        }
+        match pair.put(&self.entries, &self.sockets) {
+            Ok(()) => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && pair.entries > 0 => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! The descriptors of a worker's connections, in sockets that nobody reads: the kernel keeps what waits there, and with it the
 //! connections, when the process dies.
 //!
-//! Each message has some of them, with the keys of their slots. None is ever taken away: a look at what waits gives copies and
+//! Each message has some of them, with the keys of their slots; those that stand beside a connection's own, as its far side's,
+//! have its key, too, and say which they are. None is ever taken away: a look at what waits gives copies and
 //! leaves it there, so whoever recovers may die, too. What has ended meanwhile stays until most of it is such; then those that
 //! live are sent anew, a few a turn, and the former sockets are given up.
 
@@ -22,9 +23,50 @@ use crate::wire::record::DESCRIPTORS;
 /// So many descriptors go in a message.
 pub(super) const BATCH: usize = DESCRIPTORS;
 
-/// A checksum, and a key for each descriptor.
-const KEY: usize = 4;
-const LONGEST: usize = KEY + BATCH * KEY;
+/// A checksum, and a word for each descriptor.
+const CHECK: usize = 4;
+const WORD: usize = 8;
+const LONGEST: usize = CHECK + BATCH * WORD;
+
+/// The place of a connection's own descriptor.
+pub(super) const OWN: u8 = 0;
+
+/// What a descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Of its connection's slot.
+    pub(super) key: u32,
+    /// [`OWN`], or which of those that it is that travel along, from 1 on.
+    pub(super) place: u8,
+    /// The last 24 bits of the connection's number: far fewer have had that slot by the time the last one is gone from here.
+    pub(super) number: u32,
+}
+
+impl Entry {
+    pub(super) fn new(key: u32, place: u8, id: u64) -> Self {
+        let [a, b, c, ..] = id.to_le_bytes();
+        Self {
+            key,
+            place,
+            number: u32::from_le_bytes([a, b, c, 0]),
+        }
+    }
+
+    fn bytes(self) -> [u8; WORD] {
+        let [a, b, c, d] = self.key.to_le_bytes();
+        let [e, f, g, _] = self.number.to_le_bytes();
+        [a, b, c, d, e, f, g, self.place]
+    }
+
+    fn of(bytes: [u8; WORD]) -> Self {
+        let [a, b, c, d, e, f, g, place] = bytes;
+        Self {
+            key: u32::from_le_bytes([a, b, c, d]),
+            place,
+            number: u32::from_le_bytes([e, f, g, 0]),
+        }
+    }
+}
 
 /// A socket pair with what waits in it.
 #[derive(Debug)]
@@ -56,12 +98,12 @@ impl Pair {
         })
     }
 
-    /// Puts these there, each with its key.
+    /// Puts these there, each with what it is.
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`]: it is full. Or there are too many of the user's under way (`ETOOMANYREFS`).
-    pub(super) fn put(&mut self, keys: &[u32], sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let listed: Vec<u8> = keys.iter().flat_map(|key| key.to_le_bytes()).collect();
+    pub(super) fn put(&mut self, entries: &[Entry], sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let listed: Vec<u8> = entries.iter().flat_map(|entry| entry.bytes()).collect();
         let check = crc32fast::hash(&listed).to_le_bytes();
         let text = [IoSlice::new(&check), IoSlice::new(&listed)];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
@@ -71,16 +113,16 @@ impl Pair {
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         rustix::io::retry_on_intr(|| sendmsg(&self.near, &text, &mut control, flags))?;
-        self.entries += keys.len();
+        self.entries += entries.len();
         Ok(())
     }
 }
 
-/// Hands copies of all that waits behind `far` to `each`, with their keys, and leaves it there.
+/// Hands copies of all that waits behind `far` to `each`, with what they are, and leaves it there.
 ///
 /// # Errors
 /// No descriptors for the copies; or something waits there that none of us has put there.
-pub(super) fn look(far: &OwnedFd, mut each: impl FnMut(u32, OwnedFd)) -> io::Result<()> {
+pub(super) fn look(far: &OwnedFd, mut each: impl FnMut(Entry, OwnedFd)) -> io::Result<()> {
     peek_from(far.as_fd(), 0)?;
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "a damaged queue");
     loop {
@@ -102,14 +144,14 @@ pub(super) fn look(far: &OwnedFd, mut each: impl FnMut(u32, OwnedFd)) -> io::Res
             return Err(io::Error::other("no descriptors for the connections"));
         }
         let text = text.get(..got.bytes).ok_or_else(damaged)?;
-        let (check, listed) = text.split_first_chunk::<KEY>().ok_or_else(damaged)?;
-        let (keys, rest) = listed.as_chunks::<KEY>();
+        let (check, listed) = text.split_first_chunk::<CHECK>().ok_or_else(damaged)?;
+        let (entries, rest) = listed.as_chunks::<WORD>();
         let is_whole = u32::from_le_bytes(*check) == crc32fast::hash(listed);
-        if !is_whole || !rest.is_empty() || keys.len() != sockets.len() {
+        if !is_whole || !rest.is_empty() || entries.len() != sockets.len() {
             return Err(damaged());
         }
-        for (key, socket) in keys.iter().zip(sockets) {
-            each(u32::from_le_bytes(*key), socket);
+        for (entry, socket) in entries.iter().zip(sockets) {
+            each(Entry::of(*entry), socket);
         }
     }
 }
@@ -125,14 +167,18 @@ mod tests {
     fn a_look_gives_copies_time_and_again() {
         let mut pair = Pair::new(0).unwrap();
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        pair.put(&[7], &[ours.as_fd()]).unwrap();
-        pair.put(&[8, 9], &[ours.as_fd(), ours.as_fd()]).unwrap();
+        let entries = [(7, 0, 1), (8, 0, 0x0102_0304), (8, 1, 0x0102_0304)];
+        let entries = entries.map(|(key, place, id)| Entry::new(key, place, id));
+        pair.put(&entries[..1], &[ours.as_fd()]).unwrap();
+        pair.put(&entries[1..], &[ours.as_fd(), ours.as_fd()])
+            .unwrap();
         drop(ours);
         for _ in 0..3 {
             let mut found = Vec::new();
-            look(&pair.far, |key, socket| found.push((key, socket))).unwrap();
-            let keys: Vec<u32> = found.iter().map(|(key, _)| *key).collect();
-            assert_eq!(keys, [7, 8, 9]);
+            look(&pair.far, |entry, socket| found.push((entry, socket))).unwrap();
+            let seen: Vec<Entry> = found.iter().map(|(entry, _)| *entry).collect();
+            assert_eq!(seen, entries);
+            assert_eq!(seen[2].number, 0x02_03_04);
             for (_, socket) in found {
                 UnixStream::from(socket).write_all(b"x").unwrap();
             }
@@ -149,7 +195,7 @@ mod tests {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&pair.near, 4096);
         let full = loop {
-            if let Err(error) = pair.put(&[1], &[ours.as_fd()]) {
+            if let Err(error) = pair.put(&[Entry::new(1, 0, 1)], &[ours.as_fd()]) {
                 break error;
             }
         };

@@ -99,5 +99,6 @@ impl Worker {
         let origin = &self.origins[usize::from(connection.io.listener)];
         let terms = &origin.terms;
         connection.io.connected((server, socket), terms, self.now);
+        self.put_along_into_vault(key);
     }
 }

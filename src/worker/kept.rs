@@ -52,6 +52,13 @@ impl Worker {
         }
     }
 
+    /// What stands beside that connection has come.
+    pub(super) fn put_along_into_vault(&mut self, key: usize) {
+        if let Some(vault) = &mut self.vault {
+            vault.came_along(key);
+        }
+    }
+
     /// How that connection stands now is there.
     pub(super) fn settle_in_vault(&mut self, key: usize) {
         let connection = self.connections.get(key);
