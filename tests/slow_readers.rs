@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::clients::{Stream, connect_with_window, send_all, unread, until_acknowledged};
+use crate::support::clients::{
+    Raised, Stream, connect_with_window, send_all, unread, until_acknowledged,
+};
 use crate::support::{Server, connect, now, pass, until};
 
 /// How clients read: so many bytes, then a pause of so many milliseconds.
@@ -78,6 +80,7 @@ fn read_slowly(address: SocketAddr, (bytes, pause): (usize, u64), buffer: Option
     let began = now();
     let over = AtomicBool::new(false);
     thread::scope(|threads| {
+        let raised = Raised(&over);
         let sender = client.try_clone().unwrap();
         let sending = threads.spawn(|| send_until(sender, &over));
         let mut echo = Stream::default();
@@ -92,7 +95,7 @@ fn read_slowly(address: SocketAddr, (bytes, pause): (usize, u64), buffer: Option
             echo.verify(&piece[..got.unwrap()]);
             pass(Duration::from_millis(pause));
         }
-        over.store(true, Ordering::Relaxed);
+        drop(raised);
         let echoed = echo.read_to_fin(&mut client);
         assert_eq!(echoed, sending.join().unwrap());
         echoed

@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::forward::{assert_pair, pair};
-use crate::support::clients::{Stream, unread, until_acknowledged};
+use crate::support::clients::{Raised, Stream, unread, until_acknowledged};
 use crate::support::connecting::{Peer, Port, assert_gets, assert_silent};
 use crate::support::home::{Home, entry, number};
 use crate::support::loading::{Loading, row};
@@ -352,6 +352,7 @@ fn clients_that_come_and_go_during_takeovers_get_their_answers() {
     let address = relay.address();
     let over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|threads| {
+        let _over = Raised(&over);
         for number in 0..6_usize {
             let over = &over;
             threads.spawn(move || {
@@ -371,6 +372,5 @@ fn clients_that_come_and_go_during_takeovers_get_their_answers() {
             pass(Duration::from_millis(200));
             relay = succeed(&home, &mut relay, upstream.address, &["-q"]);
         }
-        over.store(true, std::sync::atomic::Ordering::Relaxed);
     });
 }

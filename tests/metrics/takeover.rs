@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{Answer, get, metrics, serve, value};
+use crate::support::clients::Raised;
 use crate::support::home::{Home, number};
 use crate::support::{Server, assert_echoes, connect, until};
 
@@ -25,6 +26,7 @@ fn scrapes_are_answered_all_along_and_counters_never_fall() {
     let is_over = AtomicBool::new(false);
     let mut orphans = Vec::new();
     thread::scope(|scope| {
+        let raised = Raised(&is_over);
         let scraping = [(); 2].map(|()| {
             scope.spawn(|| {
                 let mut last = [0.0; 2];
@@ -45,7 +47,7 @@ fn scrapes_are_answered_all_along_and_counters_never_fall() {
             orphans.push(home.restart(&[]));
             assert_echoes(&mut client, b"again");
         }
-        is_over.store(true, Ordering::Relaxed);
+        drop(raised);
         for scraping in scraping {
             let (_, count) = scraping.join().unwrap();
             assert!(count > 4);

@@ -6,6 +6,7 @@ use std::thread;
 use serde_json::Value;
 
 use crate::control::strangers::{Caller, seqpacket};
+use crate::support::clients::Raised;
 use crate::support::home::{Home, entry, number, seconds, text};
 use crate::support::{assert_echoes, facts, output, restarted, until};
 
@@ -20,6 +21,7 @@ fn a_table_is_whole_whenever_it_is_asked_for() {
     }
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let raised = Raised(&over);
         let asking = scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 let list = home.json(&["list"]);
@@ -30,7 +32,7 @@ fn a_table_is_whole_whenever_it_is_asked_for() {
             }
         });
         let generations: Vec<_> = (0..8).map(|_| home.restart(&[])).collect();
-        over.store(true, Ordering::Relaxed);
+        drop(raised);
         asking.join().unwrap();
         home.answer(&["drain"]);
         drop(generations);
