@@ -1,0 +1,256 @@
+"""Clients of a server that is killed again and again: what each service promises of them over a crash, and how it was.
+
+One class a service. `begin` has all that lasts connected and answered once; `probe` goes on until the service has answered;
+`finish` ends the clients, and answers the figures. Who lasts must not notice a crash; of who comes and goes the one that was
+accepted in the very turn of a crash may be lost, so only those count of which something was echoed.
+"""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+
+from trial import BOUND, Failure, build, host_and_port, wait_for
+from trial.process import Process
+from trial.takeovers import FAULTS, Load
+
+PATIENCE = 3 * BOUND  # the keeper waits up to 5 s before it starts another one, and the machine may be busy
+# What takeover-load calls each fault, and this table.
+KINDS = {"refused": "dropped", "unanswered": "dropped", "reset": "dropped", "dropped": "dropped", "lost": "lost",
+         "doubled": "doubled", "reordered": "wrong", "corrupt": "wrong"}
+
+
+def pattern(seed, size):
+    return random.Random(seed).randbytes(size)
+
+
+def connected(address):
+    client = socket.create_connection(host_and_port(address), timeout=PATIENCE)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return client
+
+
+def heard(client, size):
+    """So many bytes, or fewer with the end of them."""
+    got = bytearray()
+    while len(got) < size and (piece := client.recv(size - len(got))):
+        got += piece
+    return bytes(got)
+
+
+class Passers:
+    """Come and go, one after another: each has something echoed, says the last of it with its FIN, reads to the end."""
+
+    def __init__(self, address, seed):
+        self.address, self.chance = address, random.Random(seed)
+        self.figures, self.over = Counter(), threading.Event()
+        self.thread = threading.Thread(target=self.go_on)
+        self.thread.start()
+
+    def go_on(self):
+        while not self.over.wait(self.chance.random() / 20):
+            with suppress(OSError), connected(self.address) as client:
+                self.pass_by(client)
+
+    def pass_by(self, client):
+        first, last = (pattern(self.chance.random(), 1 + self.chance.randrange(1 << 14)) for _ in range(2))
+        try:
+            client.sendall(first)
+            came = heard(client, len(first))
+        except OSError:
+            came = b""
+        self.figures["bytes"] += len(came)
+        if came != first:
+            kind = "unproven" if first.startswith(came) else "wrong"
+            self.figures[kind] += 1
+            return
+        self.figures["passing"] += 1
+        try:
+            client.sendall(last)
+            client.shutdown(socket.SHUT_WR)
+            came = heard(client, len(last) + 1)
+        except OSError:
+            self.figures["dropped"] += 1
+            return
+        self.figures["bytes"] += len(came)
+        if came != last:
+            self.figures["lost" if last.startswith(came) else "doubled" if came.startswith(last) else "wrong"] += 1
+
+    def finish(self):
+        self.over.set()
+        self.thread.join()
+        return self.figures
+
+
+class Echo:
+    """Not a connection and not a byte is lost, doubled or reordered: `standfast load`, and streams and slow readers."""
+
+    words = ("echo",)
+    streams = ("-e", 8, "-p", 50, "-r", 100, "-w", 4)
+
+    def __init__(self, folder, seed):
+        self.folder, self.seed, self.clients = folder, seed, []
+
+    def upstream(self):
+        """What is to be there before the server."""
+
+    def begin(self, keeper, connections, program):
+        self.probing = connected(keeper.address)
+        self.load = subprocess.Popen(
+            [keeper.binary, "load", keeper.address, "-c", str(connections), "-r", "4k", "--size", "700", "--pipeline", "4",
+             "-T", "1d", "--json", "-q", "--connect-timeout", "60s", "--read-timeout", "60s", "--keepalive", "off"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.streaming = Load(program, keeper.address, *self.streams)
+        self.streaming.ask("messages 200")
+        lasting = connections + 1 + sum(self.streams[at] for at in (1, 3, 7))
+        wait_for("the load", lambda: (keeper.status() or {}).get("open", 0) >= lasting, 60)
+        self.lasting = lasting
+        self.probe()
+        time.sleep(1)  # each of the load has said something by then
+        self.passers = Passers(keeper.address, self.seed)
+
+    def probe(self):
+        try:
+            self.probing.sendall(b"?")
+            said = self.probing.recv(2)
+        except OSError as error:
+            said = error
+        if said != b"?":
+            raise Failure(f"a connection that lasts had {said!r} in place of its echo")
+
+    def finish(self):
+        figures = self.passers.finish()
+        self.streaming.tell("finish")
+        report = self.streaming.figures(2 * PATIENCE)
+        for fault in FAULTS:
+            figures[KINDS[fault]] += int(report[fault])
+        figures["bytes"] += int(report["bytes"])
+        self.load.send_signal(signal.SIGINT)
+        said = self.load.communicate(timeout=90)[0]
+        load = json.loads(said.splitlines()[-1])
+        figures["bytes"] += load["received_bytes"]
+        figures["lost"] += load["lost"]
+        figures["doubled"] += load["duplicated"]
+        figures["wrong"] += load["reordered"] + load["corrupted"]
+        figures["dropped"] += load["reconnects"]
+        figures["reconnects"] += load["reconnects"]
+        self.probing.close()
+        return figures
+
+    def close(self):
+        if hasattr(self, "passers"):
+            self.passers.over.set()
+            self.passers.thread.join()
+        if hasattr(self, "streaming"):
+            self.streaming.close()
+        if hasattr(self, "load") and self.load.poll() is None:
+            self.load.kill()
+            self.load.wait()
+
+
+class Forward(Echo):
+    """The same, of both sockets of a pair: behind it an echo server, which is not killed."""
+
+    def upstream(self):
+        self.server = Process("the upstream", [build("echo-server", self.folder), "127.0.0.1:0"])
+        self.words = ("forward", self.server.listening())
+
+    def close(self):
+        super().close()
+        if hasattr(self, "server"):
+            self.server.close()
+
+
+class Exec(Echo):
+    """Programs and their connections go on: `cat` for each of them."""
+
+    words = ("exec", "--", "cat")
+    streams = ("-e", 4, "-p", 10, "-r", 20, "-w", 2)
+
+    def begin(self, keeper, connections, program):
+        super().begin(keeper, min(connections, 40), program)
+
+
+class Discard:
+    """Not a connection is lost and not a byte, of which the server counts each one once."""
+
+    words = ("discard",)
+
+    def __init__(self, folder, seed):
+        self.chance, self.over = random.Random(seed), threading.Event()
+
+    def upstream(self):
+        pass
+
+    def begin(self, keeper, connections, _):
+        self.keeper, self.figures = keeper, Counter()
+        self.clients = {connected(keeper.address): 0 for _ in range(connections)}
+        self.probing = next(iter(self.clients))
+        self.speaking = threading.Lock()
+        self.lasting = connections
+        for client in self.clients:
+            self.say(client, 1)
+        wait_for("the clients", lambda: self.missing() == 0, 60)
+        self.thread = threading.Thread(target=self.go_on)
+        self.thread.start()
+
+    def say(self, client, size):
+        try:
+            client.sendall(bytes(size))
+            with self.speaking:
+                self.clients[client] += size
+        except OSError:
+            self.figures["dropped"] += 1
+
+    def go_on(self):
+        others = list(self.clients)[1:]
+        while not self.over.is_set():
+            for client in self.chance.sample(others, min(len(others), 20)):
+                self.say(client, 1 + self.chance.randrange(1 << self.chance.randrange(17)))
+            time.sleep(0.002)
+
+    def counts(self):
+        rows = json.loads(self.keeper.ask("list", "--json").stdout)
+        return {row["peer"]: row["read"] for row in rows}
+
+    def missing(self):
+        counts, (host, port) = self.counts(), self.probing.getsockname()
+        return sum(sent - counts.get("{}:{}".format(*client.getsockname()), 0) for client, sent in self.clients.items())
+
+    def probe(self):
+        self.say(self.probing, 1)
+        name = "{}:{}".format(*self.probing.getsockname())
+
+        def is_counted():
+            with suppress(ValueError):
+                return self.counts().get(name) == self.clients[self.probing]
+
+        wait_for("a byte that is counted", is_counted, PATIENCE)
+
+    def finish(self):
+        self.over.set()
+        self.thread.join()
+        deadline = time.monotonic() + BOUND
+        while self.missing() != 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        counts = self.counts()
+        for client, sent in self.clients.items():
+            read = counts.get("{}:{}".format(*client.getsockname()))
+            self.figures["bytes"] += read or 0
+            self.figures["dropped" if read is None else "lost" if read < sent else "doubled"] += read != sent
+            client.close()
+        return self.figures
+
+    def close(self):
+        self.over.set()
+        if hasattr(self, "thread"):
+            self.thread.join()
+
+
+SERVICES = {"echo": Echo, "discard": Discard, "forward": Forward, "exec": Exec}
