@@ -10,6 +10,8 @@ mod supervisors;
 mod takeovers;
 /// Connections that outlive a crash.
 mod vault;
+/// Relays that do.
+mod vault_forward;
 
 use std::fs;
 use std::net::TcpStream;

@@ -165,6 +165,7 @@ mod tests {
                 service: &*service,
                 turn,
                 buffer: &mut buffer,
+                far_buffer: &mut [],
             };
             let steps = [
                 connection.advance(&mut serving),
@@ -192,6 +193,7 @@ mod tests {
             service: &*service,
             turn: terms.turn(at(5), at(5)),
             buffer: &mut buffer,
+            far_buffer: &mut [],
         };
         let (mut connection, _client) = waiting(Door::Turn(at(5)));
         assert_eq!(connection.expire(&mut serving), Step::Enter);

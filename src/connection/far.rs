@@ -12,6 +12,7 @@ use crate::io::marks::Mark;
 use crate::io::{Far, Turn, Up};
 use crate::liveness::close::{CloseReason, Ending, How, Note};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
+use crate::os::fault::may_die;
 use crate::os::sys;
 use crate::service::Service;
 
@@ -25,12 +26,21 @@ impl Connection {
         }
     }
 
-    /// Another worker connected it, and has passed it on.
-    pub(crate) fn arrived(&mut self, serving: &mut Serving<'_>) -> Step {
+    /// It is connected, and another worker that did it has passed it on. It goes on in the next turn if it `is_kept`: what
+    /// comes of a client that outlives the process is not read before its far side does, too.
+    pub(crate) fn arrived(&mut self, serving: &mut Serving<'_>, is_kept: bool) -> Step {
         self.dialed(serving, Ok(()));
         // On its way it may have missed a prompt.
         self.give_room(serving);
+        self.connected(serving, is_kept)
+    }
+
+    /// What follows once it was told how dialling went.
+    pub(crate) fn connected(&mut self, serving: &mut Serving<'_>, is_kept: bool) -> Step {
         self.io.resume_reading_if_room(&serving.turn);
+        if is_kept {
+            return Step::Again;
+        }
         self.advance(serving)
     }
 
@@ -44,7 +54,8 @@ impl Connection {
 
     /// Reads from the far side, as far as there is room for it on this one. Answers whether the budget stopped it.
     pub(super) fn pull_far(&mut self, serving: &mut Serving<'_>) -> bool {
-        let mut budget = READ_BUDGET.min(serving.buffer.len());
+        // Each read goes behind the last one, as in `pull`.
+        let (mut at, budget) = (0, READ_BUDGET.min(serving.far_buffer.len()));
         loop {
             // Nobody wants it any more: it is read and forgotten.
             let over = !self.io.is_open() || self.io.has_failed();
@@ -66,10 +77,10 @@ impl Connection {
             if !far.is(Is::Readable) || far.is_decided() || room == 0 {
                 return false;
             }
-            if budget == 0 {
+            if at == budget {
                 return true;
             }
-            let mut room = room.min(serving.buffer.len());
+            let mut room = room.min(budget - at);
             if !over {
                 room = self.io.far_ration(room, &serving.turn);
             }
@@ -77,19 +88,22 @@ impl Connection {
                 return false;
             };
             let (far, far_turn) = up.split(&serving.turn);
-            let count = far.take_in(&mut serving.buffer[..room], &far_turn);
+            let (from, end) = (at, at + room);
+            let count = far.take_in(&mut serving.far_buffer[from..end], &far_turn);
+            may_die("far-read");
             if count == 0 {
                 continue;
             }
-            budget = budget.saturating_sub(count);
+            at += count;
             if over {
                 continue;
             }
             // Bytes either way renew the read deadline; of the client's own silence they say nothing.
             self.io.renew(serving.turn.now);
             self.call(serving, |service, state, conn| {
-                service.far_input(state, conn, &serving.buffer[..count]);
+                service.far_input(state, conn, &serving.far_buffer[from..at]);
             });
+            may_die("far-served");
         }
     }
 

@@ -43,6 +43,8 @@ pub(crate) struct Serving<'a> {
     pub(crate) turn: Turn<'a>,
     /// What is read goes there: so much it may read at once.
     pub(crate) buffer: &'a mut [u8],
+    /// As much, for its far side.
+    pub(crate) far_buffer: &'a mut [u8],
 }
 
 /// What the worker has to do for a connection after a call.

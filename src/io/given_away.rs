@@ -184,9 +184,9 @@ impl Io {
     }
 
     /// How much was read and written by whoever had it, and whether a FIN was sent, by the kernel's own account.
-    /// `None`: the system does not count, as of a Unix socket.
+    /// `None`: the system does not count, as of a Unix socket. Of one that was `dialled` it counts the SYN.
     #[cfg(control)]
-    pub(crate) fn accounted(&self, now: Moment) -> Option<Accounted> {
+    pub(crate) fn accounted(&self, dialled: bool, now: Moment) -> Option<Accounted> {
         // Whoever reads fast acknowledges all the time: what no two looks agree on is not known.
         let moved = |account: &Account| {
             let journal = account.info.journal;
@@ -201,11 +201,14 @@ impl Io {
                 break;
             }
         }
-        let account = stable?;
+        let mut account = stable?;
+        let acknowledged = &mut account.info.journal.acknowledged;
+        *acknowledged = acknowledged.saturating_sub(dialled.into());
         let count = self.count(&account, now);
         Some(Accounted {
             read: count.read,
             written: count.written,
+            peer_fin: count.peer_fin,
             fin_sent: account.info.journal.state.fin_sent() || is_orderly(&account.info),
         })
     }
@@ -458,6 +461,8 @@ struct Count {
 pub(crate) struct Accounted {
     pub(crate) read: u64,
     pub(crate) written: u64,
+    /// The peer's FIN has come, whether it was read or not.
+    pub(crate) peer_fin: bool,
     pub(crate) fin_sent: bool,
 }
 

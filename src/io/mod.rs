@@ -341,6 +341,13 @@ impl Io {
         self.stop_reading(now);
     }
 
+    /// Whether it is not read now.
+    #[cfg(control)]
+    pub(crate) fn is_stopped(&self) -> bool {
+        let pending = self.pending.as_ref();
+        pending.is_some_and(|pending| pending.stopped.is_some())
+    }
+
     pub(crate) fn stop_reading(&mut self, now: Moment) {
         self.pending().stopped.get_or_insert(now);
     }

@@ -39,13 +39,18 @@ impl Origin {
         }
     }
 
-    /// What its connections are served with now; what they send is read into `buffer`.
+    /// What its connections are served with now; what they and their far sides send is read into the buffers.
     #[inline]
-    pub(crate) fn serving<'a>(&'a self, now: Moment, buffer: &'a mut [u8]) -> Serving<'a> {
+    pub(crate) fn serving<'a>(
+        &'a self,
+        now: Moment,
+        (buffer, far_buffer): (&'a mut [u8], &'a mut [u8]),
+    ) -> Serving<'a> {
         Serving {
             service: &*self.settings.service,
             turn: self.turn(now),
             buffer,
+            far_buffer,
         }
     }
 

@@ -339,6 +339,9 @@ pub enum Survive {
     Echo,
     /// It goes on. It has no state, and no byte is answered.
     Discard,
+    /// It goes on. Its state stays what it was, once it has a far side; each byte of that goes to the client, and the other
+    /// way round, but for what it writes as it is told of the far side.
+    Relay,
 }
 
 /// What a service is told of by [`Service::ready`].

@@ -5,6 +5,7 @@
 //! the listeners, as connections name them
 //! what the worker reads into
 //! a slot for each connection, at its key
+//! a slot for each one's far side
 //! blocks: what a connection has beside its slot, a chain for each
 //! ```
 //!
@@ -23,28 +24,30 @@ use rustix::fs::{
 };
 use rustix::process::{Resource, getrlimit};
 
-use crate::address::endpoint::{PackedPeer, Peer};
 use crate::os::sys::mapping::Mapping;
+use crate::vault::slot::{Slot, fixed, peer};
 use crate::wire::record::{ListenerRecord, SCHEMA};
 
 /// The form of all this: another one is not read.
-const FORM: u64 = 2;
+const FORM: u64 = 3;
 const MAGIC: u64 = u64::from_le_bytes(*b"stdfastv");
 
 const PAGE: usize = 4096;
 const WORD: usize = 8;
 
-/// What a worker reads into, bytes.
+/// What a worker reads into, bytes: what comes of clients, and behind that what comes of far sides.
 pub(crate) const BUFFER: usize = 256 * 1024;
+const BUFFERS: usize = 2 * BUFFER;
 
 /// Words of the first page.
 const HEAD: usize = 0;
 const HEAD_WORDS: usize = 11;
 const LAST_ID: usize = 16;
-/// The step that is under way: its connection's key and one, or 0; and how much of that had been read before. In a cache
-/// line of their own: both are written for every message.
+/// The step that is under way: its connection's key and one, or 0; and how much of that, and of its far side, had been read
+/// before. In a cache line of their own: they are written for every message.
 const STEP: usize = 32;
 const STEP_READ: usize = 33;
+const STEP_FAR_READ: usize = 34;
 
 /// A slot.
 const SLOT: usize = 12;
@@ -58,6 +61,12 @@ const COOKIE: usize = 4;
 /// What stays the same from here on, and in the last word, beside the listener, a checksum over that.
 const FIXED: Range<usize> = 5..11;
 const CHECK: usize = 11;
+
+/// A far side's: how far it has come, and what the kernel calls it. A word is free, so that none lies in two cache lines.
+const FAR: usize = 4;
+const FAR_READ: usize = 0;
+const FAR_WRITTEN: usize = 1;
+const FAR_COOKIE: usize = 2;
 
 /// A block, and what stands before its bytes: the next one and how many bytes there are; where those begin in the output.
 pub(super) const BLOCK: usize = 512;
@@ -80,11 +89,15 @@ impl Size {
     }
 
     fn slots_at(self) -> usize {
-        self.first() + BUFFER
+        self.first() + BUFFERS
+    }
+
+    fn fars_at(self) -> usize {
+        self.slots_at() + paged(self.slots * SLOT * WORD)
     }
 
     fn blocks_at(self) -> usize {
-        self.slots_at() + paged(self.slots * SLOT * WORD)
+        self.fars_at() + paged(self.slots * FAR * WORD)
     }
 
     fn whole(self) -> usize {
@@ -112,25 +125,9 @@ pub(super) struct Arena {
     size: Size,
     first: Mapping,
     slots: Mapping,
+    fars: Mapping,
     blocks: Mapping,
     pub(super) clocks: Clocks,
-}
-
-/// A connection's slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Slot {
-    pub(super) read: u64,
-    pub(super) written: u64,
-    /// When the last byte came, on the server's own clock.
-    pub(super) last_in: u64,
-    pub(super) chain: u32,
-    pub(super) cookie: u64,
-    pub(super) id: u64,
-    pub(super) opened: u64,
-    /// So many bytes were read that are no part of what the service gets.
-    pub(super) skew: u64,
-    pub(super) peer: Peer,
-    pub(super) listener: u16,
 }
 
 /// What stands in front of a block's bytes.
@@ -183,7 +180,8 @@ impl Arena {
         Ok(Self {
             _lock: locked(&file)?,
             first: part(0, size.first())?,
-            slots: part(size.slots_at(), size.blocks_at())?,
+            slots: part(size.slots_at(), size.fars_at())?,
+            fars: part(size.fars_at(), size.blocks_at())?,
             blocks: part(size.blocks_at(), size.whole())?,
             file,
             size,
@@ -275,14 +273,16 @@ impl Arena {
 
     /// What the worker is to read into.
     pub(super) fn buffer(&self) -> io::Result<Mapping> {
-        Mapping::new(self.file.as_fd(), self.size.first() as u64, BUFFER)
+        Mapping::new(self.file.as_fd(), self.size.first() as u64, BUFFERS)
     }
 
-    /// A connection of that key, of which so much has been read, is about to be served. The last store makes it count.
+    /// A connection of that key, of which, and of its far side, so much has been read, is about to be served. The last store
+    /// makes it count.
     #[inline]
-    pub(super) fn begin_step(&self, key: usize, read: u64) {
+    pub(super) fn begin_step(&self, key: usize, read: u64, far_read: u64) {
         let words = self.first.words();
         words[STEP_READ].store(read, Ordering::Release);
+        words[STEP_FAR_READ].store(far_read, Ordering::Release);
         words[STEP].store(key as u64 + 1, Ordering::Release);
     }
 
@@ -292,13 +292,14 @@ impl Arena {
         self.first.words()[STEP].store(0, Ordering::Release);
     }
 
-    /// The key of the connection that was being served, and how much of it had been read before.
-    pub(super) fn step(&self) -> Option<(usize, u64)> {
+    /// The key of the connection that was being served, and how much of it, and of its far side, had been read before.
+    pub(super) fn step(&self) -> Option<(usize, u64, u64)> {
         let words = self.first.words();
         let key = words[STEP].load(Ordering::Acquire).checked_sub(1)?;
         Some((
             usize::try_from(key).ok()?,
             words[STEP_READ].load(Ordering::Acquire),
+            words[STEP_FAR_READ].load(Ordering::Acquire),
         ))
     }
 
@@ -415,6 +416,38 @@ impl Arena {
         }))
     }
 
+    #[inline]
+    fn far_of(&self, key: usize) -> Option<&[AtomicU64; FAR]> {
+        let (slots, _) = self.fars.words().as_chunks::<FAR>();
+        slots.get(..self.size.slots)?.get(key)
+    }
+
+    /// Puts the far side of a connection into its slot; its cookie, last, makes it count.
+    pub(super) fn put_far(&self, key: usize, cookie: u64, read: u64, written: u64) {
+        if let Some(words) = self.far_of(key) {
+            words[FAR_COOKIE].store(0, Ordering::Release);
+            words[FAR_READ].store(read, Ordering::Relaxed);
+            words[FAR_WRITTEN].store(written, Ordering::Relaxed);
+            words[FAR_COOKIE].store(cookie, Ordering::Release);
+        }
+    }
+
+    /// As [`note`](Self::note), of a far side.
+    #[inline]
+    pub(super) fn note_far(&self, key: usize, read: u64, written: u64) {
+        if let Some(words) = self.far_of(key) {
+            words[FAR_READ].store(read, Ordering::Relaxed);
+            words[FAR_WRITTEN].store(written, Ordering::Relaxed);
+        }
+    }
+
+    /// What the kernel calls a far side, and how much was read of it and written to it.
+    pub(super) fn far(&self, key: usize) -> Option<(u64, u64, u64)> {
+        let words = self.far_of(key)?;
+        let word = |at: usize| words[at].load(Ordering::Acquire);
+        Some((word(FAR_COOKIE), word(FAR_READ), word(FAR_WRITTEN)))
+    }
+
     fn block(&self, number: u32) -> Option<Range<usize>> {
         let at = usize::try_from(number).ok()?.checked_sub(1)?;
         (at < self.size.blocks).then(|| at * BLOCK..(at + 1) * BLOCK)
@@ -499,55 +532,4 @@ fn check(cookie: u64, fixed: &[u64; 6], listener: u16) -> u64 {
     let [a, b, c, d, e, f] = *fixed;
     let sum = sum(&[cookie, a, b, c, d, e, f, listener.into()]);
     sum << 32 | u64::from(listener)
-}
-
-fn fixed(slot: &Slot) -> [u64; 6] {
-    let mut bytes = [0; 24];
-    match PackedPeer::from(slot.peer) {
-        PackedPeer::V4(address) => {
-            bytes[0] = 4;
-            bytes[2..4].copy_from_slice(&address.port().to_le_bytes());
-            bytes[8..12].copy_from_slice(&address.ip().octets());
-        }
-        PackedPeer::V6 { ip, port, scope } => {
-            bytes[0] = 6;
-            bytes[2..4].copy_from_slice(&port.to_le_bytes());
-            bytes[4..8].copy_from_slice(&scope.to_le_bytes());
-            bytes[8..24].copy_from_slice(&ip);
-        }
-        PackedPeer::Unix(process) => {
-            bytes[0] = 1;
-            let process = process.map_or(0, |process| process.get());
-            bytes[4..8].copy_from_slice(&process.to_le_bytes());
-        }
-        // Who it is, not who said so: that is asked of the socket.
-        PackedPeer::Introduced(_) => {}
-    }
-    let (words, _) = bytes.as_chunks::<WORD>();
-    let word = |at: usize| u64::from_le_bytes(words[at]);
-    [slot.id, slot.opened, slot.skew, word(0), word(1), word(2)]
-}
-
-fn peer(words: [u64; 3]) -> Option<Peer> {
-    let [first, one, other] = words.map(u64::to_le_bytes);
-    let [kind, _, p0, p1, s0, s1, s2, s3] = first;
-    let (port, number) = (
-        u16::from_le_bytes([p0, p1]),
-        u32::from_le_bytes([s0, s1, s2, s3]),
-    );
-    match kind {
-        4 => {
-            let [a, b, c, d, ..] = one;
-            Some(Peer::Tcp(([a, b, c, d], port).into()))
-        }
-        6 => {
-            let mut ip = [0; 16];
-            ip[..8].copy_from_slice(&one);
-            ip[8..].copy_from_slice(&other);
-            let address = std::net::SocketAddrV6::new(ip.into(), port, 0, number);
-            Some(Peer::Tcp(address.into()))
-        }
-        1 => Some(Peer::Unix(std::num::NonZeroU32::new(number))),
-        _ => None,
-    }
 }

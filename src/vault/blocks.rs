@@ -1,12 +1,13 @@
 //! What connections have beside their slots, block by block: a record of how each stands, and the output that waits for it.
 //!
-//! A connection's chain begins with its record; behind that come the blocks of its output, in order. Output is only ever
-//! added behind, and the record is replaced by a new one that leaves out what has been written since.
+//! A connection's chain begins with its record; behind that come the blocks of its output, in order, and those of its far
+//! side's. Output is only ever added behind, and the record is replaced by a new one that leaves out what has been written since.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::os::fault::may_die;
 use crate::vault::arena::{Arena, BLOCK_BYTES, BlockHead};
+use crate::vault::noted::Stance;
 
 /// Blocks that were used and are not any more stay with the process, up to so many.
 const SPARE: usize = 2048;
@@ -24,21 +25,48 @@ pub(super) struct Blocks {
 #[derive(Debug, Default)]
 struct Chain {
     record: u32,
-    /// Of its output, each with where that begins.
-    output: VecDeque<(u32, u64)>,
-    /// How much is in the last one.
-    filled: usize,
+    outputs: [Output; SIDES],
+    /// How it stands by that record, if there is nothing beside.
+    stance: Option<Stance>,
     /// It was being served when a server crashed, with so much read; and has not read more since.
     suspect: Option<u64>,
 }
 
+/// Its own output, and its far side's.
+const SIDES: usize = 2;
+
+/// Output that waits.
+#[derive(Debug, Default)]
+struct Output {
+    /// Each block with where that begins.
+    blocks: VecDeque<(u32, u64)>,
+    /// How much is in the last one.
+    filled: usize,
+}
+
+/// In front of a record: the first block of the far side's output.
+const BEHIND: usize = 4;
+
+/// A position, and the bytes from there on in two pieces.
+type Pieces<'a> = (u64, &'a [u8], &'a [u8]);
+
 /// What a connection is to have beside its slot.
 pub(super) struct Beside<'a> {
     pub(super) record: &'a [u8],
-    /// The position of the first byte of the output, and that in two pieces.
-    pub(super) output: (u64, &'a [u8], &'a [u8]),
-    /// How much was read of it.
+    pub(super) outputs: [Pieces<'a>; SIDES],
+    /// How it stands by that, if that is all.
+    pub(super) stance: Option<Stance>,
+    /// How much was read of it, and of its far side.
     pub(super) read: u64,
+}
+
+/// What a connection was found to have beside its slot.
+pub(super) struct Found {
+    pub(super) record: Vec<u8>,
+    /// It was being served when a server crashed.
+    pub(super) suspect: bool,
+    /// Its output and its far side's, each with its position.
+    pub(super) outputs: [(u64, Vec<u8>); SIDES],
 }
 
 /// There is no room for it.
@@ -58,6 +86,12 @@ impl Blocks {
     pub(super) fn is_suspect(&self, key: usize, read: u64) -> bool {
         let chain = self.chains.get(&key);
         chain.is_some_and(|chain| chain.suspect.is_some_and(|then| read <= then))
+    }
+
+    /// Whether its record says already that it stands so.
+    pub(super) fn says(&self, key: usize, stance: &Stance) -> bool {
+        let chain = self.chains.get(&key);
+        chain.is_some_and(|chain| chain.suspect.is_none() && chain.stance.as_ref() == Some(stance))
     }
 
     /// Notes what it has now. Wherever that is interrupted, either what it had is there or what it has.
@@ -80,35 +114,22 @@ impl Blocks {
         chain: &mut Chain,
         beside: &Beside<'_>,
     ) -> Result<(), Full> {
-        let (start, front, back) = beside.output;
-        let mut end = chain.end();
         let mut gone = Vec::new();
-        if end < start || chain.output.is_empty() {
-            gone.extend(chain.output.drain(..).map(|(block, _)| block));
-            end = start;
-        }
-        may_die("vault-output");
-        for piece in [(start, front), (start + front.len() as u64, back)] {
-            self.append(arena, chain, &mut end, piece)?;
-        }
-        // What has been written is wanted no more, but for what stands in one block with what has not.
-        while let Some(&(block, at)) = chain.output.front()
-            && chain.output.get(1).map_or(end, |next| next.1) <= start
-            && at < end
-        {
-            gone.push(block);
-            chain.output.pop_front();
+        for (output, pieces) in chain.outputs.iter_mut().zip(&beside.outputs) {
+            self.update(arena, output, pieces, &mut gone)?;
         }
         chain.suspect = chain.suspect.filter(|then| beside.read <= *then);
         let record = self.take(arena)?;
         let room = arena.block_bytes(record).ok_or(Full)?;
-        let length = beside.record.len();
-        room.get_mut(..length)
-            .ok_or(Full)?
-            .copy_from_slice(beside.record);
-        let check = u64::from(crc32fast::hash(beside.record));
+        let [near, far] = &chain.outputs;
+        let length = BEHIND + beside.record.len();
+        let room = room.get_mut(..length).ok_or(Full)?;
+        let (behind, rest) = room.split_at_mut(BEHIND);
+        behind.copy_from_slice(&far.first().to_le_bytes());
+        rest.copy_from_slice(beside.record);
+        let check = u64::from(crc32fast::hash(room));
         let head = BlockHead {
-            next: chain.output.front().map_or(0, |(block, _)| *block),
+            next: near.first(),
             length: u32::try_from(length).map_err(|_| Full)?,
             at: check << 1 | u64::from(chain.suspect.is_some()),
         };
@@ -118,7 +139,36 @@ impl Blocks {
         may_die("vault-chain");
         gone.extend((chain.record != 0).then_some(chain.record));
         chain.record = record;
+        chain.stance = beside.stance;
         self.free.extend(gone);
+        Ok(())
+    }
+
+    /// Adds what of some output is not there yet, and finds which blocks are wanted no more.
+    fn update(
+        &mut self,
+        arena: &mut Arena,
+        output: &mut Output,
+        &(start, front, back): &Pieces<'_>,
+        gone: &mut Vec<u32>,
+    ) -> Result<(), Full> {
+        let mut end = output.end();
+        if end < start || output.blocks.is_empty() {
+            gone.extend(output.blocks.drain(..).map(|(block, _)| block));
+            end = start;
+        }
+        may_die("vault-output");
+        for piece in [(start, front), (start + front.len() as u64, back)] {
+            self.append(arena, output, &mut end, piece)?;
+        }
+        // What has been written is wanted no more, but for what stands in one block with what has not.
+        while let Some(&(block, at)) = output.blocks.front()
+            && output.blocks.get(1).map_or(end, |next| next.1) <= start
+            && at < end
+        {
+            gone.push(block);
+            output.blocks.pop_front();
+        }
         Ok(())
     }
 
@@ -126,16 +176,16 @@ impl Blocks {
     fn append(
         &mut self,
         arena: &mut Arena,
-        chain: &mut Chain,
+        output: &mut Output,
         end: &mut u64,
         (at, piece): (u64, &[u8]),
     ) -> Result<(), Full> {
         let known = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX);
         let mut rest = piece.get(known..).unwrap_or_default();
         while !rest.is_empty() {
-            let last = chain.output.back().copied();
-            let (block, from, filled) = match last.filter(|_| chain.filled < BLOCK_BYTES) {
-                Some((block, from)) => (block, from, chain.filled),
+            let last = output.blocks.back().copied();
+            let (block, from, filled) = match last.filter(|_| output.filled < BLOCK_BYTES) {
+                Some((block, from)) => (block, from, output.filled),
                 None => (self.take(arena)?, *end, 0),
             };
             let room = arena.block_bytes(block).ok_or(Full)?;
@@ -152,7 +202,7 @@ impl Blocks {
             may_die("vault-block");
             if filled == 0 {
                 if let Some((former, from)) = last {
-                    let length = u32::try_from(chain.filled).map_err(|_| Full)?;
+                    let length = u32::try_from(output.filled).map_err(|_| Full)?;
                     let head = BlockHead {
                         next: block,
                         length,
@@ -160,9 +210,9 @@ impl Blocks {
                     };
                     arena.set_block_head(former, head);
                 }
-                chain.output.push_back((block, from));
+                output.blocks.push_back((block, from));
             }
-            chain.filled = filled + count;
+            output.filled = filled + count;
             *end += count as u64;
             rest = later;
         }
@@ -174,8 +224,10 @@ impl Blocks {
         let Some(chain) = self.chains.remove(&key) else {
             return;
         };
-        let output = chain.output.into_iter().map(|(block, _)| block);
-        self.free.extend(output);
+        for output in chain.outputs {
+            let blocks = output.blocks.into_iter().map(|(block, _)| block);
+            self.free.extend(blocks);
+        }
         self.free
             .extend((chain.record != 0).then_some(chain.record));
         if self.chains.is_empty() && self.free.len() > SPARE {
@@ -197,25 +249,41 @@ impl Blocks {
     }
 }
 
-impl Chain {
+impl Output {
+    /// The first block, or 0.
+    fn first(&self) -> u32 {
+        self.blocks.front().map_or(0, |(block, _)| *block)
+    }
+
     fn end(&self) -> u64 {
-        let last = self.output.back();
+        let last = self.blocks.back();
         last.map_or(0, |(_, at)| at + self.filled as u64)
     }
 }
 
-/// What a chain says that begins with `first`: the record, whether its connection was suspect, and the output that is there,
-/// with its position.
-pub(super) fn read(arena: &mut Arena, first: u32) -> Result<(Vec<u8>, bool, u64, Vec<u8>), String> {
-    const TORN: &str = "a record that was damaged";
+const TORN: &str = "a record that was damaged";
+
+/// What a chain says that begins with `first`.
+pub(super) fn read(arena: &mut Arena, first: u32) -> Result<Found, &'static str> {
     let head = arena.block_head(first).ok_or(TORN)?;
     let length = usize::try_from(head.length).unwrap_or(usize::MAX);
-    let record = arena.block_bytes(first).and_then(|all| all.get(..length));
-    let record = record.ok_or(TORN)?.to_vec();
-    if u64::from(crc32fast::hash(&record)) != head.at >> 1 {
-        return Err(TORN.to_owned());
+    let bytes = arena.block_bytes(first).and_then(|all| all.get(..length));
+    let bytes = bytes.ok_or(TORN)?.to_vec();
+    if u64::from(crc32fast::hash(&bytes)) != head.at >> 1 {
+        return Err(TORN);
     }
-    let (mut next, mut start, mut output) = (head.next, None, Vec::new());
+    let (behind, record) = bytes.split_first_chunk::<BEHIND>().ok_or(TORN)?;
+    let far = read_output(arena, u32::from_le_bytes(*behind))?;
+    Ok(Found {
+        record: record.to_vec(),
+        suspect: head.at & 1 == 1,
+        outputs: [read_output(arena, head.next)?, far],
+    })
+}
+
+/// The output that begins with that block.
+fn read_output(arena: &mut Arena, mut next: u32) -> Result<(u64, Vec<u8>), &'static str> {
+    let (mut start, mut output) = (None, Vec::new());
     let most = arena.blocks();
     for _ in 0..most {
         if next == 0 {
@@ -226,10 +294,10 @@ pub(super) fn read(arena: &mut Arena, first: u32) -> Result<(Vec<u8>, bool, u64,
         let length = usize::try_from(head.length).unwrap_or(usize::MAX);
         let bytes = arena.block_bytes(next).and_then(|all| all.get(..length));
         if head.at != start + output.len() as u64 {
-            return Err(TORN.to_owned());
+            return Err(TORN);
         }
         output.extend_from_slice(bytes.ok_or(TORN)?);
         next = head.next;
     }
-    Ok((record, head.at & 1 == 1, start.unwrap_or(0), output))
+    Ok((start.unwrap_or(0), output))
 }

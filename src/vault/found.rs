@@ -11,8 +11,10 @@ use crate::os::kept::Stored;
 use crate::os::sys::mapping::Mapping;
 use crate::service::Survive;
 use crate::time::deadline::Moment;
-use crate::vault::arena::{Arena, BUFFER, Slot};
+use crate::vault::arena::{Arena, BUFFER};
+use crate::vault::noted::{self, Noted};
 use crate::vault::queue::{self, Entry, OWN};
+use crate::vault::slot::Slot;
 use crate::vault::{NAME, blocks};
 use crate::wire::line::shared_clock;
 use crate::wire::record::{Arrival, ListenerRecord, Piece, Record, Update};
@@ -157,7 +159,7 @@ impl Finding {
         (socket, along): (OwnedFd, Vec<OwnedFd>),
         survive: Survive,
     ) -> Found {
-        let step = self.arena.step().filter(|(at, _)| *at == key);
+        let step = self.arena.step().filter(|(at, ..)| *at == key);
         let mut found = Found {
             socket,
             along,
@@ -171,26 +173,24 @@ impl Finding {
             in_step: step.is_some(),
             amiss: None,
         };
-        let output = match survive {
-            Survive::Close => Err("its listener's service does not go on with it"),
-            _ => self.output(slot, step, &mut found, survive),
-        };
-        match output {
-            Ok(output) => {
-                let record = &mut found.arrival.record;
-                record.output = output.len() as u64;
-                record.input_at = record.read;
-                found.update.output = Piece {
-                    at: record.written,
-                    bytes: output,
-                };
+        let step = step.map(|(_, read, far_read)| (read, far_read));
+        let restored = self.noted(slot, &mut found).and_then(|noted| {
+            if step.is_some() && noted.was_suspect {
+                return Err("its input has crashed the server twice");
             }
-            Err(amiss) => found.amiss = Some(amiss),
-        }
+            match survive {
+                Survive::Close => Err("its listener's service does not go on with it"),
+                Survive::Relay => self.relay((key, slot), step, noted, &mut found),
+                Survive::Echo | Survive::Discard => {
+                    self.answer(slot, step, noted, (&mut found, survive))
+                }
+            }
+        });
+        found.amiss = restored.err();
         // What came too early or too late to be noted is nobody's.
         found.along.truncate(found.arrival.along.into());
         if found.along.len() < found.arrival.along.into() {
-            found.amiss = Some("what stands beside it is not there");
+            found.amiss = found.amiss.or(Some("what stands beside it is not there"));
         }
         found.update.record = found.arrival.record.clone();
         found
@@ -198,8 +198,6 @@ impl Finding {
 
     /// A connection of which its slot says everything.
     fn plain(&self, slot: &Slot) -> Arrival {
-        /// What may have been unacknowledged is looked at soon.
-        const SOON: u64 = 1_000_000;
         Arrival {
             listener: slot.listener,
             peer: slot.peer,
@@ -222,7 +220,7 @@ impl Finding {
                 finishing: None,
                 failed: None,
                 progress: None,
-                look_at: Some(SOON),
+                look_at: None,
                 linger: None,
                 dialing: false,
                 far: None,
@@ -234,81 +232,262 @@ impl Finding {
         }
     }
 
-    /// How the connection stands, and the output that is left of it.
+    /// What its record says, if it has one, as it is now.
     ///
     /// # Errors
     /// Why that cannot be said.
-    fn output(
-        &mut self,
-        slot: &Slot,
-        step: Option<(usize, u64)>,
-        found: &mut Found,
-        survive: Survive,
-    ) -> Result<Vec<u8>, &'static str> {
-        let (mut chain_at, mut chain) = (slot.written, Vec::new());
-        let mut was_suspect = false;
-        if slot.chain != 0 {
-            let read = blocks::read(&mut self.arena, slot.chain);
-            let (record, suspect, at, output) = read.map_err(|_| "its record was damaged")?;
-            let arrival: Arrival =
-                postcard::from_bytes(&record).map_err(|_| "its record cannot be read")?;
-            if arrival.record.id != slot.id || arrival.listener != slot.listener {
-                return Err("its record is another's");
-            }
-            was_suspect = suspect;
-            let (age, silence) = (found.arrival.age, found.arrival.record.silence);
-            found.arrival = arrival;
-            found.arrival.age = age;
-            found.arrival.record.silence = silence;
-            (chain_at, chain) = (at, output);
+    fn noted(&mut self, slot: &Slot, found: &mut Found) -> Result<Beside, &'static str> {
+        let mut beside = Beside {
+            outputs: [(slot.written, Vec::new()), (0, Vec::new())],
+            was_suspect: false,
+            ahead: None,
+        };
+        if slot.chain == 0 {
+            return Ok(beside);
         }
+        let read = blocks::read(&mut self.arena, slot.chain)?;
+        let noted: Noted =
+            postcard::from_bytes(&read.record).map_err(|_| "its record cannot be read")?;
+        if noted.arrival.record.id != slot.id || noted.arrival.listener != slot.listener {
+            return Err("its record is another's");
+        }
+        beside = Beside {
+            outputs: read.outputs,
+            was_suspect: read.suspect,
+            ahead: Some((noted.ahead, noted.far_ahead)),
+        };
+        let passed = self.since(noted.at);
+        let (age, silence) = (found.arrival.age, found.arrival.record.silence);
+        found.arrival = noted.arrival;
+        found.arrival.age = age;
         let record = &mut found.arrival.record;
-        let settled = record.output_end();
-        let was_open = !record.ended && record.finishing.is_none() && record.failed.is_none();
-        let begun = match step {
-            Some(_) if was_suspect => return Err("its input has crashed the server twice"),
-            Some((_, begun)) => {
-                // Nobody has noted how far it came: the kernel knows.
-                let account = account(&found.socket)
-                    .ok_or("it was just being served, and the system keeps no account of it")?;
-                (record.read, record.written) = (account.read, account.written);
-                if account.fin_sent && !record.fin_sent {
-                    // Why, nobody has noted either; as a rule the client had sent its own.
-                    let reason = u8::try_from(CloseReason::PeerClosed as usize).ok();
-                    record.finishing = record.finishing.or(reason);
-                    (record.fin_sent, record.ended) = (true, true);
-                }
-                begun
-            }
-            None => {
-                (record.read, record.written) = (slot.read, slot.written);
-                slot.read
-            }
-        };
-        if survive != Survive::Echo {
-            return Ok(Vec::new());
+        if !noted.stopped {
+            record.silence = silence;
         }
-        let (read, written) = (record.read, record.written);
-        let end = match was_open {
-            true => read.checked_sub(slot.skew),
-            // What came then was not answered.
-            false => Some(settled.max(written)),
-        };
-        let end = end.filter(|end| written <= *end);
-        let end = end.ok_or("more was written than there was")?;
-        self.between(written..end, (chain_at, &chain), (begun, read, slot.skew))
-            .ok_or("some of its bytes are not there")
+        noted::pass(record, passed);
+        if let Some(far) = &mut record.far {
+            noted::pass(&mut far.1, passed);
+        }
+        Ok(beside)
     }
 
-    /// The output at those positions: of the chain, and behind that of what was just being read, from `begun` on.
-    fn between(
+    /// How a connection stands each of whose bytes is answered by itself, or none.
+    ///
+    /// # Errors
+    /// Why that cannot be said.
+    fn answer(
         &mut self,
-        wanted: std::ops::Range<u64>,
-        (chain_at, chain): (u64, &[u8]),
-        (begun, read, skew): (u64, u64, u64),
-    ) -> Option<Vec<u8>> {
-        let (mut at, end) = (wanted.start, wanted.end);
-        let mut output = Vec::new();
+        slot: &Slot,
+        step: Option<(u64, u64)>,
+        beside: Beside,
+        (found, survive): (&mut Found, Survive),
+    ) -> Result<(), &'static str> {
+        let record = &mut found.arrival.record;
+        let was_open = !record.ended && record.finishing.is_none() && record.failed.is_none();
+        let [output, _] = beside.outputs;
+        let near = Side::of(record, output, (slot.read, slot.written))
+            .counted(step.map(|_| account(&found.socket, false)))?;
+        if near.takes_fin(record) {
+            // Why, nobody has noted; as a rule the client had sent its own.
+            end(record);
+        }
+        let came = Came {
+            begun: step.map_or(slot.read, |(begun, _)| begun),
+            read: near.read,
+            ahead: -slot.skew.cast_signed(),
+            buffer: self.buffer.bytes(),
+        };
+        let came = was_open.then_some(came);
+        found.update.output = match survive {
+            Survive::Echo => near.output(record, came)?,
+            _ => Side { settled: 0, ..near }.output(record, None)?,
+        };
+        Ok(())
+    }
+
+    /// How both sides of a relay stand.
+    ///
+    /// # Errors
+    /// Why that cannot be said.
+    fn relay(
+        &mut self,
+        (key, slot): (usize, &Slot),
+        step: Option<(u64, u64)>,
+        beside: Beside,
+        found: &mut Found,
+    ) -> Result<(), &'static str> {
+        let (ahead, far_ahead) = beside.ahead.ok_or("nobody had noted how it stands")?;
+        let (far_cookie, far_read, far_written) = self.arena.far(key).unwrap_or_default();
+        let (begun, far_begun) = step.unwrap_or((slot.read, far_read));
+        let arrival = &mut found.arrival;
+        let record = &mut arrival.record;
+        let its = |socket: &&OwnedFd| rustix::net::sockopt::socket_cookie(socket) == Ok(far_cookie);
+        let far_socket = found.along.first().filter(its);
+        if record.far.is_some() && far_socket.is_none() {
+            // The turn in which it came was the last one: nothing was read before it would have been found.
+            if (slot.read, slot.written, far_read) != (slot.skew, 0, 0) {
+                return Err("its far side is not there");
+            }
+            (record.far, record.dialing, arrival.along) = (None, true, 0);
+        }
+        let [output, far_output] = beside.outputs;
+        let near = Side::of(record, output, (slot.read, slot.written))
+            .counted(step.map(|_| account(&found.socket, false)))?;
+        let is_open = record.finishing.is_none();
+        let (Some((_, far)), Some(far_socket)) = (record.far.as_deref_mut(), far_socket) else {
+            // Without one nothing is read, and nothing comes.
+            if near.read != begun {
+                return Err("it was read, and nobody knows for whom");
+            }
+            if near.takes_fin(record) {
+                end(record);
+            }
+            found.update.output = near.output(record, None)?;
+            return Ok(());
+        };
+        let upstream = Side::of(far, far_output, (far_read, far_written))
+            .counted(step.map(|_| account(far_socket, true)))?;
+        let (buffer, far_buffer) = self.buffer.bytes().split_at(BUFFER);
+        let came = Came {
+            begun,
+            read: near.read,
+            ahead: far_ahead,
+            buffer,
+        };
+        let far_came = Came {
+            begun: far_begun,
+            read: upstream.read,
+            ahead,
+            buffer: far_buffer,
+        };
+        // What came otherwise was not passed on.
+        let came = (is_open && !record.ended && far.failed.is_none()).then_some(came);
+        let far_came = (is_open && record.failed.is_none()).then_some(far_came);
+        // A FIN is passed on; any other is of an end that began in that step, and nobody has noted for which reason.
+        let cut = upstream.takes_fin(far) && !near.has_ended();
+        found.update.far = upstream.output(far, came)?;
+        far.shifted = true;
+        let cut = near.takes_fin(record) && !upstream.has_ended() || cut;
+        found.update.output = near.output(record, far_came)?;
+        record.shifted = true;
+        if cut {
+            end(record);
+        }
+        Ok(())
+    }
+}
+
+/// Microseconds until it is looked whether what was sent is acknowledged.
+const SOON: u64 = 1_000_000;
+
+const TOO_MUCH: &str = "more was written than there was";
+
+/// What a connection has beside its slot.
+struct Beside {
+    /// Its output that was noted, and its far side's, each with its position.
+    outputs: [(u64, Vec<u8>); 2],
+    was_suspect: bool,
+    /// By how much its output was ahead of what was read of its far side, and the other way round.
+    ahead: Option<(i64, i64)>,
+}
+
+/// It was ending.
+fn end(record: &mut Record) {
+    let reason = u8::try_from(CloseReason::PeerClosed as usize).ok();
+    record.finishing = record.finishing.or(reason);
+    record.ended = true;
+}
+
+/// How far a socket has come.
+struct Side {
+    read: u64,
+    written: u64,
+    /// Where its output ended when that was noted last; what waited of it, and the position of that.
+    settled: u64,
+    kept: (u64, Vec<u8>),
+    /// The kernel's account, where nobody has noted how far it has come since.
+    account: Option<Accounted>,
+}
+
+/// What was read that is output elsewhere: what of it is not noted there was just being read into `buffer`.
+struct Came<'a> {
+    /// The step began with so much read, and ended with so much.
+    begun: u64,
+    read: u64,
+    /// What was read there goes to a position so much farther on.
+    ahead: i64,
+    buffer: &'a [u8],
+}
+
+impl Side {
+    fn of(record: &Record, kept: (u64, Vec<u8>), (read, written): (u64, u64)) -> Self {
+        Self {
+            read,
+            written,
+            settled: record.output_end(),
+            kept,
+            account: None,
+        }
+    }
+
+    /// It was just being served: so far it has come.
+    ///
+    /// # Errors
+    /// The system does not say so.
+    fn counted(self, account: Option<Option<Accounted>>) -> Result<Self, &'static str> {
+        let Some(account) = account else {
+            return Ok(self);
+        };
+        let account =
+            account.ok_or("it was just being served, and the system keeps no account of it")?;
+        Ok(Self {
+            read: account.read,
+            written: account.written,
+            account: Some(account),
+            ..self
+        })
+    }
+
+    /// Whether a FIN was sent to it that is not noted. It is now.
+    fn takes_fin(&self, record: &mut Record) -> bool {
+        let sent = self.account.is_some_and(|account| account.fin_sent) && !record.fin_sent;
+        record.fin_sent |= sent;
+        record.fin_wanted |= sent;
+        sent
+    }
+
+    /// Whether its own FIN had come by then.
+    fn has_ended(&self) -> bool {
+        self.account.is_some_and(|account| account.peer_fin)
+    }
+
+    /// Its output that is left, and in its record how far it has come.
+    ///
+    /// # Errors
+    /// There is less of it than was written, or not all of it.
+    fn output(&self, record: &mut Record, came: Option<Came<'_>>) -> Result<Piece, &'static str> {
+        let end = match &came {
+            _ if record.fin_sent => Some(self.written),
+            Some(came) => came.read.checked_add_signed(came.ahead),
+            None => Some(self.settled.max(self.written)),
+        };
+        let end = end.filter(|end| self.written <= *end).ok_or(TOO_MUCH)?;
+        let bytes = self
+            .bytes(end, came)
+            .ok_or("some of its bytes are not there")?;
+        (record.read, record.written) = (self.read, self.written);
+        record.output = bytes.len() as u64;
+        record.input_at = self.read;
+        record.look_at = Some(record.look_at.map_or(SOON, |at| at.min(SOON)));
+        Ok(Piece {
+            at: self.written,
+            bytes,
+        })
+    }
+
+    /// From what was written on to that position.
+    fn bytes(&self, end: u64, came: Option<Came<'_>>) -> Option<Vec<u8>> {
+        let (mut at, mut output) = (self.written, Vec::new());
         let mut take = |at: &mut u64, from: u64, bytes: &[u8]| {
             let skip = usize::try_from(at.checked_sub(from)?).ok()?;
             let most = usize::try_from(end - *at).ok()?;
@@ -320,18 +499,21 @@ impl Finding {
         };
         if at < end {
             // There may be none of it there.
-            let _ = take(&mut at, chain_at, chain);
+            let _ = take(&mut at, self.kept.0, &self.kept.1);
         }
-        if at < end {
-            let length = usize::try_from(read.checked_sub(begun)?).ok()?;
-            let bytes = self.buffer.bytes().get(..length.min(BUFFER + 1))?;
-            take(&mut at, begun.checked_sub(skew)?, bytes)?;
+        if at < end
+            && let Some(came) = came
+        {
+            let length = usize::try_from(came.read.checked_sub(came.begun)?).ok()?;
+            let bytes = came.buffer.get(..length)?;
+            take(&mut at, came.begun.checked_add_signed(came.ahead)?, bytes)?;
         }
         (at == end).then_some(output)
     }
 }
 
-fn account(socket: &OwnedFd) -> Option<Accounted> {
+/// The kernel's of a socket.
+fn account(socket: &OwnedFd, dialled: bool) -> Option<Accounted> {
     // What is counted of that are its first path's bytes.
     if multipath::is_multipath(socket) {
         return None;
@@ -339,5 +521,5 @@ fn account(socket: &OwnedFd) -> Option<Accounted> {
     let socket = socket.as_fd().try_clone_to_owned().ok()?;
     let nobody = crate::address::endpoint::Peer::Unix(None);
     let io = Io::new(socket, 0, nobody, 0, Moment::at_start());
-    io.accounted(Moment::at_start())
+    io.accounted(dialled, Moment::at_start())
 }

@@ -3,20 +3,23 @@
 //! The kernel has the journal: how many bytes were read of a connection, and how many it has taken for it (`TCP_INFO`, `SIOCINQ`,
 //! `SIOCOUTQ`). A worker is in the middle of one connection at the most; what it has read for that lies in its buffer, which is
 //! a part of the vault, and a few stores say whose it is and where it begins. All others are at rest, and their slots say how
-//! far they have come. So where the answer to a byte is that byte, or none, nothing can be lost, doubled or guessed, and not
+//! far they have come. So where the answer to a byte is that byte, or none, or what goes to the far side is that byte, nothing can be lost, doubled or guessed, and not
 //! one system call is added to a message.
 //!
 //! | part | file |
 //! |---|---|
-//! | what stands where in memory | `arena.rs` |
+//! | what stands where in memory | `arena.rs`, `slot.rs` |
 //! | records, and output that waits | `blocks.rs` |
+//! | what a record says | `noted.rs` |
 //! | descriptors | `queue.rs` |
 //! | what a server finds of the one before it | `found.rs` |
 
 mod arena;
 mod blocks;
 pub(crate) mod found;
+mod noted;
 mod queue;
+mod slot;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -34,11 +37,13 @@ use crate::os::sys::mapping::Mapping;
 use crate::service::{AnyService, Survive};
 use crate::time::deadline::{Clock, Moment};
 pub(crate) use crate::vault::arena::BUFFER;
-use crate::vault::arena::{Arena, Clocks, Slot};
+use crate::vault::arena::{Arena, Clocks};
 use crate::vault::blocks::{Beside, Blocks};
+use crate::vault::noted::{Noted, Stance};
 use crate::vault::queue::{BATCH, Entry, Pair};
+use crate::vault::slot::Slot;
 use crate::wire::line::shared_clock;
-use crate::wire::record::{Arrival, ListenerRecord};
+use crate::wire::record::ListenerRecord;
 
 /// Batches of descriptors that are sent anew in a turn: a fraction of a millisecond, which live clients wait for.
 const SLICE: usize = 4;
@@ -138,7 +143,8 @@ impl Vault {
     /// A connection is about to be read, served and written.
     #[inline]
     pub(crate) fn begin(&self, key: usize, io: &Io) {
-        self.arena.begin_step(key, io.read);
+        let far_read = io.far_io().map_or(0, |far| far.read);
+        self.arena.begin_step(key, io.read, far_read);
         may_die("vault-begun");
     }
 
@@ -160,6 +166,10 @@ impl Vault {
             self.arena
                 .note(key, io.read, io.written, io.last_in.number());
             may_die("vault-noted");
+            if let Some(far) = io.far_io() {
+                self.arena.note_far(key, far.read, far.written);
+                may_die("vault-far-noted");
+            }
         }
         self.arena.end_step();
     }
@@ -173,7 +183,17 @@ impl Vault {
         now: Moment,
     ) {
         let io = &connection.io;
-        if io.is_plain() && !self.blocks.is_suspect(key, io.read) {
+        // What of such a service's state there is stays the same.
+        let is_told = matches!(
+            service.survive(),
+            Survive::Echo | Survive::Discard | Survive::Relay
+        );
+        let stance = Stance::of(io).filter(|_| is_told);
+        if stance.is_some_and(|stance| self.blocks.says(key, &stance)) {
+            return;
+        }
+        let read = connection.taken_in();
+        if io.is_plain() && !self.blocks.is_suspect(key, read) {
             self.arena.set_chain(key, 0);
             return self.blocks.forget(&self.arena, key);
         }
@@ -181,13 +201,14 @@ impl Vault {
         let Some(record) = connection.export(service, now) else {
             return self.forget(key);
         };
-        let arrival = Arrival::of(io, now, record);
-        let beside = postcard::to_stdvec(&arrival).map_err(|_| blocks::Full);
-        let noted = beside.and_then(|record| {
+        let record = Noted::of(io, now, record);
+        let noted = postcard::to_stdvec(&record).map_err(|_| blocks::Full);
+        let noted = noted.and_then(|record| {
             let beside = Beside {
                 record: &record,
-                output: io.output(),
-                read: io.read,
+                outputs: [io.output(), io.far_output()],
+                stance,
+                read,
             };
             self.blocks.note(&mut self.arena, key, &beside)
         });
@@ -219,6 +240,7 @@ impl Vault {
         };
         self.arena.set_last_id(slot.id);
         self.blocks.forget(&self.arena, key);
+        self.put_far(key, io);
         if self.arena.put(key, &slot) {
             self.unsent.push((key, 0));
         } else {
@@ -228,8 +250,19 @@ impl Vault {
         }
     }
 
+    fn put_far(&self, key: usize, io: &Io) {
+        let Some(far) = io.far_io() else { return };
+        if let Ok(cookie) = rustix::net::sockopt::socket_cookie(&far.socket) {
+            self.arena.put_far(key, cookie, far.read, far.written);
+        }
+    }
+
     /// What stands beside a connection has come, all of it at once: it goes where its own descriptor is.
-    pub(crate) fn came_along(&mut self, key: usize) {
+    pub(crate) fn came_along(&mut self, key: usize, io: &Io) {
+        if self.arena.who(key).is_none() {
+            return;
+        }
+        self.put_far(key, io);
         // Else that has yet to go, and takes it along.
         if self.there.get(key).is_some_and(|there| *there > 0) {
             self.unsent.push((key, 1));
@@ -245,7 +278,7 @@ impl Vault {
         now: Moment,
     ) {
         if self.arena.who(key).is_some() {
-            self.blocks.suspect(key, connection.io.read);
+            self.blocks.suspect(key, connection.taken_in());
             self.settle_beside(key, connection, service, now);
         }
     }

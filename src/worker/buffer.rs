@@ -3,7 +3,8 @@
 #[cfg(control)]
 use crate::os::sys::mapping::Mapping;
 
-/// What one read may bring; one such buffer a worker.
+/// What one read may bring. A worker has two such buffers: what comes of far sides goes behind what comes of clients, and
+/// should the process die, both are there.
 const READ_BUFFER: usize = 256 * 1024;
 #[cfg(control)]
 const _: () = assert!(READ_BUFFER == crate::vault::BUFFER);
@@ -34,7 +35,7 @@ impl ReadBuffer {
     /// Begins with a page: the kernel copies half again as fast to there (scripts/bench/forward).
     pub(super) fn new() -> Self {
         const PAGE: usize = 4096;
-        let bytes = vec![0; READ_BUFFER + PAGE].into_boxed_slice();
+        let bytes = vec![0; 2 * READ_BUFFER + PAGE].into_boxed_slice();
         let from = bytes.as_ptr().align_offset(PAGE).min(PAGE);
         Self {
             memory: Memory::Own(bytes),
@@ -43,7 +44,7 @@ impl ReadBuffer {
         }
     }
 
-    /// In memory that begins with a page and has as much as one read may bring.
+    /// In memory that begins with a page and has as much as one read of either side may bring.
     #[cfg(control)]
     pub(super) fn kept(memory: Mapping) -> Self {
         Self {
@@ -53,14 +54,15 @@ impl ReadBuffer {
         }
     }
 
+    /// For what comes of a client, and for what comes of its far side.
     #[inline]
-    pub(super) fn bytes(&mut self) -> &mut [u8] {
+    pub(super) fn bytes(&mut self) -> (&mut [u8], &mut [u8]) {
         let bytes = match &mut self.memory {
             Memory::Own(bytes) => bytes,
             #[cfg(control)]
             Memory::Kept(memory) => memory.bytes(),
         };
-        &mut bytes[self.from..self.from + READ_BUFFER]
+        bytes[self.from..self.from + 2 * READ_BUFFER].split_at_mut(READ_BUFFER)
     }
 
     pub(super) fn begin_turn(&mut self) {

@@ -21,6 +21,8 @@ impl Worker {
                 self.dialed(key, dialed);
             }
         }
+        // Before any of them is read.
+        self.flush_vault();
         self.wake_receivers();
     }
 
@@ -79,6 +81,7 @@ impl Worker {
             }
             Dialed::Failed(error) => Some(Err(error)),
         };
+        let is_kept = self.vault.is_some();
         self.step(key, |connection, serving| {
             let Some(outcome) = outcome else {
                 return Step::Rest;
@@ -87,8 +90,7 @@ impl Worker {
                 connection.io.take_far();
             }
             connection.dialed(serving, outcome.as_ref().map(|&()| ()));
-            connection.io.resume_reading_if_room(&serving.turn);
-            connection.advance(serving)
+            connection.connected(serving, is_kept && outcome.is_ok())
         });
     }
 

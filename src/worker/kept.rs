@@ -54,8 +54,9 @@ impl Worker {
 
     /// What stands beside that connection has come.
     pub(super) fn put_along_into_vault(&mut self, key: usize) {
-        if let Some(vault) = &mut self.vault {
-            vault.came_along(key);
+        let connection = self.connections.get(key);
+        if let (Some(vault), Some(connection)) = (&mut self.vault, connection) {
+            vault.came_along(key, &connection.io);
         }
     }
 

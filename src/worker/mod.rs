@@ -303,6 +303,7 @@ impl Worker {
                 return Step::PutOff;
             }
             serving.buffer = &mut std::mem::take(&mut serving.buffer)[..share];
+            serving.far_buffer = &mut std::mem::take(&mut serving.far_buffer)[..share];
             connection.advance(serving)
         });
     }

@@ -78,6 +78,9 @@ impl Worker {
             return false;
         }
         let connection = self.connections.remove(key);
+        if let Some(vault) = &mut self.vault {
+            vault.forget(key);
+        }
         connection.io.deregister(self.poll.registry());
         self.deadlines.remove(slot(key));
         let (io, state) = connection.into_parts();
@@ -211,13 +214,14 @@ impl Worker {
         if let Some(giving) = &mut self.giving {
             giving.arrived(key);
         }
+        let is_kept = self.vault.is_some();
         self.step(key, |connection, serving| {
             if fresh {
                 connection.greet(serving);
             }
             match &registered {
                 Ok(()) if at_door => connection.knock(serving),
-                Ok(()) if connected => connection.arrived(serving),
+                Ok(()) if connected => connection.arrived(serving, is_kept),
                 Ok(()) => connection.opened(serving),
                 // Out of memory for it (epoll_ctl(2): ENOMEM, ENOSPC): it cannot be served.
                 Err(error) => Step::Close(connection.io.cut_off(Ending {

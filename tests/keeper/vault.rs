@@ -16,7 +16,7 @@ use crate::support::home::{Home, number, text};
 use crate::support::{GUARD, assert_echoes, connect, read_to_fin, restarted, until};
 
 /// A client that sends without end and reads now and then, and knows what is to come back.
-struct Stream {
+pub(super) struct Stream {
     client: TcpStream,
     sent: u64,
     back: u64,
@@ -30,7 +30,7 @@ const PIECE: usize = 16 * 1024;
 const STEP: u64 = 256 * 1024;
 
 /// What is sent from that place on.
-fn piece(at: u64) -> &'static [u8] {
+pub(super) fn piece(at: u64) -> &'static [u8] {
     static SENT: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let byte = |at: usize| (at % PERIOD).wrapping_mul(0x9e37_79b9).to_le_bytes()[2];
         (0..PERIOD + PIECE).map(byte).collect()
@@ -40,7 +40,7 @@ fn piece(at: u64) -> &'static [u8] {
 }
 
 impl Stream {
-    fn of(client: TcpStream) -> Self {
+    pub(super) fn of(client: TcpStream) -> Self {
         client.set_nonblocking(true).unwrap();
         Self {
             client,
@@ -50,7 +50,7 @@ impl Stream {
     }
 
     /// Sends until nobody takes any more.
-    fn push(&mut self) {
+    pub(super) fn push(&mut self) {
         loop {
             match self.client.write(piece(self.sent)) {
                 Ok(count) => self.sent += count as u64,
@@ -61,7 +61,7 @@ impl Stream {
     }
 
     /// Reads what there is: all of it is what was sent, in order.
-    fn pull(&mut self) {
+    pub(super) fn pull(&mut self) {
         let mut bytes = [0; PIECE];
         while self.back < self.sent {
             match self.client.read(&mut bytes) {
@@ -78,7 +78,7 @@ impl Stream {
     }
 
     /// Until so much more has come back.
-    fn go_on(&mut self, bytes: u64) {
+    pub(super) fn go_on(&mut self, bytes: u64) {
         let goal = self.back + bytes;
         until("it goes on", || {
             self.push();
@@ -88,7 +88,7 @@ impl Stream {
     }
 
     /// Until the server that runs now has read of it in several steps: what comes back may have waited on the way.
-    fn go_on_over_steps(&mut self, kept: &Kept) {
+    pub(super) fn go_on_over_steps(&mut self, kept: &Kept) {
         let mut first = None;
         until("it goes on", || {
             self.push();
@@ -103,7 +103,7 @@ impl Stream {
     }
 
     /// Everything comes back, and then the end.
-    fn finish(mut self) {
+    pub(super) fn finish(mut self) {
         self.client.shutdown(Shutdown::Write).unwrap();
         until("all has come back", || {
             self.pull();
@@ -115,7 +115,7 @@ impl Stream {
 }
 
 /// A keeper whose servers die at `place`, once for each time that the file is put there.
-fn mortal(place: &str, args: &[&str]) -> (Kept, PathBuf) {
+pub(super) fn mortal(place: &str, args: &[&str]) -> (Kept, PathBuf) {
     let home = Home::new();
     let file = home.join("die");
     let mut command = home.standfast(&["serve", "--keep", "-l", "0"]);
@@ -272,7 +272,7 @@ fn nobody_is_poison_who_has_got_over_what_it_said() {
     }
 }
 
-fn restart(kept: &Kept) {
+pub(super) fn restart(kept: &Kept) {
     let (code, stdout, stderr) = restarted(|| kept.home.standfast(&["restart"]));
     assert_eq!((code, &*stderr), (0, ""), "{stdout}");
 }

@@ -20,7 +20,7 @@ use crate::dial::{DialError, DialErrorKind};
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::inspect::UpstreamInfo;
-use crate::service::{Context, Exported, Patience, Service};
+use crate::service::{Context, Exported, Patience, Service, Survive};
 use crate::services::forward::health::{Down, Health};
 use crate::services::forward::journey::Gone;
 pub use crate::services::forward::options::{Balance, Fails, ForwardOptions};
@@ -268,6 +268,10 @@ impl Service for Forward {
             UpstreamInfo::new(upstream.address().to_string(), down_for)
         });
         infos.collect()
+    }
+
+    fn survive(&self) -> Survive {
+        Survive::Relay
     }
 
     /// A search begins anew in the other process, but for its turn, and its age, which is the connection's.
