@@ -1,5 +1,7 @@
 //! What stands for a worker's vault where there is none.
 
+use std::any::Any;
+
 use crate::connection::Connection;
 use crate::io::Io;
 use crate::service::AnyService;
@@ -15,6 +17,10 @@ impl Vault {
     }
 
     pub(crate) fn settle(&mut self, _: usize, _: &Connection, _: &AnyService, _: Moment) {
+        match *self {}
+    }
+
+    pub(crate) fn comes(&mut self, _: Box<dyn Any + Send>) {
         match *self {}
     }
 

@@ -37,6 +37,8 @@ pub(crate) struct Newcomer {
     pub(crate) io: Io,
     /// What its service remembers of it, once it is connected; `None`: it was only accepted.
     pub(crate) state: Option<Box<dyn Any + Send>>,
+    /// As long as this lives the former worker's vault has it.
+    pub(crate) standing: Option<Box<dyn Any + Send>>,
 }
 
 /// The way to one worker.

@@ -6,6 +6,7 @@
 //! what the worker reads into
 //! a slot for each connection, at its key
 //! a slot for each one's far side
+//! those on their way to another worker
 //! blocks: what a connection has beside its slot, a chain for each
 //! ```
 //!
@@ -16,6 +17,7 @@ use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
@@ -25,11 +27,12 @@ use rustix::fs::{
 use rustix::process::{Resource, getrlimit};
 
 use crate::os::sys::mapping::Mapping;
+use crate::vault::moving::{self, Moving};
 use crate::vault::slot::{Slot, fixed, peer};
 use crate::wire::record::{ListenerRecord, SCHEMA};
 
 /// The form of all this: another one is not read.
-const FORM: u64 = 3;
+const FORM: u64 = 4;
 const MAGIC: u64 = u64::from_le_bytes(*b"stdfastv");
 
 const PAGE: usize = 4096;
@@ -96,8 +99,12 @@ impl Size {
         self.slots_at() + paged(self.slots * SLOT * WORD)
     }
 
-    fn blocks_at(self) -> usize {
+    fn moving_at(self) -> usize {
         self.fars_at() + paged(self.slots * FAR * WORD)
+    }
+
+    fn blocks_at(self) -> usize {
+        self.moving_at() + paged(moving::SIZE)
     }
 
     fn whole(self) -> usize {
@@ -126,6 +133,7 @@ pub(super) struct Arena {
     first: Mapping,
     slots: Mapping,
     fars: Mapping,
+    pub(super) moving: Moving,
     blocks: Mapping,
     pub(super) clocks: Clocks,
 }
@@ -181,7 +189,8 @@ impl Arena {
             _lock: locked(&file)?,
             first: part(0, size.first())?,
             slots: part(size.slots_at(), size.fars_at())?,
-            fars: part(size.fars_at(), size.blocks_at())?,
+            fars: part(size.fars_at(), size.moving_at())?,
+            moving: Moving(Arc::new(part(size.moving_at(), size.blocks_at())?)),
             blocks: part(size.blocks_at(), size.whole())?,
             file,
             size,

@@ -1,6 +1,6 @@
 //! What a server finds of the one before it, which was killed: its connections, each as it was, or why it cannot go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -26,6 +26,8 @@ pub(crate) struct Former {
     /// No connection had a higher number.
     pub(crate) last_id: u64,
     pub(crate) found: Vec<Found>,
+    /// Those on their way to another worker, which may have them by now.
+    moving: Vec<Found>,
 }
 
 /// A connection that it had.
@@ -70,7 +72,15 @@ pub(crate) fn found(
             .map_err(|error| log::error!(error = error.as_str(); "cannot go on with what the former server had"))
             .ok()
     });
-    formers.collect()
+    let mut formers: Vec<Former> = formers.collect();
+    let there = formers.iter().flat_map(|former| &former.found);
+    let there: HashSet<u64> = there.map(|one| one.arrival.record.id).collect();
+    for former in &mut formers {
+        let moving = std::mem::take(&mut former.moving).into_iter();
+        let moving = moving.filter(|one| !there.contains(&one.arrival.record.id));
+        former.found.extend(moving);
+    }
+    formers
 }
 
 /// A connection's descriptors, by their places.
@@ -103,11 +113,19 @@ impl Finding {
     ) -> Result<Former, String> {
         // In the order of the keys, so that two who look see the same.
         let mut sockets: BTreeMap<u32, Sockets> = BTreeMap::new();
+        let moving: BTreeMap<u64, Vec<u8>> = self.arena.moving.each().collect();
+        let mut sockets_moving: BTreeMap<u64, OwnedFd> = BTreeMap::new();
         for far in queues {
             let looked = queue::look(far, |entry, socket| {
                 if self.is_its(entry, &socket) {
                     let sockets = sockets.entry(entry.key).or_default();
                     sockets.insert(entry.place, socket);
+                } else if entry.place == OWN
+                    && !moving.is_empty()
+                    && let Ok(cookie) = rustix::net::sockopt::socket_cookie(&socket)
+                    && moving.contains_key(&cookie)
+                {
+                    sockets_moving.insert(cookie, socket);
                 }
             });
             if let Err(error) = looked {
@@ -123,7 +141,14 @@ impl Finding {
             Some(self.connection(key as usize, &slot, sockets, survive))
         });
         let found = found.collect();
+        let moving = sockets_moving.into_iter().filter_map(|(cookie, socket)| {
+            let found = self.on_its_way(moving.get(&cookie)?, socket)?;
+            let listener = usize::from(found.arrival.listener);
+            (*each.get(listener)? == Survive::Relay).then_some(found)
+        });
+        let moving = moving.collect();
         Ok(Former {
+            moving,
             last_id: self.arena.last_id(),
             listeners: self.listeners,
             found,
@@ -143,6 +168,30 @@ impl Finding {
                 id.is_some_and(|id| entry == Entry::new(entry.key, place, id))
             }
         }
+    }
+
+    /// One that was on its way to another worker.
+    fn on_its_way(&self, record: &[u8], socket: OwnedFd) -> Option<Found> {
+        let noted: Noted = postcard::from_bytes(record).ok()?;
+        let passed = self.since(noted.at);
+        let mut arrival = noted.arrival;
+        arrival.age = arrival.age.saturating_add(passed);
+        let record = &mut arrival.record;
+        record.silence = record.silence.saturating_add(passed);
+        noted::pass(record, passed);
+        Some(Found {
+            socket,
+            along: Vec::new(),
+            update: Update {
+                record: record.clone(),
+                output: Piece::default(),
+                input: Piece::default(),
+                far: Piece::default(),
+            },
+            arrival,
+            in_step: false,
+            amiss: None,
+        })
     }
 
     /// Time since then, in microseconds.
@@ -188,7 +237,9 @@ impl Finding {
         });
         found.amiss = restored.err();
         // What came too early or too late to be noted is nobody's.
-        found.along.truncate(found.arrival.along.into());
+        if found.amiss.is_none() {
+            found.along.truncate(found.arrival.along.into());
+        }
         if found.along.len() < found.arrival.along.into() {
             found.amiss = found.amiss.or(Some("what stands beside it is not there"));
         }

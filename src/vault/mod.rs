@@ -12,15 +12,18 @@
 //! | records, and output that waits | `blocks.rs` |
 //! | what a record says | `noted.rs` |
 //! | descriptors | `queue.rs` |
+//! | who goes from one worker to another | `moving.rs` |
 //! | what a server finds of the one before it | `found.rs` |
 
 mod arena;
 mod blocks;
 pub(crate) mod found;
+mod moving;
 mod noted;
 mod queue;
 mod slot;
 
+use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -43,7 +46,7 @@ use crate::vault::noted::{Noted, Stance};
 use crate::vault::queue::{BATCH, Entry, Pair};
 use crate::vault::slot::Slot;
 use crate::wire::line::shared_clock;
-use crate::wire::record::ListenerRecord;
+use crate::wire::record::{ListenerRecord, Record};
 
 /// Batches of descriptors that are sent anew in a turn: a fraction of a millisecond, which live clients wait for.
 const SLICE: usize = 4;
@@ -69,6 +72,8 @@ pub(crate) struct Vault {
     keeper: Arc<dyn Lifecycle>,
     /// Connections whose descriptors are not there yet: their keys, and which is the first of those.
     unsent: Vec<(usize, u8)>,
+    /// Connections that have come of another worker, whose vault has them until they are here.
+    coming: Vec<Box<dyn Any + Send>>,
     /// How many are there of the connection of each key.
     there: Vec<u8>,
     /// Where descriptors wait: new ones go to the last.
@@ -121,6 +126,7 @@ impl Vault {
             blocks: Blocks::default(),
             keeper: Arc::clone(keeper),
             unsent: Vec::new(),
+            coming: Vec::new(),
             there: Vec::new(),
             pairs: Vec::new(),
             renewal: None,
@@ -296,13 +302,51 @@ impl Vault {
         }
     }
 
+    /// It goes to another worker, and is not read before it is in that one's vault. Until what is answered is dropped it is
+    /// there, as one to be dialled for; nothing is for one that is not here. `None`: there is no room for it on the way.
+    pub(crate) fn moves(
+        &mut self,
+        key: usize,
+        connection: &Connection,
+        service: &AnyService,
+        now: Moment,
+    ) -> Option<Option<Box<dyn Any + Send>>> {
+        let Some((cookie, _)) = self.arena.who(key) else {
+            return Some(None);
+        };
+        let record = connection.export(service, now).map(|record| Record {
+            far: None,
+            dialing: true,
+            ..record
+        });
+        let noted = record.map(|record| Noted::of(&connection.io, now, record));
+        let noted = noted.and_then(|mut noted| {
+            noted.arrival.along = 0;
+            postcard::to_stdvec(&noted).ok()
+        });
+        let standing = noted.and_then(|noted| self.arena.moving.put(cookie, &noted));
+        let standing = Box::new(standing?);
+        self.forget(key);
+        Some(Some(standing))
+    }
+
+    /// It has come of another worker, whose vault has it as long as `standing` lives.
+    pub(crate) fn comes(&mut self, standing: Box<dyn Any + Send>) {
+        self.coming.push(standing);
+    }
+
     /// In each turn, once clients were let in: they are there from now on.
     pub(crate) fn flush(&mut self, connections: &mut Slab<Connection>, now: Moment) {
+        // Whether they are here then or not: they are read from now on.
+        let coming = std::mem::take(&mut self.coming);
         if self.unsent.is_empty() && self.renewal.is_none() && !self.is_stale() {
             return;
         }
         if now < self.again {
             return;
+        }
+        if !coming.is_empty() {
+            may_die("vault-coming");
         }
         if let Err(error) = self.send(connections) {
             self.again = now.after(REST);
@@ -442,7 +486,8 @@ impl Vault {
                 }
             }
         }
-        if renewal.cursor < end {
+        // Who is on the way is in none of the new ones.
+        if renewal.cursor < end || !self.arena.moving.is_empty() {
             self.renewal = Some(renewal);
             return Ok(());
         }

@@ -1,5 +1,6 @@
 //! A worker behind a keeper: what of its connections is there for the next server.
 
+use std::any::Any;
 use std::io;
 
 use super::Worker;
@@ -50,6 +51,19 @@ impl Worker {
                 .service;
             vault.arrived(key, &connection.io, waits, service);
         }
+    }
+
+    /// That connection goes to another worker. Answers what stands for it here until it is there, if anything does. `None`: there
+    /// is no room for it on the way.
+    pub(super) fn move_in_vault(&mut self, key: usize) -> Option<Option<Box<dyn Any + Send>>> {
+        let connection = self.connections.get(key);
+        let (Some(vault), Some(connection)) = (&mut self.vault, connection) else {
+            return Some(None);
+        };
+        let service = &self.origins[usize::from(connection.io.listener)]
+            .settings
+            .service;
+        vault.moves(key, connection, service, self.now)
     }
 
     /// What stands beside that connection has come.

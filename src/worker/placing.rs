@@ -15,6 +15,7 @@ use crate::io::Io;
 use crate::listen::accept::Placing;
 use crate::liveness::close::{CloseReason, Ending, Note};
 use crate::liveness::herd::{self, Joins};
+use crate::os::fault::may_die;
 use crate::time::deadline::slot;
 
 impl Placing for Worker {
@@ -29,7 +30,15 @@ impl Placing for Worker {
         } else {
             self.receiver()
         };
-        self.send(Newcomer { io, state: None }, to);
+        let (state, standing) = (None, None);
+        self.send(
+            Newcomer {
+                io,
+                state,
+                standing,
+            },
+            to,
+        );
     }
 }
 
@@ -77,10 +86,12 @@ impl Worker {
             open.fetch_add(1, Ordering::Relaxed);
             return false;
         }
+        let Some(standing) = self.move_in_vault(key) else {
+            let open = &self.shared.workers[self.index].open;
+            open.fetch_add(1, Ordering::Relaxed);
+            return false;
+        };
         let connection = self.connections.remove(key);
-        if let Some(vault) = &mut self.vault {
-            vault.forget(key);
-        }
         connection.io.deregister(self.poll.registry());
         self.deadlines.remove(slot(key));
         let (io, state) = connection.into_parts();
@@ -89,7 +100,13 @@ impl Worker {
             .open
             .take_away(1);
         let state = Some(state);
-        self.send(Newcomer { io, state }, to);
+        let newcomer = Newcomer {
+            io,
+            state,
+            standing,
+        };
+        self.send(newcomer, to);
+        may_die("vault-moved");
         true
     }
 
@@ -144,7 +161,7 @@ impl Worker {
 
     /// There is no memory to serve a connection with.
     fn turn_away(&mut self, newcomer: Newcomer) {
-        let Newcomer { mut io, state } = newcomer;
+        let Newcomer { mut io, state, .. } = newcomer;
         io.set_remark(Note::Limit("memory"));
         let ending = Ending::fin(CloseReason::Limit);
         let Some(origin) = self.origins.get(usize::from(io.listener)) else {
@@ -176,7 +193,11 @@ impl Worker {
         if !self.grow() {
             return self.turn_away(newcomer);
         }
-        let Newcomer { mut io, state } = newcomer;
+        let Newcomer {
+            mut io,
+            state,
+            standing,
+        } = newcomer;
         let Some(origin) = self.origins.get(usize::from(io.listener)) else {
             return;
         };
@@ -209,6 +230,9 @@ impl Worker {
         entry.insert(connection);
         if !at_door {
             self.put_into_vault(key, 0);
+        }
+        if let (Some(vault), Some(standing)) = (&mut self.vault, standing) {
+            vault.comes(standing);
         }
         self.join(joins, key);
         if let Some(giving) = &mut self.giving {

@@ -342,6 +342,26 @@ fn a_client_is_connected_where_a_server_dies_as_its_upstream_is_reached() {
 }
 
 #[test]
+fn a_client_goes_on_where_a_server_dies_as_it_goes_from_one_worker_to_another() {
+    for place in ["vault-moved", "vault-coming"] {
+        let (kept, file, _echo) = mortal_relay(place, &["--workers", "2"]);
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            // It goes to the other one as soon as that has fewer.
+            fs::write(&file, "").unwrap();
+            until("a server dies", || {
+                clients.push(kept.keeper.connect());
+                assert_echoes(clients.last_mut().unwrap(), b"who has just come");
+                !file.exists()
+            });
+        }
+        for client in &mut clients {
+            assert_echoes(client, b"and goes on");
+        }
+    }
+}
+
+#[test]
 fn an_upstream_hears_a_header_once_and_whole_over_crashes() {
     let upstream = Peer::start();
     let kept = relay(&upstream, &["--send-proxy", "v1"]);

@@ -4,7 +4,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A part of a file as memory of this process, which every store goes to at once (`MAP_SHARED`, mmap(2)).
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub(crate) struct Mapping {
 
 // SAFETY: it is memory and nothing else, at one place for all threads; only its owner reaches it.
 unsafe impl Send for Mapping {}
+// SAFETY: who borrows it has words alone, each of which is written and read at once; for bytes it is borrowed alone.
+unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// `length` bytes of `file` from `offset` on, which is a multiple of a page. The file has them, and is sealed against
@@ -68,6 +71,30 @@ impl Drop for Mapping {
     }
 }
 
+/// A word of some memory that stands until this is dropped, on whatever thread; it is 0 then.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    memory: Arc<Mapping>,
+    at: usize,
+}
+
+impl Standing {
+    pub(crate) fn new(memory: &Arc<Mapping>, at: usize) -> Self {
+        Self {
+            memory: Arc::clone(memory),
+            at,
+        }
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        if let Some(word) = self.memory.words().get(self.at) {
+            word.store(0, Ordering::Release);
+        }
+    }
+}
+
 /// What `recvmsg(2)` with `MSG_PEEK` shows of a Unix socket begins `offset` bytes behind what is read next, and moves on with
 /// each look (`SO_PEEK_OFF`, unix(7)).
 pub(crate) fn peek_from(socket: BorrowedFd<'_>, offset: libc::c_int) -> io::Result<()> {
@@ -90,10 +117,8 @@ pub(crate) fn peek_from(socket: BorrowedFd<'_>, offset: libc::c_int) -> io::Resu
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-    use std::sync::atomic::Ordering;
-
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use std::os::fd::AsFd;
 
     use super::*;
 
