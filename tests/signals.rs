@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 /// Sends a signal that has no name in rustix, by what every shell brings along: kill(1) is not everywhere.
-fn send(server: &Server, number: i32) {
+pub(crate) fn send(server: &Server, number: i32) {
     let kill = format!("kill -{number} {}", server.pid());
     assert!(shell(&kill, &[]).status().unwrap().success());
 }
@@ -356,6 +356,8 @@ fn what_tells_the_first_process_of_a_container_to_halt_drains() {
         ("SIGPWR", libc::SIGPWR),
         ("SIGRTMIN+3", libc::SIGRTMIN() + 3),
         ("SIGRTMIN+4", libc::SIGRTMIN() + 4),
+        // Nobody has the connections meanwhile.
+        ("SIGRTMIN+5", libc::SIGRTMIN() + 5),
     ] {
         let mut server = Server::start(&[]);
         let mut client = server.connect();

@@ -1,5 +1,8 @@
 //! Under a service manager: what it is told (`sd_notify(3)`), and the sockets it passes (`sd_listen_fds(3)`).
 
+/// Its descriptor store in a keeper's place.
+mod store;
+
 use std::ffi::OsString;
 use std::fs;
 use std::io::{ErrorKind, IoSliceMut};

@@ -86,6 +86,13 @@ pub trait Lifecycle: fmt::Debug + Send + Sync + 'static {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// Its connections are just becoming another process's, or, where that came to nothing, are its own still: what it has
+    /// [stored](Self::store) is no next one's meanwhile. Said before the other process touches them.
+    #[cfg(control)]
+    fn gives(&self, gives: bool) {
+        let _ = gives;
+    }
+
     /// It serves and, if it has taken over, whoever watches over the predecessor knows of it.
     fn settled(&self, server: &Handle) {
         let _ = server;

@@ -29,6 +29,9 @@ pub(crate) enum Mail {
     Ping(Sender<()>),
     /// Do your part in a takeover.
     Takeover(Call),
+    /// Touch nothing any more: the process ends, and the next one goes on. Answers whether all is there for that.
+    #[cfg(control)]
+    Leave(Sender<bool>),
 }
 
 /// A connection on its way to a worker.

@@ -1,12 +1,12 @@
 //! What the threads of a server share for a takeover, on either side of it.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Shared;
 use super::past::Past;
+use super::{Handle, Mail, Shared};
 use crate::inspect::{EndedInfo, Takeover};
 use crate::io::chronicle::Told;
 use crate::io::stats::{Counts, Summary};
@@ -27,6 +27,8 @@ pub(crate) struct Succession {
     keeper: AtomicU32,
     /// Servers that it has seen crash.
     crashes: AtomicU64,
+    /// Each connection of this server can go on in the next one, and is where that finds it.
+    pub(crate) outlives: AtomicBool,
     /// The process at the other end of a takeover; 0: there is none.
     partner: AtomicU32,
     /// The takeover this server came from, and the one it ended in.
@@ -122,6 +124,29 @@ pub(crate) enum Call {
     Keep,
     /// Stand still, send the rest until then, and learn what came of it.
     Freeze(Instant, Receiver<Outcome>),
+}
+
+impl Handle {
+    /// Has every worker stand still, with all connections where the next server finds them, for a process that ends at once then:
+    /// to its clients that is a crash which nobody notices. Answers whether all of them are there, within `bound`; `None`, and nothing
+    /// has changed: there is no [keeper](crate::Config::keeper), a listener's service does not go on with its connections, or
+    /// another process has them.
+    #[must_use]
+    pub fn leave(&self, bound: Duration) -> Option<bool> {
+        let shared = &self.shared;
+        let goes = shared.takeover.outlives.load(Ordering::Acquire);
+        if !goes || shared.is_freezing() || shared.was_given() {
+            return None;
+        }
+        let mut whole = true;
+        // The first accepts: what it has sent the others is before this in their mailboxes.
+        for worker in &shared.workers {
+            let (left, is_whole) = mpsc::channel();
+            worker.post(Mail::Leave(left));
+            whole &= is_whole.recv_timeout(bound).unwrap_or(false);
+        }
+        Some(whole)
+    }
 }
 
 impl Shared {

@@ -292,6 +292,7 @@ impl Conversation<'_> {
         let shared = &self.handle.shared;
         shared.takeover.freezing.store(false, Ordering::Release);
         if given.is_err() {
+            shared.lifecycle.gives(false);
             shared.shut_beside(false);
         }
         self.baton.release();
@@ -435,6 +436,7 @@ impl Conversation<'_> {
             staying: sum.staying,
             places: paths.places.clone(),
         };
+        self.handle.shared.lifecycle.gives(true);
         // Once this is in the queue, no connection is touched here any more, unless the new process ends first.
         self.pass(&commit, &paths.descriptors, until)
     }

@@ -43,9 +43,29 @@ pub fn passed_to(keeper: u32) {
     PASSED_TO.store(keeper, Ordering::Relaxed);
 }
 
+/// What the name of a descriptor begins with that a server has in systemd's store for the next one: no listener is meant by it.
+pub const STORED: &str = "standfast/";
+
 /// The descriptors that systemd has passed (`sd_listen_fds(3)`), each with its name, to this process or [to](passed_to) the
-/// keeper that started it.
+/// keeper that started it; but for those that a server has stored there.
 pub(crate) fn passed_by_systemd() -> io::Result<Vec<(RawFd, String)>> {
+    let mut passed = of_systemd()?;
+    passed.retain(|(_, name)| !name.starts_with(STORED));
+    Ok(passed)
+}
+
+/// The descriptors that a server before this one has stored with systemd, by names that begin with [`STORED`]
+/// (`FileDescriptorStoreMax=`, systemd.service(5)).
+///
+/// # Errors
+/// What systemd says of them contradicts itself.
+pub fn stored_by_systemd() -> io::Result<Vec<(RawFd, String)>> {
+    let mut stored = of_systemd()?;
+    stored.retain(|(_, name)| name.starts_with(STORED));
+    Ok(stored)
+}
+
+fn of_systemd() -> io::Result<Vec<(RawFd, String)>> {
     let number = |name: &str| -> io::Result<Option<u32>> {
         let Some(value) = env::var_os(name) else {
             return Ok(None);

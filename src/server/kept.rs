@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Server;
 use super::metrics::{self, Lent};
@@ -106,10 +107,15 @@ impl Server {
             let mut in_step = Vec::new();
             for one in former.found {
                 let theirs = former.listeners.get(usize::from(one.arrival.listener));
+                let id = one.arrival.record.id;
                 let Some(at) = theirs.and_then(ours) else {
+                    // The settings are others by now.
+                    close::end_shared(&one.socket, &Ending::reset(CloseReason::Crash));
+                    let (peer, listener) =
+                        (one.arrival.peer, theirs.map(|it| it.address.to_string()));
+                    log::error!(id, peer:%, listener, reason:% = CloseReason::Crash, detail = "this server does not listen there, or with another service"; "closed");
                     continue;
                 };
-                let id = one.arrival.record.id;
                 if one.in_step {
                     in_step.push(id);
                 }
@@ -188,7 +194,11 @@ impl Server {
         if let Err(error) = shared.lifecycle.owns() {
             log::warn!(error:%; "a crash would close all connections");
             self.workers.iter_mut().for_each(Worker::leave_vault);
+            return;
         }
+        let mut each = self.takeover.surviving.iter();
+        let outlives = each.all(|(_, survive)| *survive != Survive::Close);
+        shared.takeover.outlives.store(outlives, Ordering::Release);
     }
 
     /// Tells a keeper what it is to have, if there is one.

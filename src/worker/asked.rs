@@ -22,6 +22,8 @@ impl Worker {
                 // Who asked may have gone.
                 Mail::Ping(turning) => drop(turning.send(())),
                 Mail::Takeover(call) => self.take_part(call),
+                #[cfg(control)]
+                Mail::Leave(left) => self.leave(&left),
             }
         }
         self.dials.resolved(self.now);

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::io;
+use std::sync::mpsc::Sender;
 
 use super::Worker;
 use crate::os::sys::mapping::Mapping;
@@ -23,6 +24,16 @@ impl Worker {
         match &mut self.vault {
             Some(vault) => vault.seal(&mut self.connections, self.shared.last_id()),
             None => Ok(()),
+        }
+    }
+
+    /// Stands still until the process ends, with all that it has where the next server finds it.
+    pub(super) fn leave(&mut self, left: &Sender<bool>) -> ! {
+        let is_whole = self.vault.is_some() && self.seal_vault().is_ok();
+        // Who asked may not have waited.
+        let _ = left.send(is_whole);
+        loop {
+            std::thread::park();
         }
     }
 

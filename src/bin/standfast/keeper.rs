@@ -45,7 +45,7 @@ use crate::kept::{self, CRASHED, KEEPER, STORED};
 use crate::signals::{self, Meaning};
 use crate::successor::{self, SUCCESSOR};
 use crate::supervisor::Supervisor;
-use crate::{Failure, logger, takeover};
+use crate::{Failure, logger, store, takeover};
 
 /// What the variable is to the keeper itself, and to one of a server that reads its file anew when it hangs up.
 const ITSELF: &str = "itself";
@@ -140,6 +140,8 @@ pub(crate) fn become_one(args: &ProcessArgs) -> Failure {
         ITSELF
     };
     let failed = |error: io::Error| Failure::failed(format!("cannot become the keeper: {error}"));
+    // Of a server that had none.
+    store::clear();
     match takeover::program() {
         Ok(program) => failed(command(&program).env(KEEPER, itself).exec()),
         Err(error) => failed(error),
@@ -263,7 +265,7 @@ impl Keeper {
             // What has no name means no more than one that has.
             let signal = Signal::from_named_raw(number).unwrap_or(Signal::TERM);
             match meaning {
-                Meaning::End | Meaning::EndAtOnce => {
+                Meaning::End | Meaning::EndAtOnce | Meaning::Leave => {
                     self.ends = true;
                     if self.start_at.take().is_some() {
                         // No server runs whose end would tell.

@@ -25,6 +25,7 @@ use standfast::{Handle, Server};
 use crate::Failure;
 use crate::args::ProcessArgs;
 use crate::blocking::wait;
+use crate::store::{self, Store};
 
 /// What a keeper and its servers know one another by. To a server: the keeper's number, the number of the socket between the
 /// two, how many servers have crashed, and of each thing that is kept its name and its numbers.
@@ -37,8 +38,8 @@ pub(crate) const CRASHED: &str = "STANDFAST_CRASHED";
 pub(crate) const STORED: &str = "stored-";
 
 /// The name of what is noted there of a server's counters, how often that is done, and how long the number before it is.
-const REMAINS: &str = "remains";
-const OFTEN: Duration = Duration::from_secs(1);
+pub(crate) const REMAINS: &str = "remains";
+pub(crate) const OFTEN: Duration = Duration::from_secs(1);
 const LENGTH: usize = 10;
 
 /// No note is longer, bytes: another server's word is not taken for more.
@@ -145,7 +146,7 @@ fn note(file: &File, remains: &[u8]) -> io::Result<()> {
 }
 
 /// What was noted, if a whole note is there.
-fn noted(file: &File) -> Option<Vec<u8>> {
+pub(crate) fn noted(file: &File) -> Option<Vec<u8>> {
     let about = file
         .metadata()
         .ok()
@@ -174,6 +175,9 @@ pub(crate) fn line() -> Option<Option<OwnedFd>> {
 
 /// The keeper, as the server is to know it.
 pub(crate) fn keeper() -> Option<Keeper> {
+    if let Some(store) = store::get() {
+        return Some(store.keeper());
+    }
     let line = get()?;
     let mut stored = line.stored.lock().unwrap_or_else(PoisonError::into_inner);
     Some(Keeper {
@@ -185,9 +189,23 @@ pub(crate) fn keeper() -> Option<Keeper> {
     })
 }
 
+/// As [`settle`], of what systemd has stored in a keeper's place.
+///
+/// # Errors
+/// What it has passed is not what it says.
+pub(crate) fn settle_store(args: &ProcessArgs) -> Result<(), Failure> {
+    store::settle(args)
+}
+
+/// Leaves the connections to the next server, if systemd has them meanwhile and they can go on there: this process ends then.
+pub(crate) fn leave(handle: &Handle, signal: &'static str) -> bool {
+    store::get().is_some_and(|store| store.leave(handle, signal))
+}
+
 /// Says what became of the server before this one, if it crashed.
 pub(crate) fn say_crashed() {
-    if let Ok(what) = env::var(CRASHED) {
+    let what = store::get().map_or_else(|| env::var(CRASHED).ok(), Store::crashed);
+    if let Some(what) = what {
         log::error!(former = what.as_str(); "the former server crashed, this one goes on listening");
     }
 }
@@ -197,6 +215,11 @@ pub(crate) fn say_crashed() {
 /// # Errors
 /// No thread to wait with.
 pub(crate) fn attend(server: &Server, args: &ProcessArgs) -> Result<(), Failure> {
+    if let Some(store) = store::get() {
+        let attending = store.attend(&server.handle());
+        return attending
+            .map_err(|error| Failure::failed(format!("cannot note counters: {error}")));
+    }
     let Some(line) = get() else { return Ok(()) };
     let (handle, ends) = (server.handle(), args.keep_or_end);
     let (answer, answers) = mpsc::channel();
@@ -248,7 +271,8 @@ fn hear(line: &Line, handle: &Handle, answer: &Sender<String>) {
 
 /// Notes what the next server needs to know, if a keeper has where.
 pub(crate) fn note_now(handle: &Handle) {
-    if let Some(file) = get().and_then(|line| line.notes.get()) {
+    let notes = store::get().map_or_else(|| get()?.notes.get(), Store::notes);
+    if let Some(file) = notes {
         // Without it the next server counts from the last one that was noted.
         let _ = note(file, &handle.remains());
     }
@@ -256,6 +280,9 @@ pub(crate) fn note_now(handle: &Handle) {
 
 /// Has the keeper keep these.
 pub(crate) fn keep(listening: &[Kept]) {
+    if let Some(store) = store::get() {
+        return store.keep(listening);
+    }
     let Some(line) = get() else { return };
     for kept in listening {
         let descriptors: Vec<_> = kept.descriptors().collect();
@@ -278,16 +305,26 @@ pub(crate) fn keep(listening: &[Kept]) {
 
 /// Has the keeper hold these, of this server's connections, from now on.
 pub(crate) fn store(name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if let Some(store) = store::get() {
+        return store.store(name, descriptors);
+    }
     say_at_once(&format!("X_STORE={name}"), descriptors)
 }
 
 /// Has it hold them no more.
 pub(crate) fn give_back(name: &str) -> io::Result<()> {
+    if let Some(store) = store::get() {
+        store.give_back(name);
+        return Ok(());
+    }
     say_at_once(&format!("X_GIVE_UP={name}"), &[])
 }
 
 /// The connections are this server's: what the keeper holds of another's is of no use any more.
 pub(crate) fn owns() -> io::Result<()> {
+    if let Some(store) = store::get() {
+        return store.owns();
+    }
     say_at_once("X_OWNS=1", &[])
 }
 

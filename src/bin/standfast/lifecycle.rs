@@ -13,6 +13,8 @@ use standfast::{Effective, Endpoint, Handle, Lifecycle};
 use crate::args::{ProcessArgs, ServiceName};
 use crate::settings::Settings;
 use crate::stdout;
+#[cfg(control)]
+use crate::store;
 use crate::supervisor::Supervisor;
 use crate::takeover::Restart;
 use crate::units::shown_or;
@@ -83,7 +85,18 @@ impl Lifecycle for Told {
         crate::kept::owns()
     }
 
+    #[cfg(control)]
+    fn gives(&self, gives: bool) {
+        if let Some(store) = store::get() {
+            store.gives(gives);
+        }
+    }
+
     fn settled(&self, server: &Handle) {
+        #[cfg(control)]
+        if let Some(store) = store::get() {
+            store.settled();
+        }
         let handle = server.clone();
         self.supervisor
             .watch(move |patience| handle.is_turning(patience));
@@ -121,6 +134,10 @@ impl Lifecycle for Told {
         if let Some(watch) = &self.watch {
             watch.handed_over(takeover.pid);
         }
+        #[cfg(control)]
+        if let Some(store) = store::get() {
+            store.over();
+        }
         self.supervisor.handed_over(takeover.pid);
     }
 
@@ -132,6 +149,10 @@ impl Lifecycle for Told {
     }
 
     fn ended(&self) {
+        #[cfg(control)]
+        if let Some(store) = store::get() {
+            store.over();
+        }
         // A successor prints once it takes this one for ended.
         stdout::until_greeted();
     }

@@ -266,12 +266,15 @@ impl Log {
         summary(of);
     }
 
-    /// Waits, within bounds, until everything logged so far is out.
-    fn finish(&self) {
-        let (done, is_done) = mpsc::channel();
-        // The queue may be full for the same reason that would keep us waiting here.
-        if self.queue.try_send(Item::Flush(done)).is_ok() {
-            await_stderr(&is_done);
+    /// A way to wait, within bounds, until everything logged so far is out.
+    pub(crate) fn finisher(&self) -> impl Fn() + Clone + Send + use<> {
+        let queue = self.queue.clone();
+        move || {
+            let (done, is_done) = mpsc::channel();
+            // The queue may be full for the same reason that would keep us waiting here.
+            if queue.try_send(Item::Flush(done)).is_ok() {
+                await_stderr(&is_done);
+            }
         }
     }
 }
@@ -279,7 +282,7 @@ impl Log {
 impl Drop for Log {
     /// What was logged comes before the line that ends the program.
     fn drop(&mut self) {
-        self.finish();
+        self.finisher()();
     }
 }
 

@@ -35,6 +35,8 @@ mod settings;
 mod signals;
 mod stdout;
 #[cfg(control)]
+mod store;
+#[cfg(control)]
 mod successor;
 mod supervisor;
 #[cfg(control)]

@@ -22,13 +22,21 @@ pub(crate) mod keeper {
 pub(crate) mod kept {
     use std::os::fd::OwnedFd;
 
-    use standfast::Server;
+    use standfast::{Handle, Server};
 
     use crate::Failure;
     use crate::args::ProcessArgs;
 
     pub(crate) fn settle() -> Result<(), Failure> {
         Ok(())
+    }
+
+    pub(crate) fn settle_store(_: &ProcessArgs) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    pub(crate) fn leave(_: &Handle, _: &str) -> bool {
+        false
     }
 
     pub(crate) fn line() -> Option<Option<OwnedFd>> {

@@ -239,6 +239,11 @@ const ENVIRONMENT: &[Row] = &[
     ),
     (
         Pages::Of(&["serve"]),
+        "FDSTORE",
+        "How many descriptors systemd's store takes (FileDescriptorStoreMax=): connections outlive a crash there.",
+    ),
+    (
+        Pages::Of(&["serve"]),
         "PATH",
         "Where exec looks for its program, and a restart for the new standfast where it was started by that word.",
     ),

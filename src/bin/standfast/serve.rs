@@ -59,6 +59,7 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
             log::warn!("{doubt}");
         }
     }
+    kept::settle_store(process)?;
     kept::say_crashed();
     let watch = Watch::of(process)?;
     let told = Told::by(settings, &effective, watch.clone());
@@ -77,7 +78,7 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
     if let Some(watch) = &watch {
         watch.ask(&server);
     }
-    let (is_file, look) = (log.is_file(), log.waker());
+    let (is_file, look, finish) = (log.is_file(), log.waker(), log.finisher());
     // Where there is a file, it is read anew, as those who edit files expect.
     let hangup = match process.config {
         Some(_) if cfg!(control) => Meaning::Restart,
@@ -101,6 +102,18 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
             handle.stop();
         }
         Meaning::Restart => restart(signal.name),
+        Meaning::Leave => {
+            if kept::leave(&handle, signal.name) {
+                finish();
+                #[expect(
+                    clippy::exit,
+                    reason = "whatever came after this would be told to clients"
+                )]
+                std::process::exit(0);
+            }
+            log::info!(signal = signal.name; "draining");
+            handle.drain();
+        }
         _ => log::info!(signal = signal.name; "ignored: it means nothing to a server"),
     })?;
     if settings.prints() {

@@ -34,6 +34,8 @@ pub(crate) enum Meaning {
     EndAtOnce,
     /// To let a successor take over.
     Restart,
+    /// To end, and to leave the connections to the next process, where a service manager has them meanwhile; else to end.
+    Leave,
     /// To open the log's file anew.
     Reopen,
     /// Nothing; it tells something.
@@ -88,14 +90,15 @@ const SERVERS: &[Known] = &[
     (libc::SIGPWR, "SIGPWR", Meaning::End),
 ];
 
-/// The real-time signals: by two of them systemd(1), as the first process of a container, is told to halt and to power
-/// off.
+/// The real-time signals: by three of them systemd(1), as the first process of a container, is told to halt, to power off and
+/// to begin anew.
 #[cfg(target_os = "linux")]
 fn halts() -> impl Iterator<Item = Known> {
     let first = libc::SIGRTMIN();
     (first..=libc::SIGRTMAX()).map(move |number| match number - first {
         3 => (number, "SIGRTMIN+3", Meaning::End),
         4 => (number, "SIGRTMIN+4", Meaning::End),
+        5 => (number, "SIGRTMIN+5", Meaning::Leave),
         _ => (number, "a real-time signal", Meaning::None),
     })
 }

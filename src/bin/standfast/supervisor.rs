@@ -199,6 +199,22 @@ impl Supervisor {
         self.0.as_ref()?.watchdog
     }
 
+    /// Says something of a descriptor. `waits`: where its queue is full, within bounds.
+    pub(crate) fn store(
+        &self,
+        text: &str,
+        descriptor: Option<BorrowedFd<'_>>,
+        waits: bool,
+    ) -> io::Result<()> {
+        let speaker = self.0.as_ref().ok_or(ErrorKind::NotConnected)?;
+        let flags = if waits {
+            SendFlags::empty()
+        } else {
+            SendFlags::DONTWAIT
+        };
+        speaker.send(text, descriptor.as_slice(), flags)
+    }
+
     /// How soon [`turns`](Self::turns) is to be called again.
     pub(crate) fn next_word(&self) -> Option<Duration> {
         let speaker = self.0.as_ref()?;

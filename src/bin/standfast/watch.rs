@@ -147,7 +147,7 @@ impl Watch {
             return false;
         };
         let passed = match meaning {
-            Meaning::End => client.drain(),
+            Meaning::End | Meaning::Leave => client.drain(),
             Meaning::EndAtOnce => client.stop(),
             Meaning::Restart => client.restart().map(drop),
             Meaning::Reopen => client.status().and_then(|status| {

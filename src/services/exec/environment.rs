@@ -8,7 +8,8 @@ use crate::address::endpoint::Peer;
 
 /// What this process was told by whoever started it, and no program of a connection's is to believe: of another
 /// connection, or of a supervisor that is not its own.
-const NOT_THEIRS: [&str; 28] = [
+const NOT_THEIRS: [&str; 29] = [
+    "FDSTORE",
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
     "LISTEN_PID",
