@@ -401,7 +401,7 @@ fn who_comes_after_many_that_went_goes_on_too_where_few_descriptors_are_to_be_ha
 
 #[test]
 fn an_end_reaches_the_client_though_the_keeper_has_a_copy_of_its_socket() {
-    let kept = Kept::start(&["-i", "2s"]);
+    let kept = Kept::start(&["-i", "8s"]);
     for crash in [false, true] {
         let mut silent = kept.connect();
         let mut closes = kept.connect();
