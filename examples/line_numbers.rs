@@ -27,8 +27,8 @@ impl Service for LineNumbers {
     fn input(&self, lines: &mut u64, conn: &mut Context<'_>, bytes: &[u8]) -> usize {
         let mut used = 0;
         for line in bytes.split_inclusive(|&byte| byte == b'\n') {
-            // Half a line comes again with its rest, unless it fills the buffer.
-            if !line.ends_with(b"\n") && bytes.len() < conn.buffer() {
+            // Half a line comes again with its rest, unless it fills the buffer alone.
+            if !line.ends_with(b"\n") && (used > 0 || bytes.len() < conn.buffer()) {
                 break;
             }
             *lines += 1;

@@ -130,9 +130,9 @@ pub use liveness::close::CloseReason;
 pub use liveness::keepalive::{DEAD_AFTER_LEAST, DetectionError, Keepalive};
 pub use parse::ParseError;
 pub use server::Server;
-pub use service::{AnyService, Context, Exported, Far, Patience, Ready, Service};
 #[doc(hidden)]
-pub use service::{RoundStage, Survive};
+pub use service::RoundStage;
+pub use service::{AnyService, Context, Exported, Far, Patience, Ready, Service, Survive};
 
 /// The process that a server is in: what it was started with, its limits, its threads and its children, and waiting in it.
 pub mod process {

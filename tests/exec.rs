@@ -95,7 +95,7 @@ fn children(server: &Server) -> Vec<(i32, char)> {
 }
 
 /// Whether process `pid` is there, and no zombie.
-fn lives(pid: &str) -> bool {
+pub(crate) fn lives(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     stat.is_ok_and(|stat| !stat.contains(") Z "))
 }

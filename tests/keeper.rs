@@ -4,8 +4,12 @@
 mod crashes;
 /// Servers that do not come to serve, and how all ends.
 mod ends;
+/// Programs and their connections.
+mod programs;
 /// Real supervisors, containers and terminals, which a restart was refused under.
 mod supervisors;
+/// What an embedder's service has chosen for its connections.
+mod survive;
 /// Restarts and reloads behind it.
 mod takeovers;
 /// Connections that outlive a crash.

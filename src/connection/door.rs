@@ -75,7 +75,7 @@ impl Connection {
 
     /// The server drains: nobody waits for their turn any more, and who has not begun to speak is not heard out.
     pub(super) fn drain_at_door(&mut self, serving: &mut Serving<'_>) -> Step {
-        if matches!(self.io.door(), Some(Door::Turn(_))) {
+        if !matches!(self.io.door(), Some(Door::Header(_))) {
             return Step::Enter;
         }
         match self.knock(serving) {
@@ -91,6 +91,18 @@ impl Connection {
             Step::Rest if !self.io.is(Is::GivenAway) => self.advance(serving),
             step => step,
         }
+    }
+
+    /// It goes on after a crash: the service begins, anew if it had begun, unless all that is left is its end.
+    pub(crate) fn enter_again(&mut self, serving: &mut Serving<'_>, anew: bool) -> Step {
+        if !self.io.is_open() {
+            self.io.told();
+        } else if anew {
+            self.begin(serving, |service, conn| service.reopen(conn));
+        } else {
+            self.greet(serving);
+        }
+        self.advance(serving)
     }
 }
 

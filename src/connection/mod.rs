@@ -70,7 +70,16 @@ impl Connection {
 
     /// Lets the service greet.
     pub(crate) fn greet(&mut self, serving: &Serving<'_>) {
-        let opened = self.call(serving, |service, _, conn| service.open(conn));
+        self.begin(serving, |service, conn| service.open(conn));
+    }
+
+    /// The service begins with it.
+    fn begin(
+        &mut self,
+        serving: &Serving<'_>,
+        with: impl FnOnce(&Hooks, &mut Context<'_>) -> State,
+    ) {
+        let opened = self.call(serving, |service, _, conn| with(service, conn));
         if let Some(state) = opened {
             self.state = state;
         }
@@ -132,6 +141,21 @@ impl Connection {
         }
         let mut more = self.pull(serving);
         more |= self.pull_far(serving);
+        self.conclude(serving, more)
+    }
+
+    /// Output that was withheld may leave: it does, and makes room.
+    pub(crate) fn release(&mut self, serving: &mut Serving<'_>) -> Step {
+        self.io.flush(&serving.turn);
+        let has_left = self.io.waiting_output() == 0;
+        if has_left {
+            self.give_room(serving);
+            self.offer_kept(serving);
+        }
+        // No event tells of what there is room for only now, of either side.
+        let io = &self.io;
+        let reads = io.is(Is::Readable) && io.input_room(&serving.turn) > 0;
+        let more = has_left && (io.waiting_output() > 0 || reads);
         self.conclude(serving, more)
     }
 
@@ -249,10 +273,22 @@ impl Connection {
     }
 
     fn serve_kept(&mut self, serving: &Serving<'_>) {
-        let mut kept = self.io.take_kept();
-        let used = self.serve(serving, kept.in_one_piece());
-        if self.io.put_back(kept, used) {
+        let most = serving.turn.limits.buffer;
+        loop {
+            let mut kept = self.io.take_kept();
+            // After a crash there may be more than there is in any other case.
+            let all = kept.in_one_piece();
+            let shown = all.get(..most).unwrap_or(all);
+            let is_all = shown.len() == all.len();
+            let used = self.serve(serving, shown);
+            if !self.io.put_back(kept, used) {
+                return;
+            }
             self.left_over(&serving.turn, used);
+            let io = &self.io;
+            if is_all || used == 0 || io.offers() || io.discards_input() || io.is_decided() {
+                return;
+            }
         }
     }
 

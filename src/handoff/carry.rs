@@ -59,6 +59,36 @@ impl Connection {
         })
     }
 
+    /// As [`export`](Self::export), for a service that begins anew with it. `None`: it cannot, because it is ending or has
+    /// more than its bytes.
+    pub(crate) fn export_afresh(&self, now: Moment) -> Option<Record> {
+        let io = &self.io;
+        let is_more = io.is(Is::GivenAway) || io.far().is_some() || !io.watched().is_empty();
+        if io.marks.has(Mark::Closing) || !io.is_carriable() || is_more {
+            return None;
+        }
+        let record = io.record(now);
+        let exported = AtDoor::of(io.door().unwrap_or(Door::Anew), now).exported();
+        Some(Record {
+            // The end of the input is news to it.
+            ended: record.ended && record.finishing.is_some(),
+            alarm: None,
+            state_schema: exported.schema,
+            state: exported.bytes,
+            ..record
+        })
+    }
+
+    /// As [`export`](Self::export), of one that its service is just to hear of.
+    pub(crate) fn export_unheard(&self, now: Moment) -> Record {
+        let exported = AtDoor::Unheard.exported();
+        Record {
+            state_schema: exported.schema,
+            state: exported.bytes,
+            ..self.io.record(now)
+        }
+    }
+
     /// A connection as it came, but for its bytes.
     ///
     /// # Errors
@@ -143,6 +173,8 @@ impl AtDoor {
         match door {
             Door::Header(until) => Self::Header(micros(until.since(now))),
             Door::Turn(at) => Self::Turn(micros(at.since(now))),
+            Door::Unheard => Self::Unheard,
+            Door::Anew => Self::Anew,
         }
     }
 
@@ -151,6 +183,8 @@ impl AtDoor {
         match self {
             Self::Header(left) => Door::Header(after(left)),
             Self::Turn(left) => Door::Turn(after(left)),
+            Self::Unheard => Door::Unheard,
+            Self::Anew => Door::Anew,
         }
     }
 

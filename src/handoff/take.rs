@@ -475,7 +475,7 @@ impl<'a, T: Taker> Taking<'a, T> {
         let ends = |of: &Record| of.peer_fin || of.finishing.is_some() || of.failed.is_some();
         let far = record.far.as_ref();
         let far = far.is_some_and(|far| ends(&far.1));
-        if ends(record) || far || record.dialing || record.input > 0 {
+        if ends(record) || far || record.dialing || record.input > 0 || record.is_to_enter() {
             self.first.insert(record.id);
         } else {
             self.first.remove(&record.id);

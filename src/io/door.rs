@@ -22,13 +22,23 @@ pub(crate) enum Door {
     Header(Moment),
     /// Its turn among those of its address, which comes then.
     Turn(Moment),
+    /// Nothing, but this process's service: that of a server that crashed had not come to an end with its greeting.
+    Unheard,
+    /// The same: that one's had, and this one's is to begin anew.
+    Anew,
 }
 
 impl Door {
     pub(crate) fn due(self) -> Moment {
         match self {
             Self::Header(until) | Self::Turn(until) => until,
+            Self::Unheard | Self::Anew => Moment::at_start(),
         }
+    }
+
+    /// Whether it came to this process with a crash.
+    pub(crate) fn is_after_crash(self) -> bool {
+        matches!(self, Self::Unheard | Self::Anew)
     }
 }
 
@@ -55,11 +65,14 @@ impl Io {
 
     /// It waits for nothing more: its service hears of it.
     pub(crate) fn come_in(&mut self, now: Moment) {
+        let mut is_new = true;
         if let Some(pending) = &mut self.pending {
-            pending.door = None;
+            is_new = !pending.door.take().is_some_and(Door::is_after_crash);
             pending.stopped = None;
         }
-        self.last_in = now;
+        if is_new {
+            self.last_in = now;
+        }
         // An edge may have told of what waits behind the header.
         self.set(Is::Readable, true);
     }

@@ -31,6 +31,14 @@ pub(super) struct End {
     fins: Flags<Fin>,
 }
 
+impl End {
+    /// Output waits until it is where the next server finds it.
+    #[inline]
+    pub(super) fn is_withheld(&self) -> bool {
+        self.fins.has(Fin::Withheld)
+    }
+}
+
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Stage {
@@ -62,6 +70,8 @@ enum Fin {
     Wanted,
     /// Out: ours was sent.
     Sent,
+    /// Out: output waits until it is where the next server finds it.
+    Withheld,
 }
 
 impl Flag for Fin {
@@ -199,6 +209,16 @@ impl Io {
 
     pub(super) fn sent_fin(&mut self) {
         self.end.fins.put(Fin::Sent, true);
+    }
+
+    /// Whether output waits for [`flush`](Self::flush) always, which comes once it is where the next server finds it.
+    #[inline]
+    pub(crate) fn is_withheld(&self) -> bool {
+        self.end.is_withheld()
+    }
+
+    pub(crate) fn withhold(&mut self, withheld: bool) {
+        self.end.fins.put(Fin::Withheld, withheld);
     }
 
     /// Whether one side has sent its FIN.
@@ -490,7 +510,7 @@ impl Io {
     #[cfg(control)]
     #[inline]
     pub(crate) fn is_untouched(&self) -> bool {
-        self.end.stage == Stage::Open && self.end.fins.is_empty()
+        self.end.stage == Stage::Open && self.end.fins.is_empty_but(Fin::Withheld)
     }
 
     pub(crate) fn is_carriable(&self) -> bool {

@@ -18,11 +18,11 @@ impl<T: Flag> Flags<T> {
         self.0 & (1 << flag.place()) != 0
     }
 
-    /// Whether none holds.
+    /// Whether none holds, or that one alone.
     #[cfg(control)]
     #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0 == 0
+    pub(crate) fn is_empty_but(&self, flag: T) -> bool {
+        self.0 & !(1 << flag.place()) == 0
     }
 
     /// Puts it there if it `holds`, and else leaves it.

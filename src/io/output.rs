@@ -59,10 +59,10 @@ impl Io {
         }
     }
 
-    /// Straight to the socket if nothing waits; what it does not take waits.
+    /// Straight to the socket if nothing waits; what it does not take waits, or all of it if it is withheld.
     #[inline]
     pub(crate) fn write(&mut self, mut bytes: &[u8], turn: &Turn<'_>) {
-        if self.waiting_output() == 0 {
+        if self.waiting_output() == 0 && !self.is_withheld() {
             bytes = &bytes[self.send(bytes, turn)..];
         }
         if bytes.is_empty() || self.fin_sent() || self.has_failed() {
@@ -97,7 +97,16 @@ impl Io {
         while let Some(pending) = &mut self.pending
             && !pending.outbox.is_empty()
         {
-            let front = pending.outbox.front();
+            let mut front = pending.outbox.front();
+            if self.end.is_withheld() {
+                let committed = pending.committed.saturating_sub(self.written);
+                front = front
+                    .get(..usize::try_from(committed).unwrap_or(usize::MAX))
+                    .unwrap_or(front);
+                if front.is_empty() {
+                    break;
+                }
+            }
             let whole = front.len();
             match send(&self.socket, front) {
                 Ok(count) => {
@@ -117,6 +126,13 @@ impl Io {
             // Whether the far side was silent meanwhile nobody knows.
             self.last_in = turn.now;
             self.set(Is::Shifted, true);
+        }
+    }
+
+    /// What waits by now is where the next server finds it: it may leave.
+    pub(crate) fn commit(&mut self) {
+        if let Some(pending) = &mut self.pending {
+            pending.committed = self.written + pending.outbox.len() as u64;
         }
     }
 

@@ -18,6 +18,8 @@ pub(crate) struct Pending {
     pub(crate) door: Option<Door>,
     /// Output that the kernel would not take yet.
     pub(crate) outbox: Waiting,
+    /// Where that ends of it that is where the next server finds it, if it is [withheld](Io::is_withheld) until then.
+    pub(super) committed: u64,
     /// Input that the service left.
     pub(crate) kept: Waiting,
     /// Where that begins, counted from the connection's first byte.

@@ -81,6 +81,7 @@ impl Origin {
         let door = io.door().and_then(|door| match door {
             Door::Header(at) => until(DeadlineKind::ProxyHeader, at),
             Door::Turn(at) => until(DeadlineKind::Turn, at),
+            Door::Unheard | Door::Anew => None,
         });
         let deadlines = [
             door,

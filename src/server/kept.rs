@@ -121,6 +121,8 @@ impl Server {
                 }
                 let (peer, listener) = (one.arrival.peer, &surviving[at].0.address);
                 let restored = match one.amiss {
+                    // Whoever has it keeps it.
+                    Some(why) if one.is_given_away => Err(why.to_owned()),
                     Some(why) => {
                         // What waits of it elsewhere would have it end as if all were well.
                         for socket in std::iter::once(&one.socket).chain(&one.along) {

@@ -166,6 +166,10 @@ impl<S: Service> Service for Boxed<S> {
         self.0.survive()
     }
 
+    fn reopen(&self, conn: &mut Context<'_>) -> State {
+        Box::new(self.0.reopen(conn))
+    }
+
     fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {
         self.0.export_ahead(ahead)
     }

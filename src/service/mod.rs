@@ -214,10 +214,17 @@ pub trait Service: Send + Sync + 'static {
         None
     }
 
-    /// What becomes of a connection where the server crashes behind a keeper. Default: it ends.
-    #[doc(hidden)]
+    /// What becomes of its connections where the process crashes, or is killed, behind a
+    /// [keeper](crate::Config::keeper): asked once, when the server starts. Default: they end.
     fn survive(&self) -> Survive {
         Survive::Close
+    }
+
+    /// A connection of a server that crashed goes on [afresh](Survive::Fresh). What is written here stands behind what the
+    /// former server's service had written; input comes from the first byte on that this had not used. Default: as
+    /// [`open`](Self::open), which is wrong for a service that greets.
+    fn reopen(&self, conn: &mut Context<'_>) -> Self::State {
+        self.open(conn)
     }
 
     /// What all connections have in common, but for what has gone [`ahead`](Self::export_ahead), to go on in a process
@@ -328,20 +335,56 @@ pub struct Exported {
     pub bytes: Vec<u8>,
 }
 
-/// What becomes of a connection where the server crashes behind a keeper.
-#[doc(hidden)]
+/// What becomes of a connection where the server crashes behind a [keeper](crate::Config::keeper).
+///
+/// [`Fresh`](Self::Fresh) and [`State`](Self::State) keep these promises, wherever between two instructions the process dies:
+///
+/// - No input is lost. The connection goes on from the last event whose calls all came to their end: what these used is used,
+///   and what came later is given to the service, once more where it had seen it.
+/// - What the service writes reaches the client once, whole and in order. Nothing of an event is sent before it is where the
+///   next server finds it, together with what the connection goes on from; so of an event that was interrupted no client has
+///   seen anything, and the service may answer otherwise the second time.
+/// - What it does elsewhere, to files, to other services, to what its connections have in common, it may do twice.
+///
+/// The price: output is copied twice, and leaves after the calls for its event; [`Service::output`] is called once more when
+/// it has left, as if the client were slow. With `State` the state is exported for each event, too. Without a keeper there is none.
+///
+/// These connections end all the same; the next server says so in a line with reason [`Crash`](crate::CloseReason::Crash), but
+/// for the last two, of whom it knows no more than their number:
+///
+/// - over a Unix socket or MPTCP one that was just being served, for the system does not say how much of it was read;
+/// - one that was being served in two crashes and had used no input in between, so that poison does not end everybody;
+/// - one of which the system has taken more than was noted, which would be an end that was cut short;
+/// - one that was accepted in the very turn of the crash, or had begun to end;
+/// - one that has a [far side](Context::far), [watches](Context::watch) descriptors beside its own socket or, with `Fresh`,
+///   has [given that away](Context::give_away): whoever has it keeps it; or whose state was not [exported](Service::export).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Survive {
-    /// It ends.
+    /// It is reset, and the next server counts it as [`Crash`](crate::CloseReason::Crash).
     Close,
+    /// It goes on. Its state begins anew, by [`Service::reopen`], at the input that was not yet used. For protocols whose
+    /// messages stand alone: requests, lines.
+    Fresh,
+    /// It goes on with its state as [`Service::export`] said it after the last event; the next server makes that by
+    /// [`Service::import`]. An alarm goes along, and what a service watches of a socket that it has given away.
+    State,
     /// It goes on. It has no state, and the answer to each byte is that byte.
+    #[doc(hidden)]
     Echo,
     /// It goes on. It has no state, and no byte is answered.
+    #[doc(hidden)]
     Discard,
     /// It goes on. Its state stays what it was, once it has a far side; each byte of that goes to the client, and the other
     /// way round, but for what it writes as it is told of the far side.
     Relay,
+}
+
+impl Survive {
+    /// Whether what a service has not come to an end with is given to it again: then nothing is sent before it is kept.
+    pub(crate) fn is_given_again(self) -> bool {
+        matches!(self, Self::Fresh | Self::State)
+    }
 }
 
 /// What a service is told of by [`Service::ready`].

@@ -1,6 +1,6 @@
 //! What connections have beside their slots, block by block: a record of how each stands, and the output that waits for it.
 //!
-//! A connection's chain begins with its record; behind that come the blocks of its output, in order, and those of its far
+//! A connection's chain begins with its record, in as many blocks as that needs; behind that come the blocks of its output, in order, and those of its far
 //! side's. Output is only ever added behind, and the record is replaced by a new one that leaves out what has been written since.
 
 use std::collections::{HashMap, VecDeque};
@@ -24,7 +24,7 @@ pub(super) struct Blocks {
 /// One connection's.
 #[derive(Debug, Default)]
 struct Chain {
-    record: u32,
+    record: Vec<u32>,
     outputs: [Output; SIDES],
     /// How it stands by that record, if there is nothing beside.
     stance: Option<Stance>,
@@ -119,29 +119,46 @@ impl Blocks {
             self.update(arena, output, pieces, &mut gone)?;
         }
         chain.suspect = chain.suspect.filter(|then| beside.read <= *then);
-        let record = self.take(arena)?;
-        let room = arena.block_bytes(record).ok_or(Full)?;
         let [near, far] = &chain.outputs;
-        let length = BEHIND + beside.record.len();
-        let room = room.get_mut(..length).ok_or(Full)?;
-        let (behind, rest) = room.split_at_mut(BEHIND);
-        behind.copy_from_slice(&far.first().to_le_bytes());
-        rest.copy_from_slice(beside.record);
-        let check = u64::from(crc32fast::hash(room));
-        let head = BlockHead {
-            next: near.first(),
-            length: u32::try_from(length).map_err(|_| Full)?,
-            at: check << 1 | u64::from(chain.suspect.is_some()),
-        };
-        arena.set_block_head(record, head);
+        let record = [&far.first().to_le_bytes(), beside.record].concat();
+        let record = self.put(arena, &record, chain.suspect.is_some(), near.first())?;
         may_die("vault-record");
-        arena.set_chain(key, record);
+        arena.set_chain(key, record.first().copied().unwrap_or(0));
         may_die("vault-chain");
-        gone.extend((chain.record != 0).then_some(chain.record));
+        gone.append(&mut chain.record);
         chain.record = record;
         chain.stance = beside.stance;
         self.free.extend(gone);
         Ok(())
+    }
+
+    /// A record in blocks of its own, the last of which leads on to `next`.
+    fn put(
+        &mut self,
+        arena: &mut Arena,
+        record: &[u8],
+        suspect: bool,
+        mut next: u32,
+    ) -> Result<Vec<u32>, Full> {
+        let at = u64::from(crc32fast::hash(record)) << 1 | u64::from(suspect);
+        let length = u32::try_from(record.len()).map_err(|_| Full)?;
+        let mut blocks = Vec::new();
+        for _ in record.chunks(BLOCK_BYTES) {
+            match self.take(arena) {
+                Ok(block) => blocks.push(block),
+                Err(full) => {
+                    self.free.append(&mut blocks);
+                    return Err(full);
+                }
+            }
+        }
+        for (&block, piece) in blocks.iter().zip(record.chunks(BLOCK_BYTES)).rev() {
+            let room = arena.block_bytes(block).ok_or(Full)?;
+            room[..piece.len()].copy_from_slice(piece);
+            arena.set_block_head(block, BlockHead { next, length, at });
+            next = block;
+        }
+        Ok(blocks)
     }
 
     /// Adds what of some output is not there yet, and finds which blocks are wanted no more.
@@ -228,8 +245,7 @@ impl Blocks {
             let blocks = output.blocks.into_iter().map(|(block, _)| block);
             self.free.extend(blocks);
         }
-        self.free
-            .extend((chain.record != 0).then_some(chain.record));
+        self.free.extend(chain.record);
         if self.chains.is_empty() && self.free.len() > SPARE {
             arena.give_back(self.fresh as usize);
             self.free = Vec::new();
@@ -267,8 +283,17 @@ const TORN: &str = "a record that was damaged";
 pub(super) fn read(arena: &mut Arena, first: u32) -> Result<Found, &'static str> {
     let head = arena.block_head(first).ok_or(TORN)?;
     let length = usize::try_from(head.length).unwrap_or(usize::MAX);
-    let bytes = arena.block_bytes(first).and_then(|all| all.get(..length));
-    let bytes = bytes.ok_or(TORN)?.to_vec();
+    let (mut next, mut bytes) = (first, Vec::new());
+    while bytes.len() < length || next == first {
+        let block = arena.block_head(next).ok_or(TORN)?;
+        if (block.length, block.at) != (head.length, head.at) {
+            return Err(TORN);
+        }
+        let all = arena.block_bytes(next).ok_or(TORN)?;
+        let rest = length - bytes.len();
+        bytes.extend_from_slice(all.get(..rest).unwrap_or(all));
+        next = block.next;
+    }
     if u64::from(crc32fast::hash(&bytes)) != head.at >> 1 {
         return Err(TORN);
     }
@@ -277,7 +302,7 @@ pub(super) fn read(arena: &mut Arena, first: u32) -> Result<Found, &'static str>
     Ok(Found {
         record: record.to_vec(),
         suspect: head.at & 1 == 1,
-        outputs: [read_output(arena, head.next)?, far],
+        outputs: [read_output(arena, next)?, far],
     })
 }
 

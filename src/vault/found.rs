@@ -1,5 +1,7 @@
 //! What a server finds of the one before it, which was killed: its connections, each as it was, or why it cannot go on.
 
+mod again;
+
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -44,6 +46,8 @@ pub(crate) struct Found {
     pub(crate) in_step: bool,
     /// Why it cannot go on.
     pub(crate) amiss: Option<&'static str>,
+    /// Somebody else has its socket, too.
+    pub(crate) is_given_away: bool,
 }
 
 /// What the workers of a former server have left in `stored`. `survive`: what is to become of a listener's connections.
@@ -191,6 +195,7 @@ impl Finding {
             arrival,
             in_step: false,
             amiss: None,
+            is_given_away: false,
         })
     }
 
@@ -221,15 +226,19 @@ impl Finding {
             },
             in_step: step.is_some(),
             amiss: None,
+            is_given_away: false,
         };
         let step = step.map(|(_, read, far_read)| (read, far_read));
         let restored = self.noted(slot, &mut found).and_then(|noted| {
-            if step.is_some() && noted.was_suspect {
+            if step.is_some() && noted.was_suspect && !found.arrival.record.given_away {
                 return Err("its input has crashed the server twice");
             }
             match survive {
                 Survive::Close => Err("its listener's service does not go on with it"),
                 Survive::Relay => self.relay((key, slot), step, noted, &mut found),
+                Survive::Fresh | Survive::State => {
+                    self.given_again(slot, step, noted, (&mut found, survive))
+                }
                 Survive::Echo | Survive::Discard => {
                     self.answer(slot, step, noted, (&mut found, survive))
                 }
@@ -290,6 +299,7 @@ impl Finding {
     fn noted(&mut self, slot: &Slot, found: &mut Found) -> Result<Beside, &'static str> {
         let mut beside = Beside {
             outputs: [(slot.written, Vec::new()), (0, Vec::new())],
+            input: Vec::new(),
             was_suspect: false,
             ahead: None,
         };
@@ -304,6 +314,7 @@ impl Finding {
         }
         beside = Beside {
             outputs: read.outputs,
+            input: noted.input,
             was_suspect: read.suspect,
             ahead: Some((noted.ahead, noted.far_ahead)),
         };
@@ -437,6 +448,8 @@ const TOO_MUCH: &str = "more was written than there was";
 struct Beside {
     /// Its output that was noted, and its far side's, each with its position.
     outputs: [(u64, Vec<u8>); 2],
+    /// Input that its service had left.
+    input: Vec<u8>,
     was_suspect: bool,
     /// By how much its output was ahead of what was read of its far side, and the other way round.
     ahead: Option<(i64, i64)>,

@@ -15,11 +15,13 @@
 //! | who goes from one worker to another | `moving.rs` |
 //! | what a server finds of the one before it | `found.rs` |
 
+mod again;
 mod arena;
 mod blocks;
 pub(crate) mod found;
 mod moving;
 mod noted;
+mod passing;
 mod queue;
 mod slot;
 
@@ -33,8 +35,8 @@ use slab::Slab;
 
 use crate::connection::Connection;
 use crate::handle::lifecycle::Lifecycle;
-use crate::io::Io;
 use crate::io::marks::Mark;
+use crate::io::{Io, Is};
 use crate::os::fault::may_die;
 use crate::os::sys::mapping::Mapping;
 use crate::service::{AnyService, Survive};
@@ -46,7 +48,7 @@ use crate::vault::noted::{Noted, Stance};
 use crate::vault::queue::{BATCH, Entry, Pair};
 use crate::vault::slot::Slot;
 use crate::wire::line::shared_clock;
-use crate::wire::record::{ListenerRecord, Record};
+use crate::wire::record::ListenerRecord;
 
 /// Batches of descriptors that are sent anew in a turn: a fraction of a millisecond, which live clients wait for.
 const SLICE: usize = 4;
@@ -88,6 +90,9 @@ pub(crate) struct Vault {
     few: usize,
     /// When descriptors are sent again, after a failure.
     again: Moment,
+    /// Somebody else has the socket of a connection that has ended here, which is to end with them: when those that live are
+    /// sent anew for that, and before when they are not.
+    let_go: (Moment, Moment),
     told: bool,
 }
 
@@ -134,6 +139,7 @@ impl Vault {
             living: 0,
             few: FEW_DEAD.min(connections / workers.max(1) / 4),
             again: Moment::at_start(),
+            let_go: (Moment::NEVER, Moment::at_start()),
             told: false,
         };
         let pair = vault.new_pair()?;
@@ -164,6 +170,10 @@ impl Vault {
         now: Moment,
     ) {
         if let Some((_, chain)) = self.arena.who(key) {
+            if connection.io.is_withheld() {
+                self.settle_to_be_given_again(key, connection, service, now);
+                return self.arena.end_step();
+            }
             if chain != 0 || !connection.io.is_plain() {
                 self.settle_beside(key, connection, service, now);
             }
@@ -176,6 +186,8 @@ impl Vault {
                 self.arena.note_far(key, far.read, far.written);
                 may_die("vault-far-noted");
             }
+        } else if connection.io.is_withheld() && connection.io.is(Is::GivenAway) {
+            self.arrived_given_away(key, connection, service, now);
         }
         self.arena.end_step();
     }
@@ -198,23 +210,38 @@ impl Vault {
         if stance.is_some_and(|stance| self.blocks.says(key, &stance)) {
             return;
         }
-        let read = connection.taken_in();
-        if io.is_plain() && !self.blocks.is_suspect(key, read) {
+        if self.has_nothing_beside(key, connection, service.survive()) {
             self.arena.set_chain(key, 0);
             return self.blocks.forget(&self.arena, key);
         }
-        // What is ending otherwise ends with the process, too.
-        let Some(record) = connection.export(service, now) else {
-            return self.forget(key);
+        let record = match service.survive() {
+            survive if survive.is_given_again() => {
+                Self::export_to_be_given_again(connection, service, now)
+            }
+            _ => connection.export(service, now),
         };
-        let record = Noted::of(io, now, record);
-        let noted = postcard::to_stdvec(&record).map_err(|_| blocks::Full);
+        // What is ending otherwise ends with the process, too.
+        match record {
+            Some(record) => self.put_beside(key, connection, &Noted::of(io, now, record), stance),
+            None => self.forget(key),
+        }
+    }
+
+    fn put_beside(
+        &mut self,
+        key: usize,
+        connection: &Connection,
+        record: &Noted,
+        stance: Option<Stance>,
+    ) {
+        let io = &connection.io;
+        let noted = postcard::to_stdvec(record).map_err(|_| blocks::Full);
         let noted = noted.and_then(|record| {
             let beside = Beside {
                 record: &record,
                 outputs: [io.output(), io.far_output()],
                 stance,
-                read,
+                read: Self::got_over(connection),
             };
             self.blocks.note(&mut self.arena, key, &beside)
         });
@@ -224,9 +251,20 @@ impl Vault {
         }
     }
 
-    /// A connection whose service has heard of it; so much output waits for it, though it may not have come yet.
-    pub(crate) fn arrived(&mut self, key: usize, io: &Io, waits: u64, service: &AnyService) {
-        if service.survive() == Survive::Close {
+    pub(crate) fn has(&self, key: usize) -> bool {
+        self.arena.who(key).is_some()
+    }
+
+    /// A connection whose service has heard of it, or is to; so much output waits for it, though it may not have come yet.
+    pub(crate) fn arrived(
+        &mut self,
+        key: usize,
+        connection: &Connection,
+        waits: u64,
+        (service, now): (&AnyService, Moment),
+    ) {
+        let (io, survive) = (&connection.io, service.survive());
+        if survive == Survive::Close {
             return;
         }
         let Ok(cookie) = rustix::net::sockopt::socket_cookie(&io.socket) else {
@@ -249,6 +287,11 @@ impl Vault {
         self.put_far(key, io);
         if self.arena.put(key, &slot) {
             self.unsent.push((key, 0));
+            if survive.is_given_again() {
+                // As long as it says so the service has not come to an end with its greeting.
+                let record = Noted::of(io, now, connection.export_unheard(now));
+                self.put_beside(key, connection, &record, None);
+            }
         } else {
             self.tell(&io::Error::other(
                 "there are more connections than it has room for",
@@ -284,7 +327,7 @@ impl Vault {
         now: Moment,
     ) {
         if self.arena.who(key).is_some() {
-            self.blocks.suspect(key, connection.taken_in());
+            self.blocks.suspect(key, Self::got_over(connection));
             self.settle_beside(key, connection, service, now);
         }
     }
@@ -302,44 +345,12 @@ impl Vault {
         }
     }
 
-    /// It goes to another worker, and is not read before it is in that one's vault. Until what is answered is dropped it is
-    /// there, as one to be dialled for; nothing is for one that is not here. `None`: there is no room for it on the way.
-    pub(crate) fn moves(
-        &mut self,
-        key: usize,
-        connection: &Connection,
-        service: &AnyService,
-        now: Moment,
-    ) -> Option<Option<Box<dyn Any + Send>>> {
-        let Some((cookie, _)) = self.arena.who(key) else {
-            return Some(None);
-        };
-        let record = connection.export(service, now).map(|record| Record {
-            far: None,
-            dialing: true,
-            ..record
-        });
-        let noted = record.map(|record| Noted::of(&connection.io, now, record));
-        let noted = noted.and_then(|mut noted| {
-            noted.arrival.along = 0;
-            postcard::to_stdvec(&noted).ok()
-        });
-        let standing = noted.and_then(|noted| self.arena.moving.put(cookie, &noted));
-        let standing = Box::new(standing?);
-        self.forget(key);
-        Some(Some(standing))
-    }
-
-    /// It has come of another worker, whose vault has it as long as `standing` lives.
-    pub(crate) fn comes(&mut self, standing: Box<dyn Any + Send>) {
-        self.coming.push(standing);
-    }
-
     /// In each turn, once clients were let in: they are there from now on.
     pub(crate) fn flush(&mut self, connections: &mut Slab<Connection>, now: Moment) {
         // Whether they are here then or not: they are read from now on.
         let coming = std::mem::take(&mut self.coming);
-        if self.unsent.is_empty() && self.renewal.is_none() && !self.is_stale() {
+        let lets_go = self.lets_go(now);
+        if self.unsent.is_empty() && self.renewal.is_none() && !self.is_stale() && !lets_go {
             return;
         }
         if now < self.again {
@@ -348,7 +359,12 @@ impl Vault {
         if !coming.is_empty() {
             may_die("vault-coming");
         }
-        if let Err(error) = self.send(connections) {
+        let begun = if lets_go {
+            self.begin_letting_go(now)
+        } else {
+            Ok(())
+        };
+        if let Err(error) = begun.and_then(|()| self.send(connections)) {
             self.again = now.after(REST);
             self.tell(&error);
             if error.raw_os_error() == Some(libc::ETOOMANYREFS) && self.is_stale() {
@@ -425,16 +441,21 @@ impl Vault {
             may_die("vault-sent");
         }
         if self.renewal.is_none() && self.is_stale() {
-            // What comes meanwhile goes elsewhere.
-            let (first, rest) = (self.new_pair()?, self.new_pair()?);
-            self.renewal = Some(Renewal {
-                pairs: vec![first],
-                cursor: 0,
-                former: self.pairs.len(),
-            });
-            self.pairs.push(rest);
+            self.begin_renewal()?;
         }
         self.renew(connections)
+    }
+
+    fn begin_renewal(&mut self) -> io::Result<()> {
+        // What comes meanwhile goes elsewhere.
+        let (first, rest) = (self.new_pair()?, self.new_pair()?);
+        self.renewal = Some(Renewal {
+            pairs: vec![first],
+            cursor: 0,
+            former: self.pairs.len(),
+        });
+        self.pairs.push(rest);
+        Ok(())
     }
 
     /// One more of its descriptors is there.

@@ -19,6 +19,9 @@ pub(super) struct Noted {
     pub(super) ahead: i64,
     pub(super) far_ahead: i64,
     pub(super) arrival: Arrival,
+    /// What its service had left of its input.
+    #[serde(with = "serde_bytes")]
+    pub(super) input: Vec<u8>,
 }
 
 impl Noted {
@@ -28,7 +31,9 @@ impl Noted {
             let ahead = end(io).wrapping_sub(far.read).cast_signed();
             (ahead, end(far).wrapping_sub(io.read).cast_signed())
         });
+        let (_, front, back) = io.input();
         Self {
+            input: [front, back].concat(),
             at: now.number(),
             stopped: io.is_stopped(),
             ahead,

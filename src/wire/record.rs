@@ -173,6 +173,10 @@ pub(crate) enum AtDoor {
     Header(u64),
     /// Its turn among those of its address.
     Turn(u64),
+    /// Nothing: the service of a server that crashed had not come to an end with its greeting.
+    Unheard,
+    /// The same: that one had.
+    Anew,
 }
 
 impl AtDoor {
@@ -192,6 +196,12 @@ impl Record {
     /// Where its output ends, counted from the connection's first byte.
     pub(crate) fn output_end(&self) -> u64 {
         self.written.saturating_add(self.output)
+    }
+
+    /// Whether its service is to begin with it, be it anew, in a process that goes on after a crash.
+    pub(crate) fn is_to_enter(&self) -> bool {
+        let at_door = (self.state_schema == AT_DOOR).then(|| AtDoor::decode(&self.state));
+        matches!(at_door, Some(Ok(AtDoor::Unheard | AtDoor::Anew)))
     }
 
     /// Where the input ends that the service left.

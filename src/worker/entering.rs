@@ -49,9 +49,16 @@ impl Worker {
         {
             return self.step(key, |_, _| Step::Rest);
         }
+        let door = io.door();
         io.come_in(now);
         log::debug!(id = io.id(), peer:% = io.peer(), via = io.via().map(|via| via.to_string()).as_deref(), worker = self.index; "let in");
         self.count_from_door();
+        if door.is_some_and(Door::is_after_crash) {
+            let anew = door == Some(Door::Anew);
+            return self.step(key, |connection, serving| {
+                connection.enter_again(serving, anew)
+            });
+        }
         self.put_into_vault(key, 0);
         self.step(key, Connection::enter);
         // Where its turn to go has come before, it had not been in.

@@ -55,12 +55,14 @@ impl Worker {
 
     /// A service has heard of that connection, for which so much output waits or is to come.
     pub(super) fn put_into_vault(&mut self, key: usize, waits: u64) {
-        let connection = self.connections.get(key);
+        let connection = self.connections.get_mut(key);
         if let (Some(vault), Some(connection)) = (&mut self.vault, connection) {
             let service = &self.origins[usize::from(connection.io.listener)]
                 .settings
                 .service;
-            vault.arrived(key, &connection.io, waits, service);
+            vault.arrived(key, connection, waits, (service, self.now));
+            let is_given_again = service.survive().is_given_again();
+            connection.io.withhold(is_given_again && vault.has(key));
         }
     }
 

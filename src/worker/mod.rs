@@ -224,6 +224,9 @@ impl Worker {
             until = until.min(acceptor.next());
         }
         until = until.min(self.drain.due()).min(self.unconfigured.due());
+        if let Some(vault) = &self.vault {
+            until = until.min(vault.due());
+        }
         let pressing = self.giving.as_ref().is_some_and(Giving::is_pressing);
         until = until.min(self.shared.workers[self.index].prompted.get());
         let began = self.clock.now();
@@ -364,15 +367,28 @@ impl Worker {
         self.due = due_now;
     }
 
-    /// Does `what` with a connection, and what follows: closing, leftovers, interest, deadline.
+    /// Does `what` with a connection, and what follows: closing, leftovers, interest, deadline; and sends what was withheld
+    /// until then.
     #[inline]
     fn step(&mut self, key: usize, what: impl FnOnce(&mut Connection, &mut Serving<'_>) -> Step) {
+        if self.step_once(key, what) {
+            self.step_once(key, Connection::release);
+        }
+    }
+
+    /// Answers whether output was withheld that may leave now.
+    #[inline]
+    fn step_once(
+        &mut self,
+        key: usize,
+        what: impl FnOnce(&mut Connection, &mut Serving<'_>) -> Step,
+    ) -> bool {
         // An event may name a connection that ended earlier in this turn.
         let Some(connection) = self.connections.get_mut(key) else {
-            return;
+            return false;
         };
         if connection.io.marks.has(Mark::Closing) {
-            return;
+            return false;
         }
         let origin = &self.origins[usize::from(connection.io.listener)];
         let mut serving = origin.serving(self.now, self.buffer.bytes());
@@ -391,20 +407,30 @@ impl Worker {
                 io.marks.add(Mark::PutOff, put_off);
                 self.leftovers.add(key, &mut io.marks);
             }
-            Step::Enter => return self.enter(key),
+            Step::Enter => {
+                self.enter(key);
+                return false;
+            }
             Step::Close(ending) => {
                 if let Some(vault) = &mut self.vault {
                     vault.forget(key);
                 }
                 io.marks.put(Mark::Closing, true);
                 self.closing.push((key, ending));
-                return;
+                return false;
             }
         }
         if let Some(vault) = &mut self.vault {
             vault.settle(key, connection, &origin.settings.service, self.now);
         }
         let io = &mut connection.io;
+        let withheld = io.is_withheld();
+        if withheld {
+            // Without a vault there is nothing to wait for. Who is not there while others have the socket may be later.
+            let vault = self.vault.as_ref();
+            io.withhold(vault.is_some_and(|vault| io.is(Is::GivenAway) || vault.has(key)));
+            io.commit();
+        }
         // One that was put off before may have changed since, as by a prompt.
         if io.marks.has(Mark::Copied)
             && !put_off
@@ -426,17 +452,19 @@ impl Worker {
             let ending = Ending::reset(CloseReason::IoError);
             let ending = io.cut_off(Ending { errno, ..ending });
             self.closing.push((key, ending));
-            return;
+            return false;
         }
         if let Some(up) = io.far_up() {
             up.io.watch_writes(self.poll.registry(), Token(FAR | key));
         } else if io.wants_to_dial(self.now) {
             self.dials.push(key);
         }
+        let waits = withheld && io.waiting_output() > 0;
         let due = io.due(&origin.turn(self.now));
         if due < self.deadlines.get(slot(key)) {
             self.deadlines.set(slot(key), due);
         }
+        waits
     }
 
     /// Closes what ended in this turn: the socket, the log line, the counters.
@@ -463,6 +491,9 @@ impl Worker {
             }
             if let Some(vault) = &mut self.vault {
                 vault.forget(key);
+                if connection.io.is(Is::GivenAway) {
+                    vault.let_go(self.now);
+                }
             }
             self.deadlines.remove(slot(key));
             self.count_out(&connection, ending.reason);

@@ -200,7 +200,7 @@ impl Taker for Worker {
         entry.insert(connection);
         self.deadlines.set(slot(key), due);
         origin.stats.open.add(1);
-        if door.is_none() {
+        if door.is_none_or(Door::is_after_crash) {
             self.put_into_vault(key, arrival.record.output);
             self.settle_in_vault(key);
         }

@@ -24,7 +24,7 @@ use crate::handle::Handle;
 use crate::liveness::close::CloseReason;
 use crate::os::children::Owned;
 use crate::os::sys;
-use crate::service::{Context, Exported, Patience, Ready, Service};
+use crate::service::{Context, Exported, Patience, Ready, Service, Survive};
 use crate::services::exec::lines::{Lines, STDERR_REST, STDERR_TURN};
 use crate::services::exec::nursery::{
     GRACE, Group, Job, Kept, Leaving, Nursery, Slot, Spawned, Ticket, Watch, Words, say,
@@ -447,6 +447,10 @@ impl Service for Exec {
             }
             Phase::Ended { .. } | Phase::Over => {}
         }
+    }
+
+    fn survive(&self) -> Survive {
+        Survive::State
     }
 
     fn export(&self, process: &Process) -> Option<Exported> {

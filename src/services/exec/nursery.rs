@@ -546,7 +546,7 @@ pub(super) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
 /// Tells how a process ended that was sent a signal, or was not.
 pub(super) fn say(id: u64, pid: i32, sent: bool, status: Option<ExitStatus>) {
     let Some(status) = status else {
-        log::debug!(id, pid; "a process that another one had started has ended");
+        log::debug!(id, pid; "a process has ended that another server had started: how is not known");
         return;
     };
     // Those that end a process whose client has gone; others are its own fault, or that of a system out of memory.
