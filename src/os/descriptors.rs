@@ -28,6 +28,19 @@ pub(crate) fn descriptors_open() -> Option<u64> {
     Some(folder.len()).filter(|&open| open > 0)
 }
 
+/// Makes the table of descriptors large enough for so many more in one step, as far as the limit allows: in a process that
+/// has threads each step waits for all of them (`expand_fdtable` in the kernel's fs/file.c).
+#[cfg(control)]
+pub(crate) fn reserve_descriptors(count: usize) {
+    const SPARE: usize = 256;
+    let most = descriptor_limit().unwrap_or(u64::MAX).saturating_sub(1);
+    let highest = u64::try_from(count.saturating_add(SPARE)).map_or(most, |it| it.min(most));
+    let highest = i32::try_from(highest).unwrap_or(i32::MAX);
+    if let Err(error) = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), highest) {
+        log::debug!(error:% = std::io::Error::from(error); "descriptors are not reserved");
+    }
+}
+
 /// Raises the soft limit on descriptors to the hard one, and answers what it is now (`None`: unlimited).
 ///
 /// For a program's start: the soft limit is low for the sake of programs that use select(2).

@@ -25,6 +25,7 @@ use crate::listen::admission::Limit;
 use crate::listen::listener::{self, Listener};
 use crate::listen::settings::Settings;
 use crate::memory::Memory;
+use crate::os::descriptors::reserve_descriptors;
 use crate::os::socket_file::{Permit, Place, SocketFile};
 use crate::os::threads;
 use crate::service::{AnyService, Exported, Survive};
@@ -583,14 +584,4 @@ pub(super) fn assemble(
     };
     let listener_of = order.iter().map(ours).collect::<Result<_, _>>()?;
     Ok((listeners, listener_of))
-}
-
-/// Makes the table of descriptors large enough in one step: in a process that has threads each step waits for all of
-/// them (`expand_fdtable` in the kernel's fs/file.c).
-fn reserve_descriptors(count: usize) {
-    const SPARE: usize = 256;
-    let highest = i32::try_from(count.saturating_add(SPARE)).unwrap_or(i32::MAX);
-    if let Err(error) = rustix::io::fcntl_dupfd_cloexec(io::stderr(), highest) {
-        log::debug!(error:% = io::Error::from(error); "descriptors are not reserved");
-    }
 }

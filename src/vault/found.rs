@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::io::{Accounted, Io};
 use crate::liveness::close::CloseReason;
 use crate::liveness::multipath;
+use crate::os::descriptors::reserve_descriptors;
 use crate::os::kept::Stored;
 use crate::os::sys::mapping::Mapping;
 use crate::service::Survive;
@@ -70,6 +71,8 @@ pub(crate) fn found(
             _ => {}
         }
     }
+    let queues = workers.values().flat_map(|(_, queues)| queues);
+    reserve_descriptors(queues.map(|far| queue::waiting(far)).sum());
     let formers = workers.into_values().filter_map(|(arena, queues)| {
         let former = arena.map(|arena| Finding::of(arena)?.former(&queues, &survive))?;
         former

@@ -118,6 +118,13 @@ impl Pair {
     }
 }
 
+/// How many descriptors wait behind `far`, or a few more: it is by the bytes that wait beside them, which the kernel adds up
+/// (`unix_inq_len` in `net/unix/af_unix.c`).
+pub(super) fn waiting(far: &OwnedFd) -> usize {
+    let bytes = rustix::io::ioctl_fionread(far).unwrap_or(0);
+    usize::try_from(bytes).unwrap_or(usize::MAX) / WORD
+}
+
 /// Hands copies of all that waits behind `far` to `each`, with what they are, and leaves it there.
 ///
 /// # Errors
@@ -174,6 +181,7 @@ mod tests {
             .unwrap();
         drop(ours);
         for _ in 0..3 {
+            assert!((3..=4).contains(&waiting(&pair.far)), "there are 3");
             let mut found = Vec::new();
             look(&pair.far, |entry, socket| found.push((entry, socket))).unwrap();
             let seen: Vec<Entry> = found.iter().map(|(entry, _)| *entry).collect();
