@@ -15,10 +15,10 @@ use crate::os::sys::mapping::Mapping;
 use crate::service::Survive;
 use crate::time::deadline::Moment;
 use crate::vault::arena::{Arena, BUFFER};
+use crate::vault::blocks;
 use crate::vault::noted::{self, Noted};
-use crate::vault::queue::{self, Entry, OWN};
+use crate::vault::queue::{self, Entry, NAME, OWN};
 use crate::vault::slot::Slot;
-use crate::vault::{NAME, blocks};
 use crate::wire::line::shared_clock;
 use crate::wire::record::{Arrival, ListenerRecord, Piece, Record, Update};
 

@@ -27,7 +27,7 @@ mod slot;
 
 use std::any::Any;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ pub(crate) use crate::vault::arena::BUFFER;
 use crate::vault::arena::{Arena, Clocks};
 use crate::vault::blocks::{Beside, Blocks};
 use crate::vault::noted::{Noted, Stance};
-use crate::vault::queue::{BATCH, Entry, Pair};
+use crate::vault::queue::{Alone, Batch, NAME, Pair, name, stored};
 use crate::vault::slot::Slot;
 use crate::wire::line::shared_clock;
 use crate::wire::record::ListenerRecord;
@@ -59,11 +59,13 @@ const FEW_DEAD: usize = 256;
 const FEW_PAIRS: usize = 8;
 const LIVING_OF_PAIR: usize = 2048;
 
+/// Fewer descriptors than that in a message are few: each message takes 5 KB of the kernel's, however few there are in it.
+/// So many messages of that kind may wait, or as many as of those that have ended where that is less.
+const FEW_TOGETHER: usize = 32;
+const FEW_ALONE: usize = 128;
+
 /// How long after a failure it is tried again.
 const REST: Duration = Duration::from_secs(1);
-
-/// How a part of the vault is called, to a keeper.
-pub(crate) const NAME: &str = "vault";
 
 /// One worker's.
 #[derive(Debug)]
@@ -80,6 +82,8 @@ pub(crate) struct Vault {
     there: Vec<u8>,
     /// Where descriptors wait: new ones go to the last.
     pairs: Vec<Pair>,
+    /// Where few wait that came alone.
+    alone: Alone,
     /// Those that live are being sent anew.
     renewal: Option<Renewal>,
     /// What the next pair is called.
@@ -125,7 +129,8 @@ impl Vault {
         let blocks = waiting / (arena::BLOCK / 2) + connections;
         let arena = Arena::new(listeners, (connections, blocks), clocks)?;
         keeper.store(&format!("{NAME}-{worker}"), &[arena.file.as_fd()])?;
-        let mut vault = Self {
+        let [pair, alone] = [0, 1].map(|number| stored(keeper, worker, number));
+        Ok(Self {
             worker,
             arena,
             blocks: Blocks::default(),
@@ -133,18 +138,16 @@ impl Vault {
             unsent: Vec::new(),
             coming: Vec::new(),
             there: Vec::new(),
-            pairs: Vec::new(),
+            pairs: vec![pair?],
+            alone: Alone::new(alone?),
             renewal: None,
-            next: 0,
+            next: 2,
             living: 0,
             few: FEW_DEAD.min(connections / workers.max(1) / 4),
             again: Moment::at_start(),
             let_go: (Moment::NEVER, Moment::at_start()),
             told: false,
-        };
-        let pair = vault.new_pair()?;
-        vault.pairs.push(pair);
-        Ok(vault)
+        })
     }
 
     /// What the worker is to read into.
@@ -367,7 +370,10 @@ impl Vault {
         if let Err(error) = begun.and_then(|()| self.send(connections)) {
             self.again = now.after(REST);
             self.tell(&error);
-            if error.raw_os_error() == Some(libc::ETOOMANYREFS) && self.is_stale() {
+            let arena = &self.arena;
+            let went = |key: &usize| arena.who(*key).is_none();
+            let frees = self.is_stale() || self.alone.keys.iter().any(went);
+            if error.raw_os_error() == Some(libc::ETOOMANYREFS) && frees {
                 self.begin_anew(connections);
             }
             // They may be many by then.
@@ -396,8 +402,11 @@ impl Vault {
         let renewed = self.renewal.take().map(|renewal| renewal.pairs);
         let pairs = std::mem::take(&mut self.pairs);
         for pair in pairs.into_iter().chain(renewed.into_iter().flatten()) {
-            // A keeper that cannot hear it has them a little longer.
-            let _ = self.keeper.give_up(&self.name(pair.number));
+            self.give_up(&pair);
+        }
+        if let Ok(pair) = self.new_pair() {
+            let former = std::mem::replace(&mut self.alone, Alone::new(pair));
+            self.give_up(&former.pair);
         }
         self.there.clear();
         self.living = 0;
@@ -421,24 +430,37 @@ impl Vault {
             while from > 0 && batch.add(&self.arena, connections, self.unsent[from - 1]) {
                 from -= 1;
             }
+            let alone = batch.entries.len() < FEW_TOGETHER;
             let full = match self.pairs.last_mut() {
+                _ if alone => batch.put(&mut self.alone.pair)?,
                 Some(pair) => batch.put(pair)?,
                 None => true,
             };
             if full {
                 let pair = self.new_pair()?;
+                let pair = match alone {
+                    true => std::mem::replace(&mut self.alone, Alone::new(pair)).pair,
+                    false => pair,
+                };
                 self.pairs.push(pair);
                 continue;
             }
             let sent: Vec<u32> = batch.entries.iter().map(|entry| entry.key).collect();
+            self.alone.messages += usize::from(alone && !sent.is_empty());
             for key in sent {
                 self.is_there(key as usize);
+                if alone {
+                    self.alone.keys.push(key as usize);
+                }
                 if let Some(connection) = connections.get_mut(key as usize) {
                     connection.io.marks.put(Mark::Shared, true);
                 }
             }
             self.unsent.truncate(from);
             may_die("vault-sent");
+        }
+        if self.renewal.is_none() && self.alone.messages > FEW_ALONE.min(self.few) {
+            self.put_together(connections)?;
         }
         if self.renewal.is_none() && self.is_stale() {
             self.begin_renewal()?;
@@ -448,13 +470,48 @@ impl Vault {
 
     fn begin_renewal(&mut self) -> io::Result<()> {
         // What comes meanwhile goes elsewhere.
-        let (first, rest) = (self.new_pair()?, self.new_pair()?);
+        let (first, rest, alone) = (self.new_pair()?, self.new_pair()?, self.new_pair()?);
+        let former = std::mem::replace(&mut self.alone, Alone::new(alone));
+        self.pairs.push(former.pair);
         self.renewal = Some(Renewal {
             pairs: vec![first],
             cursor: 0,
             former: self.pairs.len(),
         });
         self.pairs.push(rest);
+        Ok(())
+    }
+
+    /// Sends those anew that live of the ones that came alone, and gives up where they waited.
+    fn put_together(&mut self, connections: &Slab<Connection>) -> io::Result<()> {
+        self.alone.keys.sort_unstable();
+        self.alone.keys.dedup();
+        let mut from = 0;
+        while from < self.alone.keys.len() {
+            let mut batch = Batch::default();
+            let mut to = from;
+            while let Some(&key) = self.alone.keys.get(to) {
+                if !batch.add(&self.arena, connections, (key, 0)) {
+                    break;
+                }
+                to += 1;
+            }
+            let full = match self.pairs.last_mut() {
+                Some(pair) => batch.put(pair)?,
+                None => true,
+            };
+            if full {
+                let pair = self.new_pair()?;
+                self.pairs.push(pair);
+            } else {
+                from = to;
+            }
+        }
+        let pair = self.new_pair()?;
+        may_die("vault-gathered");
+        let former = std::mem::replace(&mut self.alone, Alone::new(pair));
+        self.give_up(&former.pair);
+        may_die("vault-gathered-given-up");
         Ok(())
     }
 
@@ -515,79 +572,28 @@ impl Vault {
         may_die("vault-renewed");
         let later = self.pairs.split_off(renewal.former);
         for former in std::mem::replace(&mut self.pairs, renewal.pairs) {
-            // A keeper that cannot hear it has them a little longer.
-            let _ = self.keeper.give_up(&self.name(former.number));
+            self.give_up(&former);
         }
         self.pairs.extend(later);
         may_die("vault-given-up");
         Ok(())
     }
 
-    fn name(&self, number: u64) -> String {
-        format!("{NAME}-{}-{number}", self.worker)
-    }
-
-    /// The keeper has it before anything waits there.
     fn new_pair(&mut self) -> io::Result<Pair> {
-        let pair = Pair::new(self.next)?;
-        let ends = [pair.near.as_fd(), pair.far.as_fd()];
-        self.keeper.store(&self.name(pair.number), &ends)?;
+        let pair = stored(&self.keeper, self.worker, self.next)?;
         self.next += 1;
         Ok(pair)
+    }
+
+    fn give_up(&self, pair: &Pair) {
+        // A keeper that cannot hear it has them a little longer.
+        let _ = self.keeper.give_up(&name(self.worker, pair.number));
     }
 
     /// Says once that something is lacking.
     fn tell(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.told, true) {
             log::warn!(error:%, worker = self.worker; "a crash would close some of the connections");
-        }
-    }
-}
-
-/// Descriptors that go together.
-#[derive(Default)]
-struct Batch<'a> {
-    entries: Vec<Entry>,
-    sockets: Vec<BorrowedFd<'a>>,
-}
-
-impl<'a> Batch<'a> {
-    /// Adds those of a connection from the one on that is said, if it is in its slot. Answers whether there was room.
-    fn add(
-        &mut self,
-        arena: &Arena,
-        connections: &'a Slab<Connection>,
-        (key, first): (usize, u8),
-    ) -> bool {
-        let connection = connections.get(key).filter(|_| arena.who(key).is_some());
-        let (Some(connection), Ok(key)) = (connection, u32::try_from(key)) else {
-            return true;
-        };
-        let io = &connection.io;
-        let sockets = std::iter::once(io.descriptor()).chain(io.travels_along());
-        let before = self.entries.len();
-        let places = (0..=u8::MAX).zip(sockets);
-        for (place, socket) in places.skip(first.into()).take(BATCH) {
-            if self.entries.len() == BATCH {
-                self.entries.truncate(before);
-                self.sockets.truncate(before);
-                return false;
-            }
-            self.entries.push(Entry::new(key, place, io.id()));
-            self.sockets.push(socket);
-        }
-        true
-    }
-
-    /// Puts them into a pair. Answers whether that was full.
-    fn put(&self, pair: &mut Pair) -> io::Result<bool> {
-        if self.entries.is_empty() {
-            return Ok(false);
-        }
-        match pair.put(&self.entries, &self.sockets) {
-            Ok(()) => Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && pair.entries > 0 => Ok(true),
-            Err(error) => Err(error),
         }
     }
 }

@@ -9,6 +9,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -16,9 +17,16 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
     sendmsg, socketpair,
 };
+use slab::Slab;
 
+use crate::connection::Connection;
+use crate::handle::lifecycle::Lifecycle;
 use crate::os::sys::mapping::peek_from;
+use crate::vault::arena::Arena;
 use crate::wire::record::DESCRIPTORS;
+
+/// How a part of the vault is called, to a keeper.
+pub(super) const NAME: &str = "vault";
 
 /// So many descriptors go in a message.
 pub(super) const BATCH: usize = DESCRIPTORS;
@@ -115,6 +123,89 @@ impl Pair {
         rustix::io::retry_on_intr(|| sendmsg(&self.near, &text, &mut control, flags))?;
         self.entries += entries.len();
         Ok(())
+    }
+}
+
+/// Where descriptors wait that came alone, until enough of them are there to be sent anew, all together.
+#[derive(Debug)]
+pub(super) struct Alone {
+    pub(super) pair: Pair,
+    /// Of the connections that they are of.
+    pub(super) keys: Vec<usize>,
+    pub(super) messages: usize,
+}
+
+impl Alone {
+    pub(super) const fn new(pair: Pair) -> Self {
+        Self {
+            pair,
+            keys: Vec::new(),
+            messages: 0,
+        }
+    }
+}
+
+/// How a pair of that worker is called, to a keeper.
+pub(super) fn name(worker: usize, number: u64) -> String {
+    format!("{NAME}-{worker}-{number}")
+}
+
+/// A new pair, which the keeper has before anything waits there.
+///
+/// # Errors
+/// No descriptors, or no keeper.
+pub(super) fn stored(keeper: &Arc<dyn Lifecycle>, worker: usize, number: u64) -> io::Result<Pair> {
+    let pair = Pair::new(number)?;
+    let ends = [pair.near.as_fd(), pair.far.as_fd()];
+    keeper.store(&name(worker, number), &ends)?;
+    Ok(pair)
+}
+
+/// Descriptors that go together.
+#[derive(Default)]
+pub(super) struct Batch<'a> {
+    pub(super) entries: Vec<Entry>,
+    sockets: Vec<BorrowedFd<'a>>,
+}
+
+impl<'a> Batch<'a> {
+    /// Adds those of a connection from the one on that is said, if it is in its slot. Answers whether there was room.
+    pub(super) fn add(
+        &mut self,
+        arena: &Arena,
+        connections: &'a Slab<Connection>,
+        (key, first): (usize, u8),
+    ) -> bool {
+        let connection = connections.get(key).filter(|_| arena.who(key).is_some());
+        let (Some(connection), Ok(key)) = (connection, u32::try_from(key)) else {
+            return true;
+        };
+        let io = &connection.io;
+        let sockets = std::iter::once(io.descriptor()).chain(io.travels_along());
+        let before = self.entries.len();
+        let places = (0..=u8::MAX).zip(sockets);
+        for (place, socket) in places.skip(first.into()).take(BATCH) {
+            if self.entries.len() == BATCH {
+                self.entries.truncate(before);
+                self.sockets.truncate(before);
+                return false;
+            }
+            self.entries.push(Entry::new(key, place, io.id()));
+            self.sockets.push(socket);
+        }
+        true
+    }
+
+    /// Puts them into a pair. Answers whether that was full.
+    pub(super) fn put(&self, pair: &mut Pair) -> io::Result<bool> {
+        if self.entries.is_empty() {
+            return Ok(false);
+        }
+        match pair.put(&self.entries, &self.sockets) {
+            Ok(()) => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && pair.entries > 0 => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 }
 

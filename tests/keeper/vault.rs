@@ -212,6 +212,23 @@ fn who_was_let_in_is_served_where_a_server_dies_as_soon_as_that_is_noted() {
 }
 
 #[test]
+fn who_came_alone_goes_on_where_a_server_dies_while_it_puts_such_together() {
+    for place in ["vault-gathered", "vault-gathered-given-up"] {
+        let (kept, file) = mortal(place, &["--workers", "1"]);
+        fs::write(&file, "").unwrap();
+        let mut clients = Vec::new();
+        // Nobody ends: what waits of each by itself is much, and so it does not for long.
+        while file.exists() {
+            assert!(clients.len() < 300, "nothing was put together");
+            clients.push(kept.connect());
+        }
+        for client in &mut clients {
+            assert_echoes(client, b"who came alone");
+        }
+    }
+}
+
+#[test]
 fn who_lives_goes_on_where_a_server_dies_while_it_forgets_who_does_not() {
     for place in ["vault-renewed", "vault-given-up"] {
         let (kept, file) = mortal(place, &["--workers", "1"]);
@@ -219,12 +236,15 @@ fn who_lives_goes_on_where_a_server_dies_while_it_forgets_who_does_not() {
         for _ in 0..2 {
             fs::write(&file, "").unwrap();
             until("a server dies", || {
-                for _ in 0..20 {
+                // As long as they live they have been put together with others.
+                let passing = (0..500).map(|_| {
                     let mut passing = kept.keeper.connect();
                     // It may be one of those that come in the very turn of the crash.
                     let _ = passing.write_all(b"x");
                     let _ = passing.read(&mut [0]);
-                }
+                    passing
+                });
+                drop(passing.collect::<Vec<_>>());
                 !file.exists()
             });
             for client in &mut clients {
