@@ -92,7 +92,7 @@ class Echo:
     """Not a connection and not a byte is lost, doubled or reordered: `standfast load`, and streams and slow readers."""
 
     words = ("echo",)
-    streams = ("-e", 8, "-p", 50, "-r", 100, "-w", 4)
+    streams = ("-e", 8, "-p", 50, "-r", 25, "-w", 4)
 
     def __init__(self, folder, seed):
         self.folder, self.seed, self.clients = folder, seed, []
@@ -171,7 +171,7 @@ class Exec(Echo):
     """Programs and their connections go on: `cat` for each of them."""
 
     words = ("exec", "--", "cat")
-    streams = ("-e", 4, "-p", 10, "-r", 20, "-w", 2)
+    streams = ("-e", 4, "-p", 10, "-r", 5, "-w", 2)
 
     def begin(self, keeper, connections, program):
         super().begin(keeper, min(connections, 40), program)
