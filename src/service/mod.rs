@@ -215,7 +215,7 @@ pub trait Service: Send + Sync + 'static {
     }
 
     /// What becomes of its connections where the process crashes, or is killed, behind a
-    /// [keeper](crate::Config::keeper): asked once, when the server starts. Default: they end.
+    /// keeper (`Config::keeper`): asked once, when the server starts. Default: they end.
     fn survive(&self) -> Survive {
         Survive::Close
     }
@@ -335,7 +335,7 @@ pub struct Exported {
     pub bytes: Vec<u8>,
 }
 
-/// What becomes of a connection where the server crashes behind a [keeper](crate::Config::keeper).
+/// What becomes of a connection where the server crashes behind a keeper (`Config::keeper`).
 ///
 /// [`Fresh`](Self::Fresh) and [`State`](Self::State) keep these promises, wherever between two instructions the process dies:
 ///
