@@ -377,6 +377,7 @@ pub enum Survive {
     Discard,
     /// It goes on. Its state stays what it was, once it has a far side; each byte of that goes to the client, and the other
     /// way round, but for what it writes as it is told of the far side.
+    #[doc(hidden)]
     Relay,
 }
 
