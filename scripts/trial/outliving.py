@@ -133,7 +133,10 @@ class Echo:
         figures["bytes"] += int(report["bytes"])
         self.load.send_signal(signal.SIGINT)
         said = self.load.communicate(timeout=90)[0]
-        load = json.loads(said.splitlines()[-1])
+        report = [line for line in said.splitlines() if line.startswith("{")]
+        if not report:
+            raise Failure(f"the load has no report: {said.strip()}")
+        load = json.loads(report[-1])
         figures["bytes"] += load["received_bytes"]
         figures["lost"] += load["lost"]
         figures["doubled"] += load["duplicated"]
