@@ -454,11 +454,11 @@ pub(crate) fn output(mut command: Command) -> (i32, String, String) {
     let status = wait_for(&mut child, GUARD);
     let stdout: Vec<u8> = stdout.into_iter().flatten().collect();
     let stderr: Vec<String> = stderr.into_iter().collect();
-    (
-        status.code().unwrap(),
-        String::from_utf8(stdout).unwrap(),
-        stderr.join("\n"),
-    )
+    let stderr = stderr.join("\n");
+    let Some(code) = status.code() else {
+        panic!("{command:?} was ended: {status}: {stderr}");
+    };
+    (code, String::from_utf8(stdout).unwrap(), stderr)
 }
 
 /// The address of a `listening on` line.
