@@ -36,7 +36,7 @@ fn relay(upstreams: &[SocketAddr], args: &[&str]) -> Server {
 
 /// A client of the relay, and what the upstream has accepted for it; both have said a word to each other.
 #[track_caller]
-fn pair(relay: &Server, upstream: &Peer) -> (TcpStream, TcpStream) {
+pub(crate) fn pair(relay: &Server, upstream: &Peer) -> (TcpStream, TcpStream) {
     let mut client = relay.connect();
     let mut served = upstream.accept();
     assert_pair(&mut client, &mut served);
@@ -45,7 +45,7 @@ fn pair(relay: &Server, upstream: &Peer) -> (TcpStream, TcpStream) {
 
 /// What one says the other hears, both ways.
 #[track_caller]
-fn assert_pair(client: &mut TcpStream, served: &mut TcpStream) {
+pub(crate) fn assert_pair(client: &mut TcpStream, served: &mut TcpStream) {
     client.write_all(b"a question").unwrap();
     assert_gets(served, b"a question");
     served.write_all(b"its answer").unwrap();

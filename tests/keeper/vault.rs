@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::LazyLock;
 
@@ -129,6 +129,12 @@ pub(super) fn mortal(place: &str, args: &[&str]) -> (Kept, PathBuf) {
 
 fn dies_at(place: &str) {
     let (kept, file) = mortal(place, &["--workers", "2"]);
+    dies_three_times(&kept, &file);
+}
+
+/// A server dies three times under two streams, as soon as `file` is there; nothing of them is lost, nor who is silent.
+#[track_caller]
+pub(super) fn dies_three_times(kept: &Kept, file: &Path) {
     let mut quiet = kept.connect();
     let mut busy = [
         Stream::of(kept.keeper.connect()),
@@ -136,9 +142,9 @@ fn dies_at(place: &str) {
     ];
     for _ in 0..3 {
         for stream in &mut busy {
-            stream.go_on_over_steps(&kept);
+            stream.go_on_over_steps(kept);
         }
-        fs::write(&file, "").unwrap();
+        fs::write(file, "").unwrap();
         until("a server dies", || {
             for stream in &mut busy {
                 stream.push();

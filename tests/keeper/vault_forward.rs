@@ -10,7 +10,8 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::Kept;
-use super::vault::{Stream, mortal, piece, restart};
+use super::vault::{Stream, dies_three_times, mortal, piece, restart};
+use crate::forward::{assert_pair, pair};
 use crate::support::connecting::{Peer, assert_gets};
 use crate::support::home::{Home, entry, number};
 use crate::support::peers::refusing;
@@ -30,53 +31,13 @@ fn relay(upstream: &Peer, args: &[&str]) -> Kept {
     Kept::start(&[&["forward", &upstream], args].concat())
 }
 
-/// A client of it, and what the upstream has accepted for that; both have said a word.
-#[track_caller]
-fn pair(kept: &Kept, upstream: &Peer) -> (TcpStream, TcpStream) {
-    let mut client = kept.keeper.connect();
-    let mut served = upstream.accept();
-    assert_pair(&mut client, &mut served);
-    (client, served)
-}
-
-#[track_caller]
-fn assert_pair(client: &mut TcpStream, served: &mut TcpStream) {
-    client.write_all(b"a question").unwrap();
-    assert_gets(served, b"a question");
-    served.write_all(b"its answer").unwrap();
-    assert_gets(client, b"its answer");
-}
-
 fn crash(kept: &Kept) {
     kept.until_another_serves(kept.crash(Signal::KILL));
 }
 
 fn dies_at(place: &str) {
     let (kept, file, _echo) = mortal_relay(place, &["--workers", "2"]);
-    let mut quiet = kept.connect();
-    let mut busy = [
-        Stream::of(kept.keeper.connect()),
-        Stream::of(kept.keeper.connect()),
-    ];
-    for _ in 0..3 {
-        for stream in &mut busy {
-            stream.go_on_over_steps(&kept);
-        }
-        fs::write(&file, "").unwrap();
-        until("a server dies", || {
-            for stream in &mut busy {
-                stream.push();
-                stream.pull();
-            }
-            !file.exists()
-        });
-    }
-    for mut stream in busy {
-        stream.go_on(1 << 20);
-        stream.finish();
-    }
-    assert_echoes(&mut quiet, b"who said nothing meanwhile");
-    assert_eq!(number(&kept.status()["crashes"]), 3);
+    dies_three_times(&kept, &file);
 }
 
 #[test]
@@ -171,7 +132,7 @@ fn what_waits_for_either_side_of_a_relay_is_delivered_after_a_crash_and_so_is_th
     for from_client in [true, false] {
         let upstream = Peer::start();
         let kept = relay(&upstream, &[]);
-        let (client, served) = pair(&kept, &upstream);
+        let (client, served) = pair(&kept.keeper, &upstream);
         let (mut writer, mut reader) = match from_client {
             true => (client, served),
             false => (served, client),
@@ -216,7 +177,7 @@ fn a_half_closed_relay_stays_so_over_a_crash_whichever_side_has_ended() {
     for client_ends in [true, false] {
         let upstream = Peer::start();
         let kept = relay(&upstream, &[]);
-        let (mut client, mut served) = pair(&kept, &upstream);
+        let (mut client, mut served) = pair(&kept.keeper, &upstream);
         let (ended, open) = match client_ends {
             true => (&mut client, &mut served),
             false => (&mut served, &mut client),
@@ -240,7 +201,7 @@ fn a_half_closed_relay_stays_so_over_a_crash_whichever_side_has_ended() {
 fn the_deadline_of_a_half_closed_relay_goes_on_over_a_crash() {
     let upstream = Peer::start();
     let kept = relay(&upstream, &["--half-close-timeout", "3s"]);
-    let (mut client, mut served) = pair(&kept, &upstream);
+    let (mut client, mut served) = pair(&kept.keeper, &upstream);
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_fin(&mut served), b"");
     crash(&kept);
@@ -259,7 +220,7 @@ fn an_upstream_that_ends_while_no_server_runs_is_heard_out_by_the_next_one() {
     for resets in [false, true] {
         let upstream = Peer::start();
         let kept = relay(&upstream, &[]);
-        let (mut client, mut served) = pair(&kept, &upstream);
+        let (mut client, mut served) = pair(&kept.keeper, &upstream);
         let former = kept.crash(Signal::KILL);
         served.write_all(b"last words").unwrap();
         if resets {
@@ -285,7 +246,7 @@ fn an_upstream_that_ends_while_no_server_runs_is_heard_out_by_the_next_one() {
 fn a_client_that_ends_while_no_server_runs_is_heard_out_by_the_next_one() {
     let upstream = Peer::start();
     let kept = relay(&upstream, &[]);
-    let (mut client, mut served) = pair(&kept, &upstream);
+    let (mut client, mut served) = pair(&kept.keeper, &upstream);
     let former = kept.crash(Signal::KILL);
     client.write_all(b"last words").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
@@ -447,8 +408,8 @@ fn a_relay_whose_upstream_crashes_two_servers_is_reset_on_both_sides() {
     let upstream = Peer::start();
     let args = ["forward", &upstream.address().to_string()];
     let (mut kept, file) = mortal("far-read", &args);
-    let (mut other, mut others) = pair(&kept, &upstream);
-    let (mut client, mut poison) = pair(&kept, &upstream);
+    let (mut other, mut others) = pair(&kept.keeper, &upstream);
+    let (mut client, mut poison) = pair(&kept.keeper, &upstream);
     kept.home.json(&["list"]);
     for said in [b"one", b"two"] {
         fs::write(&file, "").unwrap();
