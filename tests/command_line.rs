@@ -15,12 +15,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::refusals::one_line;
 use crate::support::{
-    GUARD, Server, assert_echoes, cannot_run, connect, facts, lacks, listening, output, row, shell,
-    standfast, until,
+    GUARD, Server, assert_echoes, cannot_run, connect, facts, lacks, listening, now, output, row,
+    shell, standfast, until,
 };
 
 // Addresses.
@@ -111,9 +111,10 @@ fn an_inherited_listener_is_served() {
     );
     let mut server = launch_with(command, OwnedFd::from(listener));
     assert_eq!(listening(&server.stdout_line()), address);
+    let before = now();
     let mut client = connect(address);
     assert_echoes(&mut client, b"hello");
-    assert_keepalive_idle(&client, 33);
+    assert_keepalive_idle(&client, 33, before);
     drop(client);
     assert_eq!(server.closed().get("listener"), address.to_string());
     assert!(server.drain().success());
@@ -239,15 +240,17 @@ fn the_default_backlog_is_worth_the_name() {
     }
 }
 
-/// The server's end of `client` sends its first keepalive probe after `idle` seconds.
-fn assert_keepalive_idle(client: &TcpStream, idle: u64) {
+/// The server's end of `client`, which came after `before`, sends its first keepalive probe after `idle` seconds.
+fn assert_keepalive_idle(client: &TcpStream, idle: u64, before: Instant) {
     let (near, far) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
     until("a keepalive timer", || {
         row(far, near).is_some_and(|row| row.keepalive.is_some())
     });
     let left = row(far, near).unwrap().keepalive.unwrap();
     let idle = Duration::from_secs(idle);
-    assert!(left <= idle && left > idle * 3 / 4, "{left:?} of {idle:?}");
+    let passed = before.elapsed();
+    let is_right = left <= idle && left + passed > idle * 3 / 4;
+    assert!(is_right, "{left:?} of {idle:?}, {passed:?} after it came");
 }
 
 #[test]
@@ -258,9 +261,10 @@ fn keepalive_is_set_on_every_connection() {
         (&["--dead-after", "60s"], 29),
     ] {
         let server = Server::start(flags);
+        let before = now();
         let mut client = server.connect();
         assert_echoes(&mut client, b"hello");
-        assert_keepalive_idle(&client, idle);
+        assert_keepalive_idle(&client, idle, before);
     }
     let server = Server::start(&["--keepalive", "off"]);
     let mut client = server.connect();

@@ -42,7 +42,8 @@ fn clients_over_mptcp_and_over_tcp_are_served_side_by_side_and_taken_over() {
 /// A write takes the error that says so, and a read hears only that it is over.
 #[test]
 fn one_that_resets_with_output_on_its_way_is_no_vanished_one() {
-    let mut server = Server::start(&["--mptcp"]);
+    // A reset that a busy host drops comes anew as the answer to a probe.
+    let mut server = Server::start(&["--mptcp", "--keepalive", "5:1:5"]);
     const COUNT: usize = 300;
     // One after the other without a pause: some are accepted in the moment of their reset.
     for _ in 0..COUNT {

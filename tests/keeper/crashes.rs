@@ -209,7 +209,7 @@ fn the_keeper_is_small_and_has_one_thread_and_no_socket_of_a_client() {
     kept.until_another_serves(former);
     drop(clients);
     let _clients: Vec<_> = (0..50).map(|_| kept.connect()).collect();
-    kept.home.answer(&["restart"]);
+    kept.home.taken_over(&["restart"]);
     let pid = kept.keeper.pid();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let value = |name: &str| {
@@ -270,7 +270,7 @@ fn counters_go_on_over_crashes_however_soon_they_follow_each_other_or_a_takeover
     until_noted(&kept, 4);
     for takeover in [false, true, false, false] {
         if takeover {
-            kept.home.answer(&["restart"]);
+            kept.home.taken_over(&["restart"]);
         }
         // Not a second old.
         kept.until_another_serves(kept.crash(Signal::KILL));
@@ -316,7 +316,7 @@ fn counters_go_on_over_a_crash_and_who_was_connected_has_ended_for_that() {
         (&0.into(), &1.into())
     );
     // And over a takeover behind the crash.
-    kept.home.answer(&["restart"]);
+    kept.home.taken_over(&["restart"]);
     let status = kept.status();
     assert_eq!(
         (&status["closed"], &status["crashes"]),

@@ -137,7 +137,7 @@ fn when_the_keeper_is_killed_the_server_goes_on_as_any_other() {
     assert_echoes(&mut client, b"and on");
     assert_eq!(kept.status()["keeper"], serde_json::Value::Null);
     // It starts its successor itself.
-    kept.home.answer(&["restart"]);
+    kept.home.taken_over(&["restart"]);
     assert_echoes(&mut client, b"over a restart");
     let next = kept.server();
     assert_ne!(next, server);

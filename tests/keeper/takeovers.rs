@@ -147,9 +147,11 @@ fn a_watched_program_is_restarted_behind_the_keeper_and_signals_reach_the_newest
     let mut client = kept.connect();
     for _ in 0..2 {
         let before = kept.server();
-        let newer = kept.home.join("newer");
-        copy(&newer);
-        fs::rename(&newer, &program).unwrap();
+        kept.keeper.restarted_for(|| {
+            let newer = kept.home.join("newer");
+            copy(&newer);
+            fs::rename(&newer, &program).unwrap();
+        });
         kept.until_another_serves(before);
         assert_echoes(&mut client, b"and on");
         until("the former one has ended", || {

@@ -85,6 +85,22 @@ impl Server {
         self.log_line_within(what, GUARD, wanted)
     }
 
+    /// Has `change` put another program there until one took over for it: a busy machine may be too slow for that, which is
+    /// said, and then nothing happens before the next change.
+    #[track_caller]
+    pub(crate) fn restarted_for(&mut self, change: impl Fn()) {
+        loop {
+            change();
+            let line = self.log_line("what came of the change", |line| {
+                line.contains(" took over ") || line.contains(" warn not restarted")
+            });
+            if line.contains(" took over ") {
+                return;
+            }
+            assert!(is_too_slow(&line), "{line}");
+        }
+    }
+
     /// The same, waiting for at most `bound`.
     pub(crate) fn log_line_within(
         &mut self,

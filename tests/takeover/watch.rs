@@ -29,21 +29,11 @@ fn serve_as(home: &Home, program: &Path, typed: &str, service: &str) -> Server {
     Server::spawn(command, 1)
 }
 
-/// Has `replace` put another file there until the server was restarted for it: a busy machine may be too slow for a
-/// takeover, which is said, and then nothing happens before the next change.
+/// Has `replace` put another file there, for which the server is restarted.
 #[track_caller]
 fn restarts(home: &Home, server: &mut Server, replace: impl Fn()) -> Orphan {
     let former = home.pid(&[]);
-    loop {
-        replace();
-        let line = server.log_line("what came of the change", |line| {
-            line.contains(" took over ") || line.contains(" warn not restarted")
-        });
-        if line.contains(" took over ") {
-            break;
-        }
-        assert!(line.contains(" within 50 ms"), "{line}");
-    }
+    server.restarted_for(replace);
     let mut now = former;
     until("the next one serves", || {
         now = home.pid(&[]);
