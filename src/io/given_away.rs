@@ -21,6 +21,7 @@ use crate::io::marks::Mark;
 use crate::liveness::close::{CloseReason, Ending, How};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
 use crate::liveness::reap::{self, Limits, Seen, Verdict};
+use crate::os::fault::may_die;
 use crate::os::sys::{self, TcpInfo, TcpState};
 use crate::time::deadline::Moment;
 
@@ -135,6 +136,7 @@ impl Io {
             return Ok(());
         }
         set_nonblocking(&self.socket, true)?;
+        may_die("taken-back");
         self.set(Is::GivenAway, false);
         let fin_sent = info.is_some_and(|info| info.journal.state.fin_sent() || is_orderly(&info));
         // What came before a FIN is to be read yet.

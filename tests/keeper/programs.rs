@@ -7,9 +7,10 @@ use std::process::Stdio;
 use rustix::process::Signal;
 
 use super::Kept;
+use super::vault::mortal;
 use crate::exec::{line, lives};
 use crate::support::home::{Home, number};
-use crate::support::{read_to_fin, restarted, until};
+use crate::support::{assert_echoes, read_to_fin, restarted, until};
 
 /// Says its number, answers lines, notes them on stderr, and says when that was all.
 const TALK: &str = "echo $$; while read x; do echo got $x; echo noted $x >&2; done; echo bye";
@@ -122,6 +123,42 @@ fn a_program_whose_client_has_gone_meanwhile_is_ended() {
     crate::support::clients::reset(client);
     rustix::process::kill_process(server, Signal::KILL).unwrap();
     until("it was ended", || !lives(&pid));
+}
+
+#[test]
+fn the_last_words_of_a_program_come_where_the_server_dies_as_it_takes_the_socket_back() {
+    let (mut kept, file) = mortal("taken-back", &["exec", "--", "cat"]);
+    for _ in 0..2 {
+        let mut client = kept.keeper.connect();
+        assert_echoes(&mut client, b"hello");
+        until("it is watched", || open(&kept) == 1);
+        std::fs::write(&file, "").unwrap();
+        client.write_all(b"last words").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_fin(&mut client), b"last words");
+        assert!(!file.exists(), "no server died");
+        let closed = kept.keeper.closed();
+        assert_eq!(closed.reason(), "peer-closed", "{}", closed.line);
+    }
+    kept.assert_drains();
+}
+
+#[test]
+fn a_program_may_have_its_socket_not_block() {
+    let home = Home::new();
+    let file = home.join("go");
+    let script = format!(
+        "dd iflag=nonblock count=0 status=none; echo $$; while ! [ -e {} ]; do sleep 0.05; done; echo late",
+        file.display()
+    );
+    let kept = kept(&[], &script);
+    let mut client = kept.keeper.connect();
+    let pid = line(&mut client);
+    until("it is watched", || open(&kept) == 1);
+    kept.until_another_serves(kept.crash(Signal::KILL));
+    assert!(lives(&pid));
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(read_to_fin(&mut client), b"late\n");
 }
 
 #[test]

@@ -34,9 +34,10 @@ impl Finding {
         if let Some(at_door) = at_door {
             (record.state_schema, record.state) = (AT_DOOR, at_door.encode());
         }
-        found.is_given_away = blocks(&found.socket);
-        if found.is_given_away != record.given_away {
-            return Err("its socket had just been given away, or taken back");
+        // Whoever has it may have it block or not, and it is theirs until it is noted that it was taken back.
+        found.is_given_away = record.given_away || blocks(&found.socket);
+        if found.is_given_away && !record.given_away {
+            return Err("its socket had just been given away");
         }
         let [(mut output_at, mut output), _] = beside.outputs;
         if output.is_empty() {
@@ -84,7 +85,7 @@ impl Finding {
     }
 }
 
-/// Whether a socket blocks, as one does that was given away.
+/// Whether a socket blocks, as one does that was just given away.
 fn blocks(socket: &OwnedFd) -> bool {
     rustix::fs::fcntl_getfl(socket).is_ok_and(|flags| !flags.contains(OFlags::NONBLOCK))
 }
