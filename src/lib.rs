@@ -128,8 +128,14 @@ pub use io::stats::Summary;
 pub use listen::effective::Effective;
 pub use liveness::close::CloseReason;
 pub use liveness::keepalive::{DEAD_AFTER_LEAST, DetectionError, Keepalive};
+#[cfg(control)]
+#[doc(hidden)]
+pub use os::journal::Journal;
 pub use parse::ParseError;
 pub use server::Server;
+#[cfg(control)]
+#[doc(hidden)]
+pub use service::Left;
 #[doc(hidden)]
 pub use service::RoundStage;
 pub use service::{AnyService, Context, Exported, Far, Patience, Ready, Service, Survive};

@@ -16,6 +16,8 @@ mod takeovers;
 mod vault;
 /// Relays that do.
 mod vault_forward;
+/// A hub's lines and printed ones.
+mod vault_lines;
 
 use std::fs;
 use std::net::TcpStream;

@@ -243,6 +243,7 @@ impl Connection {
             }
             self.serve_kept(serving);
         } else {
+            self.io.shows(bytes.len());
             let used = self.serve(serving, bytes);
             if used < bytes.len() {
                 if self.io.keep(&bytes[used..], turn).is_err() {
@@ -492,6 +493,12 @@ impl Connection {
         });
         let only_lingers = io.fin_sent() && queued == 0 && !undelivered;
         (io.ending(), !only_lingers)
+    }
+
+    /// It has come of another process, and is to be found by the next one.
+    #[cfg(control)]
+    pub(crate) fn has_come(&mut self, serving: &Serving<'_>) {
+        self.call(serving, Service::arrived);
     }
 
     /// The service may go on.

@@ -112,6 +112,36 @@ impl Io {
         left
     }
 
+    /// So much that has just been read is shown to the service.
+    #[inline]
+    pub(crate) fn shows(&mut self, count: usize) {
+        if let Some(pending) = &mut self.pending {
+            pending.kept_at = self.read - count as u64;
+        }
+    }
+
+    /// Where that begins, which is so long, that the service is shown.
+    #[inline]
+    pub(crate) fn shown_at(&self, count: usize) -> u64 {
+        let read = || self.read - count as u64;
+        self.pending
+            .as_ref()
+            .map_or_else(read, |pending| pending.kept_at)
+    }
+
+    /// The service has seen what is kept up to there.
+    #[cfg(control)]
+    pub(crate) fn skip_kept(&mut self, to: u64) {
+        let Some(pending) = &mut self.pending else {
+            return;
+        };
+        let seen = usize::try_from(to.saturating_sub(pending.kept_at)).unwrap_or(usize::MAX);
+        let seen = seen.min(pending.kept.len());
+        pending.kept.advance(seen);
+        pending.kept_at += seen as u64;
+        pending.offer &= !pending.kept.is_empty();
+    }
+
     /// The service is to see what is kept, though nothing new has come.
     pub(crate) fn offer_kept(&mut self) {
         self.pending().offer = true;

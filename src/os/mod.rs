@@ -8,6 +8,8 @@ pub(crate) mod holder;
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 pub(crate) mod identity;
 pub mod inherited;
+#[cfg_attr(not(control), path = "no_journal.rs")]
+pub(crate) mod journal;
 #[cfg(control)]
 pub(crate) mod kept;
 pub(crate) mod socket_file;

@@ -1,6 +1,7 @@
 //! A server with a keeper: listens with the sockets that the keeper has, and gives it copies of all that it listens with; goes
 //! on with the connections of one that crashed, and has its own where the next one finds them.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -93,7 +94,7 @@ impl Server {
         let survive =
             |theirs: &ListenerRecord| ours(theirs).map_or(Survive::Close, |at| surviving[at].1);
         let formers = found::found(stored, survive);
-        let mut counts = vec![0; surviving.len()];
+        let mut living = vec![HashSet::new(); surviving.len()];
         let shared = &self.handle.shared;
         for former in formers {
             shared.continue_from(former.last_id);
@@ -136,7 +137,9 @@ impl Server {
                     }
                 };
                 match restored {
-                    Ok(()) => counts[at] += 1,
+                    Ok(()) => {
+                        living[at].insert(id);
+                    }
                     Err(why) => {
                         in_step.retain(|step| *step != id);
                         log::error!(id, peer:%, listener:%, reason:% = CloseReason::Crash, detail = why.as_str(); "closed");
@@ -148,6 +151,11 @@ impl Server {
             }
             taking.own();
         }
+        let listeners: Vec<_> = surviving.iter().map(|(record, _)| record.clone()).collect();
+        for journaled in &mut self.takeover.journals {
+            journaled.look(stored, &listeners, &living);
+        }
+        let counts: Vec<u64> = living.iter().map(|ids| ids.len() as u64).collect();
         let connections: u64 = counts.iter().sum();
         if connections > 0 {
             log::info!(connections; "goes on with connections of the former server");
@@ -169,6 +177,14 @@ impl Server {
         let asked = config.max_conns.map_or(connections, usize::from);
         let room = (connections.min(asked) + SPARE_SLOTS, memory);
         let lifecycle = &self.handle.shared.lifecycle;
+        let journals = &mut self.takeover.journals;
+        let mut made = journals
+            .iter_mut()
+            .map(|one| one.make(&listeners, room.0, lifecycle));
+        if let Err(error) = made.try_for_each(|made| made) {
+            log::warn!(error:%; "a crash would close all connections");
+            return;
+        }
         let workers = self.workers.len();
         for (index, worker) in self.workers.iter_mut().enumerate() {
             let vault = Vault::new((index, workers), &listeners, room, self.clock, lifecycle);
@@ -179,6 +195,13 @@ impl Server {
                     log::warn!(error:%, worker = index; "a crash would close its connections");
                 }
             }
+        }
+    }
+
+    /// Has services go on with their journals: before they start.
+    pub(super) fn give_journals(&mut self) {
+        for journaled in std::mem::take(&mut self.takeover.journals) {
+            journaled.give();
         }
     }
 
@@ -199,7 +222,8 @@ impl Server {
             return;
         }
         let mut each = self.takeover.surviving.iter();
-        let outlives = each.all(|(_, survive)| *survive != Survive::Close);
+        let outlives = each.all(|(_, survive)| *survive != Survive::Close)
+            && self.workers.iter().all(Worker::is_kept);
         shared.takeover.outlives.store(outlives, Ordering::Release);
     }
 

@@ -3,6 +3,8 @@
 #[cfg(control)]
 mod behind;
 #[cfg(control)]
+mod journaled;
+#[cfg(control)]
 mod kept;
 #[cfg_attr(not(metrics), path = "no_metrics.rs")]
 mod metrics;
@@ -296,6 +298,7 @@ impl Server {
     /// A thread that could not be started, or an event queue that failed. A takeover that came to nothing; the
     /// predecessor goes on then, as if nothing had happened.
     pub fn run(mut self) -> Result<Summary, Error> {
+        self.give_journals();
         for service in &self.services {
             service.start(&self.handle);
         }

@@ -33,6 +33,8 @@ pub(super) fn keep_in(_: &Config, _: &mut Acceptor, _: &Shared) {}
 impl Server {
     pub(super) fn keep(&mut self) {}
 
+    pub(super) fn give_journals(&mut self) {}
+
     pub(super) fn keep_connections(&mut self, _: &Config, _: usize) {}
 
     pub(super) fn seal(&mut self) {}

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 
 use super::Server;
+use super::journaled::Journaled;
 use super::metrics::{self, Lent};
 use crate::address::Address;
 use crate::address::endpoint::Endpoint;
@@ -52,6 +53,8 @@ pub(super) struct Part {
     pub(super) kept: Vec<(OwnedFd, Option<Arc<SocketFile>>)>,
     /// With a keeper, the listeners in order, and what becomes of their connections when this process crashes.
     pub(super) surviving: Vec<(ListenerRecord, Survive)>,
+    /// With a keeper, the services that have a journal, until they get it.
+    pub(super) journals: Vec<Journaled>,
     pub(super) desk: Option<Arc<Desk>>,
     /// Dropped last: with it goes what a successor takes for this one's end.
     control: Option<Control>,
@@ -81,6 +84,10 @@ impl Part {
             (record, service.survive())
         });
         let surviving = surviving.collect();
+        let journals = match config.keeper {
+            Some(_) => Journaled::of(listeners),
+            None => Vec::new(),
+        };
         let files = listeners
             .iter()
             .filter_map(|listener| listener.file.clone());
@@ -91,6 +98,7 @@ impl Part {
             files,
             kept,
             surviving,
+            journals,
             ..Self::default()
         })
     }

@@ -6,11 +6,15 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(control)]
+use super::Left;
 use super::{Context, Exported, Patience, Ready, RoundStage, Service, Survive};
 use crate::dial::DialError;
 use crate::handle::Handle;
 use crate::inspect::UpstreamInfo;
 use crate::liveness::close::CloseReason;
+#[cfg(control)]
+use crate::os::journal::Journal;
 
 /// A [`Service`] of whatever kind, shared by the workers.
 #[derive(Clone)]
@@ -168,6 +172,20 @@ impl<S: Service> Service for Boxed<S> {
 
     fn reopen(&self, conn: &mut Context<'_>) -> State {
         Box::new(self.0.reopen(conn))
+    }
+
+    fn journal_room(&self, buffer: usize) -> usize {
+        self.0.journal_room(buffer)
+    }
+
+    #[cfg(control)]
+    fn keep_journal(&self, journal: Journal, left: Option<Left>) {
+        self.0.keep_journal(journal, left);
+    }
+
+    #[cfg(control)]
+    fn arrived(&self, state: &mut State, conn: &mut Context<'_>) {
+        self.0.arrived(own(state), conn);
     }
 
     fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {

@@ -263,6 +263,30 @@ impl Context<'_> {
         self.io.finish_as(reason);
     }
 
+    /// Where what was written ends, counted from the first byte to the client.
+    #[inline]
+    pub(crate) fn output_end(&self) -> u64 {
+        self.io.written + self.io.waiting_output() as u64
+    }
+
+    /// Where input begins that is so long, and is just being given to the service.
+    #[inline]
+    pub(crate) fn input_at(&self, count: usize) -> u64 {
+        self.io.shown_at(count)
+    }
+
+    /// The input before that place is not given to the service again.
+    #[cfg(control)]
+    pub(crate) fn skip_input(&mut self, to: u64) {
+        self.io.skip_kept(to);
+    }
+
+    /// It cannot go on after a crash: it is reset.
+    #[cfg(control)]
+    pub(crate) fn is_lost(&mut self) {
+        self.io.overrule(Ending::reset(CloseReason::Crash));
+    }
+
     fn settle_if_given_away(&mut self) {
         if self.io.is(Is::GivenAway) {
             self.io.recount(&self.turn);

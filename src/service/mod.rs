@@ -3,12 +3,16 @@
 pub(crate) mod any;
 mod context;
 
+#[cfg(control)]
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::dial::DialError;
 use crate::handle::Handle;
 use crate::inspect::UpstreamInfo;
 use crate::liveness::close::CloseReason;
+#[cfg(control)]
+use crate::os::journal::Journal;
 pub use crate::service::any::AnyService;
 pub use crate::service::context::{Context, Far};
 
@@ -227,6 +231,28 @@ pub trait Service: Send + Sync + 'static {
         self.open(conn)
     }
 
+    /// How many bytes its [journal](Survive::Journal) has room for, where a client's input is kept up to `buffer` bytes.
+    #[doc(hidden)]
+    fn journal_room(&self, buffer: usize) -> usize {
+        buffer
+    }
+
+    /// It has a journal from here on, and goes on with what another process has left in its own. Called before it starts. Default:
+    /// nothing.
+    #[cfg(control)]
+    #[doc(hidden)]
+    fn keep_journal(&self, journal: Journal, left: Option<Left>) {
+        let _ = (journal, left);
+    }
+
+    /// A connection has come of another process that is to be found by the next one from here on, should this one crash. Said anew
+    /// with each state of it, before it is served. Default: nothing.
+    #[cfg(control)]
+    #[doc(hidden)]
+    fn arrived(&self, state: &mut Self::State, conn: &mut Context<'_>) {
+        let _ = (state, conn);
+    }
+
     /// What all connections have in common, but for what has gone [`ahead`](Self::export_ahead), to go on in a process
     /// that takes over. Called once no call for any of them is under way, and none follows unless the takeover comes to
     /// nothing. Everybody waits meanwhile, so it should be little. `None` (default): nothing.
@@ -261,6 +287,16 @@ pub trait Service: Send + Sync + 'static {
         let _ = patience;
         true
     }
+}
+
+/// What another process has left to a service in its journal.
+#[cfg(control)]
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Left {
+    pub(crate) journal: Journal,
+    /// The connections that go on.
+    pub(crate) living: HashSet<u64>,
 }
 
 /// How long a service's clients may take, unless the settings say otherwise. `None`: for ever.
@@ -379,6 +415,10 @@ pub enum Survive {
     /// way round, but for what it writes as it is told of the far side.
     #[doc(hidden)]
     Relay,
+    /// It goes on. Its state begins anew, by [`Service::reopen`], with what its service has noted in its journal: which input it
+    /// has used since that was noted last, and what it has sent.
+    #[doc(hidden)]
+    Journal,
 }
 
 impl Survive {

@@ -100,7 +100,7 @@ impl Vault {
         now: Moment,
     ) -> Option<Record> {
         let io = &connection.io;
-        if service.survive() == Survive::Fresh {
+        if matches!(service.survive(), Survive::Fresh | Survive::Journal) {
             return connection.export_afresh(now);
         }
         // What a service does with other descriptors nobody has noted.

@@ -239,7 +239,7 @@ impl Finding {
             match survive {
                 Survive::Close => Err("its listener's service does not go on with it"),
                 Survive::Relay => self.relay((key, slot), step, noted, &mut found),
-                Survive::Fresh | Survive::State => {
+                Survive::Fresh | Survive::State | Survive::Journal => {
                     self.given_again(slot, step, noted, (&mut found, survive))
                 }
                 Survive::Echo | Survive::Discard => {

@@ -218,7 +218,7 @@ impl Vault {
             return self.blocks.forget(&self.arena, key);
         }
         let record = match service.survive() {
-            survive if survive.is_given_again() => {
+            Survive::Fresh | Survive::State | Survive::Journal => {
                 Self::export_to_be_given_again(connection, service, now)
             }
             _ => connection.export(service, now),

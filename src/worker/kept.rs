@@ -6,6 +6,7 @@ use std::sync::mpsc::Sender;
 
 use super::Worker;
 use crate::os::sys::mapping::Mapping;
+use crate::service::Survive;
 use crate::vault::Vault;
 use crate::worker::buffer::ReadBuffer;
 
@@ -14,6 +15,10 @@ impl Worker {
     pub(crate) fn keep_in(&mut self, vault: Vault, buffer: Mapping) {
         self.vault = Some(vault);
         self.buffer = ReadBuffer::kept(buffer);
+    }
+
+    pub(crate) fn is_kept(&self) -> bool {
+        self.vault.is_some()
     }
 
     /// All connections that it has by now are there.
@@ -77,6 +82,21 @@ impl Worker {
             .settings
             .service;
         vault.moves(key, connection, service, self.now)
+    }
+
+    /// A connection has come of another process, as it is now: its service notes that where the next one finds it.
+    pub(super) fn has_come(&mut self, key: usize) {
+        let vault = self.vault.as_ref();
+        if !vault.is_some_and(|vault| vault.has(key)) {
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let origin = &self.origins[usize::from(connection.io.listener)];
+        if origin.settings.service.survive() == Survive::Journal && connection.io.door().is_none() {
+            connection.has_come(&origin.serving(self.now, self.buffer.bytes()));
+        }
     }
 
     /// What stands beside that connection has come.

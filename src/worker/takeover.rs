@@ -202,6 +202,7 @@ impl Taker for Worker {
         origin.stats.open.add(1);
         if door.is_none_or(Door::is_after_crash) {
             self.put_into_vault(key, arrival.record.output);
+            self.has_come(key);
             self.settle_in_vault(key);
         }
         if door.is_some() {
@@ -240,6 +241,7 @@ impl Taker for Worker {
             self.count_from_door();
             self.put_into_vault(key, update.record.output);
         }
+        self.has_come(key);
         self.settle_in_vault(key);
         Ok(more)
     }

@@ -285,10 +285,9 @@ fn counters_go_on_over_crashes_however_soon_they_follow_each_other_or_a_takeover
 #[test]
 fn counters_go_on_over_a_crash_and_who_was_connected_has_ended_for_that() {
     let home = Home::new();
-    // A service that promises nothing.
-    let mut command = home.standfast(&["serve", "hub", "--raw", "--echo-self", "--keep"]);
-    command.args(["-l", "0", "--metrics", "0"]);
-    command.stdin(Stdio::null());
+    // Without a vault.
+    let args = ["serve", "--keep", "-l", "0", "--metrics", "0"];
+    let command = home.shell(r#"ulimit -f 100; exec "$@""#, &args);
     let mut kept = Kept::spawn(home, command, 1);
     drop(kept.connect());
     kept.keeper

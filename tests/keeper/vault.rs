@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal};
 
 use super::{Kept, children};
 use crate::support::home::{Home, number, text};
-use crate::support::{GUARD, assert_echoes, connect, read_to_fin, restarted, until};
+use crate::support::{GUARD, assert_echoes, read_to_fin, restarted, until};
 
 /// A client that sends without end and reads now and then, and knows what is to come back.
 pub(super) struct Stream {
@@ -557,16 +557,4 @@ fn what_another_build_has_left_or_something_has_damaged_is_refused_and_never_mis
         kept.keeper.log_line("why", |said| said.contains(line));
         drop(kept.connect());
     }
-}
-
-#[test]
-fn who_comes_to_a_service_that_promises_nothing_ends_with_the_server() {
-    let kept = Kept::start(&["hub"]);
-    let mut client = kept.keeper.connect();
-    until("it is served", || number(&kept.status()["open"]) == 1);
-    kept.until_another_serves(kept.crash(Signal::KILL));
-    let ended = client.read(&mut [0]);
-    assert!(!matches!(ended, Ok(1..)), "{ended:?}");
-    let mut next = connect(kept.keeper.address());
-    next.write_all(b"hello\n").unwrap();
 }

@@ -220,13 +220,21 @@ fn a_server_that_is_told_that_the_next_one_follows_leaves_its_connections_there(
 
 #[test]
 fn who_could_not_go_on_is_drained_though_another_server_follows() {
-    let Some(mut store) = Store::new("print is drained", 64) else {
+    let Some(mut store) = Store::new("who cannot go on is drained", 64) else {
         return;
     };
-    let mut server = store.serve(&["print", "-l", "0"]);
+    // More than there are addresses for.
+    let mut server = store.serve(&[
+        "hub",
+        "--buffer",
+        "100000g",
+        "--raw",
+        "--echo-self",
+        "-l",
+        "0",
+    ]);
     let mut client = connect(server.address());
-    client.write_all(b"line\n").unwrap();
-    assert_eq!(server.stdout_line(), "line");
+    assert_echoes(&mut client, b"hello");
     send(&server, libc::SIGRTMIN() + 5);
     assert_eq!(read_to_fin(&mut client).len(), 0);
     drop(client);

@@ -106,6 +106,25 @@ impl Block {
         &self.runs
     }
 
+    /// What of it was said in one piece, as far as that is known: where it ends, who has said it, and whether it is one line, whatever
+    /// stands in it.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (usize, u64, bool)> {
+        let mut lines = self.ends.iter().copied().peekable();
+        let mut from = 0;
+        self.runs.iter().flat_map(move |&(end, sender)| {
+            let bytes = self.bytes.get(from..place(end)).unwrap_or_default();
+            let count = self.lines_before(place(end)) - self.lines_before(from);
+            let ends = bytes.iter().filter(|&&byte| byte == b'\n').count();
+            let is_plain = bytes.ends_with(b"\n") && ends == count;
+            from = place(end);
+            let each: Vec<u32> =
+                std::iter::from_fn(|| lines.next_if(|&line| line <= end)).collect();
+            let each = if is_plain { vec![end] } else { each };
+            each.into_iter()
+                .map(move |end| (place(end), sender, !is_plain))
+        })
+    }
+
     /// A block of these lines and runs. `None`: there cannot be such a one.
     pub(super) fn of(
         (position, first): (u64, u64),
@@ -176,6 +195,10 @@ pub(super) struct Gathering {
 impl Gathering {
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    pub(super) fn lines(&self) -> usize {
+        self.ends.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {

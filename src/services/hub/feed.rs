@@ -4,12 +4,14 @@
 //! feed reaches back jumps to its oldest block: blocks hold whole lines.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::block::{Block, Gathering};
+use super::cursor::Cursor;
 use crate::memory::{Held, Memory, WaitingKind};
+use crate::os::fault::may_die;
+use crate::os::journal::{Journal, Record};
 
 /// The largest block, unless one line alone is larger: what is written in one go.
 const BLOCK: usize = 64 * 1024;
@@ -39,6 +41,28 @@ struct Kept {
     gathering: Gathering,
     /// What that takes.
     held: Held,
+    /// Where it is said, too, for the next server, should this one crash.
+    journal: Option<Journal>,
+}
+
+/// What a client says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Said<'a> {
+    pub(super) sender: u64,
+    pub(super) bytes: &'a [u8],
+    /// It is one line, whatever stands in it.
+    pub(super) is_whole: bool,
+    /// How much of the client's input has been said with that.
+    pub(super) heard: u64,
+}
+
+impl Said<'_> {
+    /// None of them empty.
+    pub(super) fn lines(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        let ends = !self.is_whole;
+        self.bytes
+            .split_inclusive(move |&byte| ends && byte == b'\n')
+    }
 }
 
 /// When readers are to hear of what is to be published.
@@ -67,6 +91,7 @@ impl Feed {
                 size: 0,
                 gathering: Gathering::default(),
                 held: Held::default(),
+                journal: None,
             }),
             memory: OnceLock::new(),
         }
@@ -88,24 +113,22 @@ impl Feed {
         self.oldest.load(Ordering::Acquire)
     }
 
-    /// Publishes lines of `sender`, none of them empty, unless there is something behind the position `limit` already.
-    pub(super) fn publish(
-        &self,
-        sender: u64,
-        lines: impl Iterator<Item = impl AsRef<[u8]>> + Clone,
-        at_once: bool,
-        limit: u64,
-    ) -> Due {
+    /// What is said stands in `journal`, too, from here on.
+    #[cfg(control)]
+    pub(super) fn keep_in(&self, journal: Journal) {
+        self.lock().journal = Some(journal);
+    }
+
+    /// Publishes what was said, unless there is something behind the position `limit` already.
+    pub(super) fn publish(&self, said: &Said<'_>, at_once: bool, limit: u64) -> Due {
         let mut kept = self.lock();
         // Under the lock: of several senders each sees what the others have added.
         if self.end() + kept.gathering.len() as u64 > limit {
             return Due::Full;
         }
-        let (bytes, count) = lines.clone().fold((0, 0), |(bytes, count), line| {
-            (bytes + line.as_ref().len(), count + 1)
-        });
+        let count = said.lines().count();
         let gathering = &mut kept.gathering;
-        let mut reserve = || gathering.reserve(bytes, count);
+        let mut reserve = || gathering.reserve(said.bytes.len(), count);
         let reserved = match self.memory.get() {
             Some(memory) => memory.get(reserve),
             None => reserve(),
@@ -118,8 +141,10 @@ impl Feed {
         } else {
             Due::Known
         };
-        for line in lines {
-            if self.push(&mut kept, sender, line.as_ref()) {
+        kept.note(said);
+        may_die("hub-noted");
+        for line in said.lines() {
+            if self.push(&mut kept, said.sender, line) {
                 due = Due::Now;
             }
         }
@@ -164,8 +189,23 @@ impl Feed {
         self.add(kept, block);
     }
 
+    /// Adds a block that stands behind the newest one, and drops those that are too old.
+    fn add(&self, kept: &mut Kept, block: Block) {
+        self.add_to_all(kept, block);
+        while let Some(front) = kept.blocks.front()
+            && kept.blocks.len() > 1
+            && kept.size - front.bytes.len() >= self.reach
+        {
+            kept.size -= front.bytes.len();
+            kept.blocks.pop_front();
+        }
+        if let Some(front) = kept.blocks.front() {
+            self.oldest.store(front.position, Ordering::Release);
+        }
+    }
+
     /// Adds a block that stands behind the newest one.
-    fn add(&self, kept: &mut Kept, mut block: Block) {
+    fn add_to_all(&self, kept: &mut Kept, mut block: Block) {
         let before = Arc::clone(kept.newest());
         if let Some(memory) = self.memory.get() {
             block.count_in(memory);
@@ -176,15 +216,33 @@ impl Feed {
         kept.size += block.bytes.len();
         self.end.store(block.end(), Ordering::Release);
         kept.blocks.push_back(block);
-        while let Some(front) = kept.blocks.front()
-            && kept.blocks.len() > 1
-            && kept.size - front.bytes.len() >= self.reach
-        {
-            kept.size -= front.bytes.len();
-            kept.blocks.pop_front();
+    }
+
+    /// As [`publish`](Self::publish), of what was said to another process: none of it is too old yet.
+    #[cfg(control)]
+    pub(super) fn say_again(&self, said: &Said<'_>) {
+        let mut kept = self.lock();
+        kept.note(said);
+        for line in said.lines() {
+            if kept.gathering.len() + line.len() > self.block {
+                self.close(&mut kept);
+            }
+            kept.gathering.push(said.sender, line);
         }
-        if let Some(front) = kept.blocks.front() {
-            self.oldest.store(front.position, Ordering::Release);
+    }
+
+    /// What was said again is behind the rest.
+    #[cfg(control)]
+    pub(super) fn close_again(&self) {
+        self.close(&mut self.lock());
+    }
+
+    #[cfg(control)]
+    fn close(&self, kept: &mut Kept) {
+        if !kept.gathering.is_empty() {
+            let before = Arc::clone(kept.newest());
+            let block = kept.gathering.seal(&before);
+            self.add_to_all(kept, block);
         }
     }
 
@@ -261,7 +319,9 @@ impl Feed {
             return;
         }
         self.begin_at(block.position, block.first);
-        self.add(&mut self.lock(), block);
+        let mut kept = self.lock();
+        kept.note_block(&block);
+        self.add(&mut kept, block);
     }
 
     /// Begins anew at `position`, with the line of number `first`, unless it stands there.
@@ -277,7 +337,9 @@ impl Feed {
             size: 0,
             gathering: Gathering::default(),
             held: Held::default(),
+            journal: kept.journal.take(),
         };
+        kept.note_origin();
         self.oldest.store(position, Ordering::Release);
         self.end.store(position, Ordering::Release);
     }
@@ -288,6 +350,52 @@ impl Feed {
 }
 
 impl Kept {
+    /// Says it in the journal.
+    fn note(&mut self, said: &Said<'_>) {
+        let gathered = self.gathering.len() as u64;
+        let (end, last) = (self.newest().end(), self.newest().last());
+        if let Some(journal) = &mut self.journal {
+            let record = Record {
+                position: end + gathered,
+                line: last + self.gathering.lines() as u64,
+                sender: said.sender,
+                heard: said.heard,
+                is_whole: said.is_whole,
+            };
+            journal.append(&record, said.bytes, u64::MAX);
+        }
+    }
+
+    /// Where the feed stands, without a line.
+    fn note_origin(&mut self) {
+        let said = Said {
+            sender: 0,
+            bytes: &[],
+            is_whole: false,
+            heard: 0,
+        };
+        self.note(&said);
+    }
+
+    /// As [`note`](Self::note), of a block that is to stand behind the newest.
+    fn note_block(&mut self, block: &Block) {
+        let Some(journal) = &mut self.journal else {
+            return;
+        };
+        let mut from = 0;
+        for (end, sender, is_whole) in block.parts() {
+            let record = Record {
+                position: block.position + from as u64,
+                line: block.first + block.lines_before(from) as u64,
+                sender,
+                heard: 0,
+                is_whole,
+            };
+            journal.append(&record, &block.bytes[from..end], u64::MAX);
+            from = end;
+        }
+    }
+
     #[expect(clippy::expect_used, reason = "made with one, and the last stays")]
     fn newest(&self) -> &Arc<Block> {
         self.blocks.back().expect("there is always a block")
@@ -311,82 +419,14 @@ impl Kept {
     }
 }
 
-/// How far a reader has come: the beginning of a line, or the end of all.
-#[derive(Debug)]
-pub(super) struct Cursor {
-    pub(super) block: Arc<Block>,
-    pub(super) at: usize,
-}
-
-impl Cursor {
-    /// Its place in the feed.
-    pub(super) fn position(&self) -> u64 {
-        self.block.position + self.at as u64
-    }
-
-    /// The number of the line it stands at.
-    pub(super) fn line(&self) -> u64 {
-        self.block.first + self.block.lines_before(self.at) as u64
-    }
-
-    /// The next bytes of its block, of `block.bytes`, that are not `own`; goes on to the next block where there are
-    /// no more. `None`: there is nothing more to read.
-    pub(super) fn next_stretch(&mut self, own: Option<u64>) -> Option<Range<usize>> {
-        loop {
-            let stretch = self.block.stretch(self.at, own);
-            if !stretch.is_empty() {
-                return Some(stretch);
-            }
-            self.at = self.block.bytes.len();
-            let next = Arc::clone(self.block.next.get()?);
-            self.block = next;
-            self.at = 0;
-        }
-    }
-
-    /// The bytes that are not `own` of the blocks from here on that begin before `end`, piece by piece.
-    pub(super) fn stretches(&self, own: Option<u64>, end: u64) -> impl Iterator<Item = &[u8]> {
-        let (mut block, mut at) = (&self.block, self.at);
-        std::iter::from_fn(move || {
-            while block.position < end {
-                let stretch = block.stretch(at, own);
-                if !stretch.is_empty() {
-                    at = stretch.end;
-                    return Some(&block.bytes[stretch]);
-                }
-                block = block.next.get()?;
-                at = 0;
-            }
-            None
-        })
-    }
-
-    /// Goes on by so many bytes that are not `own`, and past what is own behind them. What is next, of `block.bytes`.
-    pub(super) fn advance(&mut self, mut bytes: usize, own: Option<u64>) -> Option<Range<usize>> {
-        loop {
-            let stretch = self.next_stretch(own)?;
-            let taken = stretch.len().min(bytes);
-            self.at = stretch.start + taken;
-            bytes -= taken;
-            if taken < stretch.len() {
-                return Some(self.at..stretch.end);
-            }
-        }
-    }
-
-    /// Jumps to `there`, which is further on; answers how many lines that are not `own` are left out.
-    pub(super) fn jump(&mut self, there: Self, own: Option<u64>) -> u64 {
-        let mut missed = 0;
-        while self.block.position < there.block.position {
-            missed += self.block.lines_from(self.at, own);
-            let Some(next) = self.block.next.get().map(Arc::clone) else {
-                break;
-            };
-            self.block = next;
-            self.at = 0;
-        }
-        *self = there;
-        missed
+/// What a client says in one piece.
+#[cfg(test)]
+pub(super) fn said(sender: u64, text: &str) -> Said<'_> {
+    Said {
+        sender,
+        bytes: text.as_bytes(),
+        is_whole: false,
+        heard: 0,
     }
 }
 
@@ -395,8 +435,7 @@ mod tests {
     use super::*;
 
     fn publish(feed: &Feed, sender: u64, text: &str) -> Due {
-        let lines = text.as_bytes().split_inclusive(|&byte| byte == b'\n');
-        feed.publish(sender, lines, false, u64::MAX)
+        feed.publish(&said(sender, text), false, u64::MAX)
     }
 
     fn read(cursor: &mut Cursor, own: Option<u64>) -> String {
@@ -481,7 +520,7 @@ mod tests {
     fn nothing_is_published_behind_the_limit_what_is_gathered_included() {
         let feed = Feed::new(1000);
         let mut reader = feed.reader(0);
-        let publish = |limit| feed.publish(1, std::iter::once("ten bytes\n"), false, limit);
+        let publish = |limit| feed.publish(&said(1, "ten bytes\n"), false, limit);
         assert_eq!(
             [0, 9, 10, 20].map(publish),
             [Due::Soon, Due::Full, Due::Known, Due::Known]

@@ -163,17 +163,18 @@ fn number(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 #[expect(clippy::indexing_slicing, reason = "a test that indexes wrongly fails")]
 mod tests {
+    use super::super::feed::said;
     use super::*;
     use crate::seeded::Seeded;
 
     fn feed() -> Feed {
         let feed = Feed::new(1000);
         for (sender, text) in [(7, "one\n"), (7, "two\n"), (8, "three\n")] {
-            feed.publish(sender, std::iter::once(text.as_bytes()), false, u64::MAX);
+            feed.publish(&said(sender, text), false, u64::MAX);
         }
         feed.seal();
         // Gathered, and not in a block yet.
-        feed.publish(7, std::iter::once(&b"four\n"[..]), false, u64::MAX);
+        feed.publish(&said(7, "four\n"), false, u64::MAX);
         feed
     }
 
@@ -207,7 +208,7 @@ mod tests {
             1,
             "what is gathered comes last"
         );
-        arrived.publish(9, std::iter::once(&b"five\n"[..]), true, u64::MAX);
+        arrived.publish(&said(9, "five\n"), true, u64::MAX);
         assert_eq!(heard(&arrived, None), "one\ntwo\nthree\nfour\nfive\n");
         assert_eq!(heard(&arrived, Some(7)), "three\nfive\n");
         assert_eq!(arrived.end(), 24);
@@ -230,7 +231,7 @@ mod tests {
     }
 
     fn say(feed: &Feed, line: &'static str) {
-        feed.publish(1, std::iter::once(line), true, u64::MAX);
+        feed.publish(&said(1, line), true, u64::MAX);
     }
 
     /// A feed, the one it goes to, and how far: its first line is there.
@@ -274,11 +275,11 @@ mod tests {
     #[test]
     fn a_feed_that_runs_ahead_of_its_parts_begins_anew() {
         let (here, there) = (Feed::new(8), Feed::new(8));
-        here.publish(1, std::iter::once("one\n"), true, u64::MAX);
+        say(&here, "one\n");
         let (bytes, ahead) = pack_ahead(&here, 0).unwrap();
         assert_eq!(unpack_ahead(&bytes, &there), Ok(()));
         for _ in 0..9 {
-            here.publish(1, std::iter::once("more\n"), true, u64::MAX);
+            say(&here, "more\n");
         }
         assert_eq!(unpack(&pack(&here, ahead, 0), &there), Ok(0));
         assert_eq!(heard(&there, None), heard(&here, None));
@@ -289,7 +290,7 @@ mod tests {
     fn little_is_left_for_the_rest_however_much_was_published() {
         let feed = Feed::new(512 * 1024);
         for sender in 0..200_000 {
-            feed.publish(sender, std::iter::once(b"a\n"), false, u64::MAX);
+            feed.publish(&said(sender, "a\n"), false, u64::MAX);
         }
         let mut ahead = 0;
         while let Some((_, then)) = pack_ahead(&feed, ahead) {
@@ -328,7 +329,7 @@ mod tests {
             };
             if damaged.is_ok() {
                 // Whatever it is, it can be read and goes on.
-                feed.publish(1, std::iter::once("more\n"), true, u64::MAX);
+                say(&feed, "more\n");
                 let mut cursor = feed.oldest_reader();
                 while let Some(stretch) = cursor.next_stretch(Some(7)) {
                     cursor.at = stretch.end;

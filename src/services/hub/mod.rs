@@ -4,24 +4,42 @@
 //! them, and gets what lies before it in one write. Who is too slow for that loses whole lines, or the connection, and
 //! delays nobody. Who speaks faster than the workers can pass on is slowed.
 
+#[cfg(control)]
+mod after_crash;
 mod block;
+mod client;
+mod cursor;
 mod feed;
 mod journey;
+#[cfg_attr(not(control), path = "no_ledger.rs")]
+mod ledger;
 mod options;
+mod rounds;
 
 use std::fmt;
 use std::io::IoSlice;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::address::endpoint::Peer;
 use crate::handle::Handle;
-use crate::service::{Context, Exported, Patience, RoundStage, Service};
+use crate::liveness::close::CloseReason;
+use crate::os::fault::may_die;
+#[cfg(control)]
+use crate::os::journal::Journal;
+#[cfg(control)]
+use crate::service::Left;
+use crate::service::{Context, Exported, Patience, RoundStage, Service, Survive};
 use crate::services::hub::block::LONGEST;
-use crate::services::hub::feed::{Cursor, Due, Feed};
+pub use crate::services::hub::client::HubClient;
+use crate::services::hub::client::Place;
+use crate::services::hub::cursor::Cursor;
+use crate::services::hub::feed::{Due, Feed, Said};
 use crate::services::hub::journey::Reader;
+use crate::services::hub::ledger::{Ledger, Stood};
 pub use crate::services::hub::options::{HubOptions, Slow};
+use crate::services::hub::rounds::{Rounds, micros};
 
 /// The longest line, unless something else is asked for.
 const LINE: usize = 64 * 1024;
@@ -62,49 +80,13 @@ pub struct Hub {
     ahead: u64,
     feed: Feed,
     server: OnceLock<Handle>,
-    rounds: OnceLock<Box<[Served]>>,
-    /// A sender waits for the rounds.
-    waited_for: AtomicBool,
+    rounds: Rounds,
     /// Lines that clients lost, each counted for each client.
     lost: AtomicU64,
+    /// Where each client stands, for the next server, should this one crash.
+    ledger: OnceLock<Ledger>,
     /// When that was last said, in microseconds of [`Context::now`].
     said: AtomicU64,
-}
-
-/// How far the clients of a worker have been served.
-#[derive(Debug, Default)]
-struct Served {
-    /// Up to there in the round that is under way.
-    begun: AtomicU64,
-    /// Up to there each of them, as far as its socket took it.
-    over: AtomicU64,
-    /// How long the last round took, in microseconds.
-    took: AtomicU64,
-}
-
-/// What a hub remembers of a client.
-#[derive(Debug)]
-pub struct HubClient {
-    place: Place,
-    /// It leaves once it has got what lies before that; `u64::MAX`: before wherever the feed ends.
-    until: Option<u64>,
-    /// Lines it has lost.
-    lost: u64,
-    /// How much of the input that is left was found to have no line end.
-    searched: usize,
-    /// Whether it is a source, once that was asked.
-    speaks: Option<bool>,
-    /// It sent a line that was too long.
-    cut: bool,
-}
-
-#[derive(Debug)]
-enum Place {
-    Here(Cursor),
-    /// In its feed: position, and number of the line.
-    Predecessor(u64, u64),
-    /// It has got all that it gets.
-    Over,
 }
 
 impl Hub {
@@ -121,9 +103,9 @@ impl Hub {
             feed: Feed::new(reach),
             options,
             server: OnceLock::new(),
-            rounds: OnceLock::new(),
-            waited_for: AtomicBool::new(false),
+            rounds: Rounds::default(),
             lost: AtomicU64::new(0),
+            ledger: OnceLock::new(),
             said: AtomicU64::new(0),
         }
     }
@@ -139,17 +121,17 @@ impl Hub {
         sources.is_empty() || peer.ip().is_some_and(listed)
     }
 
-    /// Publishes `bytes` of a client: whole lines, or with `raw` a piece. Answers whether it did: not if there is
-    /// something behind the position `limit` already.
-    fn publish(&self, sender: u64, bytes: &[u8], limit: u64) -> bool {
+    /// Publishes `bytes` of a client, whose input ends at `heard` with them: whole lines, or with `raw` a piece. Answers whether it did: not
+    /// if there is something behind the position `limit` already.
+    fn publish(&self, sender: u64, bytes: &[u8], heard: u64, limit: u64) -> bool {
         let at_once = self.options.flush.is_zero();
-        let due = if self.options.raw {
-            let piece = std::iter::once(bytes);
-            self.feed.publish(sender, piece, at_once, limit)
-        } else {
-            let lines = bytes.split_inclusive(|&byte| byte == b'\n');
-            self.feed.publish(sender, lines, at_once, limit)
+        let said = Said {
+            sender,
+            bytes,
+            is_whole: self.options.raw,
+            heard,
         };
+        let due = self.feed.publish(&said, at_once, limit);
         if let Some(server) = self.server.get() {
             match due {
                 Due::Known | Due::Full => {}
@@ -164,12 +146,7 @@ impl Hub {
     /// processor to the clients, and fewer and larger writes are less work for both.
     fn gathering_time(&self) -> Duration {
         let flush = self.options.flush;
-        let rounds = self.rounds.get().map_or(&[][..], |rounds| rounds);
-        let took = rounds
-            .iter()
-            .map(|round| round.took.load(Ordering::Relaxed));
-        let longest = Duration::from_micros(took.max().unwrap_or(0));
-        flush.max(longest.min(flush * LONGER))
+        flush.max(self.rounds.longest().min(flush * LONGER))
     }
 
     /// How much of `bytes` is published next: whole lines, as far as they are not too long. `searched` bytes are known
@@ -207,23 +184,19 @@ impl Hub {
     /// Up to where senders may get: so far ahead of what every client was offered. With one portion more nobody whose
     /// socket takes everything is beyond reach.
     fn limit(&self) -> u64 {
-        let rounds = self.rounds.get().map_or(&[][..], |rounds| rounds);
-        let over = rounds
-            .iter()
-            .map(|round| round.over.load(Ordering::Acquire));
-        over.min()
-            .map_or(u64::MAX, |over| over.saturating_add(self.ahead))
+        let over = self.rounds.over();
+        over.map_or(u64::MAX, |over| over.saturating_add(self.ahead))
     }
 
-    /// Publishes `bytes` of the client, or has it wait if the workers cannot follow. Answers whether it did publish.
-    fn publish_or_wait(&self, conn: &mut Context<'_>, bytes: &[u8]) -> bool {
+    /// As [`publish`](Self::publish), or has the client wait if the workers cannot follow. Answers whether it did publish.
+    fn publish_or_wait(&self, conn: &mut Context<'_>, bytes: &[u8], heard: u64) -> bool {
         let ending = self.server.get().is_none_or(Handle::is_closed);
         let limit = if ending { u64::MAX } else { self.limit() };
-        if self.publish(conn.id(), bytes, limit) {
+        if self.publish(conn.id(), bytes, heard, limit) {
             return true;
         }
         // Said before the prompt: the end of the round that follows looks for it.
-        self.waited_for.store(true, Ordering::SeqCst);
+        self.rounds.are_waited_for();
         if let Some(server) = self.server.get() {
             server.prompt(Duration::ZERO);
         }
@@ -236,6 +209,7 @@ impl Hub {
     fn deliver(&self, client: &mut HubClient, conn: &mut Context<'_>) {
         let own = self.own(conn);
         let until = client.until.unwrap_or(u64::MAX);
+        let (ledger, entry) = (self.ledger.get(), client.entry);
         let Some(cursor) = self.catch_up(client, conn, own) else {
             return;
         };
@@ -249,7 +223,11 @@ impl Hub {
                 count += 1;
                 offered += stretch.len();
             }
+            if let Some(ledger) = ledger {
+                ledger.begins(entry, cursor, conn.output_end());
+            }
             let sent = conn.send_vectored(&pieces[..count]);
+            may_die("hub-sent");
             let rest = cursor.advance(sent, own);
             if sent < offered
                 && let Some(rest) = rest
@@ -257,6 +235,10 @@ impl Hub {
                 let line_end = cursor.block.line_end(rest.start);
                 conn.write(&cursor.block.bytes[rest.start..line_end]);
                 cursor.at = line_end;
+            }
+            if let Some(ledger) = ledger {
+                ledger.note(entry, cursor, conn.output_end());
+                may_die("hub-stands");
             }
         }
     }
@@ -306,6 +288,9 @@ impl Hub {
                 return None;
             }
             client.lost += lost;
+            if let Some(ledger) = self.ledger.get() {
+                ledger.loses(client.entry, client.lost);
+            }
             self.note_lost(lost, conn.now());
         }
         match &mut client.place {
@@ -317,6 +302,9 @@ impl Hub {
     /// Counts lost lines, and says so now and then.
     fn note_lost(&self, lost: u64, now: Duration) {
         let all = self.lost.fetch_add(lost, Ordering::Relaxed) + lost;
+        if let Some(ledger) = self.ledger.get() {
+            ledger.set_lost(all);
+        }
         let (now, said) = (micros(now), self.said.load(Ordering::Relaxed));
         let due = said == 0 || now.saturating_sub(said) >= micros(REMINDER);
         let swap = || {
@@ -354,19 +342,20 @@ impl Service for Hub {
     fn start(&self, server: &Handle) {
         let _ = self.server.set(server.clone());
         self.feed.count_in(server.memory());
-        let rounds = (0..server.workers()).map(|_| Served::default());
-        let _ = self.rounds.set(rounds.collect());
+        self.rounds.are_of(server.workers());
     }
 
     fn open(&self, conn: &mut Context<'_>) -> HubClient {
-        let mut client = HubClient {
-            place: Place::Here(self.feed.reader(self.options.history)),
-            until: None,
-            lost: 0,
-            searched: 0,
-            speaks: None,
-            cut: false,
+        let cursor = self.feed.reader(self.options.history);
+        let stood = Stood {
+            position: cursor.position(),
+            line: cursor.line(),
+            end: 0,
         };
+        let mut client = HubClient::at(Place::Here(cursor));
+        if let Some(ledger) = self.ledger.get() {
+            client.entry = ledger.enter(conn.id(), &stood);
+        }
         self.deliver(&mut client, conn);
         client
     }
@@ -378,11 +367,13 @@ impl Service for Hub {
         if !*speaks || client.cut {
             return bytes.len();
         }
+        let at = conn.input_at(bytes.len());
         let mut used = 0;
         while let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
             match self.portion(rest, client.searched) {
                 Portion::Whole(count) => {
-                    if !self.publish_or_wait(conn, &rest[..count]) {
+                    let heard = at + (used + count) as u64;
+                    if !self.publish_or_wait(conn, &rest[..count], heard) {
                         return used;
                     }
                     client.searched = 0;
@@ -410,12 +401,19 @@ impl Service for Hub {
             let short = lines
                 .split_inclusive(|&byte| byte == b'\n')
                 .all(|line| line.len() <= self.max_line);
-            if short && !lines.is_empty() {
-                self.publish(conn.id(), lines, u64::MAX);
+            let at = conn.input_at(rest.len());
+            let mut said = 0;
+            while let Some(left) = lines.get(said..).filter(|left| short && !left.is_empty())
+                && let Portion::Whole(count) = self.portion(left, 0)
+            {
+                said += count;
+                let heard = at + said as u64;
+                self.publish(conn.id(), &left[..count], heard, u64::MAX);
             }
             // What a client that is lost wanted to say nobody knows.
             if short && !unfinished.is_empty() && conn.has_peer_finished() {
-                self.publish(conn.id(), &[unfinished, b"\n"].concat(), u64::MAX);
+                let last = [unfinished, b"\n"].concat();
+                self.publish(conn.id(), &last, at + rest.len() as u64, u64::MAX);
             }
         }
         self.feed.seal();
@@ -431,69 +429,72 @@ impl Service for Hub {
     }
 
     fn round(&self, worker: usize, stage: RoundStage) {
-        let rounds = self.rounds.get();
-        let Some(round) = rounds.and_then(|rounds| rounds.get(worker)) else {
-            return;
-        };
-        match stage {
+        if matches!(stage, RoundStage::Begins | RoundStage::GoesOn) {
             // A client that is asked late in a round gets what came meanwhile, too.
-            RoundStage::GoesOn => return self.feed.seal(),
-            RoundStage::Begins => {
-                self.feed.seal();
-                round.begun.store(self.feed.end(), Ordering::Relaxed);
-                return;
-            }
-            RoundStage::Over { took } => {
-                round.took.store(micros(took), Ordering::Relaxed);
-                let begun = round.begun.load(Ordering::Relaxed);
-                round.over.store(begun, Ordering::SeqCst);
-            }
-            RoundStage::Gone => round.over.store(u64::MAX, Ordering::SeqCst),
+            self.feed.seal();
         }
-        if self.waited_for.load(Ordering::SeqCst)
+        let is_over = self.rounds.note(worker, stage, self.feed.end());
+        if is_over
             && self.feed.end() <= self.limit()
-            && self.waited_for.swap(false, Ordering::SeqCst)
+            && self.rounds.have_waited()
             && let Some(server) = self.server.get()
         {
             server.resume();
         }
     }
 
+    fn over(&self, client: &mut HubClient, conn: &mut Context<'_>, _: CloseReason) {
+        if let Some(ledger) = self.ledger.get() {
+            ledger.leave(client.entry, conn.id());
+        }
+    }
+
+    fn survive(&self) -> Survive {
+        Survive::Journal
+    }
+
+    #[cfg(control)]
+    fn journal_room(&self, _: usize) -> usize {
+        after_crash::room(self.options.buffer)
+    }
+
+    #[cfg(control)]
+    fn keep_journal(&self, journal: Journal, left: Option<Left>) {
+        let (ledger, lost) = after_crash::go_on(&self.feed, journal, left);
+        self.lost.store(lost, Ordering::Relaxed);
+        // Once: a hub is started by one server.
+        let _ = self.ledger.set(ledger);
+    }
+
+    #[cfg(control)]
+    fn arrived(&self, client: &mut HubClient, conn: &mut Context<'_>) {
+        if let Some(ledger) = self.ledger.get() {
+            after_crash::arrives(client, ledger, conn);
+        }
+    }
+
+    #[cfg(control)]
+    fn reopen(&self, conn: &mut Context<'_>) -> HubClient {
+        let own = self.own(conn);
+        let found = self.ledger.get();
+        let found = found.and_then(|ledger| after_crash::client(&self.feed, ledger, conn, own));
+        let Some(mut client) = found else {
+            return self.open(conn);
+        };
+        self.deliver(&mut client, conn);
+        client
+    }
+
     fn export(&self, client: &HubClient) -> Option<Exported> {
-        let (position, line) = match &client.place {
-            Place::Here(cursor) => (cursor.position(), cursor.line()),
-            Place::Predecessor(position, line) => (*position, *line),
-            Place::Over => (0, 0),
-        };
-        let reader = Reader {
-            position,
-            line,
-            lost: client.lost,
-            cut: client.cut,
-            leaving: client.until.is_some(),
-            over: matches!(client.place, Place::Over),
-        };
         Some(Exported {
             schema: SCHEMA,
-            bytes: reader.pack(),
+            bytes: client.reader().pack(),
         })
     }
 
     fn import(&self, exported: &Exported) -> Result<HubClient, String> {
         known(exported)?;
-        let reader = Reader::unpack(&exported.bytes)?;
-        Ok(HubClient {
-            place: if reader.over {
-                Place::Over
-            } else {
-                Place::Predecessor(reader.position, reader.line)
-            },
-            until: reader.leaving.then_some(u64::MAX),
-            lost: reader.lost,
-            searched: 0,
-            speaks: None,
-            cut: reader.cut,
-        })
+        Ok(HubClient::of(Reader::unpack(&exported.bytes)?))
     }
 
     fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {
@@ -533,10 +534,6 @@ impl Service for Hub {
         }
         true
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Whether this process can read what another one exported.

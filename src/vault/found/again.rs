@@ -28,7 +28,9 @@ impl Finding {
             (0, Survive::State) => Some(AtDoor::Unheard),
             (0, _) => Some(AtDoor::Anew),
             // By now its service may be of another mind.
-            (_, Survive::Fresh) if record.state_schema != AT_DOOR => Some(AtDoor::Anew),
+            (_, Survive::Fresh | Survive::Journal) if record.state_schema != AT_DOOR => {
+                Some(AtDoor::Anew)
+            }
             _ => None,
         };
         if let Some(at_door) = at_door {
@@ -69,6 +71,8 @@ impl Finding {
         let gone = record.written.checked_sub(output_at);
         let gone = gone.and_then(|gone| usize::try_from(gone).ok());
         let rest = gone.and_then(|gone| output.get(gone..));
+        // How much more that was its service knows.
+        let rest = rest.or_else(|| (survive == Survive::Journal).then_some(&[]));
         let rest = rest.ok_or("more was sent than had been noted")?;
         record.output = rest.len() as u64;
         record.input = input.len() as u64;
