@@ -256,4 +256,162 @@ class Discard:
             self.thread.join()
 
 
-SERVICES = {"echo": Echo, "discard": Discard, "forward": Forward, "exec": Exec}
+def line(speaker, number):
+    """Of any length, and nothing but the speaker and the number says which."""
+    return f"{speaker} {number} {'x' * (number * 37 % (4000 if number % 50 == 0 else 200))}\n".encode()
+
+
+class Lines:
+    """Speakers of numbered lines, in pieces that are none; and who notes what came of each, in order."""
+
+    speakers = 4
+
+    def __init__(self, folder, seed):
+        self.seed, self.figures, self.over = seed, Counter(), threading.Event()
+        self.said, self.lock, self.threads = Counter(), threading.Lock(), []
+
+    def upstream(self):
+        pass
+
+    def speak(self, client, name):
+        chance, unsent = random.Random(f"{self.seed}-{name}"), b""
+        while not self.over.is_set() or unsent:
+            while len(unsent) < 1500 and not self.over.is_set():
+                unsent += line(name, self.said[name])
+                self.said[name] += 1
+            size = 1 + chance.randrange(1500)
+            try:
+                client.sendall(unsent[:size])
+            except OSError:
+                self.figures["dropped"] += 1
+                return
+            unsent = unsent[size:]
+            time.sleep(0.002)
+
+    def start(self, work, *words):
+        thread = threading.Thread(target=work, args=words)
+        thread.start()
+        self.threads.append(thread)
+
+    def probe(self):
+        number = self.said["probe"]
+        try:
+            self.probing.sendall(line("probe", number))
+        except OSError as error:
+            raise Failure(f"a connection that lasts: {error}") from None
+        self.said["probe"] += 1
+        wait_for("a line that comes", lambda: self.least("probe") > number, PATIENCE)
+
+    def heard(self, came, said):
+        """One that came: the number of its speaker's next is in `came`. Answers whether it is a line."""
+        self.figures["bytes"] += len(said)
+        words = said.split(b" ", 2)
+        if len(words) < 3 or not words[1].isdigit() or line(words[0].decode(errors="replace"), int(words[1])) != said:
+            return False
+        name, number = words[0].decode(), int(words[1])
+        if number < came[name]:
+            self.figures[self.again] += 1
+        else:
+            self.figures["lost"] += number - came[name]
+            came[name] = number + 1
+        return True
+
+    def finish(self):
+        self.over.set()
+        for thread in self.threads[:self.speakers]:
+            thread.join()
+        with suppress(Failure):  # what is missing then is counted
+            wait_for("all lines", lambda: all(self.least(name) >= count for name, count in self.said.items()))
+        for name, count in self.said.items():
+            self.figures["lost"] += count - self.least(name) if not self.figures["dropped"] else 0
+        return self.figures
+
+    def close(self):
+        self.over.set()
+        self.done = True
+        for client in getattr(self, "clients", []):
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+        for thread in self.threads:
+            thread.join()
+
+
+class Hub(Lines):
+    """Each line comes to each client once, whole, and in its speaker's order. The buffer is so deep that none is slow."""
+
+    words = ("hub", "--buffer", "64M")
+    places = ("hub-sent", "served", "hub-stands", "read", "hub-noted", "vault-noted", "vault-record", "vault-begun",
+              "vault-chain", "vault-settled")
+    again = "doubled"
+
+    def begin(self, keeper, connections, _):
+        connections = min(connections, 40)
+        self.clients = [connected(keeper.address) for _ in range(connections + self.speakers + 1)]
+        self.probing, self.lasting = self.clients[-1], len(self.clients)
+        self.came = [Counter() for _ in range(connections)]
+        wait_for("the clients", lambda: (keeper.status() or {}).get("open", 0) >= self.lasting, 60)
+        for name in range(self.speakers):
+            self.start(self.speak, self.clients[connections + name], f"speaker-{name}")
+        for listener in range(connections):
+            self.start(self.listen, self.clients[listener], self.came[listener])
+        # What comes to speakers, too, has to be read.
+        for client in self.clients[connections:]:
+            self.start(self.listen, client, None)
+        self.probe()
+
+    def least(self, name):
+        return min(came[name] for came in self.came)
+
+    def listen(self, client, came):
+        rest = b""
+        client.settimeout(None)
+        while True:
+            try:
+                piece = client.recv(1 << 16)
+            except OSError:
+                piece = b""
+            if not piece:
+                if not getattr(self, "done", False):
+                    self.figures["dropped"] += came is not None
+                return
+            if came is None:
+                continue
+            *lines, rest = (rest + piece).split(b"\n")
+            with self.lock:
+                for said in lines:
+                    self.figures["wrong"] += not self.heard(came, said + b"\n")
+
+
+class Print(Lines):
+    """Each line is printed, in its speaker's order; a few come again after a crash, behind the beginning of one as well.
+
+    What a server that was taken over from has yet to print is lost if it is killed: nobody is killed in a takeover.
+    """
+
+    words = ("print",)
+    spared = ("takeover",)
+    places = ("print-claimed", "served", "print-written", "read", "print-noted", "vault-noted", "vault-record", "vault-begun",
+              "vault-chain", "vault-settled")
+    again = "again"
+
+    def begin(self, keeper, _, __):
+        self.clients = [connected(keeper.address) for _ in range(self.speakers + 1)]
+        self.probing, self.lasting = self.clients[-1], len(self.clients)
+        for name in range(self.speakers):
+            self.start(self.speak, self.clients[name], f"speaker-{name}")
+        self.probe()
+
+    came, rest = None, b""
+
+    def least(self, name):
+        return self.came[name] if self.came else 0
+
+    def printed(self, piece):
+        """By all servers, one after another."""
+        self.came = self.came if self.came is not None else Counter()
+        *lines, self.rest = (self.rest + piece).split(b"\n")
+        for said in lines:
+            self.heard(self.came, said + b"\n")
+
+
+SERVICES = {"echo": Echo, "discard": Discard, "forward": Forward, "exec": Exec, "hub": Hub, "print": Print}
