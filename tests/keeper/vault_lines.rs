@@ -10,8 +10,8 @@ use std::thread;
 
 use rustix::process::Signal;
 
-use super::Kept;
 use super::vault::{mortal, restart};
+use super::{Kept, children};
 use crate::support::home::{Home, entry, number};
 use crate::support::{Server, connect, listening, read_to_fin, send_until_stuck, until};
 
@@ -411,7 +411,9 @@ fn assert_printed(stdout: &mut impl BufRead, lasts: &[(char, u64)]) {
     }
 }
 
-fn print_dies_at(place: &str) {
+/// Two speak while each of these three happens, and every line is printed.
+#[track_caller]
+fn prints_on(place: &str, mut happens: impl FnMut(&Kept, &Path, &mut dyn FnMut(), usize)) {
     let (kept, file, mut stdout) = printing(place, &["--workers", "2"]);
     let reader = thread::spawn(move || {
         let mut said = Vec::new();
@@ -425,11 +427,11 @@ fn print_dies_at(place: &str) {
         said
     });
     let mut speakers = [Client::of(&kept, 'a'), Client::of(&kept, 'b')];
-    for _ in 0..3 {
+    for round in 0..3 {
         let streams = [0, 1].map(|at: usize| speakers[at].stream());
         let mut go_on = || speakers.iter_mut().for_each(|speaker| speaker.say(20));
         until_got_over(&kept, &streams, &mut go_on);
-        dies(&file, go_on);
+        happens(&kept, &file, &mut go_on, round);
     }
     for speaker in &mut speakers {
         until("all is said", || speaker.ends());
@@ -442,7 +444,27 @@ fn print_dies_at(place: &str) {
     let said = reader.join().unwrap();
     let lasts = speakers.map(|speaker| (speaker.name, speaker.said));
     assert_printed(&mut &said[..], &lasts);
-    assert_eq!(number(&kept.status()["crashes"]), 3);
+}
+
+fn print_dies_at(place: &str) {
+    prints_on(place, |_, file, go_on, _| dies(file, go_on));
+}
+
+#[test]
+fn every_line_is_printed_where_a_server_is_killed_and_one_restarted_and_another_killed() {
+    prints_on("nowhere", |kept, _, go_on, round| {
+        let former = kept.server();
+        if round == 1 {
+            restart(kept);
+            until("the former server has printed all that it had", || {
+                go_on();
+                children(kept.keeper.pid()).len() == 1
+            });
+        } else {
+            kept.crash(Signal::KILL);
+        }
+        kept.until_another_serves(former);
+    });
 }
 
 #[test]
