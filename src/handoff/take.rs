@@ -548,7 +548,7 @@ impl<'a, T: Taker> Taking<'a, T> {
         Ok(())
     }
 
-    /// A connection of a server that has crashed, as it is to go on.
+    /// A connection of a server that has crashed, as it is to go on: at the first worker.
     ///
     /// # Errors
     /// Why it cannot.
@@ -556,10 +556,9 @@ impl<'a, T: Taker> Taking<'a, T> {
         &mut self,
         (arrival, sockets): (Arrival, Vec<OwnedFd>),
         update: Update,
-        place: &impl Fn() -> usize,
     ) -> Result<(), String> {
         let id = arrival.record.id;
-        self.add_all(vec![arrival], sockets, place)?;
+        self.add_all(vec![arrival], sockets, &|| 0)?;
         let whole = self.update_all(&[update]).and_then(|()| {
             let is_whole = !self.incomplete.contains(&id);
             is_whole

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::Server;
 use super::metrics::{self, Lent};
-use super::takeover::{self, Meant, Refused, assemble};
+use super::takeover::{Meant, Refused, assemble};
 use crate::config::Config;
 use crate::error::Error;
 use crate::handoff::take::Taking;
@@ -16,8 +16,10 @@ use crate::inspect::ListenerInfo;
 use crate::listen::listener;
 use crate::liveness::close::{self, CloseReason, Ending};
 use crate::os::kept::{Kept, Stored};
+use crate::os::threads;
 use crate::service::Survive;
-use crate::vault::{Vault, found};
+use crate::vault::Vault;
+use crate::vault::found::{self, Found};
 use crate::wire::record::ListenerRecord;
 use crate::worker::Worker;
 
@@ -94,62 +96,39 @@ impl Server {
         let survive =
             |theirs: &ListenerRecord| ours(theirs).map_or(Survive::Close, |at| surviving[at].1);
         let formers = found::found(stored, survive);
-        let mut living = vec![HashSet::new(); surviving.len()];
         let shared = &self.handle.shared;
+        let mut shares: Vec<Vec<Found>> = self.workers.iter().map(|_| Vec::new()).collect();
+        let mut turns = (0..shares.len()).cycle();
         for former in formers {
             shared.continue_from(former.last_id);
-            let listener_of = former.listeners.iter().map(|theirs| {
-                let at = ours(theirs).and_then(|at| u16::try_from(at).ok());
-                at.unwrap_or(takeover::NONE)
-            });
-            let listener_of: Vec<u16> = listener_of.collect();
-            let place = || shared.least_loaded(0);
-            let mut taking = Taking::new(&mut self.workers, &listener_of);
-            let mut in_step = Vec::new();
-            for one in former.found {
-                let theirs = former.listeners.get(usize::from(one.arrival.listener));
-                let id = one.arrival.record.id;
-                let Some(at) = theirs.and_then(ours) else {
+            let listener_of = former.listeners.iter().map(ours);
+            let listener_of: Vec<_> = listener_of.collect();
+            for mut one in former.found {
+                let theirs = usize::from(one.arrival.listener);
+                let at = listener_of.get(theirs).copied().flatten();
+                let Some(at) = at.and_then(|at| u16::try_from(at).ok()) else {
                     // The settings are others by now.
                     close::end_shared(&one.socket, &Ending::reset(CloseReason::Crash));
-                    let (peer, listener) =
-                        (one.arrival.peer, theirs.map(|it| it.address.to_string()));
+                    let listener = former.listeners.get(theirs);
+                    let listener = listener.map(|it| it.address.to_string());
+                    let (id, peer) = (one.arrival.record.id, one.arrival.peer);
                     log::error!(id, peer:%, listener, reason:% = CloseReason::Crash, detail = "this server does not listen there, or with another service"; "closed");
                     continue;
                 };
-                if one.in_step {
-                    in_step.push(id);
-                }
-                let (peer, listener) = (one.arrival.peer, &surviving[at].0.address);
-                let restored = match one.amiss {
-                    // Whoever has it keeps it.
-                    Some(why) if one.is_given_away => Err(why.to_owned()),
-                    Some(why) => {
-                        // What waits of it elsewhere would have it end as if all were well.
-                        for socket in std::iter::once(&one.socket).chain(&one.along) {
-                            close::end_shared(socket, &Ending::reset(CloseReason::Crash));
-                        }
-                        Err(why.to_owned())
-                    }
-                    None => {
-                        let sockets = std::iter::once(one.socket).chain(one.along).collect();
-                        taking.restore((one.arrival, sockets), one.update, &place)
-                    }
-                };
-                match restored {
-                    Ok(()) => {
-                        living[at].insert(id);
-                    }
-                    Err(why) => {
-                        in_step.retain(|step| *step != id);
-                        log::error!(id, peer:%, listener:%, reason:% = CloseReason::Crash, detail = why.as_str(); "closed");
-                    }
-                }
+                one.arrival.listener = at;
+                // One worker dials, so that upstreams see clients in their order.
+                let dials = one.arrival.record.dialing;
+                let turn = turns.next().filter(|_| !dials).unwrap_or(0);
+                shares[turn].push(one);
             }
-            for id in in_step {
-                taking.suspect(id);
-            }
-            taking.own();
+        }
+        let shares = self.workers.iter_mut().zip(shares).collect();
+        let went_on = threads::share("found", shares, |(worker, found)| {
+            take_in(worker, found, surviving)
+        });
+        let mut living = vec![HashSet::new(); surviving.len()];
+        for (at, id) in went_on.into_iter().flatten() {
+            living[at].insert(id);
         }
         let listeners: Vec<_> = surviving.iter().map(|(record, _)| record.clone()).collect();
         for journaled in &mut self.takeover.journals {
@@ -244,4 +223,52 @@ impl Server {
             }
         }
     }
+}
+
+/// A worker takes its share of what was found in, and answers the listener and the number of each that goes on.
+fn take_in(
+    worker: &mut Worker,
+    found: Vec<Found>,
+    listeners: &[(ListenerRecord, Survive)],
+) -> Vec<(usize, u64)> {
+    let ours: Vec<u16> = (0..).take(listeners.len()).collect();
+    let mut taking = Taking::new(std::slice::from_mut(worker), &ours);
+    let (mut went_on, mut in_step) = (Vec::with_capacity(found.len()), Vec::new());
+    for one in found {
+        let (id, peer, at) = (
+            one.arrival.record.id,
+            one.arrival.peer,
+            usize::from(one.arrival.listener),
+        );
+        let restored = match one.amiss {
+            // Whoever has it keeps it.
+            Some(why) if one.is_given_away => Err(why.to_owned()),
+            Some(why) => {
+                // What waits of it elsewhere would have it end as if all were well.
+                for socket in std::iter::once(&one.socket).chain(&one.along) {
+                    close::end_shared(socket, &Ending::reset(CloseReason::Crash));
+                }
+                Err(why.to_owned())
+            }
+            None => {
+                let sockets = std::iter::once(one.socket).chain(one.along).collect();
+                taking.restore((one.arrival, sockets), one.update)
+            }
+        };
+        match restored {
+            Ok(()) => {
+                went_on.push((at, id));
+                in_step.extend(one.in_step.then_some(id));
+            }
+            Err(why) => {
+                let listener = &listeners[at].0.address;
+                log::error!(id, peer:%, listener:%, reason:% = CloseReason::Crash, detail = why.as_str(); "closed");
+            }
+        }
+    }
+    for id in in_step {
+        taking.suspect(id);
+    }
+    taking.own();
+    went_on
 }

@@ -32,7 +32,7 @@ use crate::vault::slot::{Slot, fixed, peer};
 use crate::wire::record::{ListenerRecord, SCHEMA};
 
 /// The form of all this: another one is not read.
-const FORM: u64 = 4;
+const FORM: u64 = 5;
 const MAGIC: u64 = u64::from_le_bytes(*b"stdfastv");
 
 const PAGE: usize = 4096;
@@ -53,19 +53,20 @@ const STEP_READ: usize = 33;
 const STEP_FAR_READ: usize = 34;
 
 /// A slot.
-const SLOT: usize = 12;
+const SLOT: usize = 11;
 const READ: usize = 0;
 const WRITTEN: usize = 1;
 const LAST_IN: usize = 2;
 /// The first of its blocks, or 0.
 const CHAIN: usize = 3;
-/// What the kernel calls the socket (`SO_COOKIE`): no other one ever has the same. 0: there is no connection.
-const COOKIE: usize = 4;
+/// The connection's number: no other one ever has the same. 0: there is no connection.
+const ID: usize = 4;
 /// What stays the same from here on, and in the last word, beside the listener, a checksum over that.
-const FIXED: Range<usize> = 5..11;
-const CHECK: usize = 11;
+const FIXED: Range<usize> = 5..10;
+const CHECK: usize = 10;
 
-/// A far side's: how far it has come, and what the kernel calls it. A word is free, so that none lies in two cache lines.
+/// A far side's: how far it has come, and what the kernel calls it (`SO_COOKIE`): no other socket ever has the same. A word is
+/// free, so that none lies in two cache lines.
 const FAR: usize = 4;
 const FAR_READ: usize = 0;
 const FAR_WRITTEN: usize = 1;
@@ -334,46 +335,40 @@ impl Arena {
         slots.get(..self.size.slots)?.get(key)
     }
 
-    /// Puts a connection into its slot; its cookie, last, makes it count.
+    /// Puts a connection into its slot; its number, last, makes it count.
     pub(super) fn put(&self, key: usize, slot: &Slot) -> bool {
         let Some(words) = self.words_of(key) else {
             return false;
         };
-        words[COOKIE].store(0, Ordering::Release);
+        words[ID].store(0, Ordering::Release);
         let fixed = fixed(slot);
         let place = |at: usize, word: u64| words[at].store(word, Ordering::Relaxed);
         for (at, word) in FIXED.zip(fixed) {
             place(at, word);
         }
-        place(CHECK, check(slot.cookie, &fixed, slot.listener));
+        place(CHECK, check(slot.id, &fixed, slot.listener));
         place(READ, slot.read);
         place(WRITTEN, slot.written);
         place(LAST_IN, slot.last_in);
         place(CHAIN, 0);
-        words[COOKIE].store(slot.cookie, Ordering::Release);
+        words[ID].store(slot.id, Ordering::Release);
         true
     }
 
     /// There is no connection of that key any more.
     pub(super) fn clear(&self, key: usize) {
         if let Some(words) = self.words_of(key) {
-            words[COOKIE].store(0, Ordering::Release);
+            words[ID].store(0, Ordering::Release);
         }
     }
 
-    /// The cookie of the connection in that slot, if there is one; and its first block.
+    /// The number of the connection in that slot, if there is one; and its first block.
     #[inline]
     pub(super) fn who(&self, key: usize) -> Option<(u64, u32)> {
         let words = self.words_of(key)?;
-        let cookie = words[COOKIE].load(Ordering::Relaxed);
+        let id = words[ID].load(Ordering::Acquire);
         let chain = low(words[CHAIN].load(Ordering::Relaxed));
-        (cookie != 0).then_some((cookie, chain))
-    }
-
-    /// The number of the connection in that slot.
-    pub(super) fn id(&self, key: usize) -> Option<u64> {
-        let words = self.words_of(key)?;
-        Some(words[FIXED.start].load(Ordering::Acquire))
+        (id != 0).then_some((id, chain))
     }
 
     /// So far it has come. The step of that key is not over before: until then the kernel's count is what counts.
@@ -397,8 +392,8 @@ impl Arena {
     pub(super) fn slot(&self, key: usize) -> Option<Result<Slot, u64>> {
         let words = self.words_of(key)?;
         let word = |at: usize| words[at].load(Ordering::Acquire);
-        let cookie = word(COOKIE);
-        if cookie == 0 {
+        let id = word(ID);
+        if id == 0 {
             return None;
         }
         let mut kept = [0; FIXED.end - FIXED.start];
@@ -406,17 +401,16 @@ impl Arena {
             *place = word(at);
         }
         let listener = (word(CHECK) & 0xffff) as u16;
-        let [id, opened, skew, p0, p1, p2] = kept;
-        let peer = peer([p0, p1, p2]).filter(|_| word(CHECK) == check(cookie, &kept, listener));
+        let [opened, skew, p0, p1, p2] = kept;
+        let peer = peer([p0, p1, p2]).filter(|_| word(CHECK) == check(id, &kept, listener));
         let Some(peer) = peer else {
-            return Some(Err(cookie));
+            return Some(Err(id));
         };
         Some(Ok(Slot {
             read: word(READ),
             written: word(WRITTEN),
             last_in: word(LAST_IN),
             chain: low(word(CHAIN)),
-            cookie,
             id,
             opened,
             skew,
@@ -537,8 +531,8 @@ fn sum(words: &[u64]) -> u64 {
     hasher.finalize().into()
 }
 
-fn check(cookie: u64, fixed: &[u64; 6], listener: u16) -> u64 {
-    let [a, b, c, d, e, f] = *fixed;
-    let sum = sum(&[cookie, a, b, c, d, e, f, listener.into()]);
+fn check(id: u64, fixed: &[u64; 5], listener: u16) -> u64 {
+    let [a, b, c, d, e] = *fixed;
+    let sum = sum(&[id, a, b, c, d, e, listener.into()]);
     sum << 32 | u64::from(listener)
 }

@@ -3,6 +3,7 @@
 mod again;
 
 use std::collections::{BTreeMap, HashSet};
+use std::iter::Peekable;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use crate::liveness::multipath;
 use crate::os::descriptors::reserve_descriptors;
 use crate::os::kept::Stored;
 use crate::os::sys::mapping::Mapping;
+use crate::os::threads;
 use crate::service::Survive;
 use crate::time::deadline::Moment;
 use crate::vault::arena::{Arena, BUFFER};
@@ -54,7 +56,7 @@ pub(crate) struct Found {
 /// What the workers of a former server have left in `stored`. `survive`: what is to become of a listener's connections.
 pub(crate) fn found(
     stored: &[Arc<Stored>],
-    survive: impl Fn(&ListenerRecord) -> Survive,
+    survive: impl Fn(&ListenerRecord) -> Survive + Sync,
 ) -> Vec<Former> {
     let mut workers: BTreeMap<usize, (Option<&OwnedFd>, Vec<&OwnedFd>)> = BTreeMap::new();
     for one in stored {
@@ -73,13 +75,14 @@ pub(crate) fn found(
     }
     let queues = workers.values().flat_map(|(_, queues)| queues);
     reserve_descriptors(queues.map(|far| queue::waiting(far)).sum());
-    let formers = workers.into_values().filter_map(|(arena, queues)| {
+    let workers = workers.into_values().collect();
+    let formers = threads::share("found", workers, |(arena, queues)| {
         let former = arena.map(|arena| Finding::of(arena)?.former(&queues, &survive))?;
         former
             .map_err(|error| log::error!(error = error.as_str(); "cannot go on with what the former server had"))
             .ok()
     });
-    let mut formers: Vec<Former> = formers.collect();
+    let mut formers: Vec<Former> = formers.into_iter().flatten().collect();
     let there = formers.iter().flat_map(|former| &former.found);
     let there: HashSet<u64> = there.map(|one| one.arrival.record.id).collect();
     for former in &mut formers {
@@ -90,8 +93,8 @@ pub(crate) fn found(
     formers
 }
 
-/// A connection's descriptors, by their places.
-type Sockets = BTreeMap<u8, OwnedFd>;
+/// A descriptor that was found, the key of its connection, and its place there.
+type Socket = (u32, u8, OwnedFd);
 
 /// One worker's memory, while it is looked through.
 struct Finding {
@@ -118,21 +121,20 @@ impl Finding {
         queues: &[&OwnedFd],
         survive: &impl Fn(&ListenerRecord) -> Survive,
     ) -> Result<Former, String> {
-        // In the order of the keys, so that two who look see the same.
-        let mut sockets: BTreeMap<u32, Sockets> = BTreeMap::new();
+        let mut sockets: Vec<Socket> = Vec::new();
         let moving: BTreeMap<u64, Vec<u8>> = self.arena.moving.each().collect();
         let mut sockets_moving: BTreeMap<u64, OwnedFd> = BTreeMap::new();
         for far in queues {
+            sockets.reserve(queue::waiting(far));
             let looked = queue::look(far, |entry, socket| {
-                if self.is_its(entry, &socket) {
-                    let sockets = sockets.entry(entry.key).or_default();
-                    sockets.insert(entry.place, socket);
+                let is_of = |id: u64| entry == Entry::new(entry.key, entry.place, id);
+                let there = self.arena.who(entry.key as usize);
+                if there.is_some_and(|(id, _)| is_of(id)) {
+                    sockets.push((entry.key, entry.place, socket));
                 } else if entry.place == OWN
-                    && !moving.is_empty()
-                    && let Ok(cookie) = rustix::net::sockopt::socket_cookie(&socket)
-                    && moving.contains_key(&cookie)
+                    && let Some(id) = moving.keys().find(|id| is_of(**id))
                 {
-                    sockets_moving.insert(cookie, socket);
+                    sockets_moving.insert(*id, socket);
                 }
             });
             if let Err(error) = looked {
@@ -140,16 +142,20 @@ impl Finding {
             }
         }
         let each: Vec<Survive> = self.listeners.iter().map(survive).collect();
-        let found = sockets.into_iter().filter_map(|(key, mut sockets)| {
-            let socket = sockets.remove(&OWN)?;
-            let slot = self.arena.slot(key as usize)?.ok()?;
-            let survive = *each.get(usize::from(slot.listener))?;
-            let sockets = (socket, sockets.into_values().collect());
-            Some(self.connection(key as usize, &slot, sockets, survive))
-        });
-        let found = found.collect();
-        let moving = sockets_moving.into_iter().filter_map(|(cookie, socket)| {
-            let found = self.on_its_way(moving.get(&cookie)?, socket)?;
+        // Two who look see the same, in one order; of what is there twice, as while it is sent anew, the last counts.
+        sockets.sort_by_key(|(key, place, _)| (*key, *place));
+        let mut sockets = sockets.into_iter().peekable();
+        let mut found = Vec::with_capacity(sockets.len());
+        while let Some((key, own, along)) = next(&mut sockets) {
+            if let Some(socket) = own
+                && let Some(Ok(slot)) = self.arena.slot(key as usize)
+                && let Some(survive) = each.get(usize::from(slot.listener))
+            {
+                found.push(self.connection(key as usize, &slot, (socket, along), *survive));
+            }
+        }
+        let moving = sockets_moving.into_iter().filter_map(|(id, socket)| {
+            let found = self.on_its_way(moving.get(&id)?, socket)?;
             let listener = usize::from(found.arrival.listener);
             (*each.get(listener)? == Survive::Relay).then_some(found)
         });
@@ -160,21 +166,6 @@ impl Finding {
             listeners: self.listeners,
             found,
         })
-    }
-
-    /// Whether a descriptor is one of the connection that is in that slot.
-    fn is_its(&self, entry: Entry, socket: &OwnedFd) -> bool {
-        let key = entry.key as usize;
-        let Some((cookie, _)) = self.arena.who(key) else {
-            return false;
-        };
-        match entry.place {
-            OWN => rustix::net::sockopt::socket_cookie(socket) == Ok(cookie),
-            place => {
-                let id = self.arena.id(key);
-                id.is_some_and(|id| entry == Entry::new(entry.key, place, id))
-            }
-        }
     }
 
     /// One that was on its way to another worker.
@@ -440,6 +431,26 @@ impl Finding {
         }
         Ok(())
     }
+}
+
+/// The next connection's, of descriptors in order: its key, its own, and those beside that.
+fn next(
+    sockets: &mut Peekable<impl Iterator<Item = Socket>>,
+) -> Option<(u32, Option<OwnedFd>, Vec<OwnedFd>)> {
+    let &(key, ..) = sockets.peek()?;
+    let (mut own, mut along, mut last) = (None, Vec::new(), OWN);
+    while let Some((_, place, socket)) = sockets.next_if(|(of, ..)| *of == key) {
+        if place == OWN {
+            own = Some(socket);
+        } else {
+            if place == last {
+                along.pop();
+            }
+            along.push(socket);
+        }
+        last = place;
+    }
+    Some((key, own, along))
 }
 
 /// Microseconds until it is looked whether what was sent is acknowledged.

@@ -270,15 +270,11 @@ impl Vault {
         if survive == Survive::Close {
             return;
         }
-        let Ok(cookie) = rustix::net::sockopt::socket_cookie(&io.socket) else {
-            return;
-        };
         let slot = Slot {
             read: io.read,
             written: io.written,
             last_in: io.last_in.number(),
             chain: 0,
-            cookie,
             id: io.id(),
             opened: io.opened().number(),
             skew: io.read.saturating_sub(io.written + waits),

@@ -9,7 +9,7 @@ use crate::os::sys::mapping::{Mapping, Standing};
 /// So many may be on their way at a time.
 const MOST: usize = 64;
 
-/// A place: the socket's cookie, or 0; the length of the record and its checksum; the record.
+/// A place: the connection's number, or 0; the length of the record and its checksum; the record.
 const PLACE: usize = 512;
 const WORD: usize = 8;
 const WORDS: usize = PLACE / WORD;
@@ -23,8 +23,8 @@ pub(super) const SIZE: usize = MOST * PLACE;
 pub(super) struct Moving(pub(super) Arc<Mapping>);
 
 impl Moving {
-    /// Puts one there, for as long as what is answered lives; the cookie, last, makes it count. `None`: there is no room.
-    pub(super) fn put(&self, cookie: u64, record: &[u8]) -> Option<Standing> {
+    /// Puts one there, for as long as what is answered lives; the number, last, makes it count. `None`: there is no room.
+    pub(super) fn put(&self, id: u64, record: &[u8]) -> Option<Standing> {
         let words = self.0.words();
         let free = |at: &usize| words[*at].load(Ordering::Acquire) == 0;
         let at = (0..MOST).map(|place| place * WORDS).find(free)?;
@@ -40,15 +40,15 @@ impl Moving {
         }
         let head = u64::from(length) << 32 | u64::from(crc32fast::hash(record));
         words[at + 1].store(head, Ordering::Relaxed);
-        words[at].store(cookie, Ordering::Release);
+        words[at].store(id, Ordering::Release);
         Some(Standing::new(&self.0, at))
     }
 
-    /// Those that are there: their sockets' cookies, and their records.
+    /// Those that are there: their numbers, and their records.
     pub(super) fn each(&self) -> impl Iterator<Item = (u64, Vec<u8>)> {
         let (places, _) = self.0.words().as_chunks::<WORDS>();
         places.iter().filter_map(|words| {
-            let cookie = words[0].load(Ordering::Acquire);
+            let id = words[0].load(Ordering::Acquire);
             let [a, b, c, d, e, f, g, h] = words[1].load(Ordering::Relaxed).to_le_bytes();
             let check = u32::from_le_bytes([a, b, c, d]);
             let length = usize::try_from(u32::from_le_bytes([e, f, g, h])).ok()?;
@@ -57,7 +57,7 @@ impl Moving {
                 .flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
             let record: Vec<u8> = bytes.take(length).collect();
             let is_whole = record.len() == length && crc32fast::hash(&record) == check;
-            (cookie != 0 && is_whole).then_some((cookie, record))
+            (id != 0 && is_whole).then_some((id, record))
         })
     }
 
@@ -93,7 +93,7 @@ mod tests {
         assert!(moving.is_empty());
         assert!(moving.put(9, &[0; LONGEST + 1]).is_none());
         let all: Vec<_> = (1..)
-            .map_while(|cookie| moving.put(cookie, &[1; LONGEST]))
+            .map_while(|id| moving.put(id, &[1; LONGEST]))
             .collect();
         assert_eq!(all.len(), MOST);
     }

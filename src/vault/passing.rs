@@ -19,7 +19,7 @@ impl Vault {
         service: &AnyService,
         now: Moment,
     ) -> Option<Option<Box<dyn Any + Send>>> {
-        let Some((cookie, _)) = self.arena.who(key) else {
+        let Some((id, _)) = self.arena.who(key) else {
             return Some(None);
         };
         let record = connection.export(service, now).map(|record| Record {
@@ -32,7 +32,7 @@ impl Vault {
             noted.arrival.along = 0;
             postcard::to_stdvec(&noted).ok()
         });
-        let standing = noted.and_then(|noted| self.arena.moving.put(cookie, &noted));
+        let standing = noted.and_then(|noted| self.arena.moving.put(id, &noted));
         let standing = Box::new(standing?);
         self.forget(key);
         Some(Some(standing))

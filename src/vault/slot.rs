@@ -12,7 +12,6 @@ pub(super) struct Slot {
     /// When the last byte came, on the server's own clock.
     pub(super) last_in: u64,
     pub(super) chain: u32,
-    pub(super) cookie: u64,
     pub(super) id: u64,
     pub(super) opened: u64,
     /// So many bytes were read that are no part of what the service gets.
@@ -22,7 +21,7 @@ pub(super) struct Slot {
 }
 
 /// What of it stays the same, as words.
-pub(super) fn fixed(slot: &Slot) -> [u64; 6] {
+pub(super) fn fixed(slot: &Slot) -> [u64; 5] {
     let mut bytes = [0; 24];
     match PackedPeer::from(slot.peer) {
         PackedPeer::V4(address) => {
@@ -46,7 +45,7 @@ pub(super) fn fixed(slot: &Slot) -> [u64; 6] {
     }
     let (words, _) = bytes.as_chunks::<WORD>();
     let word = |at: usize| u64::from_le_bytes(words[at]);
-    [slot.id, slot.opened, slot.skew, word(0), word(1), word(2)]
+    [slot.opened, slot.skew, word(0), word(1), word(2)]
 }
 
 /// Who the last three of those say it is.
