@@ -3,7 +3,6 @@
 mod again;
 
 use std::collections::{BTreeMap, HashSet};
-use std::iter::Peekable;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -19,7 +18,7 @@ use crate::time::deadline::Moment;
 use crate::vault::arena::{Arena, BUFFER};
 use crate::vault::blocks;
 use crate::vault::noted::{self, Noted};
-use crate::vault::queue::{self, Entry, NAME, OWN};
+use crate::vault::queue::{self, Entry, NAME, OWN, Socket};
 use crate::vault::slot::Slot;
 use crate::wire::line::shared_clock;
 use crate::wire::record::{Arrival, ListenerRecord, Piece, Record, Update};
@@ -93,9 +92,6 @@ pub(crate) fn found(
     formers
 }
 
-/// A descriptor that was found, the key of its connection, and its place there.
-type Socket = (u32, u8, OwnedFd);
-
 /// One worker's memory, while it is looked through.
 struct Finding {
     arena: Arena,
@@ -146,7 +142,7 @@ impl Finding {
         sockets.sort_by_key(|(key, place, _)| (*key, *place));
         let mut sockets = sockets.into_iter().peekable();
         let mut found = Vec::with_capacity(sockets.len());
-        while let Some((key, own, along)) = next(&mut sockets) {
+        while let Some((key, own, along)) = queue::next(&mut sockets) {
             if let Some(socket) = own
                 && let Some(Ok(slot)) = self.arena.slot(key as usize)
                 && let Some(survive) = each.get(usize::from(slot.listener))
@@ -431,26 +427,6 @@ impl Finding {
         }
         Ok(())
     }
-}
-
-/// The next connection's, of descriptors in order: its key, its own, and those beside that.
-fn next(
-    sockets: &mut Peekable<impl Iterator<Item = Socket>>,
-) -> Option<(u32, Option<OwnedFd>, Vec<OwnedFd>)> {
-    let &(key, ..) = sockets.peek()?;
-    let (mut own, mut along, mut last) = (None, Vec::new(), OWN);
-    while let Some((_, place, socket)) = sockets.next_if(|(of, ..)| *of == key) {
-        if place == OWN {
-            own = Some(socket);
-        } else {
-            if place == last {
-                along.pop();
-            }
-            along.push(socket);
-        }
-        last = place;
-    }
-    Some((key, own, along))
 }
 
 /// Microseconds until it is looked whether what was sent is acknowledged.

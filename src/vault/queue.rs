@@ -7,6 +7,7 @@
 //! live are sent anew, a few a turn, and the former sockets are given up.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::iter::Peekable;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -216,6 +217,9 @@ pub(super) fn waiting(far: &OwnedFd) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX) / WORD
 }
 
+/// A descriptor that was found, the key of its connection, and its place there.
+pub(super) type Socket = (u32, u8, OwnedFd);
+
 /// Hands copies of all that waits behind `far` to `each`, with what they are, and leaves it there.
 ///
 /// # Errors
@@ -252,6 +256,26 @@ pub(super) fn look(far: &OwnedFd, mut each: impl FnMut(Entry, OwnedFd)) -> io::R
             each(Entry::of(*entry), socket);
         }
     }
+}
+
+/// The next connection's, of descriptors in order: its key, its own, and those beside that.
+pub(super) fn next(
+    sockets: &mut Peekable<impl Iterator<Item = Socket>>,
+) -> Option<(u32, Option<OwnedFd>, Vec<OwnedFd>)> {
+    let &(key, ..) = sockets.peek()?;
+    let (mut own, mut along, mut last) = (None, Vec::new(), OWN);
+    while let Some((_, place, socket)) = sockets.next_if(|(of, ..)| *of == key) {
+        if place == OWN {
+            own = Some(socket);
+        } else {
+            if place == last {
+                along.pop();
+            }
+            along.push(socket);
+        }
+        last = place;
+    }
+    Some((key, own, along))
 }
 
 #[cfg(test)]
