@@ -44,6 +44,9 @@ pub(crate) const PLACE: usize = 8;
 const RECORD: usize = 5;
 const RECORD_BYTES: usize = RECORD * WORD;
 
+/// No ring is written so often: farther on nothing is believed, for places are added up.
+const FAR: u64 = 1 << 60;
+
 /// In a record's first word, beside the length: [`Record::is_whole`].
 const WHOLE: u64 = 1 << 63;
 
@@ -198,9 +201,11 @@ impl Journal {
         Notes(Arc::clone(&self.head))
     }
 
-    /// What stands in that one of them.
+    /// What stands in that one of them, which is a count of what was said.
     pub(crate) fn noted(&self, at: usize) -> u64 {
-        self.head.words()[NOTES + at].load(Ordering::Acquire)
+        self.head.words()[NOTES + at]
+            .load(Ordering::Acquire)
+            .min(FAR)
     }
 
     /// The readers' places.
@@ -264,7 +269,7 @@ impl Journal {
     pub(crate) fn records(&mut self) -> Vec<(Record, Vec<u8>)> {
         let (mut at, newest) = (self.word(OLDEST), self.word(NEWEST));
         let mut records: Vec<(Record, Vec<u8>)> = Vec::new();
-        if newest.saturating_sub(at) > self.size.ring as u64 {
+        if newest > FAR || newest.saturating_sub(at) > self.size.ring as u64 {
             return records;
         }
         while at < newest {
@@ -481,7 +486,9 @@ mod tests {
                     0
                 };
             }
-            let at = |chance: &mut crate::seeded::Seeded| chance.below(2 * PAGE as u64) / 8 * 8;
+            let base = [0, u64::MAX - 2 * PAGE as u64][usize::from(chance.below(4) == 0)];
+            let at =
+                |chance: &mut crate::seeded::Seeded| base + chance.below(2 * PAGE as u64) / 8 * 8;
             let words = journal.head.words();
             words[OLDEST].store(at(&mut chance), Ordering::Relaxed);
             words[NEWEST].store(at(&mut chance), Ordering::Relaxed);

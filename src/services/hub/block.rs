@@ -113,12 +113,13 @@ impl Block {
         let mut from = 0;
         self.runs.iter().flat_map(move |&(end, sender)| {
             let bytes = self.bytes.get(from..place(end)).unwrap_or_default();
-            let count = self.lines_before(place(end)) - self.lines_before(from);
-            let ends = bytes.iter().filter(|&&byte| byte == b'\n').count();
-            let is_plain = bytes.ends_with(b"\n") && ends == count;
-            from = place(end);
             let each: Vec<u32> =
                 std::iter::from_fn(|| lines.next_if(|&line| line <= end)).collect();
+            let begun = std::mem::replace(&mut from, place(end));
+            let ended = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+            let ended = ended.map(|(at, _)| begun + at + 1);
+            // Other pieces, as a raw feed has them, are found again by their own ends alone.
+            let is_plain = each.iter().copied().map(place).eq(ended);
             let each = if is_plain { vec![end] } else { each };
             each.into_iter()
                 .map(move |end| (place(end), sender, !is_plain))
@@ -301,6 +302,17 @@ mod tests {
         assert_eq!(block.line_start(7), 7);
         assert_eq!((block.end(), block.last(), block.lines()), (7, 3, 3));
         assert_eq!([0, 1, 2, 3].map(|line| block.start_of(line)), [0, 3, 4, 7]);
+    }
+
+    #[test]
+    fn a_run_of_lines_is_one_part_and_of_other_pieces_each_is() {
+        let lines = block(&[(1, "a\n"), (1, "b\n"), (2, "c\n")]);
+        let parts: Vec<_> = lines.parts().collect();
+        assert_eq!(parts, [(4, 1, false), (6, 2, false)]);
+        // As many line ends as pieces, but elsewhere.
+        let raw = block(&[(7, "a\nb"), (7, "c\n"), (7, "\n")]);
+        let parts: Vec<_> = raw.parts().collect();
+        assert_eq!(parts, [(3, 7, true), (5, 7, true), (6, 7, true)]);
     }
 
     #[test]
