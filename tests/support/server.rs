@@ -345,7 +345,7 @@ pub(crate) fn facts(line: &str) -> HashMap<String, String> {
 
 /// How long a takeover may take on a busy machine until it is given up: five freezes come too late, and before each it is
 /// waited for five seconds for changes to become fewer.
-const TAKEOVER: Duration = Duration::from_secs(60);
+const TAKEOVER: Duration = Duration::from_secs(120);
 
 /// How often a takeover is tried that a busy machine made too slow: the server serves on each time, as it should.
 const TRIES: u32 = 20;
