@@ -80,9 +80,7 @@ impl Print {
             heard: Mutex::default(),
         }
     }
-}
 
-impl Print {
     /// As much of some lines as goes into the queue at once: prefixes may be longer than the lines.
     fn lot<'a>(&self, lines: &'a [u8]) -> &'a [u8] {
         if !self.prefix {
@@ -356,7 +354,7 @@ impl Lines {
         } = left;
         let (written, claimed) = (journal.noted(WRITTEN), journal.noted(CLAIMED));
         let mut heard = HashMap::new();
-        let mut is_line = true;
+        let (mut is_line, mut stands) = (true, true);
         for (record, bytes) in journal.records() {
             if living.contains(&record.sender) {
                 heard.insert(record.sender, record.heard);
@@ -367,8 +365,13 @@ impl Lines {
             let rest = bytes.get(known.unwrap_or(usize::MAX)..);
             self.bytes.extend_from_slice(rest.unwrap_or_default());
             if let Some(journal) = &mut self.journal {
-                journal.append(&record, &bytes, written);
+                stands &= journal.append(&record, &bytes, written);
             }
+        }
+        if !stands {
+            log::warn!(
+                "there is no room for all that is still to be printed: another crash before that loses some of it"
+            );
         }
         self.end = self.end.max(written);
         self.written = self.end - self.bytes.len() as u64;
