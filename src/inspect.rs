@@ -136,6 +136,43 @@ impl UpstreamInfo {
     }
 }
 
+/// A hub's way to those on other machines, as the status shows it. Its counters count over takeovers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct NatsInfo {
+    /// The subject of their feed.
+    pub subject: String,
+    /// NATS can be reached.
+    pub connected: bool,
+    /// What it goes by to the others.
+    pub origin: String,
+    /// Lines of its clients that it has said to the others, and their bytes.
+    pub said_lines: u64,
+    /// See there.
+    pub said_bytes: u64,
+    /// Lines of others that it has passed on, and their bytes.
+    pub heard_lines: u64,
+    /// See there.
+    pub heard_bytes: u64,
+    /// Other hubs that have been heard of.
+    pub hubs: usize,
+    /// Lines that they have said, and that did not come.
+    pub missed: u64,
+    /// Of those, by whom; the most first, at most 20.
+    pub missed_of: Vec<(String, u64)>,
+    /// Messages that had come before, and were dropped.
+    pub again: u64,
+    /// Messages of whoever is no hub, passed on or dropped.
+    pub foreign: u64,
+    /// Lines of others that were too long, and were dropped.
+    pub too_long: u64,
+    /// Bytes that wait to be said.
+    pub backlog: u64,
+    /// Lines that were never said: too much waited.
+    pub lost: u64,
+}
+
 /// A server, as the status shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
@@ -186,6 +223,9 @@ pub struct Status {
     /// What its services connect clients to.
     #[cfg_attr(control, serde(default))]
     pub upstreams: Vec<UpstreamInfo>,
+    /// Its hubs' ways to those on other machines.
+    #[cfg_attr(control, serde(skip_serializing_if = "Vec::is_empty", default))]
+    pub nats: Vec<NatsInfo>,
     /// The takeover it came from, or ended in.
     pub takeover: Option<Takeover>,
     /// The process that was taken over from, as long as it lives: it has something to finish yet, such as to drain the

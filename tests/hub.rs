@@ -1,5 +1,8 @@
 //! `serve hub`: a line from one client goes to all others, whole, in one order, and past whoever is slow.
 
+/// Over NATS, with hubs on other machines.
+#[cfg(feature = "nats")]
+mod nats;
 /// `nc`, `ncat` and `socat` on either side.
 mod netcat;
 /// Who does not read, or not enough.

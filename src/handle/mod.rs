@@ -136,6 +136,7 @@ impl Handle {
             children: (shared.shown.children)(),
             memory: shared.memory.info(),
             upstreams: (shared.shown.upstreams)(),
+            nats: (shared.shown.nats)(),
             listeners,
             takeover: shared.takeover.last().cloned(),
             predecessor: shared.predecessor(),

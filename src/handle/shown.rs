@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Shared;
 use super::ended::SHOWN;
 use crate::address::endpoint::Endpoint;
-use crate::inspect::{EndedInfo, ListenerInfo, Sample, UpstreamInfo};
+use crate::inspect::{EndedInfo, ListenerInfo, NatsInfo, Sample, UpstreamInfo};
 use crate::io::stats::{Stats, Summary};
 use crate::liveness::close::CloseReason;
 use crate::time::deadline::Moment;
@@ -21,6 +21,8 @@ pub(crate) struct Shown {
     pub(crate) stats: Vec<Vec<Arc<Stats>>>,
     /// What the services connect clients to.
     pub(crate) upstreams: Box<dyn Fn() -> Vec<UpstreamInfo> + Send + Sync>,
+    /// The services' ways to other machines.
+    pub(crate) nats: Box<dyn Fn() -> Vec<NatsInfo> + Send + Sync>,
     /// How many processes the services run, where one runs any.
     pub(crate) children: Box<dyn Fn() -> Option<usize> + Send + Sync>,
 }

@@ -1,7 +1,7 @@
 //! What a server is, in figures: the families of metrics and their labels, which are a contract (docs/metrics.md).
 
 use super::text::{Kind, Text};
-use crate::inspect::{FREEZE_BOUNDS, Status};
+use crate::inspect::{FREEZE_BOUNDS, NatsInfo, Status};
 use crate::liveness::close::CloseReason;
 
 /// The metrics of a server.
@@ -146,6 +146,9 @@ pub(super) fn figures(status: &Status, open_metrics: bool) -> String {
                 .map(|it| (&it.address, u64::from(it.up))),
         );
     }
+    if !status.nats.is_empty() {
+        nats(status, &mut text);
+    }
     if let Some(children) = status.children {
         text.family(
             "standfast_children",
@@ -161,4 +164,72 @@ pub(super) fn figures(status: &Status, open_metrics: bool) -> String {
     )
     .value(&[("version", &status.version)], 1);
     text.finish()
+}
+
+/// How hubs share their feeds with other machines.
+fn nats(status: &Status, text: &mut Text) {
+    let feeds = &status.nats;
+    let connected = feeds.iter();
+    let connected = connected.map(|it| (&it.subject, u64::from(it.connected)));
+    let name = "standfast_nats_connected";
+    text.family(name, Kind::Gauge, "Whether NATS can be reached.")
+        .by("subject", connected);
+    let both = |said: fn(&NatsInfo) -> u64, heard: fn(&NatsInfo) -> u64| {
+        feeds.iter().flat_map(move |it| {
+            let of = [("said", said(it)), ("heard", heard(it))];
+            of.map(|(direction, count)| (&it.subject, direction, count))
+        })
+    };
+    let lines = text.family(
+        "standfast_nats_lines_total",
+        Kind::Counter,
+        "Lines said to hubs on other machines, and heard of them.",
+    );
+    for (subject, direction, count) in both(|it| it.said_lines, |it| it.heard_lines) {
+        lines.value(&[("subject", subject), ("direction", &direction)], count);
+    }
+    let bytes = text.family("standfast_nats_bytes_total", Kind::Counter, "Their bytes.");
+    for (subject, direction, count) in both(|it| it.said_bytes, |it| it.heard_bytes) {
+        bytes.value(&[("subject", subject), ("direction", &direction)], count);
+    }
+    let mut family = |name: &'static str, kind: Kind, help: &str, of: fn(&NatsInfo) -> u64| {
+        let each = feeds.iter().map(|it| (&it.subject, of(it)));
+        text.family(name, kind, help).by("subject", each);
+    };
+    family(
+        "standfast_nats_missed_total",
+        Kind::Counter,
+        "Lines that other hubs have said, and that did not come.",
+        |it| it.missed,
+    );
+    family(
+        "standfast_nats_lost_total",
+        Kind::Counter,
+        "Lines that were not said to other hubs: more than --nats-buffer waited.",
+        |it| it.lost,
+    );
+    family(
+        "standfast_nats_repeated_total",
+        Kind::Counter,
+        "Messages of other hubs that had come before, and were dropped.",
+        |it| it.again,
+    );
+    family(
+        "standfast_nats_foreign_total",
+        Kind::Counter,
+        "Messages on the subject that no hub has sent.",
+        |it| it.foreign,
+    );
+    family(
+        "standfast_nats_too_long_total",
+        Kind::Counter,
+        "Lines of other hubs that were longer than a line may be, and were dropped.",
+        |it| it.too_long,
+    );
+    family(
+        "standfast_nats_backlog_bytes",
+        Kind::Gauge,
+        "Bytes that wait to be said to other hubs.",
+        |it| it.backlog,
+    );
 }

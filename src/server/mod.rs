@@ -170,12 +170,14 @@ impl Server {
             closed: Vec::new(),
         };
         let upstreams = of_each_once(&services, |service| service.upstreams());
+        let nats = of_each_once(&services, |service| service.nats());
         let children = of_each_once(&services, |service| service.children());
         let shown = Shown {
             listeners: listeners.iter().map(info).collect(),
             listens: listens(&listeners),
             stats: stats.clone(),
             upstreams: Box::new(move || upstreams().into_iter().flatten().collect()),
+            nats: Box::new(move || nats().into_iter().flatten().collect()),
             children: Box::new(move || {
                 let children = children().into_iter().flatten();
                 children.reduce(|sum, count| sum + count)

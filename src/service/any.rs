@@ -11,7 +11,7 @@ use super::Left;
 use super::{Context, Exported, Patience, Ready, RoundStage, Service, Survive};
 use crate::dial::DialError;
 use crate::handle::Handle;
-use crate::inspect::UpstreamInfo;
+use crate::inspect::{NatsInfo, UpstreamInfo};
 use crate::liveness::close::CloseReason;
 #[cfg(control)]
 use crate::os::journal::Journal;
@@ -120,6 +120,10 @@ impl<S: Service> Service for Boxed<S> {
 
     fn children(&self) -> Option<usize> {
         self.0.children()
+    }
+
+    fn nats(&self) -> Option<NatsInfo> {
+        self.0.nats()
     }
 
     #[inline]

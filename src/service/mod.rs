@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::dial::DialError;
 use crate::handle::Handle;
-use crate::inspect::UpstreamInfo;
+use crate::inspect::{NatsInfo, UpstreamInfo};
 use crate::liveness::close::CloseReason;
 #[cfg(control)]
 use crate::os::journal::Journal;
@@ -128,6 +128,13 @@ pub trait Service: Send + Sync + 'static {
 
     /// How many processes it runs for its clients: for the status. Default `None`: it is no service that runs any.
     fn children(&self) -> Option<usize> {
+        None
+    }
+
+    /// How it shares its clients' lines with other machines: for the status. Default: it does not. For the hub of this crate
+    /// alone.
+    #[doc(hidden)]
+    fn nats(&self) -> Option<NatsInfo> {
         None
     }
 

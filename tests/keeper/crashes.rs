@@ -220,7 +220,9 @@ fn the_keeper_is_small_and_has_one_thread_and_no_socket_of_a_client() {
             .parse::<u64>()
             .unwrap()
     };
-    assert!(value("RssAnon:") < 1024, "{status}");
+    // What the loader relocates of a program that has more crates is memory of its own, too.
+    let most = if cfg!(feature = "nats") { 1536 } else { 1024 };
+    assert!(value("RssAnon:") < most, "{status}");
     assert_eq!(value("Threads:"), 1);
     // stdin, stdout, stderr, the signals' pair, the line to the server, the listener; and what the test itself was given. Both
     // ends of the two sockets in which the vault's descriptors wait.

@@ -15,6 +15,8 @@ mod forward;
 mod guard;
 mod hub;
 mod load;
+#[cfg(feature = "nats")]
+pub(crate) mod nats;
 pub(crate) mod netcat;
 mod process;
 mod service;

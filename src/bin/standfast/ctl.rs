@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 use standfast::Address;
 use standfast::control::{Client, path};
-use standfast::inspect::{ConnectionInfo, Role, Status, Takeover};
+use standfast::inspect::{ConnectionInfo, NatsInfo, Role, Status, Takeover};
 
 use crate::Failure;
 use crate::args::control::{Order, ServerArgs, TargetArgs};
@@ -203,6 +203,29 @@ fn told(takeover: &Takeover) -> String {
     format!("{connections} connection{plural} handed over{stay}, frozen for {frozen:.2} ms")
 }
 
+/// How a hub shares its feed with other machines: what is not as it should be stands there where it is not nothing.
+fn beyond(nats: &NatsInfo) -> String {
+    let state = if nats.connected { "connected" } else { "away" };
+    let mut text = format!(
+        "{} {state} said={} heard={} hubs={}",
+        nats.subject, nats.said_lines, nats.heard_lines, nats.hubs
+    );
+    for (name, count) in [
+        ("backlog", nats.backlog),
+        ("missed", nats.missed),
+        ("lost", nats.lost),
+        ("repeated", nats.again),
+        ("foreign", nats.foreign),
+        ("too-long", nats.too_long),
+    ] {
+        if count > 0 {
+            // Writing into a string cannot fail.
+            let _ = write!(text, " {name}={count}");
+        }
+    }
+    text
+}
+
 fn status_table(status: &Status) -> String {
     let mut table = String::new();
     let mut row = |name: &str, value: &dyn std::fmt::Display| {
@@ -241,6 +264,9 @@ fn status_table(status: &Status) -> String {
             .map(|time| format!("down for {}", short(time)));
         let state = down.unwrap_or_else(|| "up".to_owned());
         row("upstream", &format!("{} {state}", upstream.address));
+    }
+    for nats in &status.nats {
+        row("nats", &beyond(nats));
     }
     if let Some(takeover) = &status.takeover {
         let side = match takeover.role {

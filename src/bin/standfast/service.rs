@@ -33,10 +33,20 @@ pub(crate) fn of(args: &ServeArgs) -> Result<AnyService, Failure> {
         ServiceName::Echo => Echo.into(),
         ServiceName::Discard => Discard.into(),
         ServiceName::Print => Print::new(stdout::Print::open()?, asked.prefix).into(),
-        ServiceName::Hub => Hub::new(asked.hub.options(args.buffer)?).into(),
+        ServiceName::Hub => hub(args)?.into(),
         ServiceName::Forward => Forward::new(forward_to(args)?)?.into(),
         ServiceName::Exec => asked.exec.service(&asked.operands, &args.process)?,
     })
+}
+
+fn hub(args: &ServeArgs) -> Result<Hub, Failure> {
+    let asked = &args.service.hub;
+    let options = asked.options(args.buffer)?;
+    #[cfg(feature = "nats")]
+    if let Some(nats) = asked.nats.options()? {
+        return Ok(Hub::over_nats(options, nats)?);
+    }
+    Ok(Hub::new(options))
 }
 
 /// Whom the service relays to, if it does.

@@ -45,6 +45,7 @@ fn server(listeners: &[&str]) -> (Handle, Receiver<Mail>) {
             listens: vec![0; listeners.len()],
             stats: vec![listeners.iter().map(|_| Arc::default()).collect()],
             upstreams: Box::new(Vec::new),
+            nats: Box::new(Vec::new),
             children: Box::new(|| None),
         },
         Clock::start(),

@@ -16,6 +16,9 @@ use crate::os::journal::{Journal, Record};
 /// The largest block, unless one line alone is larger: what is written in one go.
 const BLOCK: usize = 64 * 1024;
 
+/// Whose lines came from hubs on other machines: no client has that number.
+pub(super) const REMOTE: u64 = u64::MAX;
+
 /// What was published.
 #[derive(Debug)]
 pub(super) struct Feed {

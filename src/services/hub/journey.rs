@@ -11,6 +11,13 @@ use std::sync::Arc;
 
 use super::block::Block;
 use super::feed::Feed;
+use crate::service::Exported;
+
+/// The form of what travels to another process.
+pub(super) const SCHEMA: u16 = 2;
+
+/// With it: before the rest stands how far it has come with hubs on other machines.
+const BEYOND: u16 = 1 << 8;
 
 /// Blocks go in parts of about so many bytes of lines.
 const PART: usize = 48 * 1024;
@@ -81,6 +88,51 @@ pub(super) fn unpack(mut bytes: &[u8], feed: &Feed) -> Result<u64, String> {
     Ok(lost)
 }
 
+/// What all have in common: the feed, and before it how far that has come with other machines, where it goes there.
+pub(super) fn joined(beyond: Option<&[u8]>, feed: Vec<u8>) -> Exported {
+    let Some(beyond) = beyond else {
+        let (schema, bytes) = (SCHEMA, feed);
+        return Exported { schema, bytes };
+    };
+    let length = (beyond.len() as u64).to_le_bytes();
+    Exported {
+        schema: SCHEMA | BEYOND,
+        bytes: [&length, beyond, &feed].concat(),
+    }
+}
+
+/// The two parts of that.
+///
+/// # Errors
+/// As [`unpack_ahead`].
+pub(super) fn split(common: &Exported) -> Result<(Option<&[u8]>, &[u8]), String> {
+    let mut bytes = common.bytes.as_slice();
+    if common.schema & BEYOND == 0 {
+        return known(common).map(|()| (None, bytes));
+    }
+    if common.schema != SCHEMA | BEYOND {
+        known(common)?;
+    }
+    let length = head(&mut bytes).and_then(|[length]| usize::try_from(length).ok());
+    let parts = length.and_then(|length| bytes.split_at_checked(length));
+    let (beyond, feed) = parts.ok_or(UNREADABLE)?;
+    Ok((Some(beyond), feed))
+}
+
+/// Whether this process can read what another one exported.
+///
+/// # Errors
+/// In words, that it cannot.
+pub(super) fn known(exported: &Exported) -> Result<(), String> {
+    if exported.schema == SCHEMA {
+        return Ok(());
+    }
+    Err(format!(
+        "a hub of form {}, this one reads {SCHEMA}",
+        exported.schema
+    ))
+}
+
 const UNREADABLE: &str = "a feed that cannot be read";
 
 fn blocks(mut rest: &[u8]) -> Option<Vec<Block>> {
@@ -142,7 +194,8 @@ impl Reader {
     }
 }
 
-fn head<const N: usize>(rest: &mut &[u8]) -> Option<[u64; N]> {
+/// The numbers that come first of `rest`, which has what is behind them then.
+pub(super) fn head<const N: usize>(rest: &mut &[u8]) -> Option<[u64; N]> {
     let mut numbers = [0; N];
     for place in &mut numbers {
         *place = number(take(rest, 8)?);
@@ -150,7 +203,7 @@ fn head<const N: usize>(rest: &mut &[u8]) -> Option<[u64; N]> {
     Some(numbers)
 }
 
-fn take<'a>(rest: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
+pub(super) fn take<'a>(rest: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
     let (taken, more) = rest.split_at_checked(count)?;
     *rest = more;
     Some(taken)

@@ -13,17 +13,22 @@ mod feed;
 mod journey;
 #[cfg_attr(not(control), path = "no_ledger.rs")]
 mod ledger;
+#[cfg_attr(not(feature = "nats"), path = "no_nats.rs")]
+mod nats;
 mod options;
 mod rounds;
 
 use std::fmt;
 use std::io::IoSlice;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::address::endpoint::Peer;
+#[cfg(feature = "nats")]
+use crate::error::Error;
 use crate::handle::Handle;
+use crate::inspect::NatsInfo;
 use crate::liveness::close::CloseReason;
 use crate::os::fault::may_die;
 #[cfg(control)]
@@ -35,9 +40,12 @@ use crate::services::hub::block::LONGEST;
 pub use crate::services::hub::client::HubClient;
 use crate::services::hub::client::Place;
 use crate::services::hub::cursor::Cursor;
-use crate::services::hub::feed::{Due, Feed, Said};
-use crate::services::hub::journey::Reader;
+use crate::services::hub::feed::{Due, Feed, REMOTE, Said};
+use crate::services::hub::journey::{Reader, SCHEMA, known};
 use crate::services::hub::ledger::{Ledger, Stood};
+use crate::services::hub::nats::Beyond;
+#[cfg(feature = "nats")]
+pub use crate::services::hub::nats::{Credentials, Foreign, NatsOptions};
 pub use crate::services::hub::options::{HubOptions, Slow};
 use crate::services::hub::rounds::{Rounds, micros};
 
@@ -52,9 +60,6 @@ const PIECES: usize = 16;
 
 /// How often it is said that lines are lost.
 const REMINDER: Duration = Duration::from_secs(60);
-
-/// The form of what travels to another process.
-const SCHEMA: u16 = 2;
 
 /// A line from one client goes to all others, across all workers, in one order.
 ///
@@ -78,7 +83,9 @@ pub struct Hub {
     piece: usize,
     /// How far ahead of the workers' rounds a sender may get, bytes.
     ahead: u64,
-    feed: Feed,
+    feed: Arc<Feed>,
+    /// Other machines' hubs, with the same feed.
+    beyond: Beyond,
     server: OnceLock<Handle>,
     rounds: Rounds,
     /// Lines that clients lost, each counted for each client.
@@ -100,7 +107,8 @@ impl Hub {
             max_line: max_line.clamp(1, longest),
             piece: (reach / 4).max(1),
             ahead: (reach / 2) as u64,
-            feed: Feed::new(reach),
+            feed: Arc::new(Feed::new(reach)),
+            beyond: Beyond::default(),
             options,
             server: OnceLock::new(),
             rounds: Rounds::default(),
@@ -108,6 +116,34 @@ impl Hub {
             ledger: OnceLock::new(),
             said: AtomicU64::new(0),
         }
+    }
+
+    /// A hub that shares its feed with those on other machines that have the same subject. Waits for the servers, but no
+    /// longer than [`NatsOptions::wait`]; whatever it hears from then on its clients get.
+    ///
+    /// # Errors
+    /// Options that contradict each other, credentials that cannot be read, or that a server refuses. A server that cannot be
+    /// reached is no error: the hub goes on trying.
+    #[cfg(feature = "nats")]
+    pub fn over_nats(options: HubOptions, nats: NatsOptions) -> Result<Self, Error> {
+        if options.raw {
+            let why = "what is passed on raw has no lines, which is what hubs say to one another";
+            return Err(Error::Config(why.to_owned()));
+        }
+        let mut hub = Self::new(options);
+        hub.beyond = Beyond::open(nats, &hub.feed, hub.max_line)?;
+        Ok(hub)
+    }
+
+    /// Publishes what other hubs have said, as far as there is nothing behind the position `limit` already.
+    fn publish_remote(&self, lines: &[&[u8]], limit: u64) -> bool {
+        let said = Said {
+            sender: REMOTE,
+            bytes: &lines.concat(),
+            is_whole: false,
+            heard: 0,
+        };
+        self.feed.publish(&said, true, limit) != Due::Full
     }
 
     /// Whose lines a client does not get.
@@ -343,6 +379,7 @@ impl Service for Hub {
         let _ = self.server.set(server.clone());
         self.feed.count_in(server.memory());
         self.rounds.are_of(server.workers());
+        self.beyond.start(server);
     }
 
     fn open(&self, conn: &mut Context<'_>) -> HubClient {
@@ -430,10 +467,20 @@ impl Service for Hub {
 
     fn round(&self, worker: usize, stage: RoundStage) {
         if matches!(stage, RoundStage::Begins | RoundStage::GoesOn) {
+            self.beyond
+                .pass_on(|lines| self.publish_remote(lines, self.limit()));
             // A client that is asked late in a round gets what came meanwhile, too.
             self.feed.seal();
         }
         let is_over = self.rounds.note(worker, stage, self.feed.end());
+        if stage == RoundStage::Begins {
+            self.beyond.notice();
+        } else if self.beyond.is_waiting()
+            && self.feed.end() <= self.limit()
+            && let Some(server) = self.server.get()
+        {
+            server.prompt(Duration::ZERO);
+        }
         if is_over
             && self.feed.end() <= self.limit()
             && self.rounds.have_waited()
@@ -461,6 +508,7 @@ impl Service for Hub {
     #[cfg(control)]
     fn keep_journal(&self, journal: Journal, left: Option<Left>) {
         let (ledger, lost) = after_crash::go_on(&self.feed, journal, left);
+        self.beyond.begin();
         self.lost.store(lost, Ordering::Relaxed);
         // Once: a hub is started by one server.
         let _ = self.ledger.set(ledger);
@@ -483,6 +531,10 @@ impl Service for Hub {
         };
         self.deliver(&mut client, conn);
         client
+    }
+
+    fn nats(&self) -> Option<NatsInfo> {
+        self.beyond.info()
     }
 
     fn export(&self, client: &HubClient) -> Option<Exported> {
@@ -509,15 +561,17 @@ impl Service for Hub {
     }
 
     fn export_common(&self, ahead: u64) -> Option<Exported> {
-        Some(Exported {
-            schema: SCHEMA,
-            bytes: journey::pack(&self.feed, ahead, self.lost.load(Ordering::Relaxed)),
-        })
+        // First: what waits of it is published with that.
+        let publish = |lines: &[&[u8]]| self.publish_remote(lines, u64::MAX);
+        let beyond = self.beyond.pack(publish);
+        let feed = journey::pack(&self.feed, ahead, self.lost.load(Ordering::Relaxed));
+        Some(journey::joined(beyond.as_deref(), feed))
     }
 
     fn import_common(&self, exported: &Exported) -> Result<(), String> {
-        known(exported)?;
-        let lost = journey::unpack(&exported.bytes, &self.feed)?;
+        let (beyond, feed) = journey::split(exported)?;
+        let lost = journey::unpack(feed, &self.feed)?;
+        self.beyond.unpack(beyond)?;
         self.lost.store(lost, Ordering::Relaxed);
         if let Some(server) = self.server.get() {
             // Who is behind gets the rest as soon as the workers run.
@@ -526,25 +580,14 @@ impl Service for Hub {
         Ok(())
     }
 
-    fn stop(&self, _: Duration) -> bool {
+    fn stop(&self, patience: Duration) -> bool {
         let lost = self.lost.load(Ordering::Relaxed);
         let goes_on = self.server.get().is_some_and(Handle::was_taken_over);
         if lost > 0 && !goes_on {
             log::info!(lost; "slow clients have lost lines in all");
         }
-        true
+        self.beyond.stop(patience)
     }
-}
-
-/// Whether this process can read what another one exported.
-fn known(exported: &Exported) -> Result<(), String> {
-    if exported.schema == SCHEMA {
-        return Ok(());
-    }
-    Err(format!(
-        "a hub of form {}, this one reads {SCHEMA}",
-        exported.schema
-    ))
 }
 
 impl fmt::Debug for Hub {

@@ -7,6 +7,8 @@ use standfast::Network;
 use standfast::services::hub::{HubOptions, Slow};
 
 use crate::Failure;
+#[cfg(feature = "nats")]
+use crate::args::nats::NatsArgs;
 use crate::units::{duration_or_zero, size};
 
 /// What becomes of a client that is too slow.
@@ -54,12 +56,20 @@ pub(crate) struct HubArgs {
     /// Who speaks hears it, too.
     #[arg(long, help_heading = "Hub")]
     pub(crate) echo_self: bool,
+
+    #[cfg(feature = "nats")]
+    #[command(flatten)]
+    pub(crate) nats: NatsArgs,
 }
 
 impl HubArgs {
     /// Which flags were given.
-    pub(crate) fn given(&self) -> [(bool, &'static str); 7] {
-        [
+    pub(crate) fn given(&self) -> impl Iterator<Item = (bool, &'static str)> {
+        #[cfg(feature = "nats")]
+        let beyond = self.nats.given();
+        #[cfg(not(feature = "nats"))]
+        let beyond = [];
+        let own = [
             (!self.source.is_empty(), "--source"),
             (self.history.is_some(), "--history"),
             (self.slow.is_some(), "--slow"),
@@ -67,7 +77,8 @@ impl HubArgs {
             (self.max_line.is_some(), "--max-line"),
             (self.raw, "--raw"),
             (self.echo_self, "--echo-self"),
-        ]
+        ];
+        own.into_iter().chain(beyond)
     }
 
     /// What the hub does, with a `buffer` of that many bytes.

@@ -1,0 +1,125 @@
+//! The feed beyond this machine: hubs of one subject, over NATS, share it. Each is one more client of the others.
+//!
+//! The hub knows this file alone. `bridge.rs` is what it has in common with the thread of `link.rs`; what that says is
+//! `said.rs`, what it hears `heard.rs`, and `place.rs` is how each message says where it belongs.
+
+mod bridge;
+mod heard;
+mod link;
+mod options;
+mod place;
+mod said;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::handle::Handle;
+use crate::inspect::NatsInfo;
+use crate::services::hub::feed::Feed;
+use crate::services::hub::nats::bridge::Bridge;
+pub use crate::services::hub::nats::options::{Credentials, Foreign, NatsOptions};
+
+/// The way to other hubs, where there is one.
+#[derive(Debug, Default)]
+pub(super) struct Beyond(Option<Arc<Bridge>>);
+
+impl Beyond {
+    /// Opens it for `feed`, which has nothing yet and takes lines of `max_line` bytes.
+    ///
+    /// # Errors
+    /// What is wrong with `options`, to begin with, or in the eyes of the servers.
+    pub(super) fn open(
+        options: NatsOptions,
+        feed: &Arc<Feed>,
+        max_line: usize,
+    ) -> Result<Self, Error> {
+        options.check()?;
+        let bridge = Arc::new(Bridge::new(options, feed, max_line));
+        let beyond = Self(Some(Arc::clone(&bridge)));
+        link::open(&bridge)?;
+        Ok(beyond)
+    }
+
+    pub(super) fn start(&self, server: &Handle) {
+        if let Some(bridge) = &self.0 {
+            bridge.start(server);
+        }
+    }
+
+    /// What stands in the feed by now is nothing that is to be said: a server that has crashed has said it, as far as it came.
+    #[cfg(control)]
+    pub(super) fn begin(&self) {
+        if let Some(bridge) = &self.0 {
+            bridge.begin();
+        }
+    }
+
+    /// Has `publish` pass on what was heard. Called where a round begins.
+    pub(super) fn pass_on(&self, publish: impl FnMut(&[&[u8]]) -> bool) {
+        if let Some(bridge) = &self.0 {
+            bridge.pass_on(publish);
+        }
+    }
+
+    /// Whether more was heard than was passed on.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.0.as_ref().is_some_and(|bridge| bridge.is_waiting())
+    }
+
+    /// A round has begun: the feed may have something new.
+    pub(super) fn notice(&self) {
+        if let Some(bridge) = &self.0 {
+            bridge.serves();
+        }
+    }
+
+    /// What another process needs to go on; what waits is passed on by `publish` first.
+    pub(super) fn pack(&self, publish: impl FnMut(&[&[u8]]) -> bool) -> Option<Vec<u8>> {
+        self.0.as_ref().map(|bridge| bridge.pack(publish))
+    }
+
+    /// Goes on with that, once the feed has come; or begins where that ends, if its hub was alone.
+    ///
+    /// # Errors
+    /// In words, that these bytes are none.
+    pub(super) fn unpack(&self, bytes: Option<&[u8]>) -> Result<(), String> {
+        let Some(bridge) = &self.0 else {
+            return Ok(());
+        };
+        let Some(bytes) = bytes else {
+            bridge.begin();
+            return Ok(());
+        };
+        let unpacked = bridge.unpack(bytes);
+        unpacked.ok_or_else(|| "a hub's place beyond this machine that cannot be read".to_owned())
+    }
+
+    /// Brings to an end what is under way. Answers whether all was said, or another process says it.
+    pub(super) fn stop(&self, patience: Duration) -> bool {
+        let Some(bridge) = &self.0 else {
+            return true;
+        };
+        let patience = patience.min(bridge.options.wait);
+        bridge.say_all(patience);
+        let (_, lines) = bridge.left();
+        let all = lines == 0 || bridge.is_given();
+        if !all {
+            log::warn!(subject = bridge.subject(), lines; "not said to other hubs");
+        }
+        bridge.end();
+        all
+    }
+
+    pub(super) fn info(&self) -> Option<NatsInfo> {
+        self.0.as_ref().map(|bridge| bridge.info())
+    }
+}
+
+impl Drop for Beyond {
+    fn drop(&mut self) {
+        if let Some(bridge) = &self.0 {
+            bridge.end();
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! In place of `nats/`, without the feature of that name: a hub is alone.
+
+use std::time::Duration;
+
+use crate::handle::Handle;
+use crate::inspect::NatsInfo;
+
+/// The way to other hubs: there is none.
+#[derive(Debug, Default)]
+pub(super) struct Beyond(());
+
+#[expect(clippy::unused_self, reason = "where there is a way it is used")]
+impl Beyond {
+    #[cfg(control)]
+    pub(super) fn begin(&self) {}
+
+    pub(super) fn start(&self, _: &Handle) {}
+
+    pub(super) fn pass_on(&self, _: impl FnMut(&[&[u8]]) -> bool) {}
+
+    pub(super) fn is_waiting(&self) -> bool {
+        false
+    }
+
+    pub(super) fn notice(&self) {}
+
+    pub(super) fn pack(&self, _: impl FnMut(&[&[u8]]) -> bool) -> Option<Vec<u8>> {
+        None
+    }
+
+    pub(super) fn unpack(&self, _: Option<&[u8]>) -> Result<(), String> {
+        Ok(())
+    }
+
+    pub(super) fn stop(&self, _: Duration) -> bool {
+        true
+    }
+
+    pub(super) fn info(&self) -> Option<NatsInfo> {
+        None
+    }
+}
