@@ -208,6 +208,11 @@ pub struct Listen {
     /// know who that is. Whoever says nothing ends with reason `bad-proxy-header`. `None` (default): clients come by
     /// themselves.
     pub accept_proxy: Option<AcceptProxy>,
+    /// Its clients speak TLS: each begins with a handshake, and the service sees the plaintext. It is not for services that
+    /// [give their sockets away](crate::Context::give_away), such as `exec`. A takeover carries the sessions along; behind a
+    /// keeper a crash ends them. `None` (default): they do not.
+    #[cfg(feature = "tls")]
+    pub tls: Option<crate::tls::Tls>,
     /// What happens to a connection over a limit on all connections. Default: [`WhenFull::Close`].
     pub when_full: WhenFull,
     /// Clients may come over several paths (MPTCP, Linux 6.10): one that changes networks keeps its connection. One that
@@ -263,6 +268,8 @@ impl Listen {
             accept_rate: None,
             accept_rate_per_ip: None,
             accept_proxy: None,
+            #[cfg(feature = "tls")]
+            tls: None,
             when_full: WhenFull::Close,
             mptcp: false,
             backlog: 4096,

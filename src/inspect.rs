@@ -84,6 +84,8 @@ pub enum DeadlineKind {
     Age,
     /// The header of the PROXY protocol is awaited.
     ProxyHeader,
+    /// At the door: until it has made the handshake of TLS.
+    TlsHandshake,
     /// Its turn comes, and it is served: it came too soon after others of its address.
     Turn,
 }

@@ -75,6 +75,7 @@
 //! `cli` (default) carries what only the binary needs: an embedder sets `default-features = false`. `control` (part of
 //! `cli`, Linux) is the control socket and the takeover: [`Config::control`](crate::Config) and what stands beside it. `nats`
 //! (no default) has hubs on several machines share a feed: `Hub::over_nats`.
+//! `tls` (part of `cli`) is TLS at the door: [`Listen`] has `tls` then.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 // What is of no use at all shows where everything is built.
 #![cfg_attr(
@@ -109,6 +110,8 @@ mod server;
 mod service;
 pub mod services;
 mod time;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg_attr(not(control), path = "no_vault.rs")]
 mod vault;
 #[cfg(control)]
@@ -140,6 +143,8 @@ pub use service::Left;
 #[doc(hidden)]
 pub use service::RoundStage;
 pub use service::{AnyService, Context, Exported, Far, Patience, Ready, Service, Survive};
+#[cfg(feature = "tls")]
+pub use tls::{ClientAuth, Tls, TlsError, TlsSettings, TlsVersion};
 
 /// The process that a server is in: what it was started with, its limits, its threads and its children, and waiting in it.
 pub mod process {

@@ -64,6 +64,8 @@ mod stuck_output;
 mod systemd;
 /// A running server succeeded by another process, with its clients.
 mod takeover;
+/// TLS at the door.
+mod tls;
 /// `standfast top`, in a terminal of tmux.
 mod top;
 /// Listeners that are Unix sockets.

@@ -35,7 +35,7 @@ fn module(path: &Path) -> String {
 }
 
 /// The layers of the library, folders and single files: each imports only from those before it.
-const LAYERS: [&str; 23] = [
+const LAYERS: [&str; 24] = [
     "parse",
     "os",
     "time",
@@ -44,6 +44,7 @@ const LAYERS: [&str; 23] = [
     "error",
     "inspect",
     "memory",
+    "tls",
     "dial",
     "io",
     "wire",
@@ -144,7 +145,8 @@ fn a_folder_imports_only_from_those_above_it() {
         }
         for used in named(&module, &code(&text)) {
             let used_from = used.split("::").next().unwrap();
-            if used_from == own {
+            // Numbers for tests stand outside, too.
+            if used_from == own || used_from == "seeded" {
                 continue;
             }
             let found = rank(used_from);

@@ -4,6 +4,7 @@ use super::{Connection, Serving, Step};
 use crate::address::introduction::{Introduction, LONGEST, Named};
 use crate::io::Is;
 use crate::io::door::{Door, Heard};
+use crate::io::tls::Shaken;
 use crate::liveness::close::{CloseReason, Ending, Note};
 use crate::time::deadline::Moment;
 
@@ -13,6 +14,7 @@ impl Connection {
         match self.io.door() {
             Some(Door::Header(until)) => self.hear(until, serving),
             Some(Door::Turn(at)) if serving.turn.now < at => self.wait_on(),
+            Some(Door::Handshake(until)) => self.shake_hands(until, serving),
             _ => Step::Enter,
         }
     }
@@ -65,6 +67,34 @@ impl Connection {
         Step::Close(Ending::reset(CloseReason::BadProxyHeader))
     }
 
+    /// What its handshake has come to.
+    fn shake_hands(&mut self, until: Moment, serving: &mut Serving<'_>) -> Step {
+        let Some(tls) = serving.tls else {
+            // It came from a process that has it there.
+            return self.refuse_tls("this listener has none");
+        };
+        let shaken = self.io.shake_hands(tls, serving.buffer, &serving.turn);
+        if let Some(verdict) = self.io.verdict() {
+            return Step::Close(verdict);
+        }
+        match shaken {
+            Shaken::Done => Step::Enter,
+            Shaken::End => {
+                self.io.set_remark(Note::Probe);
+                Step::Close(Ending::fin(CloseReason::PeerClosed))
+            }
+            Shaken::Failed(what) => self.refuse_tls(what),
+            Shaken::Waits if until <= serving.turn.known => self.refuse_tls("late"),
+            Shaken::Waits => Step::Rest,
+        }
+    }
+
+    /// There is no session: the alert has been sent.
+    fn refuse_tls(&mut self, what: &'static str) -> Step {
+        self.io.set_remark(Note::Tls(what));
+        Step::Close(Ending::fin(CloseReason::TlsHandshake))
+    }
+
     /// Its turn has not come. One that is lost, and has left nothing to be read, does not wait for it.
     fn wait_on(&mut self) -> Step {
         if self.io.is(Is::Failing) && self.io.unread() == 0 {
@@ -75,11 +105,13 @@ impl Connection {
 
     /// The server drains: nobody waits for their turn any more, and who has not begun to speak is not heard out.
     pub(super) fn drain_at_door(&mut self, serving: &mut Serving<'_>) -> Step {
-        if !matches!(self.io.door(), Some(Door::Header(_))) {
+        if !matches!(self.io.door(), Some(Door::Header(_) | Door::Handshake(_))) {
             return Step::Enter;
         }
         match self.knock(serving) {
-            Step::Rest if self.io.unread() == 0 => Step::Close(Ending::fin(CloseReason::Drain)),
+            Step::Rest if self.io.unread() == 0 && !self.io.is_heard() => {
+                Step::Close(Ending::fin(CloseReason::Drain))
+            }
             step => step,
         }
     }
@@ -176,6 +208,7 @@ mod tests {
             let mut serving = Serving {
                 service: &*service,
                 turn,
+                tls: None,
                 buffer: &mut buffer,
                 far_buffer: &mut [],
             };
@@ -204,6 +237,7 @@ mod tests {
         let mut serving = Serving {
             service: &*service,
             turn: terms.turn(at(5), at(5)),
+            tls: None,
             buffer: &mut buffer,
             far_buffer: &mut [],
         };

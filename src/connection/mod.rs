@@ -19,6 +19,7 @@ use mio::Registry;
 
 use crate::io::Is;
 use crate::io::marks::Mark;
+use crate::io::tls::Server;
 use crate::io::{Io, Turn};
 use crate::liveness::close::{self, CloseReason, Ending, How};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
@@ -41,6 +42,8 @@ pub(crate) struct Connection {
 pub(crate) struct Serving<'a> {
     pub(crate) service: &'a Hooks,
     pub(crate) turn: Turn<'a>,
+    /// Of its listener, which may have none.
+    pub(crate) tls: Option<&'a Server>,
     /// What is read goes there: so much it may read at once.
     pub(crate) buffer: &'a mut [u8],
     /// As much, for its far side.
@@ -371,7 +374,11 @@ impl Connection {
             {
                 return Step::Close(ending);
             }
-        } else if io.fin_wanted() && io.waiting_output() == 0 && !io.fin_sent() {
+        } else if io.fin_wanted()
+            && io.waiting_output() == 0
+            && !io.fin_sent()
+            && io.has_said_goodbye(turn)
+        {
             io.send_fin(turn);
         }
         self.io.settle(turn);
@@ -459,7 +466,7 @@ impl Connection {
             return Step::Rest;
         }
         if io.is_open() && !io.is_told() && !io.peer_fin() {
-            let unread = rustix::io::ioctl_fionread(io.socket.as_fd()).unwrap_or(0);
+            let unread = io.unread();
             if unread == 0 && !io.is(Is::Paused) && !io.offers() {
                 self.finish_unasked(serving, CloseReason::Drain);
             } else {

@@ -16,7 +16,7 @@ use crate::liveness::reap::Progress;
 use crate::memory::{Memory, WaitingKind};
 use crate::service::{AnyService, Exported};
 use crate::time::deadline::Moment;
-use crate::wire::record::{AT_DOOR, Arrival, AtDoor, Piece, Record, Update};
+use crate::wire::record::{AT_DOOR, Arrival, AtDoor, Piece, Record, Secret, Update};
 
 /// The longest state of a service that travels.
 const LONGEST_STATE: usize = 64 * 1024;
@@ -41,12 +41,13 @@ impl Connection {
             _ => None,
         };
         let state = match io.door() {
-            Some(door) => AtDoor::of(door, now).exported(),
+            Some(door) => AtDoor::of(io, door, now)?.exported(),
             None => {
                 let exported = catch_unwind(AssertUnwindSafe(|| service.export(self.state())));
                 exported.unwrap_or(None).filter(|it| it.schema != AT_DOOR)?
             }
         };
+        let record = io.record(now);
         if state.bytes.len() > LONGEST_STATE {
             return None;
         }
@@ -55,7 +56,7 @@ impl Connection {
             far,
             state_schema: state.schema,
             state: state.bytes,
-            ..io.record(now)
+            ..record
         })
     }
 
@@ -68,7 +69,7 @@ impl Connection {
             return None;
         }
         let record = io.record(now);
-        let exported = AtDoor::of(io.door().unwrap_or(Door::Anew), now).exported();
+        let exported = AtDoor::of(io, io.door().unwrap_or(Door::Anew), now)?.exported();
         Some(Record {
             // The end of the input is news to it.
             ended: record.ended && record.finishing.is_some(),
@@ -164,31 +165,39 @@ impl Connection {
         // What is behind the bytes of a header tells an event.
         self.io.set(Is::ReadOn, false);
         self.io.wait_at(at_door.door(now), now);
+        if let AtDoor::Handshake(_, hello) = at_door {
+            self.io.set_hello(hello);
+        }
         Ok(())
     }
 }
 
 impl AtDoor {
-    fn of(door: Door, now: Moment) -> Self {
-        match door {
+    /// `None`: no other process can go on with it.
+    fn of(io: &Io, door: Door, now: Moment) -> Option<Self> {
+        Some(match door {
             Door::Header(until) => Self::Header(micros(until.since(now))),
             Door::Turn(at) => Self::Turn(micros(at.since(now))),
+            Door::Handshake(until) => {
+                Self::Handshake(micros(until.since(now)), io.hello()?.to_vec())
+            }
             Door::Unheard => Self::Unheard,
             Door::Anew => Self::Anew,
-        }
+        })
     }
 
-    fn door(self, now: Moment) -> Door {
+    fn door(&self, now: Moment) -> Door {
         let after = |micros| now.after(Duration::from_micros(micros));
-        match self {
+        match *self {
             Self::Header(left) => Door::Header(after(left)),
             Self::Turn(left) => Door::Turn(after(left)),
+            Self::Handshake(left, _) => Door::Handshake(after(left)),
             Self::Unheard => Door::Unheard,
             Self::Anew => Door::Anew,
         }
     }
 
-    fn exported(self) -> Exported {
+    fn exported(&self) -> Exported {
         Exported {
             schema: AT_DOOR,
             bytes: self.encode(),
@@ -280,6 +289,7 @@ impl Io {
             linger: end.linger.and_then(until),
             given_away: self.is(Is::GivenAway),
             alarm: until(self.alarm()),
+            tls: self.saved_tls(false).map(|saved| Secret(saved.to_vec())),
             dialing: false,
             far: None,
             state_schema: 0,
@@ -319,6 +329,9 @@ impl Io {
         self.set(Is::Readable, !record.peer_fin);
         self.set(Is::ReadOn, self.is(Is::Readable));
         self.set(Is::GivenAway, record.given_away);
+        if let Some(saved) = &record.tls {
+            self.restore_tls(&saved.0)?;
+        }
         if let (written, Some(mut former)) = former {
             if let Some(far) = former.far.take() {
                 self.pending().far = Some(far);

@@ -22,6 +22,8 @@
 mod ahead;
 mod carry;
 pub(crate) mod compare;
+pub(crate) mod fault;
 pub(crate) mod give;
+mod piece;
 pub(crate) mod share;
 pub(crate) mod take;

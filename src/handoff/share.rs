@@ -11,6 +11,7 @@ use slab::Slab;
 
 use crate::connection::Connection;
 use crate::handoff::carry::MOST_ALONG;
+use crate::handoff::piece::piece;
 use crate::io::Io;
 use crate::io::marks::Mark;
 use crate::listen::origin::Origin;
@@ -20,7 +21,7 @@ use crate::wire::baton::{Baton, Event, Failure, Fate, Outcome, Sum, lost};
 use crate::wire::line::now;
 use crate::wire::pace::{self, Pace};
 use crate::wire::record::{
-    Arrival, DESCRIPTORS, ListenerRecord, Message, PIECE, Piece, Record, Update,
+    Arrival, DESCRIPTORS, ListenerRecord, Message, PIECE, Record, Secret, Update,
 };
 
 /// Connections sent in a message, and so in a turn, while the server serves: live clients wait behind them.
@@ -28,6 +29,9 @@ const BATCH: usize = 64;
 
 /// Records are gathered into messages of about this size.
 const FULL: usize = 48 * 1024;
+
+/// So long a freeze waits for handshakes of TLS that have begun: no other process can go on with them.
+const SHAKING: Duration = Duration::from_secs(1);
 
 /// The least room for bytes beside a record.
 const LEAST: usize = 1024;
@@ -54,6 +58,8 @@ pub(crate) struct Giving {
     added: Vec<usize>,
     /// Connections that have changed since they were sent, the first to do so first.
     changed: VecDeque<usize>,
+    /// When it began.
+    began: Instant,
     /// So much work is left of the pass that is under way: as much as there was when it began.
     pass: u64,
     /// How long what was left would have taken when that pass began.
@@ -104,8 +110,24 @@ impl Share<'_> {
         &origin.settings.service
     }
 
-    fn export(&self, connection: &Connection) -> Option<Record> {
-        connection.export(self.service(connection), self.now)
+    /// `is_frozen`: nothing is sealed any more, so what it is sealed with may go.
+    fn export(&self, connection: &Connection, is_frozen: bool) -> Option<Record> {
+        let mut record = connection.export(self.service(connection), self.now)?;
+        if is_frozen && record.tls.is_some() {
+            let saved = connection.io.saved_tls(true)?;
+            record.tls = Some(Secret(saved.to_vec()));
+        }
+        Some(record)
+    }
+
+    /// Whether a handshake is under way that no other process can go on with.
+    fn is_shaking(&self) -> bool {
+        let mut origins = self.origins.iter();
+        origins.any(|origin| origin.settings.tls.is_some())
+            && self
+                .connections
+                .iter()
+                .any(|(_, connection)| connection.io.is_shaking())
     }
 }
 
@@ -120,6 +142,7 @@ impl Giving {
             baton,
             events,
             worker,
+            began: now(),
             cursor: 0,
             added: Vec::new(),
             changed: VecDeque::new(),
@@ -144,10 +167,26 @@ impl Giving {
             service: origin.settings.service.name().to_owned(),
         });
         let message = Message::Listeners(records.collect());
-        match self.baton.pass(&message, sockets, None) {
+        let passed = self.baton.pass(&message, sockets, None);
+        let passed = passed.and_then(|()| self.send_tickets(origins));
+        match passed {
             Ok(()) => self.tell(Event::Announced),
             Err(error) => self.fail(&error),
         }
+    }
+
+    /// What clients resume their TLS sessions by.
+    fn send_tickets(&self, origins: &[Origin]) -> io::Result<()> {
+        for (listener, origin) in (0_u16..).zip(origins) {
+            if let Some(tls) = &origin.settings.tls
+                && self.baton.fate(listener) != Fate::Stays
+            {
+                let key = tls.ticket_key();
+                self.baton
+                    .pass(&Message::Tickets { listener, key }, &[], None)?;
+            }
+        }
+        Ok(())
     }
 
     /// A connection came.
@@ -262,19 +301,22 @@ impl Giving {
         let work = self.changed.len() as u64 * pace::RECORD + self.unsent(share);
         let left = self.pace.time_for(work) + self.baton.pace().time_for(work);
         let worth = self.changed.len() > FEW || !self.baton.is_little(left);
+        let shown = left;
+        let waits = self.began.elapsed() < SHAKING && share.is_shaking();
+        let left = if waits { left.max(SHAKING) } else { left };
         match self.before {
             // All bytes that wait are to be sent first.
             None if worth => {}
             None => self.baton.set_left(self.worker, left),
             Some(before) => {
                 self.baton.set_left(self.worker, left);
-                if worth && left > before / 2 {
+                if worth && shown > before / 2 {
                     self.baton.hold();
                 }
             }
         }
         // Where nothing is worth a message, the next pass has no other one before it.
-        self.before = Some(if worth { left } else { Duration::MAX });
+        self.before = Some(if worth { shown } else { Duration::MAX });
         self.pass = if worth { work } else { 0 };
         worth
     }
@@ -333,9 +375,9 @@ impl Giving {
             if let Some(connection) = connection
                 && !connection.io.marks.has(Mark::Copied)
                 && self.baton.fate(connection.io.listener) == Fate::Goes
-                && let Some(record) = share.export(connection)
+                && let Some(record) = share.export(connection, until.is_some())
             {
-                size += RECORD + record.state.len();
+                size += RECORD + record.state.len() + sealed(&record);
                 count += 1 + connection.io.travels_along().count();
                 keys.push(key);
                 arrivals.push(Arrival::of(&connection.io, share.now, record));
@@ -398,14 +440,15 @@ impl Giving {
                 continue;
             };
             let io = &connection.io;
-            let Some(record) = share.export(connection) else {
+            let Some(record) = share.export(connection, until.is_some()) else {
                 // It was sent, and cannot leave any more: the new process is to forget it.
                 self.take_back(&mut share.connections[key].io);
                 continue;
             };
             let before = self.bytes.get(&io.id()).copied().unwrap_or_default();
             // However large the state, some of the bytes go along: it comes to an end.
-            let room = PIECE.saturating_sub(size + record.state.len()).max(LEAST);
+            let beside = record.state.len() + sealed(&record);
+            let room = PIECE.saturating_sub(size + beside).max(LEAST);
             let (output, output_end) = piece(io.output(), before.output, room);
             let room = room.saturating_sub(output.bytes.len());
             let (input, input_end) = piece(io.input(), before.input, room);
@@ -416,7 +459,7 @@ impl Giving {
                 .as_ref()
                 .is_none_or(|far| far_end >= far.1.output_end());
             let bytes = output.bytes.len() + input.bytes.len() + far.bytes.len();
-            size += RECORD + record.state.len() + bytes;
+            size += RECORD + beside + bytes;
             done.push(Noted {
                 key,
                 // Past the end, if output that was sent has been given up since.
@@ -495,6 +538,13 @@ impl Giving {
 
     fn send_rest(&mut self, share: &mut Share<'_>, until: Instant) -> io::Result<()> {
         let until = Some(until);
+        // Of those that were sent, what they are sealed with has yet to go.
+        for (key, connection) in &mut *share.connections {
+            let io = &mut connection.io;
+            if io.marks.has(Mark::Copied) && io.has_tls() && !io.marks.put(Mark::Changed, true) {
+                self.changed.push_back(key);
+            }
+        }
         while self.gone_first {
             self.send_gone(until)?;
         }
@@ -531,41 +581,7 @@ impl Giving {
     }
 }
 
-/// What is to be sent of `bytes` (in two pieces, the first at position `start`), if everything before `sent` was:
-/// at most `room`. And the position behind it.
-fn piece((start, front, back): (u64, &[u8], &[u8]), sent: u64, room: usize) -> (Piece, u64) {
-    let at = sent.max(start);
-    let skip = usize::try_from(at - start).unwrap_or(usize::MAX);
-    let back = back
-        .get(skip.saturating_sub(front.len())..)
-        .unwrap_or_default();
-    let front = front.get(skip..).unwrap_or_default();
-    let front = &front[..front.len().min(room)];
-    let bytes = [front, &back[..back.len().min(room - front.len())]].concat();
-    let end = at + bytes.len() as u64;
-    (Piece { at, bytes }, end)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_piece_begins_where_the_last_one_ended() {
-        let bytes = (100, &b"abc"[..], &b"def"[..]);
-        for (sent, room, at, expected) in [
-            (0, 9, 100, "abcdef"),
-            (0, 2, 100, "ab"),
-            (0, 4, 100, "abcd"),
-            (102, 9, 102, "cdef"),
-            (103, 9, 103, "def"),
-            (104, 1, 104, "e"),
-            (106, 9, 106, ""),
-            (100, 0, 100, ""),
-        ] {
-            let (piece, end) = piece(bytes, sent, room);
-            assert_eq!((piece.at, &piece.bytes[..]), (at, expected.as_bytes()));
-            assert_eq!(end, at + expected.len() as u64);
-        }
-    }
+/// How long what a connection is sealed with is, bytes.
+fn sealed(record: &Record) -> usize {
+    record.tls.as_ref().map_or(0, |saved| saved.0.len())
 }

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use crate::address::endpoint::Endpoint;
 use crate::handle::past::Past;
+use crate::handoff::fault::{fault, may_fail};
 use crate::inspect::{Role, Takeover};
 use crate::io::chronicle::Told;
 use crate::io::stats::Counts;
+use crate::io::tls::has_come;
 use crate::os::socket_file::Place;
 use crate::service::Exported;
 use crate::wire::line::{Line, decode, now, shared_clock};
@@ -58,6 +60,9 @@ pub(crate) trait Taker {
 
     /// A connection taken in was just being served when the server crashed that it was of.
     fn suspect(&mut self, key: usize);
+
+    /// What the TLS tickets of a listener of ours are sealed with.
+    fn take_ticket_key(&mut self, _listener: u16, _key: [u8; 32]) {}
 
     /// The time by which what is taken in next is told.
     fn look_at_the_clock(&mut self);
@@ -134,26 +139,6 @@ pub(crate) fn hello(
 pub(crate) fn network() -> String {
     let link = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
     link.to_string_lossy().into_owned()
-}
-
-/// Faults that the tests put into the new process, one at a time, by the variable `STANDFAST_FAULT`: none without the
-/// feature `faults`, as in a release.
-fn fault(name: &str) -> bool {
-    cfg!(feature = "faults")
-        && std::env::var_os("STANDFAST_FAULT").is_some_and(|fault| fault == name)
-}
-
-/// Dies or hangs, if that is the fault for this phase.
-pub(crate) fn may_fail(phase: &str) {
-    if !cfg!(feature = "faults") {
-        return;
-    }
-    if fault(&format!("abort-{phase}")) {
-        std::process::abort();
-    }
-    while fault(&format!("hang-{phase}")) {
-        std::thread::park_timeout(Duration::from_secs(3600));
-    }
 }
 
 impl Giver {
@@ -242,6 +227,7 @@ impl Giver {
                     last_shown = shown;
                     Ok(())
                 }
+                Message::Tickets { listener, key } => taking.take_ticket_key(listener, key),
                 Message::Gone(ids) => ids.into_iter().try_for_each(|id| taking.forget(id)),
                 Message::Final {
                     connections,
@@ -444,7 +430,7 @@ impl<'a, T: Taker> Taking<'a, T> {
             self.sum = self.sum.wrapping_add(id);
             let record = &arrival.record;
             let far = record.far.as_ref().is_some_and(|far| far.1.output > 0);
-            if record.output > 0 || record.input > 0 || far {
+            if record.output > 0 || record.input > 0 || far || record.is_promised() {
                 self.incomplete.insert(id);
             }
             self.note(record);
@@ -460,7 +446,7 @@ impl<'a, T: Taker> Taking<'a, T> {
             let id = update.record.id;
             let &(at, key) = self.places.get(&id).ok_or(UNKNOWN)?;
             let worker = self.workers.get_mut(at).ok_or(UNKNOWN)?;
-            if worker.update(key, update)? {
+            if worker.update(key, update)? || update.record.is_promised() {
                 self.incomplete.insert(id);
             } else {
                 self.incomplete.remove(&id);
@@ -475,11 +461,22 @@ impl<'a, T: Taker> Taking<'a, T> {
         let ends = |of: &Record| of.peer_fin || of.finishing.is_some() || of.failed.is_some();
         let far = record.far.as_ref();
         let far = far.is_some_and(|far| ends(&far.1));
-        if ends(record) || far || record.dialing || record.input > 0 || record.is_to_enter() {
+        let sealed = record.tls.as_ref();
+        let sealed = sealed.is_some_and(|saved| has_come(&saved.0));
+        let begins = record.dialing || record.input > 0 || record.is_to_enter();
+        if ends(record) || far || sealed || begins {
             self.first.insert(record.id);
         } else {
             self.first.remove(&record.id);
         }
+    }
+
+    fn take_ticket_key(&mut self, theirs: u16, key: [u8; 32]) -> Result<(), String> {
+        let ours = self.listener_of.get(usize::from(theirs));
+        let ours = *ours.ok_or("tickets of no listener")?;
+        let worker = self.workers.first_mut().ok_or("no worker")?;
+        worker.take_ticket_key(ours, key);
+        Ok(())
     }
 
     fn forget(&mut self, id: u64) -> Result<(), String> {

@@ -22,6 +22,8 @@ pub(crate) enum Door {
     Header(Moment),
     /// Its turn among those of its address, which comes then.
     Turn(Moment),
+    /// The handshake of TLS: until then.
+    Handshake(Moment),
     /// Nothing, but this process's service: that of a server that crashed had not come to an end with its greeting.
     Unheard,
     /// The same: that one's had, and this one's is to begin anew.
@@ -31,7 +33,7 @@ pub(crate) enum Door {
 impl Door {
     pub(crate) fn due(self) -> Moment {
         match self {
-            Self::Header(until) | Self::Turn(until) => until,
+            Self::Header(until) | Self::Turn(until) | Self::Handshake(until) => until,
             Self::Unheard | Self::Anew => Moment::at_start(),
         }
     }

@@ -442,7 +442,8 @@ impl Io {
         };
         let mut reason = reap::reason_of(why, queued);
         let info = self.tcp_info().ok();
-        if reason == CloseReason::PeerReset && self.peer_fin() && self.far_has_all() {
+        let has_all = self.far_has_all() || self.has_heard_all();
+        if reason == CloseReason::PeerReset && self.peer_fin() && has_all {
             // It had ended, and all it said has arrived: what it did not hear any more is no loss of its own.
             reason = CloseReason::PeerClosed;
             self.set_remark(Note::Late("peer-reset"));

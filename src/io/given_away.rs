@@ -103,6 +103,12 @@ impl Io {
                 "output waits that the socket does not take",
             ));
         }
+        if self.has_tls() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "TLS stands between it and the service",
+            ));
+        }
         if self.is(Is::Multipath) {
             // What has come of the bytes, and of either end, the kernel tells of TCP alone.
             return Err(io::Error::new(
@@ -149,7 +155,8 @@ impl Io {
 
     /// What the client sent and nobody has read, bytes.
     pub(crate) fn unread(&self) -> u64 {
-        rustix::io::ioctl_fionread(self.socket.as_fd()).unwrap_or(0)
+        let unread = rustix::io::ioctl_fionread(self.socket.as_fd()).unwrap_or(0);
+        unread + self.unopened() as u64
     }
 
     /// Takes over what the kernel has counted, of a socket that was given away.
@@ -182,7 +189,7 @@ impl Io {
             let count = self.count(&account, now);
             return (count.read, count.written, count.last_in);
         }
-        (self.read, self.written, self.last_in)
+        (self.read, self.written_plain(), self.last_in)
     }
 
     /// How much was read and written by whoever had it, and whether a FIN was sent, by the kernel's own account.

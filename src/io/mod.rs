@@ -17,6 +17,8 @@ mod progress;
 mod ration;
 pub(crate) mod readiness;
 pub(crate) mod stats;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+pub(crate) mod tls;
 mod waiting;
 
 use std::io;
@@ -246,6 +248,27 @@ impl Io {
     /// peer's FIN, or the verdict.
     #[inline]
     pub(crate) fn take_in(&mut self, buffer: &mut [u8], turn: &Turn<'_>) -> usize {
+        if self.has_tls() {
+            return self.take_in_sealed(buffer, turn);
+        }
+        let count = self.receive(buffer, turn);
+        if count > 0 {
+            self.note_input(count, turn);
+        }
+        count
+    }
+
+    /// So many bytes have come for its service.
+    #[inline]
+    fn note_input(&mut self, count: usize, turn: &Turn<'_>) {
+        self.last_in = turn.now;
+        self.set(Is::Shifted, false);
+        self.read += count as u64;
+    }
+
+    /// As [`take_in`](Self::take_in), as the socket has it.
+    #[inline]
+    fn receive(&mut self, buffer: &mut [u8], turn: &Turn<'_>) -> usize {
         match rustix::net::recv(self.socket.as_fd(), &mut *buffer, RecvFlags::empty()) {
             Ok((0, _)) => {
                 self.reads_end();
@@ -253,9 +276,6 @@ impl Io {
                 self.input_over();
             }
             Ok((count, _)) => {
-                self.last_in = turn.now;
-                self.set(Is::Shifted, false);
-                self.read += count as u64;
                 turn.stats.read.add(count as u64);
                 if count < buffer.len() && !self.is(Is::ReadOn) {
                     self.set(Is::Readable, false);
@@ -406,8 +426,7 @@ impl Io {
 
     /// Whether the client sent something that the service has not used.
     pub(crate) fn holds_input(&self) -> bool {
-        self.keeps_input()
-            || rustix::io::ioctl_fionread(self.socket.as_fd()).is_ok_and(|unread| unread > 0)
+        self.keeps_input() || self.unread() > 0
     }
 
     /// Whether its far side is not read, for want of room here: whether that is silent cannot be known.

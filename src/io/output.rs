@@ -28,6 +28,9 @@ impl Io {
         if bytes.is_empty() || self.fin_sent() || self.has_failed() {
             return 0;
         }
+        if self.has_tls() {
+            return self.send_sealed(bytes, turn);
+        }
         let sent = send(&self.socket, bytes);
         self.has_sent(sent, turn)
     }
@@ -39,6 +42,9 @@ impl Io {
         }
         if pieces.iter().all(|piece| piece.is_empty()) || self.fin_sent() || self.has_failed() {
             return 0;
+        }
+        if self.has_tls() {
+            return self.send_gathered(pieces, turn);
         }
         let sent = send_vectored(&self.socket, pieces);
         self.has_sent(sent, turn)
@@ -61,9 +67,24 @@ impl Io {
 
     /// Straight to the socket if nothing waits; what it does not take waits, or all of it if it is withheld.
     #[inline]
-    pub(crate) fn write(&mut self, mut bytes: &[u8], turn: &Turn<'_>) {
-        if self.waiting_output() == 0 && !self.is_withheld() {
-            bytes = &bytes[self.send(bytes, turn)..];
+    pub(crate) fn write(&mut self, bytes: &[u8], turn: &Turn<'_>) {
+        if self.has_tls() {
+            return self.write_sealed(bytes, turn);
+        }
+        self.put(bytes, turn);
+    }
+
+    /// As [`write`](Self::write), as the peer is to have it.
+    #[inline]
+    pub(super) fn put(&mut self, mut bytes: &[u8], turn: &Turn<'_>) {
+        if self.waiting_output() == 0
+            && !self.is_withheld()
+            && !bytes.is_empty()
+            && !self.fin_sent()
+            && !self.has_failed()
+        {
+            let sent = send(&self.socket, bytes);
+            bytes = &bytes[self.has_sent(sent, turn)..];
         }
         if bytes.is_empty() || self.fin_sent() || self.has_failed() {
             return;
@@ -146,7 +167,7 @@ impl Io {
     ///
     /// Never closes before: under a capped `TCP_RTO_MAX_MS` the kernel would give the rest up early.
     pub(crate) fn deliver_and_fin(&mut self, turn: &Turn<'_>) -> Option<Ending> {
-        if self.waiting_output() > 0 {
+        if !self.has_said_goodbye(turn) {
             return None;
         }
         let mut queued = sys::unacknowledged(self.socket.as_fd()).unwrap_or(0);

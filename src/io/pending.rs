@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use super::{Far, Io, Turn};
 use crate::io::door::Door;
 use crate::io::end::Details;
+use crate::io::tls::Tls;
 use crate::io::waiting::Waiting;
 use crate::liveness::reap::Progress;
 use crate::memory::WaitingKind;
@@ -16,6 +17,8 @@ use crate::time::deadline::Moment;
 pub(crate) struct Pending {
     /// What it waits for before a service hears of it.
     pub(crate) door: Option<Door>,
+    /// TLS, where that stands between the socket and the service.
+    pub(super) tls: Option<Tls>,
     /// Output that the kernel would not take yet.
     pub(crate) outbox: Waiting,
     /// Where that ends of it that is where the next server finds it, if it is [withheld](Io::is_withheld) until then.
@@ -158,6 +161,7 @@ impl Pending {
             return false;
         }
         self.door.is_none()
+            && self.tls.is_none()
             && self.outbox.is_empty()
             && self.kept.is_empty()
             && self.stopped.is_none()

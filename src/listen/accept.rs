@@ -405,9 +405,11 @@ impl Acceptor {
         }
         let waits = match proxies {
             Some(proxies) => Some(Door::Header(now.after(proxies.timeout))),
-            None => Some(settings.admission.turn_of(ip, now))
-                .filter(|turn| now < *turn)
-                .map(Door::Turn),
+            None => {
+                let turn = Some(settings.admission.turn_of(ip, now));
+                let turn = turn.filter(|turn| now < *turn).map(Door::Turn);
+                turn.or_else(|| settings.handshake(now))
+            }
         };
         if let Some(pace) = &mut door.pace {
             pace.take(now);

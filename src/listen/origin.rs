@@ -49,6 +49,7 @@ impl Origin {
         Serving {
             service: &*self.settings.service,
             turn: self.turn(now),
+            tls: self.settings.tls.as_ref(),
             buffer,
             far_buffer,
         }
@@ -81,6 +82,7 @@ impl Origin {
         let door = io.door().and_then(|door| match door {
             Door::Header(at) => until(DeadlineKind::ProxyHeader, at),
             Door::Turn(at) => until(DeadlineKind::Turn, at),
+            Door::Handshake(at) => until(DeadlineKind::TlsHandshake, at),
             Door::Unheard | Door::Anew => None,
         });
         let deadlines = [

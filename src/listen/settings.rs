@@ -8,6 +8,8 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::config::{AcceptRate, Listen, WhenFull};
 use crate::error::Error;
+use crate::io::door::Door;
+use crate::io::tls::Server;
 use crate::listen::access::{Access, Proxies};
 use crate::listen::admission::{Admission, Limit};
 use crate::liveness::multipath;
@@ -17,6 +19,7 @@ use crate::memory::Memory;
 use crate::os::socket_file::Permit;
 use crate::os::users;
 use crate::service::AnyService;
+use crate::time::deadline::Moment;
 
 /// A [`Listen`] as meant: what all connections of its listeners share.
 #[derive(Debug)]
@@ -30,6 +33,7 @@ pub(crate) struct Settings {
     pub(crate) admission: Admission,
     pub(crate) accept_rate: Option<AcceptRate>,
     pub(crate) proxies: Option<Proxies>,
+    pub(crate) tls: Option<Server>,
     /// Who may connect to which Unix sockets.
     permits: Vec<(PathBuf, Permit)>,
 }
@@ -71,6 +75,10 @@ impl Settings {
             access: Access::new(&listen.allow, &listen.deny),
             accept_rate: listen.accept_rate,
             proxies: listen.accept_proxy.as_ref().map(Proxies::new).transpose()?,
+            #[cfg(feature = "tls")]
+            tls: listen.tls.clone(),
+            #[cfg(not(feature = "tls"))]
+            tls: None,
             admission: Admission::new(
                 Limit::new(listen.max_conns.map_or(usize::MAX, usize::from)),
                 Arc::clone(total),
@@ -80,6 +88,12 @@ impl Settings {
             .paced(listen.accept_rate_per_ip),
             permits: permits(listen)?,
         })
+    }
+
+    /// What its clients have to do before a service hears of them, if they do.
+    pub(crate) fn handshake(&self, now: Moment) -> Option<Door> {
+        let tls = self.tls.as_ref()?;
+        Some(Door::Handshake(now.after(tls.handshake_timeout())))
     }
 
     pub(super) fn permit(&self, path: &Path) -> Permit {

@@ -55,11 +55,19 @@ pub enum CloseReason {
     BadProxyHeader,
     /// The server that had it crashed; counted by the next one, which a keeper has started.
     Crash,
+    /// There was no TLS session: never served.
+    TlsHandshake,
+    /// As `PeerClosed`, without the goodbye of TLS: whether that was all nobody knows.
+    TlsTruncated,
+    /// The client gave the TLS session up, or did in it what it may not.
+    TlsAlert,
+    /// The keys of a TLS session were used up, and its version has no new ones.
+    TlsKeysUsedUp,
 }
 
 impl CloseReason {
     /// Every reason, in the order of the variants.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::PeerClosed,
         Self::PeerReset,
         Self::KeepaliveDead,
@@ -79,6 +87,10 @@ impl CloseReason {
         Self::MaxAge,
         Self::BadProxyHeader,
         Self::Crash,
+        Self::TlsHandshake,
+        Self::TlsTruncated,
+        Self::TlsAlert,
+        Self::TlsKeysUsedUp,
     ];
 
     /// The word in logs and metrics.
@@ -104,6 +116,10 @@ impl CloseReason {
             Self::MaxAge => "max-age",
             Self::BadProxyHeader => "bad-proxy-header",
             Self::Crash => "crash",
+            Self::TlsHandshake => "tls-handshake",
+            Self::TlsTruncated => "tls-truncated",
+            Self::TlsAlert => "tls-alert",
+            Self::TlsKeysUsedUp => "tls-keys-used-up",
         }
     }
 }
@@ -135,6 +151,8 @@ pub(crate) enum Note {
     Late(&'static str),
     /// What was wrong with the header of the PROXY protocol.
     Header(&'static str),
+    /// What was wrong with TLS: of the client's alert the name.
+    Tls(&'static str),
     /// It said nothing: somebody looked whether the port is open, as health checks do.
     Probe,
     /// It is a proxy's own, whose header had so many bytes: a probe, unless it says something behind that.
@@ -152,6 +170,13 @@ impl Note {
     pub(crate) fn late(self) -> Option<&'static str> {
         match self {
             Self::Late(what) => Some(what),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn tls(self) -> Option<&'static str> {
+        match self {
+            Self::Tls(what) => Some(what),
             _ => None,
         }
     }
@@ -250,6 +275,7 @@ impl Obituary<'_> {
             reason = reason.as_str(),
             limit = self.note.and_then(Note::limit),
             header = self.note.and_then(Note::header),
+            tls = self.note.and_then(Note::tls),
             late = self.note.and_then(Note::late),
             age = millis(self.age),
             read = self.read,

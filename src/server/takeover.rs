@@ -18,6 +18,7 @@ use crate::control::{Client, Control, Desk, path};
 use crate::error::Error;
 use crate::handle::Shared;
 use crate::handle::takeover::Common;
+use crate::handoff::fault::may_fail;
 use crate::handoff::take::{self, Giver, Taken};
 use crate::inspect::ListenerInfo;
 use crate::io::stats::Summary;
@@ -199,7 +200,7 @@ impl Server {
             path: path.to_owned(),
             source,
         };
-        take::may_fail("init");
+        may_fail("init");
         let path = &absolute(path).map_err(failed)?;
         let client = Client::at(path.to_owned());
         let status = match client.status() {
@@ -321,9 +322,9 @@ impl Server {
         &mut self,
         (mut taken, path, afterwards): (Taken, PathBuf, Sender<Taken>),
     ) {
-        take::may_fail("running");
+        may_fail("running");
         let takeover = taken.running();
-        take::may_fail("serving");
+        may_fail("serving");
         log::info!(
             pid = takeover.pid,
             connections = takeover.connections,

@@ -257,27 +257,10 @@ impl Finding {
             record: Record {
                 id: slot.id,
                 silence: self.since(slot.last_in),
-                shifted: false,
                 read: slot.read,
                 written: slot.written,
-                output: 0,
                 input_at: slot.read,
-                input: 0,
-                peer_fin: false,
-                fin_wanted: false,
-                fin_sent: false,
-                ended: false,
-                finishing: None,
-                failed: None,
-                progress: None,
-                look_at: None,
-                linger: None,
-                dialing: false,
-                far: None,
-                given_away: false,
-                alarm: None,
-                state_schema: 0,
-                state: Vec::new(),
+                ..Record::default()
             },
         }
     }

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::Worker;
 use crate::connection::{Connection, Step};
+use crate::io::Is;
 use crate::io::door::Door;
 use crate::liveness::close::{CloseReason, Ending, Note};
 
@@ -50,6 +51,14 @@ impl Worker {
             return self.step(key, |_, _| Step::Rest);
         }
         let door = io.door();
+        if matches!(door, Some(Door::Turn(_)))
+            && let Some(handshake) = settings.handshake(now)
+        {
+            io.wait_at(handshake, now);
+            // An edge may have told of what waits behind the header.
+            io.set(Is::Readable, true);
+            return self.step(key, Connection::knock);
+        }
         io.come_in(now);
         log::debug!(id = io.id(), peer:% = io.peer(), via = io.via().map(|via| via.to_string()).as_deref(), worker = self.index; "let in");
         self.count_from_door();

@@ -61,7 +61,10 @@ impl Worker {
     /// A service has heard of that connection, for which so much output waits or is to come.
     pub(super) fn put_into_vault(&mut self, key: usize, waits: u64) {
         let connection = self.connections.get_mut(key);
-        if let (Some(vault), Some(connection)) = (&mut self.vault, connection) {
+        if let (Some(vault), Some(connection)) = (&mut self.vault, connection)
+            // Keys are kept nowhere but in the process that uses them.
+            && !connection.io.has_tls()
+        {
             let service = &self.origins[usize::from(connection.io.listener)]
                 .settings
                 .service;

@@ -477,10 +477,11 @@ impl Worker {
         let _alone = aside
             .as_ref()
             .map(|shared| shared.accepting.descriptors.lock());
-        for (key, ending) in std::mem::take(&mut self.closing) {
+        for (key, mut ending) in std::mem::take(&mut self.closing) {
             let Some(mut connection) = self.connections.try_remove(key) else {
                 continue;
             };
+            ending.reason = connection.io.told_apart(ending.reason);
             let origin = &self.origins[usize::from(connection.io.listener)];
             let serving = origin.serving(self.now, self.buffer.bytes());
             connection.ended(&serving, self.poll.registry(), &ending);
@@ -521,7 +522,7 @@ impl Worker {
             note: io.remark(),
             age: self.now.since(io.opened()),
             read: io.read,
-            written: io.written,
+            written: io.written_plain(),
         };
         obituary.log(self.shared.level());
         self.shared.workers[self.index]

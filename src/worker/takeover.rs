@@ -44,11 +44,32 @@ impl Worker {
             giving.send_listeners(&self.origins, &acceptor.lend());
         }
         self.giving = Some(giving);
+        self.hold_handshakes(true);
+    }
+
+    /// No handshake begins that the new process could not go on with, or those that have been held up do.
+    fn hold_handshakes(&mut self, held: bool) {
+        for origin in &self.origins {
+            let Some(tls) = &origin.settings.tls else {
+                continue;
+            };
+            tls.hold(held);
+        }
+        if held {
+            return;
+        }
+        for (key, connection) in &mut self.connections {
+            if connection.io.is_heard() && matches!(connection.io.door(), Some(Door::Handshake(_)))
+            {
+                self.leftovers.add(key, &mut connection.io.marks);
+            }
+        }
     }
 
     /// It came to nothing: no connection is copied any more.
     fn keep(&mut self) {
         if self.giving.take().is_some() {
+            self.hold_handshakes(false);
             self.release();
             for (_, connection) in &mut self.connections {
                 connection.io.marks.put(Mark::Copied, false);
@@ -117,6 +138,7 @@ impl Worker {
 
     /// What was given is the other process's: it is only closed here. What could not leave is drained.
     fn let_go(&mut self) {
+        self.hold_handshakes(false);
         self.leave_vault();
         let giving = self.giving.take();
         let mut began = self.clock.now();
@@ -170,6 +192,12 @@ impl Taker for Worker {
             .get(usize::from(arrival.listener))
             .ok_or("a connection of no listener")?;
         let terms = (&origin.settings.service, &origin.terms);
+        if origin.settings.tls.is_none() && arrival.record.has_tls() {
+            return Err(format!(
+                "clients of {} have TLS, the new process has none there",
+                origin.address
+            ));
+        }
         let mut connection = Connection::import(arrival, socket, along, terms, self.now)?;
         let entry = self.connections.vacant_entry();
         let key = entry.key();
@@ -291,6 +319,13 @@ impl Taker for Worker {
                 .settings
                 .service;
             vault.suspect(key, connection, service, self.now);
+        }
+    }
+
+    fn take_ticket_key(&mut self, listener: u16, key: [u8; 32]) {
+        let origin = self.origins.get(usize::from(listener));
+        if let Some(tls) = origin.and_then(|origin| origin.settings.tls.as_ref()) {
+            tls.take_ticket_key(key);
         }
     }
 

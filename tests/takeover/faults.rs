@@ -368,7 +368,7 @@ fn assert_refused(company: &mut Company, command: Command, why: &str) {
 fn another_version_or_too_few_descriptors() {
     let mut company = Company::start();
     for (fault, why) in [
-        ("wrong-version", "speaks takeover 2.5, the running one 1.5"),
+        ("wrong-version", "speaks takeover 2.6, the running one 1.6"),
         (
             "few-descriptors",
             "the new process may have 0: raise its limit",
@@ -446,7 +446,7 @@ fn who_asks_to_take_over_and_then_talks_nonsense() {
     let path = company.home.socket_of(&company.server);
     let network = fs::read_link("/proc/self/ns/net").unwrap();
     let question = serde_json::json!({"take-over": {
-        "protocol": 1, "schema": 5, "version": "0", "pid": std::process::id(), "max_conns": 10_000,
+        "protocol": 1, "schema": 6, "version": "0", "pid": std::process::id(), "max_conns": 10_000,
         "network": text(&network), "listeners": [[company.server.address().to_string(), "echo"]],
     }});
     let nonsense: [&[u8]; 6] = [

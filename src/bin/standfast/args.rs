@@ -20,6 +20,7 @@ pub(crate) mod nats;
 pub(crate) mod netcat;
 mod process;
 mod service;
+mod tls;
 #[cfg(top)]
 pub(crate) mod top;
 
@@ -40,6 +41,7 @@ use crate::args::netcat::NetcatArgs;
 pub(crate) use crate::args::process::ProcessArgs;
 use crate::args::service::ServiceArgs;
 pub(crate) use crate::args::service::ServiceName;
+use crate::args::tls::TlsArgs;
 #[cfg(top)]
 use crate::args::top::TopArgs;
 use crate::units::{Setting, duration_or_off, size};
@@ -122,6 +124,9 @@ pub(crate) struct ServeArgs {
 
     #[command(flatten)]
     pub(crate) guard: GuardArgs,
+
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
 
     /// The read deadline: a client silent for this long is closed. [default: echo and discard 10m,
     /// the others off: who is silent is not gone, and those that are, are found by --dead-after]

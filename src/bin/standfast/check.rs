@@ -294,6 +294,8 @@ fn listener(
             row("proxy-timeout", &Shown(proxies.timeout), "for the header");
         }
     }
+    let tls = if args.tls.is_on() { "on" } else { "off" };
+    row("tls", &tls, "");
     match (&effective.lacks_mptcp, args.mptcp) {
         (_, false) => row("mptcp", &"off", ""),
         (None, true) => row(

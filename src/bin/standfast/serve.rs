@@ -48,6 +48,10 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
     let process = &settings.whole.args.process;
     standfast::process::raise_descriptor_limit();
     let (config, effective) = meant(settings)?;
+    #[cfg(target_os = "linux")]
+    if config.listen.iter().any(|listen| listen.tls.is_some()) {
+        keep_keys_from_others();
+    }
     #[cfg(all(target_os = "linux", not(standfast_portable)))]
     if let (Some(identity), Some(path)) = (&config.identity, &process.log_file)
         && let Err(error) = identity.give_file(path)
@@ -146,6 +150,15 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Keys are in this process's memory: no core dump has it, and nobody but root may look at it.
+#[cfg(target_os = "linux")]
+fn keep_keys_from_others() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        log::warn!(error:% = std::io::Error::from(error); "a core dump would have the keys of TLS in it");
+    }
 }
 
 /// What the settings mean, and what that comes to for each listener.
@@ -298,6 +311,11 @@ fn listen(args: &ServeArgs, max_conns: Option<NonZeroUsize>) -> Result<Listen, F
             "--mptcp is not for exec: what becomes of a socket that a program has, the kernel tells of TCP alone",
         ));
     }
+    if args.tls.is_on() && args.service.service == ServiceName::Exec {
+        return Err(Failure::usage(
+            "TLS is not for exec: a program has the client's socket itself",
+        ));
+    }
     Ok(Listen {
         addresses,
         keepalive,
@@ -326,6 +344,7 @@ fn listen(args: &ServeArgs, max_conns: Option<NonZeroUsize>) -> Result<Listen, F
         accept_rate: args.guard.accept_rate.into_option(),
         accept_rate_per_ip: args.guard.accept_rate_per_ip.into_option(),
         accept_proxy: args.guard.proxies()?,
+        tls: args.tls.tls()?,
         when_full: match args.when_full {
             Full::Close => WhenFull::Close,
             Full::Wait => WhenFull::Wait,

@@ -96,6 +96,7 @@ fn record(id: u64) -> Record {
         far: None,
         given_away: false,
         alarm: None,
+        tls: None,
         state_schema: 1,
         state: Vec::new(),
     }

@@ -221,6 +221,7 @@ fn deadline(kind: DeadlineKind) -> &'static str {
         DeadlineKind::Linger => "linger",
         DeadlineKind::Age => "age",
         DeadlineKind::ProxyHeader => "proxy-header",
+        DeadlineKind::TlsHandshake => "tls-handshake",
         DeadlineKind::Turn => "turn",
         _ => "?",
     }
@@ -343,6 +344,7 @@ mod tests {
             DeadlineKind::Linger,
             DeadlineKind::Age,
             DeadlineKind::ProxyHeader,
+            DeadlineKind::TlsHandshake,
             DeadlineKind::Turn,
         ] {
             assert_eq!(serde_json::to_value(kind).unwrap(), deadline(kind));

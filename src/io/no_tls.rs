@@ -1,0 +1,125 @@
+//! TLS where there is none: without the feature `tls`.
+
+use std::io::IoSlice;
+use std::time::Duration;
+
+use super::{Io, Turn};
+use crate::liveness::close::CloseReason;
+
+/// TLS of a listener, which none has.
+#[derive(Clone, Debug)]
+pub(crate) enum Server {}
+
+impl Server {
+    pub(crate) fn handshake_timeout(&self) -> Duration {
+        match *self {}
+    }
+
+    pub(crate) fn hold(&self, _held: bool) {
+        match *self {}
+    }
+
+    pub(crate) fn ticket_key(&self) -> [u8; 32] {
+        match *self {}
+    }
+
+    pub(crate) fn take_ticket_key(&self, _key: [u8; 32]) {
+        match *self {}
+    }
+}
+
+/// TLS of a connection, which none has.
+#[derive(Debug)]
+pub(crate) enum Tls {}
+
+/// What has come of a handshake.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Shaken {
+    Waits,
+    Done,
+    End,
+    Failed(&'static str),
+}
+
+impl Io {
+    #[inline]
+    pub(crate) fn has_tls(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn is_heard(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn unopened(&self) -> usize {
+        0
+    }
+
+    pub(crate) fn written_plain(&self) -> u64 {
+        self.written
+    }
+
+    pub(crate) fn told_apart(&self, reason: CloseReason) -> CloseReason {
+        reason
+    }
+
+    pub(crate) fn shake_hands(&mut self, tls: &Server, _: &mut [u8], _: &Turn<'_>) -> Shaken {
+        match *tls {}
+    }
+
+    #[inline]
+    pub(super) fn take_in_sealed(&mut self, _: &mut [u8], _: &Turn<'_>) -> usize {
+        0
+    }
+
+    #[inline]
+    pub(super) fn send_sealed(&mut self, _: &[u8], _: &Turn<'_>) -> usize {
+        0
+    }
+
+    #[inline]
+    pub(super) fn send_gathered(&mut self, _: &[IoSlice<'_>], _: &Turn<'_>) -> usize {
+        0
+    }
+
+    #[inline]
+    pub(super) fn write_sealed(&mut self, _: &[u8], _: &Turn<'_>) {}
+
+    #[inline]
+    pub(crate) fn has_said_goodbye(&mut self, _: &Turn<'_>) -> bool {
+        self.waiting_output() == 0
+    }
+}
+
+#[cfg(control)]
+pub(crate) fn has_come(_saved: &[u8]) -> bool {
+    false
+}
+
+impl Io {
+    pub(crate) fn has_heard_all(&self) -> bool {
+        false
+    }
+}
+
+/// In a takeover.
+#[cfg(control)]
+impl Io {
+    pub(crate) fn saved_tls(&self, _is_frozen: bool) -> Option<Vec<u8>> {
+        None
+    }
+
+    pub(crate) fn hello(&self) -> Option<&[u8]> {
+        None
+    }
+
+    pub(crate) fn set_hello(&mut self, _hello: Vec<u8>) {}
+
+    pub(crate) fn restore_tls(&mut self, _saved: &[u8]) -> Result<(), String> {
+        Err("a TLS session, and this program has no TLS".to_owned())
+    }
+
+    pub(crate) fn is_shaking(&self) -> bool {
+        false
+    }
+}

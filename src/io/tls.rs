@@ -1,0 +1,563 @@
+//! TLS between a connection's socket and its service: what comes is opened before the service sees it, what it sends is
+//! sealed on its way out.
+//!
+//! Beside the socket's bytes there are three places for them: [`Sealed::torn`], what came and is no whole record;
+//! [`Sealed::opened`], what of a record there was no room for; and the outbox, whose bytes are sealed already, so that a
+//! takeover carries them as they are. [`Io::read`] counts what services see, [`Io::written`] what the socket takes.
+
+use std::cell::RefCell;
+use std::mem;
+use std::ops::Range;
+use std::os::fd::AsFd;
+
+#[cfg(control)]
+use zeroize::Zeroizing;
+
+use super::{Io, Turn};
+use crate::io::Is;
+use crate::liveness::close::{CloseReason, Ending, Note};
+use crate::os::sys;
+use crate::tls::{Fault, Handshake, LONGEST_RECORD, Opened, Session, Step, UsedUp};
+
+pub(crate) use crate::tls::Tls as Server;
+
+/// What is read, or sealed, at once, bytes.
+const BATCH: usize = 64 * 1024;
+
+thread_local! {
+    /// Where a worker has what came while it is opened, and what leaves while it is sealed.
+    static COMES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static LEAVES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// What leaves in several pieces, in one.
+    static GATHERED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// TLS on a connection, how far it has come.
+#[derive(Debug)]
+pub(crate) enum Tls {
+    /// What has come of a handshake that has yet to begin.
+    Hello(Vec<u8>),
+    Handshake(Box<Handshake>),
+    Sealed(Box<Sealed>),
+    /// A session of another process's, which saves it as its last act.
+    #[cfg(control)]
+    Promised,
+}
+
+/// What is sealed and opened here.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    session: Session,
+    /// Bytes that came and are no whole record, or one that there was no room for.
+    torn: Vec<u8>,
+    /// Plaintext for which there was no room.
+    opened: Vec<u8>,
+    /// How much longer what was sealed is than its plaintext, bytes.
+    overhead: u64,
+    /// The end came without a goodbye.
+    is_truncated: bool,
+    /// Ours is all that the client has not acknowledged.
+    goodbye_alone: bool,
+}
+
+impl Sealed {
+    fn new(session: Session, torn: Vec<u8>) -> Self {
+        Self {
+            session,
+            torn,
+            opened: Vec::new(),
+            overhead: 0,
+            is_truncated: false,
+            goodbye_alone: false,
+        }
+    }
+
+    /// Whether the next read brings something that has come already.
+    fn has_more(&self) -> bool {
+        !self.opened.is_empty() || !matches!(self.session.whole(&self.torn), Ok(None))
+    }
+}
+
+/// What has come of a handshake.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Shaken {
+    /// More is to come.
+    Waits,
+    Done,
+    /// The end, and not a byte before it.
+    End,
+    /// There is no session, for that reason.
+    Failed(&'static str),
+}
+
+impl Io {
+    #[inline]
+    fn sealed(&mut self) -> Option<&mut Sealed> {
+        match self.pending.as_deref_mut()?.tls {
+            Some(Tls::Sealed(ref mut sealed)) => Some(sealed),
+            _ => None,
+        }
+    }
+
+    fn sealed_ref(&self) -> Option<&Sealed> {
+        match &self.pending.as_deref()?.tls {
+            Some(Tls::Sealed(sealed)) => Some(sealed),
+            _ => None,
+        }
+    }
+
+    /// Whether TLS stands between its socket and its service.
+    #[inline]
+    pub(crate) fn has_tls(&self) -> bool {
+        self.pending.as_deref().is_some_and(|it| it.tls.is_some())
+    }
+
+    /// Whether a client at the door has begun its handshake.
+    pub(crate) fn is_heard(&self) -> bool {
+        let pending = self.pending.as_deref();
+        match pending.and_then(|pending| pending.tls.as_ref()) {
+            Some(Tls::Hello(hello)) => !hello.is_empty(),
+            tls => tls.is_some(),
+        }
+    }
+
+    /// Bytes that have come, and that nobody has seen.
+    pub(crate) fn unopened(&self) -> usize {
+        self.sealed_ref()
+            .filter(|sealed| sealed.has_more())
+            .map_or(0, |sealed| sealed.opened.len() + sealed.torn.len())
+    }
+
+    /// Bytes that its service has sent, as far as is known of those that wait.
+    pub(crate) fn written_plain(&self) -> u64 {
+        let overhead = self.sealed_ref().map_or(0, |sealed| sealed.overhead);
+        self.written.saturating_sub(overhead)
+    }
+
+    /// The reason that it ends for, where that is that the peer was done: without a goodbye who knows.
+    pub(crate) fn told_apart(&self, reason: CloseReason) -> CloseReason {
+        let is_truncated = self.sealed_ref().is_some_and(|sealed| sealed.is_truncated);
+        match reason {
+            CloseReason::PeerClosed if is_truncated => CloseReason::TlsTruncated,
+            reason => reason,
+        }
+    }
+}
+
+/// The handshake.
+impl Io {
+    /// Goes on with it, as far as what has come allows.
+    pub(crate) fn shake_hands(
+        &mut self,
+        tls: &Server,
+        buffer: &mut [u8],
+        turn: &Turn<'_>,
+    ) -> Shaken {
+        self.flush(turn);
+        // What is left over is no more than is opened at once.
+        let most = buffer.len().min(LONGEST_RECORD);
+        let buffer = buffer.get_mut(..most).unwrap_or_default();
+        let pending = self.pending();
+        if pending.tls.is_none() {
+            pending.tls = Some(Tls::Hello(Vec::new()));
+        }
+        loop {
+            let count = if self.is(Is::Readable) {
+                self.receive(buffer, turn)
+            } else {
+                0
+            };
+            let Some(came) = buffer.get(..count) else {
+                return Shaken::Waits;
+            };
+            let shaken = self.go_on_shaking(tls, came, turn);
+            if shaken != Shaken::Waits || self.is_decided() {
+                return shaken;
+            }
+            if self.peer_fin() {
+                let is_silent =
+                    matches!(&self.pending().tls, Some(Tls::Hello(it)) if it.is_empty());
+                return match is_silent {
+                    true => Shaken::End,
+                    false => Shaken::Failed("cut short"),
+                };
+            }
+            if !self.is(Is::Readable) {
+                return Shaken::Waits;
+            }
+        }
+    }
+
+    fn go_on_shaking(&mut self, tls: &Server, came: &[u8], turn: &Turn<'_>) -> Shaken {
+        let id = self.id();
+        let pending = self.pending();
+        let mut hello = Vec::new();
+        if let Some(Tls::Hello(before)) = &mut pending.tls {
+            before.extend_from_slice(came);
+            if before.is_empty() || (tls.is_held() && before.len() < LONGEST_RECORD) {
+                return Shaken::Waits;
+            }
+            hello = mem::take(before);
+            match tls.handshake() {
+                Ok(handshake) => pending.tls = Some(Tls::Handshake(Box::new(handshake))),
+                Err(error) => {
+                    log::error!(id, error:%; "cannot begin a TLS handshake");
+                    return Shaken::Failed("an error of this server");
+                }
+            }
+        }
+        let came = if hello.is_empty() { came } else { &hello };
+        if came.is_empty() {
+            return Shaken::Waits;
+        }
+        let Some(Tls::Handshake(handshake)) = &mut pending.tls else {
+            return Shaken::Failed("an error of this server");
+        };
+        let mut out = Vec::new();
+        let step = handshake.advance(came, &mut out);
+        self.put(&out, turn);
+        match step {
+            Step::Waits => Shaken::Waits,
+            Step::Failed(failure) => {
+                log::debug!(id, what = failure.what, detail = failure.detail.as_str(); "no TLS session");
+                Shaken::Failed(failure.what)
+            }
+            Step::Done(session, facts) => {
+                log::debug!(id, version = facts.version, cipher = facts.cipher, name = facts.name.as_deref(), protocol = facts.protocol.as_deref(), resumed = facts.resumed; "TLS session");
+                let pending = self.pending();
+                if let Some(Tls::Handshake(handshake)) = pending.tls.take() {
+                    let sealed = Sealed::new(*session, handshake.into_rest());
+                    pending.tls = Some(Tls::Sealed(Box::new(sealed)));
+                }
+                // What was said so far is nobody's output.
+                let said = self.written + self.waiting_output() as u64;
+                if let Some(sealed) = self.sealed() {
+                    sealed.overhead = said;
+                }
+                Shaken::Done
+            }
+        }
+    }
+}
+
+/// What comes.
+impl Io {
+    /// As [`take_in`](Self::take_in): so much plaintext as there is room for.
+    #[inline(never)]
+    pub(super) fn take_in_sealed(&mut self, buffer: &mut [u8], turn: &Turn<'_>) -> usize {
+        let taken = COMES.with_borrow_mut(|comes| {
+            comes.resize(BATCH + LONGEST_RECORD, 0);
+            self.open_into(buffer, comes, turn)
+        });
+        if taken > 0 {
+            self.note_input(taken, turn);
+        }
+        taken
+    }
+
+    fn open_into(&mut self, buffer: &mut [u8], comes: &mut [u8], turn: &Turn<'_>) -> usize {
+        let Some(sealed) = self.sealed() else {
+            // It has yet to come: nothing is read.
+            self.set(Is::Readable, false);
+            return 0;
+        };
+        if !sealed.opened.is_empty() {
+            let count = sealed.opened.len().min(buffer.len());
+            let rest = sealed.opened.split_off(count);
+            let opened = mem::replace(&mut sealed.opened, rest);
+            if let Some(place) = buffer.get_mut(..count) {
+                place.copy_from_slice(&opened);
+            }
+            return count;
+        }
+        let mut end = sealed.torn.len();
+        let has_more = sealed.has_more();
+        if let Some(place) = comes.get_mut(..end) {
+            place.copy_from_slice(&sealed.torn);
+        }
+        sealed.torn = Vec::new();
+        if !has_more {
+            // So much that there is room for all of it, and a whole record at least.
+            let most = buffer.len().clamp(LONGEST_RECORD, comes.len());
+            let place = comes.get_mut(end..most.max(end)).unwrap_or_default();
+            let count = self.receive(place, turn);
+            end += count;
+            if count == 0 {
+                return self.put_torn_back(comes.get(..end).unwrap_or_default());
+            }
+        }
+        self.open_all(buffer, comes.get_mut(..end).unwrap_or_default(), turn)
+    }
+
+    /// No more came. Where that is the end, and nobody had said goodbye, it was cut off.
+    fn put_torn_back(&mut self, torn: &[u8]) -> usize {
+        let is_end = self.peer_fin();
+        if let Some(sealed) = self.sealed() {
+            sealed.torn = torn.to_vec();
+            sealed.is_truncated |= is_end && !sealed.session.is_over();
+        }
+        0
+    }
+
+    /// Opens the whole records in `comes`, as far as there is room in `buffer`, or for the first of them.
+    fn open_all(&mut self, buffer: &mut [u8], mut comes: &mut [u8], turn: &Turn<'_>) -> usize {
+        let mut taken = 0;
+        let mut answers = Vec::new();
+        let outcome = loop {
+            let Some(sealed) = self.sealed() else {
+                return taken;
+            };
+            if sealed.session.is_over() {
+                // Nothing counts any more.
+                comes = &mut [];
+                break Ok(Opened::Nothing);
+            }
+            let whole = match sealed.session.whole(comes) {
+                Ok(Some(whole)) if taken == 0 || whole <= buffer.len() - taken => whole,
+                Ok(_) => break Ok(Opened::Nothing),
+                Err(fault) => break Err(fault),
+            };
+            let (record, rest) = comes.split_at_mut(whole);
+            match sealed.session.open(record, &mut answers) {
+                Ok(Opened::Nothing) => {}
+                Ok(Opened::Data(range)) => {
+                    taken += sealed.deliver(record, range, buffer.get_mut(taken..));
+                }
+                other => {
+                    comes = rest;
+                    break other;
+                }
+            }
+            comes = rest;
+            if !sealed.opened.is_empty() {
+                break Ok(Opened::Nothing);
+            }
+        };
+        let Some(sealed) = self.sealed() else {
+            return taken;
+        };
+        sealed.overhead += answers.len() as u64;
+        sealed.torn = comes.to_vec();
+        let has_more = sealed.has_more();
+        if has_more {
+            // No event tells of what has come already.
+            self.set(Is::Readable, true);
+        }
+        self.put(&answers, turn);
+        match outcome {
+            Ok(Opened::Closed) => self.reads_end(),
+            Ok(Opened::Alert(alert)) => {
+                self.set_remark(Note::Tls(alert.as_str().unwrap_or("an alert")));
+                self.overrule(Ending::fin(CloseReason::TlsAlert));
+            }
+            Ok(Opened::Nothing | Opened::Data(_)) => {}
+            Err(fault) => self.refuse(fault, turn),
+        }
+        taken
+    }
+
+    /// The client is told what it did, and nothing more.
+    fn refuse(&mut self, fault: Fault, turn: &Turn<'_>) {
+        self.seal_with(0, turn, |session, out| session.give_up(fault.alert, out));
+        if let Some(sealed) = self.sealed() {
+            sealed.torn = Vec::new();
+        }
+        self.set_remark(Note::Tls(fault.what));
+        self.finish_for(CloseReason::TlsAlert);
+    }
+}
+
+impl Sealed {
+    /// What of a record's plaintext there is room for goes to `buffer`, the rest waits. Answers how much went.
+    fn deliver(&mut self, record: &[u8], range: Range<usize>, buffer: Option<&mut [u8]>) -> usize {
+        let plain = record.get(range).unwrap_or_default();
+        let buffer = buffer.unwrap_or_default();
+        let (now, later) = plain.split_at(plain.len().min(buffer.len()));
+        if let Some(place) = buffer.get_mut(..now.len()) {
+            place.copy_from_slice(now);
+        }
+        if !later.is_empty() {
+            self.opened = later.to_vec();
+        }
+        now.len()
+    }
+}
+
+/// What goes out.
+impl Io {
+    /// Seals what the socket takes of `bytes`, and sends it: what that leaves of a record waits.
+    #[inline(never)]
+    pub(super) fn send_sealed(&mut self, bytes: &[u8], turn: &Turn<'_>) -> usize {
+        let mut sent = 0;
+        for part in bytes.chunks(BATCH) {
+            if self.waiting_output() > 0 || self.fin_sent() || self.has_failed() {
+                break;
+            }
+            self.seal(part, turn);
+            sent += part.len();
+        }
+        sent
+    }
+
+    /// As [`send_sealed`](Self::send_sealed), of several pieces, which become records together.
+    #[inline(never)]
+    pub(super) fn send_gathered(
+        &mut self,
+        pieces: &[std::io::IoSlice<'_>],
+        turn: &Turn<'_>,
+    ) -> usize {
+        GATHERED.with_borrow_mut(|gathered| {
+            gathered.clear();
+            for piece in pieces {
+                let room = BATCH.saturating_sub(gathered.len());
+                gathered.extend_from_slice(piece.get(..room).unwrap_or(piece));
+            }
+            self.send_sealed(gathered, turn)
+        })
+    }
+
+    /// Seals all of `bytes`, and sends it or has it wait.
+    #[inline(never)]
+    pub(super) fn write_sealed(&mut self, bytes: &[u8], turn: &Turn<'_>) {
+        for part in bytes.chunks(BATCH) {
+            self.seal(part, turn);
+        }
+    }
+
+    fn seal(&mut self, part: &[u8], turn: &Turn<'_>) {
+        let sealed = self.seal_with(part.len(), turn, |session, out| session.seal(part, out));
+        if let Some(Err(UsedUp)) = sealed {
+            self.finish_for(CloseReason::TlsKeysUsedUp);
+        }
+    }
+
+    /// What `seal` makes of so much plaintext is sent, or waits.
+    fn seal_with<T>(
+        &mut self,
+        plain: usize,
+        turn: &Turn<'_>,
+        seal: impl FnOnce(&mut Session, &mut Vec<u8>) -> T,
+    ) -> Option<T> {
+        LEAVES.with_borrow_mut(|leaves| {
+            leaves.clear();
+            let sealed = self.sealed()?;
+            let outcome = seal(&mut sealed.session, leaves);
+            sealed.overhead += leaves.len().saturating_sub(plain) as u64;
+            self.put(leaves, turn);
+            Some(outcome)
+        })
+    }
+
+    /// Says that nothing more comes, if that was not said, and the client hears it. Answers whether all of it has left.
+    pub(crate) fn has_said_goodbye(&mut self, turn: &Turn<'_>) -> bool {
+        let queued = |io: &Self| sys::unacknowledged(io.socket.as_fd()).unwrap_or(0);
+        if let Some(sealed) = self.sealed()
+            && !sealed.session.is_closed()
+            && !sealed.is_truncated
+        {
+            let has_all = self.waiting_output() == 0 && queued(self) == 0;
+            if let Some(sealed) = self.sealed() {
+                sealed.goodbye_alone = has_all;
+            }
+            self.seal_with(0, turn, |session, out| session.close(out));
+        }
+        self.waiting_output() == 0
+    }
+
+    /// Whether the client has said goodbye, and was to hear nothing but that yet.
+    pub(crate) fn has_heard_all(&self) -> bool {
+        self.sealed_ref()
+            .is_some_and(|sealed| sealed.goodbye_alone && sealed.session.is_over())
+    }
+}
+
+/// In a takeover.
+#[cfg(control)]
+impl Io {
+    /// What another process goes on with; `is_frozen`: this one seals nothing any more. Empty where that is yet to come.
+    pub(crate) fn saved_tls(&self, is_frozen: bool) -> Option<Zeroizing<Vec<u8>>> {
+        match self.pending.as_deref()?.tls.as_ref()? {
+            Tls::Sealed(sealed) if is_frozen => Some(sealed.save()),
+            Tls::Sealed(_) | Tls::Promised => Some(Zeroizing::default()),
+            Tls::Hello(_) | Tls::Handshake(_) => None,
+        }
+    }
+
+    /// What has come of a handshake at which nothing was said yet. `None`: something was.
+    pub(crate) fn hello(&self) -> Option<&[u8]> {
+        match &self.pending.as_deref()?.tls {
+            Some(Tls::Hello(hello)) => Some(hello),
+            Some(Tls::Handshake(handshake)) => handshake.hello(),
+            None => Some(&[]),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn set_hello(&mut self, hello: Vec<u8>) {
+        self.pending().tls = Some(Tls::Hello(hello));
+    }
+
+    /// Goes on with a session that another process saved, or promised.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) fn restore_tls(&mut self, saved: &[u8]) -> Result<(), String> {
+        self.pending().tls = Some(if saved.is_empty() {
+            Tls::Promised
+        } else {
+            let sealed = Sealed::restored(saved);
+            Tls::Sealed(Box::new(sealed.ok_or("a TLS session that cannot be read")?))
+        });
+        Ok(())
+    }
+
+    /// Whether a handshake is under way that no other process can go on with.
+    pub(crate) fn is_shaking(&self) -> bool {
+        let pending = self.pending.as_deref();
+        let tls = pending.and_then(|pending| pending.tls.as_ref());
+        matches!(tls, Some(Tls::Handshake(handshake)) if handshake.hello().is_none())
+    }
+}
+
+/// Whether what was saved has more than a session: bytes that have come, of which no event tells any more.
+#[cfg(control)]
+pub(crate) fn has_come(saved: &[u8]) -> bool {
+    let session = saved.get(9..11).and_then(|length| length.try_into().ok());
+    session.is_some_and(|length| saved.len() > 13 + usize::from(u16::from_be_bytes(length)))
+}
+
+#[cfg(control)]
+impl Sealed {
+    /// Lengths, then the bytes.
+    fn save(&self) -> Zeroizing<Vec<u8>> {
+        let session = self.session.save();
+        let parts = [&session[..], &self.torn, &self.opened];
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let mut saved = Zeroizing::new(Vec::with_capacity(16 + length));
+        saved.push(u8::from(self.is_truncated) | u8::from(self.goodbye_alone) << 1);
+        saved.extend_from_slice(&self.overhead.to_be_bytes());
+        for part in parts.iter().take(2) {
+            let length = u16::try_from(part.len()).unwrap_or(u16::MAX);
+            saved.extend_from_slice(&length.to_be_bytes());
+        }
+        for part in parts {
+            saved.extend_from_slice(part);
+        }
+        saved
+    }
+
+    fn restored(saved: &[u8]) -> Option<Self> {
+        let (&[flags, ref overhead @ .., s0, s1, t0, t1], rest) =
+            saved.split_first_chunk::<13>()?;
+        let length = |bytes| usize::from(u16::from_be_bytes(bytes));
+        let (session, rest) = rest.split_at_checked(length([s0, s1]))?;
+        let (torn, opened) = rest.split_at_checked(length([t0, t1]))?;
+        Some(Self {
+            opened: opened.to_vec(),
+            overhead: u64::from_be_bytes(*overhead),
+            is_truncated: flags & 1 != 0,
+            goodbye_alone: flags & 2 != 0,
+            ..Self::new(Session::restored(session)?, torn.to_vec())
+        })
+    }
+}

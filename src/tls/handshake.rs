@@ -1,0 +1,293 @@
+//! The handshake, by rustls: until the connection is a [`Session`].
+
+use std::cell::RefCell;
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
+use rustls::{CertificateError, Error, HandshakeKind, KeyLog, ProtocolVersion, ServerConfig};
+use zeroize::Zeroizing;
+
+use super::session::{self, Session};
+
+/// The most that a client may say before this side has, bytes.
+const LONGEST_HELLO: usize = 32 * 1024;
+
+/// Room for most flights of a server, bytes.
+const FLIGHT: usize = 4096;
+
+type Secret = Zeroizing<Vec<u8>>;
+
+thread_local! {
+    /// What rustls tells of the connection that it works on to whoever serves all of them: the first traffic secrets, the
+    /// client's first, and the name that the client asks for.
+    static HEARD: RefCell<[Option<Secret>; 2]> = const { RefCell::new([None, None]) };
+    static NAME: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Keeps the traffic secrets for the handshake that they come of.
+#[derive(Debug)]
+pub(super) struct Listener;
+
+impl KeyLog for Listener {
+    fn log(&self, label: &str, _random: &[u8], secret: &[u8]) {
+        if let Some(place) = place(label) {
+            let secret = Zeroizing::new(secret.to_vec());
+            HEARD.with_borrow_mut(|heard| {
+                if let Some(heard) = heard.get_mut(place) {
+                    *heard = Some(secret);
+                }
+            });
+        }
+    }
+
+    fn will_log(&self, label: &str) -> bool {
+        place(label).is_some()
+    }
+}
+
+fn place(label: &str) -> Option<usize> {
+    match label {
+        "CLIENT_TRAFFIC_SECRET_0" => Some(0),
+        "SERVER_TRAFFIC_SECRET_0" => Some(1),
+        _ => None,
+    }
+}
+
+/// The client asks for that name.
+pub(super) fn asked_for(name: &str) {
+    NAME.set(Some(name.to_owned()));
+}
+
+/// What a handshake has led to, besides the session: for the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) version: &'static str,
+    pub(crate) cipher: &'static str,
+    /// The name that the client asked for.
+    pub(crate) name: Option<String>,
+    /// The protocol that was agreed on.
+    pub(crate) protocol: Option<String>,
+    pub(crate) resumed: bool,
+}
+
+/// Why there is no session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// In a few words.
+    pub(crate) what: &'static str,
+    /// All that is known.
+    pub(crate) detail: String,
+}
+
+/// What has become of a handshake.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// More is to come of the client.
+    Waits,
+    /// It is done. What has come behind it is [left over](Handshake::into_rest).
+    Done(Box<Session>, Facts),
+    Failed(Failure),
+}
+
+/// A handshake under way.
+pub(crate) struct Handshake {
+    /// `None` once it is done.
+    connection: Option<UnbufferedServerConnection>,
+    /// What has come, and was not used.
+    input: Vec<u8>,
+    /// So much of that rustls knows.
+    offered: usize,
+    /// All that has come, as long as nothing was said to it.
+    hello: Option<Vec<u8>>,
+    heard: [Option<Secret>; 2],
+    name: Option<String>,
+}
+
+impl Handshake {
+    /// # Errors
+    /// What rustls says of the settings.
+    pub(super) fn new(config: &Arc<ServerConfig>) -> Result<Self, Error> {
+        Ok(Self {
+            connection: Some(UnbufferedServerConnection::new(Arc::clone(config))?),
+            input: Vec::new(),
+            offered: 0,
+            hello: Some(Vec::new()),
+            heard: [None, None],
+            name: None,
+        })
+    }
+
+    /// All that has come, as long as nothing was said to it: another process may begin anew with that.
+    pub(crate) fn hello(&self) -> Option<&[u8]> {
+        self.hello.as_deref()
+    }
+
+    /// What has come and belongs to the session.
+    pub(crate) fn into_rest(self) -> Vec<u8> {
+        self.input
+    }
+
+    /// `bytes` have come of the client. What is to be said goes behind what `out` holds, an alert if it failed.
+    pub(crate) fn advance(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Step {
+        self.input.extend_from_slice(bytes);
+        if let Some(hello) = &mut self.hello {
+            hello.extend_from_slice(bytes);
+            if hello.len() > LONGEST_HELLO {
+                return failed("a hello that is too long", String::new());
+            }
+        }
+        let from = out.len();
+        let step = self.go_on(out);
+        if out.len() > from {
+            self.hello = None;
+        }
+        step
+    }
+
+    /// Offers whole records, one more at a time, so that nothing behind the client's last word ever enters rustls.
+    fn go_on(&mut self, out: &mut Vec<u8>) -> Step {
+        let mut error = None;
+        loop {
+            let offered = self.input.get_mut(..self.offered).unwrap_or_default();
+            let Some(connection) = &mut self.connection else {
+                return failed("an error of this server", String::new());
+            };
+            let UnbufferedStatus { discard, state } = connection.process_tls_records(offered);
+            let (mut waits, mut is_done) = (false, false);
+            match state {
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    let from = out.len();
+                    out.resize(from + FLIGHT, 0);
+                    let mut encoded = data.encode(out.get_mut(from..).unwrap_or_default());
+                    if let Err(EncodeError::InsufficientSize(InsufficientSizeError {
+                        required_size,
+                    })) = encoded
+                    {
+                        out.resize(from + required_size, 0);
+                        encoded = data.encode(out.get_mut(from..).unwrap_or_default());
+                    }
+                    out.truncate(from + encoded.as_ref().map_or(0, |length| *length));
+                    if let Err(error) = encoded {
+                        return failed("an error of this server", error.to_string());
+                    }
+                }
+                Ok(ConnectionState::TransmitTlsData(sent)) => sent.done(),
+                Ok(ConnectionState::BlockedHandshake) => waits = true,
+                Ok(ConnectionState::WriteTraffic(_)) => is_done = true,
+                Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
+                    return failed("the client gave it up", String::new());
+                }
+                Ok(other) => return failed("an error of this server", format!("{other:?}")),
+                // An alert may be to be said: that comes next, and then the error again.
+                Err(again) => match error.replace(again) {
+                    None => {}
+                    Some(error) => return failed(words(&error), error.to_string()),
+                },
+            }
+            self.listen();
+            self.input.drain(..discard);
+            self.offered -= discard;
+            if is_done {
+                return self.done();
+            }
+            if waits && let Some(error) = &error {
+                return failed(words(error), error.to_string());
+            }
+            if waits {
+                match session::whole(self.input.get(self.offered..).unwrap_or_default(), 2048) {
+                    Ok(Some(record)) => self.offered += record,
+                    Ok(None) => return Step::Waits,
+                    Err(fault) => {
+                        // There are no keys yet, as far as an alert is concerned.
+                        out.extend_from_slice(&[21, 3, 3, 0, 2, 2, fault.alert.into()]);
+                        let what = if self.is_http() {
+                            "plain HTTP"
+                        } else {
+                            fault.what
+                        };
+                        return failed(what, String::new());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what rustls has told meanwhile.
+    fn listen(&mut self) {
+        let heard = HEARD.with_borrow_mut(mem::take);
+        for (own, heard) in self.heard.iter_mut().zip(heard) {
+            if heard.is_some() {
+                *own = heard;
+            }
+        }
+        if let Some(name) = NAME.take() {
+            self.name = Some(name);
+        }
+    }
+
+    /// The session, and nothing of rustls's any more.
+    fn done(&mut self) -> Step {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let [client, server] = mem::take(&mut self.heard).map(Option::unwrap_or_default);
+        let agreed = self.connection.take().and_then(|connection| {
+            let suite = connection.negotiated_cipher_suite()?.suite();
+            let facts = Facts {
+                version: match connection.protocol_version()? {
+                    ProtocolVersion::TLSv1_3 => "1.3",
+                    _ => "1.2",
+                },
+                cipher: suite.as_str()?,
+                name: self.name.take(),
+                protocol: connection.alpn_protocol().map(text),
+                resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            };
+            let (extracted, _) = connection.dangerous_into_kernel_connection().ok()?;
+            let session = Session::of_handshake(suite, &extracted, (&server, &client))?;
+            Some(Step::Done(Box::new(session), facts))
+        });
+        agreed.unwrap_or_else(|| failed("an error of this server", "no secrets".to_owned()))
+    }
+
+    fn is_http(&self) -> bool {
+        let methods = [
+            "GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "OPTIONS ", "PATCH ", "CONNECT ", "PRI ",
+        ];
+        methods
+            .iter()
+            .any(|method| self.input.starts_with(method.as_bytes()))
+    }
+}
+
+/// An error in a few words.
+fn words(error: &Error) -> &'static str {
+    match error {
+        Error::NoCertificatesPresented => "no client certificate",
+        Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => "an expired client certificate",
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "a client certificate of an unknown issuer"
+        }
+        Error::InvalidCertificate(_) => "a client certificate that is not valid",
+        Error::PeerIncompatible(_) => "no version or cipher in common",
+        Error::NoApplicationProtocol => "no protocol in common",
+        Error::AlertReceived(alert) => alert.as_str().unwrap_or("an alert"),
+        Error::DecryptError => "a record that was damaged",
+        _ => "no TLS handshake",
+    }
+}
+
+fn failed(what: &'static str, detail: String) -> Step {
+    Step::Failed(Failure { what, detail })
+}
+
+impl fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handshake")
+            .field("input", &self.input.len())
+            .finish_non_exhaustive()
+    }
+}
