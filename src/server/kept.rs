@@ -112,7 +112,7 @@ impl Server {
                     let listener = former.listeners.get(theirs);
                     let listener = listener.map(|it| it.address.to_string());
                     let (id, peer) = (one.arrival.record.id, one.arrival.peer);
-                    log::error!(id, peer:%, listener, reason:% = CloseReason::Crash, detail = "this server does not listen there, or with another service"; "closed");
+                    log::error!(id, peer:%, listener = listener.as_deref(), reason:% = CloseReason::Crash, detail = "this server does not listen there, or with another service"; "closed");
                     continue;
                 };
                 one.arrival.listener = at;
