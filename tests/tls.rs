@@ -653,6 +653,43 @@ fn behind_a_keeper_a_crash_ends_sessions_and_a_restart_does_not() {
     client.end();
 }
 
+/// Their journals stand beside the connections, of which those with TLS are not there.
+#[test]
+fn behind_a_keeper_hub_and_print_go_on_after_a_crash_without_their_sessions() {
+    for service in ["hub", "print"] {
+        let home = Home::new();
+        let args = with_tls(&[service, "--keep"]);
+        let mut server = home.serve(&words(&args));
+        let config = config(&VERSIONS);
+        for _ in 0..2 {
+            let mut clients = [(); 2].map(|()| Client::of(server.address(), &config).unwrap());
+            for client in &mut clients {
+                client.0.write_all(b"a line\nand half a").unwrap();
+                client.0.flush().unwrap();
+            }
+            if service == "print" {
+                assert_eq!(server.stdout_line(), "a line");
+                assert_eq!(server.stdout_line(), "a line");
+            } else {
+                let mut heard = [0; 7];
+                clients[0].0.read_exact(&mut heard).unwrap();
+                assert_eq!(&heard, b"a line\n");
+            }
+            let pid = i32::try_from(home.pid(&[])).unwrap();
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            for mut client in clients {
+                let mut rest = Vec::new();
+                assert!(client.0.read_to_end(&mut rest).is_err(), "no goodbye");
+            }
+            // How many that were is counted as of a second before at the most.
+            server.log_line("what the crash has cost", |line| {
+                line.contains(" closed: ") && line.contains("reason=crash")
+            });
+        }
+    }
+}
+
 #[test]
 fn check_says_that_it_is_on() {
     let mut check = standfast();
