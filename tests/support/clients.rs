@@ -62,6 +62,19 @@ pub(crate) fn unacknowledged(client: &TcpStream) -> u64 {
     bytes.try_into().unwrap()
 }
 
+/// Bytes that the server's kernel has room for, as it has told: a promise that is not taken back.
+#[expect(unsafe_code, reason = "no safe crate asks for the window of TCP_INFO")]
+pub(crate) fn window(client: &TcpStream) -> usize {
+    // SAFETY: the struct is of integers alone, for which zero is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = libc::socklen_t::try_from(size_of_val(&info)).unwrap();
+    let fd = client.as_raw_fd();
+    // SAFETY: `info` is `length` bytes long, and both outlive the call; `client` is borrowed, so open.
+    let answer = unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut length) };
+    assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
+    info.tcpi_snd_wnd.try_into().unwrap()
+}
+
 /// The server has ended this connection, in whichever way.
 #[track_caller]
 pub(crate) fn assert_over(client: &mut TcpStream) {
