@@ -1,5 +1,8 @@
 //! Read deadline, write stall, half-close timeout: kept, renewed by what they say, and no other end before them.
 
+/// Those who read slowly for two minutes. Here, so that it begins early: it is by far the longest.
+mod slow_readers;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;

@@ -55,7 +55,6 @@ mod services;
 /// Drain, second signal, nohup, exit codes, the summary.
 mod signals;
 /// Living slow readers live, and no answer is lost at a close.
-mod slow_readers;
 /// A process that stood still, stopped by SIGSTOP: it judges nobody by time in which it did not look.
 mod standstill;
 /// A stdout or a stderr that takes nothing, or is closed.

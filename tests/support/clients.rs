@@ -70,7 +70,15 @@ pub(crate) fn window(client: &TcpStream) -> usize {
     let mut length = libc::socklen_t::try_from(size_of_val(&info)).unwrap();
     let fd = client.as_raw_fd();
     // SAFETY: `info` is `length` bytes long, and both outlive the call; `client` is borrowed, so open.
-    let answer = unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut length) };
+    let answer = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
     assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
     info.tcpi_snd_wnd.try_into().unwrap()
 }

@@ -2,7 +2,6 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use standfast::{CloseReason, Keepalive};
 
 use super::{Running, Server, Told, fill, looks_late};
 use crate::support::clients::{Stream, reset, until_acknowledged, vanish, window};
-use crate::support::{GUARD, now, pass, read_to_fin, until};
+use crate::support::{now, pass, read_to_fin, until};
 
 #[test]
 fn bytes_and_fin_that_come_before_the_client_looks_are_both_noticed() {
