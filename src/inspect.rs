@@ -49,6 +49,24 @@ pub struct ConnectionInfo {
     /// The server that its far side is connected to.
     #[cfg_attr(control, serde(default))]
     pub upstream: Option<Endpoint>,
+    /// Its TLS session.
+    #[cfg_attr(control, serde(skip_serializing_if = "Option::is_none", default))]
+    pub tls: Option<TlsInfo>,
+}
+
+/// A TLS session, as the table shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct TlsInfo {
+    /// `1.2` or `1.3`.
+    pub version: String,
+    /// As the registry names it.
+    pub cipher: String,
+    /// The name that the client asked for (SNI).
+    pub name: Option<String>,
+    /// Whose certificate the client has shown, such as `CN=alice, O=Acme`.
+    pub client: Option<String>,
 }
 
 /// A deadline, and how long until it comes.
@@ -110,6 +128,20 @@ pub struct ListenerInfo {
     /// Connections through it that ended, as [`Status::closed`] has them.
     #[cfg_attr(control, serde(with = "reasons", default))]
     pub closed: Vec<(CloseReason, u64)>,
+    /// Its handshakes, where its clients speak TLS.
+    #[cfg_attr(control, serde(skip_serializing_if = "Option::is_none", default))]
+    pub tls: Option<Handshakes>,
+}
+
+/// Handshakes of TLS that were done. Those that came to nothing have ended for [`CloseReason::TlsHandshake`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(control, derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Handshakes {
+    /// With certificates shown.
+    pub full: u64,
+    /// By a ticket of an earlier one.
+    pub resumed: u64,
 }
 
 /// An upstream, as the status shows it.

@@ -144,7 +144,7 @@ pub use service::Left;
 pub use service::RoundStage;
 pub use service::{AnyService, Context, Exported, Far, Patience, Ready, Service, Survive};
 #[cfg(feature = "tls")]
-pub use tls::{ClientAuth, Tls, TlsError, TlsSettings, TlsVersion};
+pub use tls::{CertificateInfo, ClientAuth, Tls, TlsError, TlsSettings, TlsVersion};
 
 /// The process that a server is in: what it was started with, its limits, its threads and its children, and waiting in it.
 pub mod process {

@@ -1,5 +1,8 @@
 //! TLS at the door: who comes in, how it ends, and that a takeover carries it.
 
+mod certificates;
+mod floods;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

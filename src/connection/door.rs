@@ -71,7 +71,7 @@ impl Connection {
     fn shake_hands(&mut self, until: Moment, serving: &mut Serving<'_>) -> Step {
         let Some(tls) = serving.tls else {
             // It came from a process that has it there.
-            return self.refuse_tls("this listener has none");
+            return self.refuse_tls("this listener has none", serving);
         };
         let shaken = self.io.shake_hands(tls, serving.buffer, &serving.turn);
         if let Some(verdict) = self.io.verdict() {
@@ -83,14 +83,15 @@ impl Connection {
                 self.io.set_remark(Note::Probe);
                 Step::Close(Ending::fin(CloseReason::PeerClosed))
             }
-            Shaken::Failed(what) => self.refuse_tls(what),
-            Shaken::Waits if until <= serving.turn.known => self.refuse_tls("late"),
+            Shaken::Failed(what) => self.refuse_tls(what, serving),
+            Shaken::Waits if until <= serving.turn.known => self.refuse_tls("late", serving),
             Shaken::Waits => Step::Rest,
         }
     }
 
     /// There is no session: the alert has been sent.
-    fn refuse_tls(&mut self, what: &'static str) -> Step {
+    fn refuse_tls(&mut self, what: &'static str, serving: &mut Serving<'_>) -> Step {
+        self.io.discard_unread(serving.buffer);
         self.io.set_remark(Note::Tls(what));
         Step::Close(Ending::fin(CloseReason::TlsHandshake))
     }

@@ -227,6 +227,9 @@ impl Connection {
                 self.deliver(serving, &serving.buffer[at..at + count]);
                 may_die("served");
                 at += count;
+            } else if self.io.is(Is::Readable) {
+                // Records of TLS with nothing in them, of which there may be any number: the others have their turns.
+                return true;
             }
         }
         false

@@ -25,7 +25,7 @@ use std::time::Duration;
 use crate::address::endpoint::Endpoint;
 use crate::handle::listing::Listing;
 use crate::handle::wanted::Wanted;
-use crate::inspect::{ConnectionInfo, DescriptorInfo, ListenerInfo, Status};
+use crate::inspect::{ConnectionInfo, DescriptorInfo, Handshakes, ListenerInfo, Status};
 use crate::io::stats::Summary;
 use crate::memory::Memory;
 use crate::os::descriptors::{descriptor_limit, descriptors_open};
@@ -108,6 +108,10 @@ impl Handle {
                     accepted: counted.accepted,
                     open: shared.open_at(at),
                     closed: shown::closed_by_reason(&counted),
+                    tls: listener.tls.map(|_| Handshakes {
+                        full: counted.handshakes,
+                        resumed: counted.resumptions,
+                    }),
                     ..listener.clone()
                 }
             })

@@ -181,9 +181,9 @@ impl Giving {
             if let Some(tls) = &origin.settings.tls
                 && self.baton.fate(listener) != Fate::Stays
             {
-                let key = tls.ticket_key();
+                let keys = Secret(tls.ticket_keys().to_vec());
                 self.baton
-                    .pass(&Message::Tickets { listener, key }, &[], None)?;
+                    .pass(&Message::Tickets { listener, keys }, &[], None)?;
             }
         }
         Ok(())

@@ -62,7 +62,7 @@ pub(crate) trait Taker {
     fn suspect(&mut self, key: usize);
 
     /// What the TLS tickets of a listener of ours are sealed with.
-    fn take_ticket_key(&mut self, _listener: u16, _key: [u8; 32]) {}
+    fn take_ticket_keys(&mut self, _listener: u16, _keys: &[u8]) {}
 
     /// The time by which what is taken in next is told.
     fn look_at_the_clock(&mut self);
@@ -227,7 +227,7 @@ impl Giver {
                     last_shown = shown;
                     Ok(())
                 }
-                Message::Tickets { listener, key } => taking.take_ticket_key(listener, key),
+                Message::Tickets { listener, keys } => taking.take_ticket_keys(listener, &keys.0),
                 Message::Gone(ids) => ids.into_iter().try_for_each(|id| taking.forget(id)),
                 Message::Final {
                     connections,
@@ -471,11 +471,11 @@ impl<'a, T: Taker> Taking<'a, T> {
         }
     }
 
-    fn take_ticket_key(&mut self, theirs: u16, key: [u8; 32]) -> Result<(), String> {
+    fn take_ticket_keys(&mut self, theirs: u16, keys: &[u8]) -> Result<(), String> {
         let ours = self.listener_of.get(usize::from(theirs));
         let ours = *ours.ok_or("tickets of no listener")?;
         let worker = self.workers.first_mut().ok_or("no worker")?;
-        worker.take_ticket_key(ours, key);
+        worker.take_ticket_keys(ours, keys);
         Ok(())
     }
 

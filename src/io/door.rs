@@ -15,6 +15,9 @@ use crate::address::introduction::Introduction;
 use crate::io::Is;
 use crate::time::deadline::Moment;
 
+/// How often a socket is read for what nobody wants.
+const MOST_DISCARDED: usize = 16;
+
 /// What a client waits for that no service has heard of yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Door {
@@ -77,6 +80,17 @@ impl Io {
         }
         // An edge may have told of what waits behind the header.
         self.set(Is::Readable, true);
+    }
+
+    /// Takes what has come out of the socket, which nobody reads: else it were closed with a reset, which may overtake what
+    /// was said last. Who sends on and on has that.
+    pub(crate) fn discard_unread(&mut self, buffer: &mut [u8]) {
+        for _ in 0..MOST_DISCARDED {
+            match rustix::net::recv(&self.socket, &mut *buffer, RecvFlags::empty()) {
+                Ok((1.., _)) => {}
+                _ => return,
+            }
+        }
     }
 
     /// It is `client`, who has dialled that, as `via` says, unless that speaks for itself.

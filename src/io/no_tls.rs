@@ -4,6 +4,7 @@ use std::io::IoSlice;
 use std::time::Duration;
 
 use super::{Io, Turn};
+use crate::inspect::TlsInfo;
 use crate::liveness::close::CloseReason;
 
 /// TLS of a listener, which none has.
@@ -19,11 +20,11 @@ impl Server {
         match *self {}
     }
 
-    pub(crate) fn ticket_key(&self) -> [u8; 32] {
+    pub(crate) fn ticket_keys(&self) -> Vec<u8> {
         match *self {}
     }
 
-    pub(crate) fn take_ticket_key(&self, _key: [u8; 32]) {
+    pub(crate) fn take_ticket_keys(&self, _saved: &[u8]) {
         match *self {}
     }
 }
@@ -45,6 +46,14 @@ impl Io {
     #[inline]
     pub(crate) fn has_tls(&self) -> bool {
         false
+    }
+
+    pub(crate) fn tls_info(&self) -> Option<TlsInfo> {
+        None
+    }
+
+    pub(crate) fn named(&self) -> (Option<&str>, Option<&str>) {
+        (None, None)
     }
 
     pub(crate) fn is_heard(&self) -> bool {

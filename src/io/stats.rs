@@ -41,6 +41,9 @@ pub(crate) struct Stats {
     pub(crate) accepted: Counter,
     pub(crate) read: Counter,
     pub(crate) written: Counter,
+    /// Handshakes of TLS that were done: in full, and by a ticket.
+    pub(crate) handshakes: Counter,
+    pub(crate) resumptions: Counter,
     closed: [Counter; CloseReason::ALL.len()],
 }
 
@@ -58,6 +61,8 @@ pub(crate) struct Counts {
     read: u64,
     written: u64,
     closed: Vec<u64>,
+    handshakes: u64,
+    resumptions: u64,
 }
 
 #[cfg(control)]
@@ -90,6 +95,8 @@ pub struct Summary {
     pub takeover: Option<Takeover>,
     /// The process that took over ended before it could serve: nobody serves any more.
     pub in_vain: bool,
+    pub(crate) handshakes: u64,
+    pub(crate) resumptions: u64,
     closed: [u64; CloseReason::ALL.len()],
 }
 
@@ -110,6 +117,8 @@ impl Summary {
         self.accepted += stats.accepted.value();
         self.read += stats.read.value();
         self.written += stats.written.value();
+        self.handshakes += stats.handshakes.value();
+        self.resumptions += stats.resumptions.value();
         for (sum, counter) in self.closed.iter_mut().zip(&stats.closed) {
             *sum += counter.value();
         }
@@ -120,6 +129,8 @@ impl Summary {
         self.accepted += other.accepted;
         self.read += other.read;
         self.written += other.written;
+        self.handshakes += other.handshakes;
+        self.resumptions += other.resumptions;
         for (sum, count) in self.closed.iter_mut().zip(other.closed) {
             *sum += count;
         }
@@ -133,6 +144,8 @@ impl Summary {
             read: self.read,
             written: self.written,
             closed: self.closed.to_vec(),
+            handshakes: self.handshakes,
+            resumptions: self.resumptions,
         }
     }
 
@@ -141,6 +154,8 @@ impl Summary {
         self.accepted += counts.accepted;
         self.read += counts.read;
         self.written += counts.written;
+        self.handshakes += counts.handshakes;
+        self.resumptions += counts.resumptions;
         for (sum, count) in self.closed.iter_mut().zip(&counts.closed) {
             *sum += count;
         }

@@ -5,21 +5,24 @@
 //! [`Sealed::opened`], what of a record there was no room for; and the outbox, whose bytes are sealed already, so that a
 //! takeover carries them as they are. [`Io::read`] counts what services see, [`Io::written`] what the socket takes.
 
+#[cfg(control)]
+mod saved;
+
 use std::cell::RefCell;
 use std::mem;
 use std::ops::Range;
 use std::os::fd::AsFd;
 
-#[cfg(control)]
-use zeroize::Zeroizing;
-
 use super::{Io, Turn};
+use crate::inspect::TlsInfo;
 use crate::io::Is;
 use crate::liveness::close::{CloseReason, Ending, Note};
 use crate::os::sys;
 use crate::tls::{Fault, Handshake, LONGEST_RECORD, Opened, Session, Step, UsedUp};
 
 pub(crate) use crate::tls::Tls as Server;
+#[cfg(control)]
+pub(crate) use saved::has_come;
 
 /// What is read, or sealed, at once, bytes.
 const BATCH: usize = 64 * 1024;
@@ -58,13 +61,24 @@ pub(crate) struct Sealed {
     is_truncated: bool,
     /// Ours is all that the client has not acknowledged.
     goodbye_alone: bool,
+    named: Named,
+}
+
+/// Who the client is, and whom it wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Named {
+    /// The name that it asked for.
+    asked: Option<Box<str>>,
+    /// Whose certificate it has shown.
+    client: Option<Box<str>>,
 }
 
 impl Sealed {
-    fn new(session: Session, torn: Vec<u8>) -> Self {
+    fn new(session: Session, torn: Vec<u8>, named: Named) -> Self {
         Self {
             session,
             torn,
+            named,
             opened: Vec::new(),
             overhead: 0,
             is_truncated: false,
@@ -134,6 +148,26 @@ impl Io {
         self.written.saturating_sub(overhead)
     }
 
+    /// Its session, as the table shows it.
+    pub(crate) fn tls_info(&self) -> Option<TlsInfo> {
+        let sealed = self.sealed_ref()?;
+        let (version, cipher) = sealed.session.agreed();
+        Some(TlsInfo {
+            version: version.to_owned(),
+            cipher: cipher.to_owned(),
+            name: sealed.named.asked.as_deref().map(str::to_owned),
+            client: sealed.named.client.as_deref().map(str::to_owned),
+        })
+    }
+
+    /// The name that its client asked for by TLS, and whose certificate that has shown.
+    pub(crate) fn named(&self) -> (Option<&str>, Option<&str>) {
+        let named = self.sealed_ref().map(|sealed| &sealed.named);
+        named.map_or((None, None), |named| {
+            (named.asked.as_deref(), named.client.as_deref())
+        })
+    }
+
     /// The reason that it ends for, where that is that the peer was done: without a goodbye who knows.
     pub(crate) fn told_apart(&self, reason: CloseReason) -> CloseReason {
         let is_truncated = self.sealed_ref().is_some_and(|sealed| sealed.is_truncated);
@@ -198,7 +232,10 @@ impl Io {
                 return Shaken::Waits;
             }
             hello = mem::take(before);
-            match tls.handshake() {
+            let Some(handshake) = tls.handshake() else {
+                return Shaken::Failed("too many handshakes at once");
+            };
+            match handshake {
                 Ok(handshake) => pending.tls = Some(Tls::Handshake(Box::new(handshake))),
                 Err(error) => {
                     log::error!(id, error:%; "cannot begin a TLS handshake");
@@ -223,10 +260,19 @@ impl Io {
                 Shaken::Failed(failure.what)
             }
             Step::Done(session, facts) => {
-                log::debug!(id, version = facts.version, cipher = facts.cipher, name = facts.name.as_deref(), protocol = facts.protocol.as_deref(), resumed = facts.resumed; "TLS session");
+                let counter = match facts.resumed {
+                    true => &turn.stats.resumptions,
+                    false => &turn.stats.handshakes,
+                };
+                counter.add(1);
+                log::debug!(id, version = facts.version, cipher = facts.cipher, name = facts.name.as_deref(), protocol = facts.protocol.as_deref(), client = facts.client.as_deref(), resumed = facts.resumed; "TLS session");
                 let pending = self.pending();
                 if let Some(Tls::Handshake(handshake)) = pending.tls.take() {
-                    let sealed = Sealed::new(*session, handshake.into_rest());
+                    let named = Named {
+                        asked: facts.name.map(String::into_boxed_str),
+                        client: facts.client.map(String::into_boxed_str),
+                    };
+                    let sealed = Sealed::new(*session, handshake.into_rest(), named);
                     pending.tls = Some(Tls::Sealed(Box::new(sealed)));
                 }
                 // What was said so far is nobody's output.
@@ -468,96 +514,5 @@ impl Io {
     pub(crate) fn has_heard_all(&self) -> bool {
         self.sealed_ref()
             .is_some_and(|sealed| sealed.goodbye_alone && sealed.session.is_over())
-    }
-}
-
-/// In a takeover.
-#[cfg(control)]
-impl Io {
-    /// What another process goes on with; `is_frozen`: this one seals nothing any more. Empty where that is yet to come.
-    pub(crate) fn saved_tls(&self, is_frozen: bool) -> Option<Zeroizing<Vec<u8>>> {
-        match self.pending.as_deref()?.tls.as_ref()? {
-            Tls::Sealed(sealed) if is_frozen => Some(sealed.save()),
-            Tls::Sealed(_) | Tls::Promised => Some(Zeroizing::default()),
-            Tls::Hello(_) | Tls::Handshake(_) => None,
-        }
-    }
-
-    /// What has come of a handshake at which nothing was said yet. `None`: something was.
-    pub(crate) fn hello(&self) -> Option<&[u8]> {
-        match &self.pending.as_deref()?.tls {
-            Some(Tls::Hello(hello)) => Some(hello),
-            Some(Tls::Handshake(handshake)) => handshake.hello(),
-            None => Some(&[]),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn set_hello(&mut self, hello: Vec<u8>) {
-        self.pending().tls = Some(Tls::Hello(hello));
-    }
-
-    /// Goes on with a session that another process saved, or promised.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub(crate) fn restore_tls(&mut self, saved: &[u8]) -> Result<(), String> {
-        self.pending().tls = Some(if saved.is_empty() {
-            Tls::Promised
-        } else {
-            let sealed = Sealed::restored(saved);
-            Tls::Sealed(Box::new(sealed.ok_or("a TLS session that cannot be read")?))
-        });
-        Ok(())
-    }
-
-    /// Whether a handshake is under way that no other process can go on with.
-    pub(crate) fn is_shaking(&self) -> bool {
-        let pending = self.pending.as_deref();
-        let tls = pending.and_then(|pending| pending.tls.as_ref());
-        matches!(tls, Some(Tls::Handshake(handshake)) if handshake.hello().is_none())
-    }
-}
-
-/// Whether what was saved has more than a session: bytes that have come, of which no event tells any more.
-#[cfg(control)]
-pub(crate) fn has_come(saved: &[u8]) -> bool {
-    let session = saved.get(9..11).and_then(|length| length.try_into().ok());
-    session.is_some_and(|length| saved.len() > 13 + usize::from(u16::from_be_bytes(length)))
-}
-
-#[cfg(control)]
-impl Sealed {
-    /// Lengths, then the bytes.
-    fn save(&self) -> Zeroizing<Vec<u8>> {
-        let session = self.session.save();
-        let parts = [&session[..], &self.torn, &self.opened];
-        let length: usize = parts.iter().map(|part| part.len()).sum();
-        let mut saved = Zeroizing::new(Vec::with_capacity(16 + length));
-        saved.push(u8::from(self.is_truncated) | u8::from(self.goodbye_alone) << 1);
-        saved.extend_from_slice(&self.overhead.to_be_bytes());
-        for part in parts.iter().take(2) {
-            let length = u16::try_from(part.len()).unwrap_or(u16::MAX);
-            saved.extend_from_slice(&length.to_be_bytes());
-        }
-        for part in parts {
-            saved.extend_from_slice(part);
-        }
-        saved
-    }
-
-    fn restored(saved: &[u8]) -> Option<Self> {
-        let (&[flags, ref overhead @ .., s0, s1, t0, t1], rest) =
-            saved.split_first_chunk::<13>()?;
-        let length = |bytes| usize::from(u16::from_be_bytes(bytes));
-        let (session, rest) = rest.split_at_checked(length([s0, s1]))?;
-        let (torn, opened) = rest.split_at_checked(length([t0, t1]))?;
-        Some(Self {
-            opened: opened.to_vec(),
-            overhead: u64::from_be_bytes(*overhead),
-            is_truncated: flags & 1 != 0,
-            goodbye_alone: flags & 2 != 0,
-            ..Self::new(Session::restored(session)?, torn.to_vec())
-        })
     }
 }

@@ -182,6 +182,7 @@ impl Entrance {
             upstream: None,
             ending: &Ending::fin(reason),
             note,
+            named: (None, None),
             age: Duration::ZERO,
             read: 0,
             written: 0,

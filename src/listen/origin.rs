@@ -112,6 +112,7 @@ impl Origin {
                 .flatten()
                 .min_by_key(|deadline| deadline.due_in),
             upstream: io.upstream(),
+            tls: io.tls_info(),
         }
     }
 }

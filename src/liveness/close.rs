@@ -232,6 +232,8 @@ pub(crate) struct Obituary<'a> {
     pub(crate) upstream: Option<Endpoint>,
     pub(crate) ending: &'a Ending,
     pub(crate) note: Option<Note>,
+    /// The name that the client asked for by TLS, and whose certificate it has shown.
+    pub(crate) named: (Option<&'a str>, Option<&'a str>),
     pub(crate) age: Duration,
     pub(crate) read: u64,
     pub(crate) written: u64,
@@ -276,6 +278,8 @@ impl Obituary<'_> {
             limit = self.note.and_then(Note::limit),
             header = self.note.and_then(Note::header),
             tls = self.note.and_then(Note::tls),
+            sni = self.named.0,
+            client = self.named.1,
             late = self.note.and_then(Note::late),
             age = millis(self.age),
             read = self.read,

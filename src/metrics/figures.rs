@@ -42,6 +42,19 @@ pub(super) fn figures(status: &Status, open_metrics: bool) -> String {
             );
         }
     }
+    if listeners.iter().any(|listener| listener.tls.is_some()) {
+        let handshakes = text.family(
+            "standfast_tls_handshakes_total",
+            Kind::Counter,
+            "Handshakes of TLS that were done, in full or by a ticket.",
+        );
+        for listener in listeners {
+            let Some(tls) = &listener.tls else { continue };
+            for (kind, count) in [("full", tls.full), ("resumed", tls.resumed)] {
+                handshakes.value(&[("listener", &listener.address), ("kind", &kind)], count);
+            }
+        }
+    }
     text.family(
         "standfast_bytes_total",
         Kind::Counter,

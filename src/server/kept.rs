@@ -58,6 +58,7 @@ impl Server {
             accepted: 0,
             open: 0,
             closed: Vec::new(),
+            tls: None,
         });
         let listeners: Vec<_> = listeners.collect();
         let Meant {

@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::handle::shown::Shown;
 use crate::handle::{Handle, Mailbox, Shared};
-use crate::inspect::ListenerInfo;
+use crate::inspect::{Handshakes, ListenerInfo};
 use crate::io::Terms;
 use crate::io::stats::{Stats, Summary};
 use crate::listen::accept::Acceptor;
@@ -168,6 +168,11 @@ impl Server {
             accepted: 0,
             open: 0,
             closed: Vec::new(),
+            tls: listener
+                .settings
+                .tls
+                .as_ref()
+                .map(|_| Handshakes::default()),
         };
         let upstreams = of_each_once(&services, |service| service.upstreams());
         let nats = of_each_once(&services, |service| service.nats());

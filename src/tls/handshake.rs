@@ -4,12 +4,18 @@ use std::cell::RefCell;
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::UnbufferedServerConnection;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
-use rustls::{CertificateError, Error, HandshakeKind, KeyLog, ProtocolVersion, ServerConfig};
+use rustls::{
+    AlertDescription, CertificateError, Error, HandshakeKind, KeyLog, ProtocolVersion, ServerConfig,
+};
 use zeroize::Zeroizing;
 
+use super::certificate;
 use super::session::{self, Session};
 
 /// The most that a client may say before this side has, bytes.
@@ -70,6 +76,8 @@ pub(crate) struct Facts {
     pub(crate) name: Option<String>,
     /// The protocol that was agreed on.
     pub(crate) protocol: Option<String>,
+    /// Whose certificate the client has shown.
+    pub(crate) client: Option<String>,
     pub(crate) resumed: bool,
 }
 
@@ -104,13 +112,40 @@ pub(crate) struct Handshake {
     hello: Option<Vec<u8>>,
     heard: [Option<Secret>; 2],
     name: Option<String>,
+    /// Who looks at a certificate that was shown in another handshake, which a ticket brings back.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    _under_way: UnderWay,
+}
+
+/// One of those under way, as long as it is there.
+pub(super) struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    /// `None`: there are so many already.
+    pub(super) fn among(all: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let one = Self(Arc::clone(all));
+        // Given back by `one`, if it was too many.
+        (all.fetch_add(1, Ordering::Relaxed) < most).then_some(one)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Handshake {
     /// # Errors
     /// What rustls says of the settings.
-    pub(super) fn new(config: &Arc<ServerConfig>) -> Result<Self, Error> {
+    pub(super) fn new(
+        config: &Arc<ServerConfig>,
+        verifier: Option<Arc<dyn ClientCertVerifier>>,
+        under_way: UnderWay,
+    ) -> Result<Self, Error> {
         Ok(Self {
+            verifier,
+            _under_way: under_way,
             connection: Some(UnbufferedServerConnection::new(Arc::clone(config))?),
             input: Vec::new(),
             offered: 0,
@@ -132,10 +167,14 @@ impl Handshake {
 
     /// `bytes` have come of the client. What is to be said goes behind what `out` holds, an alert if it failed.
     pub(crate) fn advance(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Step {
+        // Of a handshake that has failed there may be something yet.
+        HEARD.take();
+        NAME.take();
         self.input.extend_from_slice(bytes);
         if let Some(hello) = &mut self.hello {
             hello.extend_from_slice(bytes);
             if hello.len() > LONGEST_HELLO {
+                out.extend_from_slice(&plain_alert(AlertDescription::RecordOverflow));
                 return failed("a hello that is too long", String::new());
             }
         }
@@ -191,7 +230,7 @@ impl Handshake {
             self.input.drain(..discard);
             self.offered -= discard;
             if is_done {
-                return self.done();
+                return self.done(out);
             }
             if waits && let Some(error) = &error {
                 return failed(words(error), error.to_string());
@@ -202,7 +241,7 @@ impl Handshake {
                     Ok(None) => return Step::Waits,
                     Err(fault) => {
                         // There are no keys yet, as far as an alert is concerned.
-                        out.extend_from_slice(&[21, 3, 3, 0, 2, 2, fault.alert.into()]);
+                        out.extend_from_slice(&plain_alert(fault.alert));
                         let what = if self.is_http() {
                             "plain HTTP"
                         } else {
@@ -229,11 +268,20 @@ impl Handshake {
     }
 
     /// The session, and nothing of rustls's any more.
-    fn done(&mut self) -> Step {
+    fn done(&mut self, out: &mut Vec<u8>) -> Step {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let [client, server] = mem::take(&mut self.heard).map(Option::unwrap_or_default);
         let agreed = self.connection.take().and_then(|connection| {
             let suite = connection.negotiated_cipher_suite()?.suite();
+            let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+            let shown = connection.peer_certificates().unwrap_or_default();
+            // rustls has looked at what was shown in this handshake, and at no other.
+            let refused = self
+                .verifier
+                .as_ref()
+                .filter(|_| resumed)
+                .and_then(|verifier| refused(&**verifier, shown));
+            let told = shown.first().and_then(|first| certificate::told(first));
             let facts = Facts {
                 version: match connection.protocol_version()? {
                     ProtocolVersion::TLSv1_3 => "1.3",
@@ -242,10 +290,15 @@ impl Handshake {
                 cipher: suite.as_str()?,
                 name: self.name.take(),
                 protocol: connection.alpn_protocol().map(text),
-                resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+                client: told.map(|told| told.subject),
+                resumed,
             };
             let (extracted, _) = connection.dangerous_into_kernel_connection().ok()?;
-            let session = Session::of_handshake(suite, &extracted, (&server, &client))?;
+            let mut session = Session::of_handshake(suite, &extracted, (&server, &client))?;
+            if let Some(error) = refused {
+                session.give_up(AlertDescription::CertificateUnknown, out);
+                return Some(failed(words(&error), error.to_string()));
+            }
             Some(Step::Done(Box::new(session), facts))
         });
         agreed.unwrap_or_else(|| failed("an error of this server", "no secrets".to_owned()))
@@ -259,6 +312,23 @@ impl Handshake {
             .iter()
             .any(|method| self.input.starts_with(method.as_bytes()))
     }
+}
+
+/// Why a client is refused that has shown this, if it is: its certificate may have expired since.
+fn refused(verifier: &dyn ClientCertVerifier, shown: &[CertificateDer<'_>]) -> Option<Error> {
+    match shown.split_first() {
+        Some((end, between)) => verifier
+            .verify_client_cert(end, between, UnixTime::now())
+            .err(),
+        None => verifier
+            .client_auth_mandatory()
+            .then_some(Error::NoCertificatesPresented),
+    }
+}
+
+/// An alert that ends it, before there are keys.
+fn plain_alert(alert: AlertDescription) -> [u8; 7] {
+    [21, 3, 3, 0, 2, 2, alert.into()]
 }
 
 /// An error in a few words.

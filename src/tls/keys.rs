@@ -60,6 +60,10 @@ impl Suite {
         self.id.into()
     }
 
+    pub(super) fn name(self) -> &'static str {
+        self.id.as_str().unwrap_or("?")
+    }
+
     /// How many records one key may seal: beyond that AES in GCM gives an attacker an advantage (RFC 8446, 5.5).
     pub(super) fn limit(self) -> u64 {
         match self.cipher {
@@ -275,6 +279,10 @@ impl Direction {
             let nonce = aead::Nonce::assume_unique_for_key(nonce);
             let opened = key.open_in_place(nonce, Aad::from(*header), body);
             let opened = opened.map_err(|_| Unopened::Forged)?;
+            // With its type and what it is padded with (RFC 8446, 5.4).
+            if opened.len() > FRAGMENT + 1 {
+                return Err(Unopened::TooLong);
+            }
             let end = opened.iter().rposition(|byte| *byte != 0);
             let (data, kind) = end
                 .and_then(|end| opened.split_at_mut_checked(end))

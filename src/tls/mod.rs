@@ -8,6 +8,7 @@
 //! A nonce that is used twice gives the key away. So a session that was saved seals nothing any more, unless nobody ever
 //! reads what was saved: in a takeover it is saved in the freeze, and read for good once the old process has let go.
 
+mod certificate;
 mod handshake;
 mod keys;
 mod session;
@@ -16,4 +17,4 @@ mod tickets;
 
 pub(crate) use handshake::{Handshake, Step};
 pub(crate) use session::{Fault, LONGEST_RECORD, Opened, Session, UsedUp};
-pub use settings::{ClientAuth, Tls, TlsError, TlsSettings, TlsVersion};
+pub use settings::{CertificateInfo, ClientAuth, Tls, TlsError, TlsSettings, TlsVersion};

@@ -126,6 +126,12 @@ impl Session {
         }
     }
 
+    /// The version and the cipher.
+    pub(crate) fn agreed(&self) -> (&'static str, &'static str) {
+        let version = if self.suite.is_13 { "1.3" } else { "1.2" };
+        (version, self.suite.name())
+    }
+
     /// Whether nothing more may be sealed.
     pub(crate) fn is_closed(&self) -> bool {
         self.is_closed
@@ -176,8 +182,10 @@ impl Session {
     }
 
     fn put(&mut self, kind: ContentType, data: &[u8], out: &mut Vec<u8>) {
+        let from = out.len();
         if self.out.seal(kind, data, out).is_err() {
-            // Of so few bytes ring refuses none; what would be torn is not sent on.
+            // Of so few bytes ring refuses none. What is behind `from` by then is no record, and may be plaintext.
+            out.truncate(from);
             self.is_closed = true;
         }
     }
@@ -352,7 +360,8 @@ impl Session {
         }
         let out = Direction::restored(suite, &mut rest)?;
         let into = Direction::restored(suite, &mut rest)?;
-        if rest.len() > 4 + LONGEST_MESSAGE {
+        // Behind the limit a number would be used twice in the end.
+        if rest.len() > 4 + LONGEST_MESSAGE || out.number > suite.limit() {
             return None;
         }
         Some(Self {

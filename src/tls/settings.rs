@@ -4,25 +4,33 @@ use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert,
+    WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, InconsistentKeys, RootCertStore, ServerConfig};
 
 use zeroize::Zeroizing;
 
-use super::handshake::{self, Handshake};
+use super::certificate;
+use super::handshake::{self, Handshake, UnderWay};
 use super::tickets::Tickets;
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many of them may be under way at once.
+const HANDSHAKES: usize = 4096;
 
 /// The oldest version that is spoken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +74,8 @@ pub struct TlsSettings {
     pub client_auth: ClientAuth,
     /// How long a handshake may take; 10 s by default.
     pub handshake_timeout: Duration,
+    /// How many handshakes may be under way at once: who comes beyond that is refused. 4096 by default.
+    pub handshakes: usize,
 }
 
 impl Default for TlsSettings {
@@ -77,6 +87,7 @@ impl Default for TlsSettings {
             client_ca: None,
             client_auth: ClientAuth::default(),
             handshake_timeout: HANDSHAKE_TIMEOUT,
+            handshakes: HANDSHAKES,
         }
     }
 }
@@ -89,7 +100,27 @@ struct Built {
     config: Arc<ServerConfig>,
     tickets: Arc<Tickets>,
     handshake_timeout: Duration,
+    handshakes: usize,
+    under_way: Arc<AtomicUsize>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    certificates: Vec<CertificateInfo>,
     is_held: AtomicBool,
+}
+
+/// A certificate that is shown to clients: what it says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CertificateInfo {
+    /// The file that it was read from.
+    pub file: PathBuf,
+    /// The hosts that it is for.
+    pub names: Vec<String>,
+    /// Who has signed it, such as `CN=E7, O=Let's Encrypt, C=US`.
+    pub issuer: String,
+    /// How many certificates are in the file.
+    pub chain: usize,
+    /// When it is no longer valid, where that is understood.
+    pub not_after: Option<SystemTime>,
 }
 
 impl Tls {
@@ -114,11 +145,16 @@ impl Tls {
         };
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
         let builder = builder.with_protocol_versions(versions).map_err(unusable)?;
+        let mut verifier_of_all: Option<Arc<dyn ClientCertVerifier>> = None;
+        let mut asked = Vec::new();
         let builder = match &settings.client_ca {
             None => builder.with_no_client_auth(),
             Some(file) => {
+                asked.push(settings.client_auth as u8);
                 let mut roots = RootCertStore::empty();
                 for certificate in certificates(file)? {
+                    asked.extend_from_slice(&certificate.len().to_be_bytes());
+                    asked.extend_from_slice(&certificate);
                     let added = roots.add(certificate);
                     added.map_err(|error| TlsError::new(Some(file), error.to_string()))?;
                 }
@@ -129,21 +165,28 @@ impl Tls {
                     ClientAuth::Optional => verifier.allow_unauthenticated(),
                 };
                 let verifier = verifier.build();
-                builder.with_client_cert_verifier(
-                    verifier.map_err(|error| TlsError::new(Some(file), error.to_string()))?,
-                )
+                let verifier =
+                    verifier.map_err(|error| TlsError::new(Some(file), error.to_string()))?;
+                verifier_of_all = Some(Arc::clone(&verifier));
+                builder.with_client_cert_verifier(verifier)
             }
         };
-        let mut config = builder.with_cert_resolver(Arc::new(Names(keys)));
-        let tickets = Arc::new(Tickets::new().ok_or_else(|| {
+        let told = keys.iter().zip(&settings.certificates);
+        let told = told.map(|(key, (file, _))| told_of(file, key));
+        let told = told.collect::<Result<Vec<_>, _>>()?;
+        let tickets = Tickets::new(&asked, since_epoch);
+        let tickets = Arc::new(tickets.ok_or_else(|| {
             TlsError::new(
                 None,
                 "TLS needs random bytes, and the system has none".to_owned(),
             )
         })?);
+        let mut config = builder.with_cert_resolver(Arc::new(Names(keys)));
         config.enable_secret_extraction = true;
         config.key_log = Arc::new(handshake::Listener);
         config.ticketer = Arc::clone(&tickets) as _;
+        // By tickets alone: nothing of an ended session is kept here.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ignore_client_order = true;
         config.alpn_protocols = settings
             .protocols
@@ -154,12 +197,25 @@ impl Tls {
             config: Arc::new(config),
             tickets,
             handshake_timeout: settings.handshake_timeout,
+            handshakes: settings.handshakes,
+            under_way: Arc::default(),
+            verifier: verifier_of_all,
+            certificates: told,
             is_held: AtomicBool::new(false),
         })))
     }
 
-    pub(crate) fn handshake(&self) -> Result<Handshake, rustls::Error> {
-        Handshake::new(&self.0.config)
+    /// The certificates that clients are shown, the one for all other names first.
+    #[must_use]
+    pub fn certificates(&self) -> &[CertificateInfo] {
+        &self.0.certificates
+    }
+
+    /// `None`: there are as many under way as may be.
+    pub(crate) fn handshake(&self) -> Option<Result<Handshake, rustls::Error>> {
+        let under_way = UnderWay::among(&self.0.under_way, self.0.handshakes)?;
+        let verifier = self.0.verifier.clone();
+        Some(Handshake::new(&self.0.config, verifier, under_way))
     }
 
     pub(crate) fn handshake_timeout(&self) -> Duration {
@@ -177,13 +233,15 @@ impl Tls {
     }
 
     /// What tickets are sealed with.
-    pub(crate) fn ticket_key(&self) -> [u8; 32] {
-        *self.0.tickets.key()
+    pub(crate) fn ticket_keys(&self) -> Zeroizing<Vec<u8>> {
+        self.0.tickets.save()
     }
 
     /// Goes on with the tickets of the process that had the clients before.
-    pub(crate) fn take_ticket_key(&self, key: [u8; 32]) {
-        self.0.tickets.set_key(Zeroizing::new(key));
+    pub(crate) fn take_ticket_keys(&self, saved: &[u8]) {
+        if self.0.tickets.restore(saved).is_none() {
+            log::warn!("no client resumes the TLS session that it had with the former process");
+        }
     }
 }
 
@@ -271,6 +329,35 @@ fn certified(
             format!("it is not the key of {}", certificate.display()),
         ),
         error => TlsError::new(Some(key), error.to_string()),
+    })
+}
+
+fn since_epoch() -> Duration {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH);
+    time.unwrap_or_default()
+}
+
+/// # Errors
+/// No client would have it any more.
+fn told_of(file: &Path, key: &CertifiedKey) -> Result<CertificateInfo, TlsError> {
+    let first = key.cert.first();
+    let told = first
+        .and_then(|first| certificate::told(first))
+        .unwrap_or_default();
+    let over = told
+        .not_after
+        .and_then(|at| SystemTime::now().duration_since(at).ok());
+    if let Some(over) = over {
+        let days = over.as_secs() / 86_400;
+        let what = format!("it has expired, {days} days ago");
+        return Err(TlsError::new(Some(file), what));
+    }
+    Ok(CertificateInfo {
+        file: file.to_owned(),
+        names: told.names,
+        issuer: told.issuer,
+        chain: key.cert.len(),
+        not_after: told.not_after,
     })
 }
 

@@ -95,7 +95,7 @@ pub(crate) enum Message {
     /// What is shown of the time before, or what is new of that; JSON, and sent to who asked for it.
     Past(#[serde(with = "serde_bytes")] Vec<u8>),
     /// What the TLS tickets of a listener are sealed with: those that clients have stay good.
-    Tickets { listener: u16, key: [u8; 32] },
+    Tickets { listener: u16, keys: Secret },
 }
 
 /// A listener.
@@ -465,7 +465,7 @@ mod tests {
             Message::Past(vec![1, 2, 3]),
             Message::Tickets {
                 listener: 1,
-                key: [7; 32],
+                keys: Secret(vec![7; 36]),
             },
         ]
     }

@@ -520,6 +520,7 @@ impl Worker {
             upstream: io.upstream(),
             ending,
             note: io.remark(),
+            named: io.named(),
             age: self.now.since(io.opened()),
             read: io.read,
             written: io.written_plain(),

@@ -322,10 +322,10 @@ impl Taker for Worker {
         }
     }
 
-    fn take_ticket_key(&mut self, listener: u16, key: [u8; 32]) {
+    fn take_ticket_keys(&mut self, listener: u16, keys: &[u8]) {
         let origin = self.origins.get(usize::from(listener));
         if let Some(tls) = origin.and_then(|origin| origin.settings.tls.as_ref()) {
-            tls.take_ticket_key(key);
+            tls.take_ticket_keys(keys);
         }
     }
 

@@ -1,5 +1,6 @@
 //! `standfast check`: what the settings of `serve` really do, in words.
 
+pub(crate) mod tls;
 mod warnings;
 
 use std::fmt::Display;
@@ -57,7 +58,15 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
         &mut table,
     );
     table.rest(&settings.whole.sources, &Sources::default());
-    for warning in warnings::of(settings, &effective) {
+    let expires = config
+        .listen
+        .iter()
+        .filter_map(|listen| listen.tls.as_ref());
+    let expires = expires.flat_map(tls::doubts);
+    for warning in warnings::of(settings, &effective)
+        .into_iter()
+        .chain(expires)
+    {
         table.line(&format!("warning: {warning}"));
     }
     drop(log);
@@ -294,8 +303,7 @@ fn listener(
             row("proxy-timeout", &Shown(proxies.timeout), "for the header");
         }
     }
-    let tls = if args.tls.is_on() { "on" } else { "off" };
-    row("tls", &tls, "");
+    tls::rows(listen.tls.as_ref(), &mut row);
     match (&effective.lacks_mptcp, args.mptcp) {
         (_, false) => row("mptcp", &"off", ""),
         (None, true) => row(

@@ -315,14 +315,17 @@ fn status_table(status: &Status) -> String {
 }
 
 fn list_table(connections: &[ConnectionInfo]) -> String {
-    const COLUMNS: usize = 15;
+    const COLUMNS: usize = 17;
     const HEAD: [&str; COLUMNS] = [
         "ID", "PEER", "LISTENER", "SERVICE", "AGE", "IDLE", "READ", "WRITTEN", "WAITING",
-        "UNACKED", "RTT", "NEXT", "IN", "UPSTREAM", "BEHIND",
+        "UNACKED", "RTT", "NEXT", "IN", "UPSTREAM", "SNI", "CLIENT", "BEHIND",
     ];
-    // For a while after some reloads alone.
-    let any_behind = connections.iter().any(|one| one.behind.is_some());
-    let columns = if any_behind { COLUMNS } else { COLUMNS - 1 };
+    // For a while after some reloads alone, and where clients speak TLS.
+    let is_shown = |column: usize| match column {
+        14 | 15 => connections.iter().any(|one| one.tls.is_some()),
+        16 => connections.iter().any(|one| one.behind.is_some()),
+        _ => true,
+    };
     let optional = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let rows = connections.iter().map(|connection| {
         let next = connection.next_deadline;
@@ -346,6 +349,8 @@ fn list_table(connections: &[ConnectionInfo]) -> String {
             optional(kind.as_ref().and_then(Json::as_str).map(str::to_owned)),
             optional(next.map(|next| short(next.due_in))),
             optional(connection.upstream.as_ref().map(ToString::to_string)),
+            optional(connection.tls.as_ref().and_then(|tls| tls.name.clone())),
+            optional(connection.tls.as_ref().and_then(|tls| tls.client.clone())),
             optional(connection.behind.map(|pid| pid.to_string())),
         ]
     });
@@ -363,8 +368,9 @@ fn list_table(connections: &[ConnectionInfo]) -> String {
         let cells: Vec<String> = row
             .iter()
             .zip(widths)
-            .take(columns)
-            .map(|(cell, width)| format!("{cell:<width$}"))
+            .enumerate()
+            .filter(|(column, _)| is_shown(*column))
+            .map(|(_, (cell, width))| format!("{cell:<width$}"))
             .collect();
         let _ = writeln!(table, "{}", cells.join("  ").trim_end());
     }

@@ -18,7 +18,7 @@ use crate::settings::Settings;
 use crate::signals::Meaning;
 use crate::units::Setting;
 use crate::watch::Watch;
-use crate::{keeper, kept, logger, service, signals, stdout, takeover};
+use crate::{check, keeper, kept, logger, service, signals, stdout, takeover};
 
 /// Runs the server to its end. Exit code 0 if everything was drained, 1 if something had to be cut.
 pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
@@ -48,10 +48,8 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
     let process = &settings.whole.args.process;
     standfast::process::raise_descriptor_limit();
     let (config, effective) = meant(settings)?;
-    #[cfg(target_os = "linux")]
-    if config.listen.iter().any(|listen| listen.tls.is_some()) {
-        keep_keys_from_others();
-    }
+    let has_keys = config.listen.iter().any(|listen| listen.tls.is_some());
+    keep_keys_from_others(has_keys);
     #[cfg(all(target_os = "linux", not(standfast_portable)))]
     if let (Some(identity), Some(path)) = (&config.identity, &process.log_file)
         && let Err(error) = identity.give_file(path)
@@ -63,6 +61,14 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
             log::warn!("{doubt}");
         }
     }
+    for doubt in config
+        .listen
+        .iter()
+        .filter_map(|listen| listen.tls.as_ref())
+        .flat_map(check::tls::doubts)
+    {
+        log::warn!("{doubt}");
+    }
     kept::settle_store(process)?;
     kept::say_crashed();
     let watch = Watch::of(process)?;
@@ -72,6 +78,8 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
         ..config
     };
     let server = takeover::bind(process, config, &effective)?;
+    // Who becomes another user is what `fs.suid_dumpable` says again.
+    keep_keys_from_others(has_keys);
     // A port that was chosen, and an inherited socket, are known only now.
     refuse_loop(settings, server.addresses())?;
     logger::count_in(server.handle().memory());
@@ -152,13 +160,17 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
     })
 }
 
-/// Keys are in this process's memory: no core dump has it, and nobody but root may look at it.
-#[cfg(target_os = "linux")]
-fn keep_keys_from_others() {
-    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        log::warn!(error:% = std::io::Error::from(error); "a core dump would have the keys of TLS in it");
+/// Keys are in this process's memory, if it has any: no core dump has it, and nobody but root may look at it.
+fn keep_keys_from_others(has_keys: bool) {
+    #[cfg(target_os = "linux")]
+    if has_keys {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+            log::warn!(error:% = std::io::Error::from(error); "a core dump would have the keys of TLS in it");
+        }
     }
+    #[cfg(not(target_os = "linux"))]
+    let _ = has_keys;
 }
 
 /// What the settings mean, and what that comes to for each listener.

@@ -37,6 +37,7 @@ fn server(listeners: &[&str]) -> (Handle, Receiver<Mail>) {
         accepted: 0,
         open: 0,
         closed: Vec::new(),
+        tls: None,
     };
     let shared = Shared::new(
         vec![mailbox],

@@ -78,7 +78,7 @@ fn hears(client: &mut ClientConnection, mut bytes: &[u8]) -> Vec<u8> {
 
 /// A handshake, of which the client's part comes in pieces of so many bytes.
 fn agree(tls: &Tls, client: &mut ClientConnection, piece: usize) -> (Session, Vec<u8>, Facts) {
-    let mut handshake = tls.handshake().unwrap();
+    let mut handshake = tls.handshake().unwrap().unwrap();
     loop {
         let from_client = said(client);
         assert!(!from_client.is_empty(), "both wait");
@@ -450,7 +450,7 @@ fn the_name_that_a_client_asks_for_says_which_certificate_it_sees() {
 #[test]
 fn whoever_has_the_key_of_the_tickets_resumes() {
     let (before, after) = (Tls::new(&server()).unwrap(), Tls::new(&server()).unwrap());
-    after.take_ticket_key(before.ticket_key());
+    after.take_ticket_keys(&before.ticket_keys());
     for suite in suites() {
         let config = config(&[suite]);
         let name = match suite.suite().as_str() {
@@ -477,7 +477,7 @@ fn whoever_has_the_key_of_the_tickets_resumes() {
 fn failure(bytes: &[u8]) -> (Failure, Vec<u8>) {
     let tls = Tls::new(&server()).unwrap();
     let mut out = Vec::new();
-    match tls.handshake().unwrap().advance(bytes, &mut out) {
+    match tls.handshake().unwrap().unwrap().advance(bytes, &mut out) {
         Step::Failed(failure) => (failure, out),
         other => panic!("{other:?}"),
     }
@@ -507,7 +507,7 @@ fn whatever_comes_is_what_was_sent_or_a_fault() {
             let at = random.below(bytes.len());
             bytes[at] = u8::try_from(random.below(256)).unwrap();
         }
-        let mut handshake = tls.handshake().unwrap();
+        let mut handshake = tls.handshake().unwrap().unwrap();
         let (left, right) = bytes.split_at(random.below(bytes.len()));
         for part in [left, right] {
             if matches!(handshake.advance(part, &mut Vec::new()), Step::Failed(_)) {

@@ -1,5 +1,6 @@
 //! TLS at the door, as typed and as meant.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -64,6 +65,10 @@ pub(crate) struct TlsArgs {
     /// How long a handshake may take.
     #[arg(long, value_name = "DUR", value_parser = duration, default_value = "10s", help_heading = "TLS")]
     tls_handshake_timeout: Duration,
+
+    /// How many handshakes may be under way at once: who comes beyond that is refused.
+    #[arg(long, value_name = "N", default_value = "4096", help_heading = "TLS")]
+    tls_handshakes: NonZeroUsize,
 }
 
 impl TlsArgs {
@@ -113,6 +118,7 @@ impl TlsArgs {
             Auth::Optional => ClientAuth::Optional,
         };
         settings.handshake_timeout = self.tls_handshake_timeout;
+        settings.handshakes = self.tls_handshakes.get();
         let tls = Tls::new(&settings);
         tls.map(Some)
             .map_err(|error| Failure::usage(error.to_string()))

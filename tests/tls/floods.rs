@@ -1,0 +1,165 @@
+//! Clients that send much, and little of use.
+
+use std::io::Write;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::thread;
+
+use ring::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use rustls::version::TLS13;
+use rustls::{CipherSuite, ClientConfig, ConnectionTrafficSecrets};
+
+use super::{Client, VERSIONS, assert_ended, config, roots, with_tls, words};
+use crate::support::{Server, read_to_fin};
+
+/// What a client of TLS 1.3 can seal that does as it likes.
+struct Sealing {
+    key: LessSafeKey,
+    iv: [u8; 12],
+    number: u64,
+}
+
+impl Sealing {
+    fn of(client: Client) -> (Self, std::net::TcpStream) {
+        let (connection, socket) = client.0.into_parts();
+        let secrets = connection.dangerous_extract_secrets().unwrap();
+        let (number, ConnectionTrafficSecrets::Aes128Gcm { key, iv }) = secrets.tx else {
+            panic!("another cipher");
+        };
+        let key = UnboundKey::new(&AES_128_GCM, key.as_ref()).unwrap();
+        let sealing = Self {
+            key: LessSafeKey::new(key),
+            iv: iv.as_ref().try_into().unwrap(),
+            number,
+        };
+        (sealing, socket)
+    }
+
+    /// A record with that within, type included.
+    fn seal(&mut self, inner: &[u8], out: &mut Vec<u8>) {
+        let mut nonce = self.iv;
+        for (place, byte) in nonce[4..].iter_mut().zip(self.number.to_be_bytes()) {
+            *place ^= byte;
+        }
+        self.number += 1;
+        let [high, low] = u16::try_from(inner.len() + 16).unwrap().to_be_bytes();
+        let header = [23, 3, 3, high, low];
+        let mut sealed = inner.to_vec();
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let tag = self
+            .key
+            .seal_in_place_separate_tag(nonce, Aad::from(header), &mut sealed)
+            .unwrap();
+        out.extend_from_slice(&header);
+        out.extend_from_slice(&sealed);
+        out.extend_from_slice(tag.as_ref());
+    }
+}
+
+fn extracting() -> Arc<ClientConfig> {
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider
+        .cipher_suites
+        .retain(|suite| suite.suite() == CipherSuite::TLS13_AES_128_GCM_SHA256);
+    let config = ClientConfig::builder_with_provider(Arc::new(provider));
+    let config = config.with_protocol_versions(&[&TLS13]).unwrap();
+    let mut config = config.with_root_certificates(roots()).with_no_client_auth();
+    config.enable_secret_extraction = true;
+    Arc::new(config)
+}
+
+/// Records with nothing in them are no bytes for a service, whose number is limited: the others have their turns all the same.
+#[test]
+fn who_sends_empty_records_without_end_holds_nobody_up() {
+    let server = Server::start(&words(&with_tls(&["echo", "--workers", "1"])));
+    let client = Client::of(server.address(), &extracting()).unwrap();
+    let (mut sealing, mut socket) = Sealing::of(client);
+    let mut other = Client::of(server.address(), &config(&VERSIONS)).unwrap();
+    let mut flood = Vec::new();
+    while flood.len() < 30_000_000 {
+        sealing.seal(&[23], &mut flood);
+    }
+    let (first, rest) = flood.split_at(1_000_000);
+    socket.write_all(first).unwrap();
+    thread::scope(|scope| {
+        let flood = scope.spawn(|| socket.write_all(rest).unwrap());
+        for _ in 0..5 {
+            other.assert_echoes(b"in between");
+        }
+        assert!(!flood.is_finished(), "they waited until it was over");
+    });
+    let mut last = Vec::new();
+    sealing.seal(b"x\x17", &mut last);
+    sealing.seal(&[1, 0, 21], &mut last);
+    socket.write_all(&last).unwrap();
+    // A record with an x, and the goodbye.
+    assert!(read_to_fin(&mut socket).len() >= 23 + 24);
+    other.end();
+}
+
+#[test]
+fn records_of_a_byte_each_are_as_good_as_others() {
+    let mut server = Server::start(&words(&with_tls(&["discard"])));
+    let client = Client::of(server.address(), &extracting()).unwrap();
+    let (mut sealing, mut socket) = Sealing::of(client);
+    let mut bytes = Vec::new();
+    for _ in 0..200_000 {
+        sealing.seal(b"x\x17", &mut bytes);
+    }
+    // And padded as far as it may be, and a byte further.
+    let padded = [&b"x\x17"[..], &[0; 16383]].concat();
+    sealing.seal(&padded, &mut bytes);
+    socket.write_all(&bytes).unwrap();
+    let mut longer = Vec::new();
+    sealing.seal(&[&padded[..], &[0]].concat(), &mut longer);
+    socket.write_all(&longer).unwrap();
+    socket.shutdown(Shutdown::Write).unwrap();
+    read_to_fin(&mut socket);
+    let closed = server.closed();
+    assert_ended(&closed, "tls-alert", Some("a record that is too long"));
+    assert_eq!(closed.facts["read"], "200001", "{}", closed.line);
+}
+
+#[test]
+fn an_alert_arrives_though_more_was_sent_than_anybody_reads() {
+    let mut server = Server::start(&words(&with_tls(&["echo"])));
+    let mut client = server.connect();
+    let request = [&b"POST / HTTP/1.1\r\n\r\n"[..], &[b'x'; 100_000]].concat();
+    client.write_all(&request).unwrap();
+    let alert = read_to_fin(&mut client);
+    assert_eq!((alert[0], alert[5], alert.len()), (21, 2, 7));
+    assert_ended(&server.closed(), "tls-handshake", Some("plain HTTP"));
+}
+
+#[test]
+fn of_handshakes_only_so_many_are_under_way() {
+    let args = with_tls(&["echo", "--tls-handshakes", "2"]);
+    let mut server = Server::start(&words(&args));
+    let hello = |address| {
+        let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+        let mut client = rustls::ClientConnection::new(config(&VERSIONS), name).unwrap();
+        let mut socket = crate::support::connect(address);
+        client.write_tls(&mut socket).unwrap();
+        // The server's flight has come.
+        let mut first = [0];
+        socket.peek(&mut first).unwrap();
+        (client, socket)
+    };
+    let address = server.address();
+    let (one, two) = (hello(address), hello(address));
+    assert!(Client::of(address, &config(&VERSIONS)).is_err());
+    let closed = server.closed();
+    assert_ended(
+        &closed,
+        "tls-handshake",
+        Some("too many handshakes at once"),
+    );
+    drop(one);
+    server.closed();
+    let mut client = Client::of(address, &config(&VERSIONS)).unwrap();
+    client.assert_echoes(b"there is room again");
+    let mut two = Client(rustls::StreamOwned::new(two.0, two.1));
+    two.assert_echoes(b"at last");
+    two.end();
+    client.end();
+}
