@@ -112,6 +112,7 @@ impl Server {
                     close::end_shared(&one.socket, &Ending::reset(CloseReason::Crash));
                     let listener = former.listeners.get(theirs);
                     let listener = listener.map(|it| it.address.to_string());
+                    let listener = listener.as_deref();
                     let (id, peer) = (one.arrival.record.id, one.arrival.peer);
                     log::error!(id, peer:%, listener = listener.as_deref(), reason:% = CloseReason::Crash, detail = "this server does not listen there, or with another service"; "closed");
                     continue;
