@@ -18,30 +18,32 @@
 //!
 //! One thread, one loop: it waits in poll(2) for signals and messages. What it has of clients is nothing.
 
+mod falls;
 mod line;
+mod server;
 
 use std::env;
-use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{self, Command, ExitCode, ExitStatus};
+use std::process::{Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Access, access};
-use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
+use rustix::process::{Pid, Signal, WaitOptions, wait};
 use signal_hook::consts::SIGCHLD;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use standfast::process::raise_descriptor_limit;
 
 use crate::args::ProcessArgs;
-use crate::keeper::line::{Held, Line};
-use crate::kept::{self, CRASHED, KEEPER, STORED};
+use crate::keeper::falls::{ENOUGH, Falls};
+use crate::keeper::line::Held;
+use crate::keeper::server::{Server, Stage, command};
+use crate::kept::{self, CRASHED, KEEPER};
 use crate::signals::{self, Meaning};
 use crate::successor::{self, SUCCESSOR};
 use crate::supervisor::Supervisor;
@@ -56,13 +58,8 @@ const ITSELF_RELOADS: &str = "itself, reloads";
 const START: Duration = Duration::from_secs(90);
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Before another server is started: not at all, where the last one had served so long; then doubled, up to the most.
-const SETTLED: Duration = Duration::from_secs(1);
-const PAUSE: Duration = Duration::from_millis(250);
-const PAUSE_MOST: Duration = Duration::from_secs(5);
-
-/// So many in a row that end before they serve are enough.
-const ENOUGH: u32 = 5;
+/// How long the system has a server yet that has ended, while the next one starts.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// More than that no server listens on.
 const HELD_MOST: usize = 4096;
@@ -85,11 +82,9 @@ struct Keeper {
     held: Vec<Held>,
     /// What one that has crashed had stored of its connections.
     stored: Vec<Held>,
-    /// When the next one is started.
-    start_at: Option<Instant>,
-    /// Ends in a row with less than [`SETTLED`] before them, and of those the ones without having served.
-    falls: u32,
-    unserved: u32,
+    falls: Falls,
+    /// When the system is to forget those that have ended, at the latest.
+    leave_at: Option<Instant>,
     has_served: bool,
     /// Servers that crashed, and what became of the last one, for the next one to tell.
     crashes: u64,
@@ -98,32 +93,6 @@ struct Keeper {
     ends: bool,
     /// All is over, with that exit code, once every process has ended.
     over: Option<u8>,
-}
-
-/// A process that serves, is to serve or has served.
-struct Server {
-    pid: Pid,
-    /// `None`: it was closed at the other end.
-    line: Option<Line>,
-    stage: Stage,
-    since: Instant,
-    /// It is ended if it says nothing until then.
-    due: Instant,
-    hung: bool,
-    ends: bool,
-    words: String,
-    wants: Vec<Held>,
-    /// What it has stored of its connections, and whether those are its own.
-    stored: Vec<Held>,
-    owns: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Starts,
-    Serves,
-    /// Another has taken over from it.
-    Left,
 }
 
 /// Whether this process is to become a keeper: it has none yet, and is nobody's successor.
@@ -146,17 +115,6 @@ pub(crate) fn become_one(args: &ProcessArgs) -> Failure {
         Ok(program) => failed(command(&program).env(KEEPER, itself).exec()),
         Err(error) => failed(error),
     }
-}
-
-/// This program with the arguments that this process has.
-fn command(program: &Path) -> Command {
-    let mut command = Command::new(program);
-    let mut args = env::args_os();
-    if let Some(name) = args.next() {
-        command.arg0(name);
-    }
-    command.args(args);
-    command
 }
 
 /// Stays until all is over, and answers the exit code, if this process is a keeper.
@@ -191,9 +149,8 @@ impl Keeper {
             servers: Vec::new(),
             held: Vec::new(),
             stored: Vec::new(),
-            start_at: Some(now()),
-            falls: 0,
-            unserved: 0,
+            falls: Falls::new(now()),
+            leave_at: None,
             has_served: false,
             crashes: 0,
             crashed: None,
@@ -204,10 +161,10 @@ impl Keeper {
 
     fn run(mut self) -> ExitCode {
         loop {
-            if self.start_at.is_some_and(|at| at <= now()) {
-                self.start_at = None;
+            if self.falls.is_due(now()) {
                 self.start_afresh();
             }
+            self.reap();
             if let (Some(code), true) = (self.over, self.servers.is_empty()) {
                 return ExitCode::from(code);
             }
@@ -216,16 +173,36 @@ impl Keeper {
             for at in 0..self.servers.len() {
                 self.hear(at, HEARD_A_TURN);
             }
-            while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-                // Others are orphans, which process 1 gets.
-                if let Some(at) = self.servers.iter().position(|server| server.pid == pid) {
-                    self.hear(at, HEARD_AT_LAST);
-                    let server = self.servers.remove(at);
-                    self.ended(server, ExitStatus::from_raw(status.as_raw()));
-                }
-            }
+            self.see_who_ended();
             self.end_who_hangs();
             self.supervisor.turns();
+        }
+    }
+
+    /// Those of the servers that have ended are judged; the system has them until the next one serves. To let it forget
+    /// a process with thousands of descriptors takes it up to 50 ms, where somebody has looked at them in /proc.
+    fn see_who_ended(&mut self) {
+        let ended = |servers: &[Server]| {
+            let mut each = servers.iter().enumerate();
+            each.find_map(|(at, server)| Some((at, server.how_it_ended()?)))
+        };
+        while let Some((at, status)) = ended(&self.servers) {
+            self.ended(at, status);
+        }
+    }
+
+    /// Takes leave of all children that have ended: of a server not while clients wait for the next one, or not soon.
+    fn reap(&mut self) {
+        let starts = self.servers.iter().any(|one| one.stage == Stage::Starts);
+        if starts && self.leave_at.is_some_and(|at| now() < at) {
+            return;
+        }
+        self.leave_at = None;
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            // Others are orphans, which process 1 gets, and who was judged before.
+            if let Some(at) = self.servers.iter().position(|server| server.pid == pid) {
+                self.ended(at, ExitStatus::from_raw(status.as_raw()));
+            }
         }
     }
 
@@ -233,7 +210,8 @@ impl Keeper {
     fn wait(&mut self) {
         let from = now();
         let due = self.servers.iter().filter(|one| one.stage != Stage::Left);
-        let next = due.map(|server| server.due).chain(self.start_at).min();
+        let due = due.map(|server| server.due).chain(self.falls.start_at);
+        let next = due.chain(self.leave_at).min();
         let next = next.map(|at| at.saturating_duration_since(from));
         // The service manager hears from here in time, too.
         let most = self.supervisor.next_word();
@@ -267,7 +245,7 @@ impl Keeper {
             match meaning {
                 Meaning::End | Meaning::EndAtOnce | Meaning::Leave => {
                     self.ends = true;
-                    if self.start_at.take().is_some() {
+                    if self.falls.start_at.take().is_some() {
                         // No server runs whose end would tell.
                         self.over = Some(0);
                     }
@@ -283,8 +261,7 @@ impl Keeper {
 
     fn signal(&self, signal: Signal, to: impl Fn(Stage) -> bool) {
         for server in self.servers.iter().filter(|server| to(server.stage)) {
-            // It may have ended, and has not been waited for: the number is nobody else's.
-            let _ = kill_process(server.pid, signal);
+            server.signal(signal);
         }
     }
 
@@ -332,12 +309,11 @@ impl Keeper {
         } else if field("X_OWNS").is_some() {
             self.owns(at);
         } else if let Some(control) = field("X_SUCCESSOR") {
-            let answer = match self.start_successor(at, control, descriptors) {
-                Ok(pid) => format!("PID={pid}"),
-                Err(error) => format!("ERROR={error}"),
-            };
-            if let Some(line) = &self.servers[at].line {
-                line.say(&answer);
+            if server.stage == Stage::Starts {
+                // It has yet to say that it serves, which those who ask it know already.
+                server.asks = Some((control.to_owned(), descriptors));
+            } else {
+                self.answer(at, control, descriptors);
             }
         } else if let Some(pid) = field("MAINPID") {
             self.left_to(at, pid.parse().unwrap_or_default());
@@ -362,9 +338,13 @@ impl Keeper {
         server.since = now;
         server.due = now + self.silence;
         self.held = std::mem::take(&mut server.wants);
-        self.unserved = 0;
+        let asks = server.asks.take();
+        self.falls.serves();
         self.has_served = true;
         self.crashed = None;
+        if let Some((control, descriptors)) = asks {
+            self.answer(at, &control, descriptors);
+        }
     }
 
     /// Connections are this server's: what others have stored is of no use any more.
@@ -391,6 +371,17 @@ impl Keeper {
             // Another's: with the end of this one there is nothing to keep any more.
             self.servers[at].ends = true;
             self.supervisor.handed_over(pid);
+        }
+    }
+
+    /// Starts a successor for a server that asks for one, and tells it.
+    fn answer(&mut self, at: usize, control: &str, descriptors: Vec<OwnedFd>) {
+        let answer = match self.start_successor(at, control, descriptors) {
+            Ok(pid) => format!("PID={pid}"),
+            Err(error) => format!("ERROR={error}"),
+        };
+        if let Some(line) = &self.servers[at].line {
+            line.say(&answer);
         }
     }
 
@@ -431,7 +422,7 @@ impl Keeper {
             // A machine that is out of memory or processes will have some again.
             logger::fail_here(&format!("the keeper cannot start a server: {error}"));
             if self.has_served {
-                self.fall();
+                self.falls.fall(now());
             } else {
                 self.over = Some(1);
             }
@@ -439,53 +430,10 @@ impl Keeper {
     }
 
     fn start(&mut self, with: impl FnOnce(&mut Command)) -> io::Result<Pid> {
-        let (line, theirs) = Line::pair()?;
-        let mut command = command(self.program());
-        with(&mut command);
-        let is_successor = command
-            .get_envs()
-            .any(|(name, _)| name == OsStr::new(SUCCESSOR));
-        let mut keeper = format!("{} {} {}", process::id(), theirs.as_raw_fd(), self.crashes);
-        let mut lent = vec![theirs.as_fd()];
-        // A successor has the sockets from the server that it takes over from.
-        let held = self.held.iter().map(|held| ("", held));
-        let stored = self.stored.iter().map(|held| (STORED, held));
-        for (kind, held) in held.chain(stored).filter(|_| !is_successor) {
-            let numbers = held
-                .descriptors
-                .iter()
-                .map(|one| one.as_raw_fd().to_string());
-            let numbers: Vec<_> = numbers.collect();
-            keeper.push_str(&format!(" {kind}{}:{}", held.name, numbers.join("+")));
-            lent.extend(held.descriptors.iter().map(AsFd::as_fd));
-        }
-        command.env(KEEPER, keeper);
-        let silence = self.silence.as_micros().to_string();
-        command.env("WATCHDOG_USEC", silence);
-        for name in ["NOTIFY_SOCKET", "WATCHDOG_PID"] {
-            command.env_remove(name);
-        }
-        // One thread: nobody else starts a process meanwhile.
-        lent.iter()
-            .try_for_each(|one| fcntl_setfd(one, FdFlags::empty()))?;
-        let started = command.spawn();
-        lent.iter()
-            .try_for_each(|one| fcntl_setfd(one, FdFlags::CLOEXEC))?;
-        let pid = Pid::from_child(&started?);
-        let now = now();
-        self.servers.push(Server {
-            pid,
-            line: Some(line),
-            stage: Stage::Starts,
-            since: now,
-            due: now + START.max(self.silence),
-            hung: false,
-            ends: false,
-            words: String::new(),
-            wants: Vec::new(),
-            stored: Vec::new(),
-            owns: false,
-        });
+        let given = (&self.held[..], &self.stored[..], self.crashes);
+        let server = Server::start(self.program(), given, (now(), self.silence), with)?;
+        let pid = server.pid;
+        self.servers.push(server);
         Ok(pid)
     }
 
@@ -500,17 +448,10 @@ impl Keeper {
         }
     }
 
-    /// Another server is started: the sooner, the longer the last one has served.
-    fn fall(&mut self) {
-        let pause = match self.falls {
-            0 => Duration::ZERO,
-            falls => PAUSE.saturating_mul(1 << (falls - 1).min(16)),
-        };
-        self.falls = self.falls.saturating_add(1);
-        self.start_at = Some(now() + pause.min(PAUSE_MOST));
-    }
-
-    fn ended(&mut self, mut server: Server, status: ExitStatus) {
+    fn ended(&mut self, at: usize, status: ExitStatus) {
+        self.hear(at, HEARD_AT_LAST);
+        let mut server = self.servers.remove(at);
+        self.leave_at = Some(now() + LEAVE);
         if server.owns {
             self.stored = std::mem::take(&mut server.stored);
         }
@@ -530,28 +471,18 @@ impl Keeper {
             self.over = Some(code);
             return self.signal(Signal::TERM, |_| true);
         }
-        let pid = server.pid.as_raw_nonzero();
-        let how = if server.hung {
-            "stood still, was ended"
-        } else {
-            "ended"
-        };
-        let mut what = format!("pid {pid} {how}: {status}");
+        let what = server.fate(status);
+        let served = (!unserved).then(|| now().saturating_duration_since(server.since));
+        self.falls.ended(served);
         if unserved {
-            self.unserved += 1;
             // It may have listened already, and clients have come.
             for want in server.wants {
                 if !self.held.iter().any(|held| held.is_same(&want)) {
                     self.held.push(want);
                 }
             }
-            if !server.words.is_empty() {
-                what = format!("{what}: {}", server.words);
-            }
-        } else if server.since.elapsed() >= SETTLED {
-            self.falls = 0;
         }
-        if self.unserved >= ENOUGH {
+        if self.falls.are_enough() {
             logger::fail_here(&format!(
                 "the keeper gives up: {ENOUGH} servers in a row have ended before they served, the last one with {what}"
             ));
@@ -564,7 +495,7 @@ impl Keeper {
         }
         // One that was just taking over either has done so, or ends.
         if !starting {
-            self.fall();
+            self.falls.fall(now());
         }
     }
 
@@ -575,7 +506,7 @@ impl Keeper {
             if server.stage != Stage::Left && server.due <= now && !server.hung {
                 server.hung = true;
                 server.due = now + START;
-                let _ = kill_process(server.pid, Signal::KILL);
+                server.signal(Signal::KILL);
             }
         }
     }
