@@ -260,7 +260,8 @@ fn until_noted(kept: &Kept, open: usize) {
             let path = fs::read_link(one.path()).unwrap_or_default();
             path.to_str()
                 .is_some_and(|path| path.starts_with("/memfd:standfast "))
-                && fs::read_to_string(one.path()).is_ok_and(|text| text.contains(&wanted))
+                && fs::read(one.path())
+                    .is_ok_and(|text| String::from_utf8_lossy(&text).contains(&wanted))
         })
     });
 }

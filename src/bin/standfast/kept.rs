@@ -1,11 +1,9 @@
 //! A server that a [keeper](crate::keeper) has started: what it has from there, and what it says to it.
 
 use std::env;
-use std::fs::File;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -14,7 +12,6 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::PollFlags;
-use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 use rustix::process::getppid;
@@ -25,6 +22,7 @@ use standfast::{Handle, Server};
 use crate::Failure;
 use crate::args::ProcessArgs;
 use crate::blocking::wait;
+use crate::notes::{Notes, noted};
 use crate::store::{self, Store};
 
 /// What a keeper and its servers know one another by. To a server: the keeper's number, the number of the socket between the
@@ -37,13 +35,9 @@ pub(crate) const CRASHED: &str = "STANDFAST_CRASHED";
 /// Before the name of what a server has stored of its connections.
 pub(crate) const STORED: &str = "stored-";
 
-/// The name of what is noted there of a server's counters, how often that is done, and how long the number before it is.
+/// The name of what is noted there of a server's counters, and how often that is done.
 pub(crate) const REMAINS: &str = "remains";
 pub(crate) const OFTEN: Duration = Duration::from_secs(1);
-const LENGTH: usize = 10;
-
-/// No note is longer, bytes: another server's word is not taken for more.
-const NOTE_MOST: u64 = 16 << 20;
 
 /// How long the keeper may take to start a process.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -63,7 +57,7 @@ struct Line {
     stored: Mutex<Vec<Arc<Stored>>>,
     remains: Option<Vec<u8>>,
     /// Where those of this one are noted.
-    notes: OnceLock<File>,
+    notes: OnceLock<Notes>,
     /// It has ended.
     is_gone: AtomicBool,
     /// Held while it is asked; what it answers.
@@ -113,11 +107,10 @@ fn taken(said: &str) -> io::Result<Line> {
         let (name, numbers) = one.split_once(':').ok_or_else(wrong)?;
         let numbers = numbers.split('+');
         let descriptors = numbers.map(|one| inherited::claim(number(one)?));
-        let mut descriptors = descriptors.collect::<io::Result<Vec<_>>>()?;
+        let descriptors = descriptors.collect::<io::Result<Vec<_>>>()?;
         if name == REMAINS {
             // The last that says something.
-            let noted = descriptors.pop().and_then(|file| noted(&file.into()));
-            remains = noted.or(remains);
+            remains = noted(descriptors).or(remains);
         } else if let Some(name) = name.strip_prefix(STORED) {
             let name = name.to_owned();
             stored.push(Arc::new(Stored { name, descriptors }));
@@ -136,26 +129,6 @@ fn taken(said: &str) -> io::Result<Line> {
         is_gone: AtomicBool::new(false),
         answers: Mutex::default(),
     })
-}
-
-/// Notes `remains` where the next server finds them.
-fn note(file: &File, remains: &[u8]) -> io::Result<()> {
-    let mut text = format!("{:0LENGTH$}", remains.len()).into_bytes();
-    text.extend_from_slice(remains);
-    file.write_all_at(&text, 0)
-}
-
-/// What was noted, if a whole note is there.
-pub(crate) fn noted(file: &File) -> Option<Vec<u8>> {
-    let about = file
-        .metadata()
-        .ok()
-        .filter(|about| about.is_file() && about.len() <= NOTE_MOST)?;
-    let mut text = vec![0; usize::try_from(about.len()).ok()?];
-    file.read_exact_at(&mut text, 0).ok()?;
-    let (length, rest) = text.split_at_checked(LENGTH)?;
-    let length = str::from_utf8(length).ok()?.parse().ok()?;
-    rest.get(..length).map(<[u8]>::to_vec)
 }
 
 fn get() -> Option<&'static Line> {
@@ -272,9 +245,9 @@ fn hear(line: &Line, handle: &Handle, answer: &Sender<String>) {
 /// Notes what the next server needs to know, if a keeper has where.
 pub(crate) fn note_now(handle: &Handle) {
     let notes = store::get().map_or_else(|| get()?.notes.get(), Store::notes);
-    if let Some(file) = notes {
+    if let Some(notes) = notes {
         // Without it the next server counts from the last one that was noted.
-        let _ = note(file, &handle.remains());
+        let _ = notes.note(&handle.remains());
     }
 }
 
@@ -291,11 +264,13 @@ pub(crate) fn keep(listening: &[Kept]) {
             log::error!(error:%; "the keeper does not get a listening socket: a crash would close it");
         }
     }
-    let noting = memfd_create("standfast", MemfdFlags::CLOEXEC).map_err(io::Error::from);
-    let noting = noting.and_then(|file| {
-        line.say(&format!("FDSTORE=1\nFDNAME={REMAINS}"), &[file.as_fd()])?;
+    let noting = Notes::new().and_then(|notes| {
+        line.say(
+            &format!("FDSTORE=1\nFDNAME={REMAINS}"),
+            &notes.descriptors(),
+        )?;
         // Once, when it begins to serve.
-        let _ = line.notes.set(file.into());
+        let _ = line.notes.set(notes);
         Ok(())
     });
     if let Err(error) = noting {

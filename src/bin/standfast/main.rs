@@ -20,6 +20,8 @@ mod load;
 mod logger;
 #[cfg(not(control))]
 mod no_takeover;
+#[cfg(control)]
+mod notes;
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 mod orphans;
 #[cfg(feature = "packaging")]

@@ -27,6 +27,7 @@ use standfast::process::threads;
 use crate::Failure;
 use crate::args::ProcessArgs;
 use crate::kept::{self, OFTEN, REMAINS};
+use crate::notes::{Notes, noted};
 use crate::supervisor::Supervisor;
 use crate::takeover;
 
@@ -55,7 +56,7 @@ pub(crate) struct Store {
     generation: u64,
     /// One byte, and how many servers have crashed.
     owner: File,
-    notes: OnceLock<File>,
+    notes: OnceLock<Notes>,
     crashes: u64,
     /// What of the former one there is, until it is asked for.
     found: Mutex<Found>,
@@ -306,11 +307,10 @@ impl Store {
                 log::warn!(error:%; "systemd does not get a listening socket: a crash would close it");
             }
         }
-        let noting = memfd_create("standfast", MemfdFlags::CLOEXEC).map_err(io::Error::from);
-        let noting = noting.and_then(|file| {
-            self.store(REMAINS, &[file.as_fd()])?;
+        let noting = Notes::new().and_then(|notes| {
+            self.store(REMAINS, &notes.descriptors())?;
             // Once, when it begins to serve.
-            let _ = self.notes.set(file.into());
+            let _ = self.notes.set(notes);
             Ok(())
         });
         if let Err(error) = noting {
@@ -318,7 +318,7 @@ impl Store {
         }
     }
 
-    pub(crate) fn notes(&self) -> Option<&File> {
+    pub(crate) fn notes(&self) -> Option<&Notes> {
         self.notes.get()
     }
 
@@ -411,9 +411,9 @@ impl Found {
         (found, crashes)
     }
 
-    fn add(&mut self, name: String, mut descriptors: Vec<OwnedFd>) {
+    fn add(&mut self, name: String, descriptors: Vec<OwnedFd>) {
         if name == REMAINS {
-            self.remains = descriptors.pop().and_then(|file| kept::noted(&file.into()));
+            self.remains = noted(descriptors);
         } else if let Some(listening) = name.strip_prefix(LISTENING) {
             let place = listening.split_once('-').map_or("", |(_, place)| place);
             match Kept::from_parts(descriptors, place) {
