@@ -37,6 +37,7 @@ pub use crate::os::kept::{Kept, Stored};
 use crate::os::socket_file::SocketFile;
 pub use crate::os::successor::Successor;
 use crate::os::threads;
+pub use crate::vault::found::make_room_for;
 use crate::wire::baton::{Baton, Fate};
 use crate::wire::line::{Line, now};
 use crate::wire::question::{Answer, Hello, Question};

@@ -11,7 +11,6 @@ use crate::handoff::fault::{fault, may_fail};
 use crate::inspect::{Role, Takeover};
 use crate::io::chronicle::Told;
 use crate::io::stats::Counts;
-use crate::io::tls::has_come;
 use crate::os::socket_file::Place;
 use crate::service::Exported;
 use crate::wire::line::{Line, decode, now, shared_clock};
@@ -57,9 +56,6 @@ pub(crate) trait Taker {
         exported: &Exported,
         ahead: bool,
     ) -> Result<(), String>;
-
-    /// A connection taken in was just being served when the server crashed that it was of.
-    fn suspect(&mut self, key: usize);
 
     /// What the TLS tickets of a listener of ours are sealed with.
     fn take_ticket_keys(&mut self, _listener: u16, _keys: &[u8]) {}
@@ -370,7 +366,7 @@ fn invalid(why: &str) -> io::Error {
 }
 
 /// What has been taken in so far.
-pub(crate) struct Taking<'a, T> {
+struct Taking<'a, T> {
     workers: &'a mut [T],
     listener_of: &'a [u16],
     /// Worker and key of each connection, by its number.
@@ -389,7 +385,7 @@ pub(crate) struct Taking<'a, T> {
 }
 
 impl<'a, T: Taker> Taking<'a, T> {
-    pub(crate) fn new(workers: &'a mut [T], listener_of: &'a [u16]) -> Self {
+    fn new(workers: &'a mut [T], listener_of: &'a [u16]) -> Self {
         Self {
             workers,
             listener_of,
@@ -429,8 +425,7 @@ impl<'a, T: Taker> Taking<'a, T> {
             }
             self.sum = self.sum.wrapping_add(id);
             let record = &arrival.record;
-            let far = record.far.as_ref().is_some_and(|far| far.1.output > 0);
-            if record.output > 0 || record.input > 0 || far || record.is_promised() {
+            if record.has_bytes() || record.is_promised() {
                 self.incomplete.insert(id);
             }
             self.note(record);
@@ -456,15 +451,8 @@ impl<'a, T: Taker> Taking<'a, T> {
         Ok(())
     }
 
-    /// Notes whether a connection has something to do that no event tells of. Of room for output that waits one does.
     fn note(&mut self, record: &Record) {
-        let ends = |of: &Record| of.peer_fin || of.finishing.is_some() || of.failed.is_some();
-        let far = record.far.as_ref();
-        let far = far.is_some_and(|far| ends(&far.1));
-        let sealed = record.tls.as_ref();
-        let sealed = sealed.is_some_and(|saved| has_come(&saved.0));
-        let begins = record.dialing || record.input > 0 || record.is_to_enter();
-        if ends(record) || far || sealed || begins {
+        if record.has_to_be_served() {
             self.first.insert(record.id);
         } else {
             self.first.remove(&record.id);
@@ -545,40 +533,8 @@ impl<'a, T: Taker> Taking<'a, T> {
         Ok(())
     }
 
-    /// A connection of a server that has crashed, as it is to go on: at the first worker.
-    ///
-    /// # Errors
-    /// Why it cannot.
-    pub(crate) fn restore(
-        &mut self,
-        (arrival, sockets): (Arrival, Vec<OwnedFd>),
-        update: Update,
-    ) -> Result<(), String> {
-        let id = arrival.record.id;
-        self.add_all(vec![arrival], sockets, &|| 0)?;
-        let whole = self.update_all(&[update]).and_then(|()| {
-            let is_whole = !self.incomplete.contains(&id);
-            is_whole
-                .then_some(())
-                .ok_or_else(|| "bytes were lost".to_owned())
-        });
-        whole.inspect_err(|_| {
-            // It is known.
-            let _ = self.forget(id);
-        })
-    }
-
-    /// The one of that number was just being served when the server crashed.
-    pub(crate) fn suspect(&mut self, id: u64) {
-        if let Some(&(at, key)) = self.places.get(&id)
-            && let Some(worker) = self.workers.get_mut(at)
-        {
-            worker.suspect(key);
-        }
-    }
-
     /// They are ours. Answers how many.
-    pub(crate) fn own(self) -> u64 {
+    fn own(self) -> u64 {
         for (index, worker) in self.workers.iter_mut().enumerate() {
             let places = self.first.iter().filter_map(|id| self.places.get(id));
             worker.own(places.filter(|(at, _)| *at == index).map(|&(_, key)| key));

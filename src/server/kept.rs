@@ -11,7 +11,7 @@ use super::metrics::{self, Lent};
 use super::takeover::{Meant, Refused, assemble};
 use crate::config::Config;
 use crate::error::Error;
-use crate::handoff::take::Taking;
+use crate::handoff::take::Taker;
 use crate::inspect::ListenerInfo;
 use crate::listen::listener;
 use crate::liveness::close::{self, CloseReason, Ending};
@@ -20,7 +20,7 @@ use crate::os::threads;
 use crate::service::Survive;
 use crate::vault::Vault;
 use crate::vault::found::{self, Found};
-use crate::wire::record::ListenerRecord;
+use crate::wire::record::{ListenerRecord, Update};
 use crate::worker::Worker;
 
 /// Connections beyond the limit, which are told so: they have a slot, too.
@@ -98,7 +98,10 @@ impl Server {
             |theirs: &ListenerRecord| ours(theirs).map_or(Survive::Close, |at| surviving[at].1);
         let formers = found::found(stored, survive);
         let shared = &self.handle.shared;
-        let mut shares: Vec<Vec<Found>> = self.workers.iter().map(|_| Vec::new()).collect();
+        let all: usize = formers.iter().map(|former| former.found.len()).sum();
+        let each = all / self.workers.len().max(1) + 1;
+        let shares = self.workers.iter().map(|_| Vec::with_capacity(each));
+        let mut shares: Vec<Vec<Found>> = shares.collect();
         let mut turns = (0..shares.len()).cycle();
         for former in formers {
             shared.continue_from(former.last_id);
@@ -112,7 +115,6 @@ impl Server {
                     close::end_shared(&one.socket, &Ending::reset(CloseReason::Crash));
                     let listener = former.listeners.get(theirs);
                     let listener = listener.map(|it| it.address.to_string());
-                    let listener = listener.as_deref();
                     let (id, peer) = (one.arrival.record.id, one.arrival.peer);
                     log::error!(id, peer:%, listener = listener.as_deref(), reason:% = CloseReason::Crash, detail = "this server does not listen there, or with another service"; "closed");
                     continue;
@@ -128,15 +130,21 @@ impl Server {
         let went_on = threads::share("found", shares, |(worker, found)| {
             take_in(worker, found, surviving)
         });
-        let mut living = vec![HashSet::new(); surviving.len()];
-        for (at, id) in went_on.into_iter().flatten() {
-            living[at].insert(id);
+        let mut counts = vec![0; surviving.len()];
+        for (at, _) in went_on.iter().flatten() {
+            counts[*at] += 1;
         }
-        let listeners: Vec<_> = surviving.iter().map(|(record, _)| record.clone()).collect();
-        for journaled in &mut self.takeover.journals {
-            journaled.look(stored, &listeners, &living);
+        let journals = &mut self.takeover.journals;
+        if !journals.is_empty() {
+            let mut living = vec![HashSet::new(); surviving.len()];
+            for (at, id) in went_on.into_iter().flatten() {
+                living[at].insert(id);
+            }
+            let listeners: Vec<_> = surviving.iter().map(|(record, _)| record.clone()).collect();
+            for journaled in journals {
+                journaled.look(stored, &listeners, &living);
+            }
         }
-        let counts: Vec<u64> = living.iter().map(|ids| ids.len() as u64).collect();
         let connections: u64 = counts.iter().sum();
         if connections > 0 {
             log::info!(connections; "goes on with connections of the former server");
@@ -171,7 +179,11 @@ impl Server {
             let vault = Vault::new((index, workers), &listeners, room, self.clock, lifecycle);
             let vault = vault.and_then(|vault| Ok((vault.buffer()?, vault)));
             match vault {
-                Ok((buffer, vault)) => worker.keep_in(vault, buffer),
+                Ok((buffer, vault)) => {
+                    worker.keep_in(vault, buffer);
+                    // Without it the end of this process takes longer, and that is all.
+                    let _ = worker.store_events(lifecycle);
+                }
                 Err(error) => {
                     log::warn!(error:%, worker = index; "a crash would close its connections");
                 }
@@ -233,34 +245,22 @@ fn take_in(
     found: Vec<Found>,
     listeners: &[(ListenerRecord, Survive)],
 ) -> Vec<(usize, u64)> {
-    let ours: Vec<u16> = (0..).take(listeners.len()).collect();
-    let mut taking = Taking::new(std::slice::from_mut(worker), &ours);
-    let (mut went_on, mut in_step) = (Vec::with_capacity(found.len()), Vec::new());
+    let mut went_on = Vec::with_capacity(found.len());
+    worker.expect(found.len());
+    let (mut first, mut in_step) = (Vec::new(), Vec::new());
     for one in found {
+        let record = &one.arrival.record;
         let (id, peer, at) = (
-            one.arrival.record.id,
+            record.id,
             one.arrival.peer,
             usize::from(one.arrival.listener),
         );
-        let restored = match one.amiss {
-            // Whoever has it keeps it.
-            Some(why) if one.is_given_away => Err(why.to_owned()),
-            Some(why) => {
-                // What waits of it elsewhere would have it end as if all were well.
-                for socket in std::iter::once(&one.socket).chain(&one.along) {
-                    close::end_shared(socket, &Ending::reset(CloseReason::Crash));
-                }
-                Err(why.to_owned())
-            }
-            None => {
-                let sockets = std::iter::once(one.socket).chain(one.along).collect();
-                taking.restore((one.arrival, sockets), one.update)
-            }
-        };
-        match restored {
-            Ok(()) => {
+        let (is_first, was_in_step) = (record.has_to_be_served(), one.in_step);
+        match restore(worker, one) {
+            Ok(key) => {
                 went_on.push((at, id));
-                in_step.extend(one.in_step.then_some(id));
+                first.extend(is_first.then_some((id, key)));
+                in_step.extend(was_in_step.then_some(key));
             }
             Err(why) => {
                 let listener = &listeners[at].0.address;
@@ -268,9 +268,44 @@ fn take_in(
             }
         }
     }
-    for id in in_step {
-        taking.suspect(id);
+    for key in in_step {
+        worker.suspect(key);
     }
-    taking.own();
+    // What the next server finds is there by then: that is not left for one thread alone.
+    worker.flush_vault();
+    first.sort_unstable();
+    worker.own(first.into_iter().map(|(_, key)| key));
     went_on
+}
+
+/// A connection goes on at that worker. Answers its key.
+///
+/// # Errors
+/// Why it cannot.
+fn restore(worker: &mut Worker, one: Found) -> Result<usize, String> {
+    if let Some(why) = one.amiss {
+        // Somebody else who has its socket keeps it. Else what waits of it elsewhere would have it end as if all were well.
+        let sockets = std::iter::once(&one.socket).chain(&one.along);
+        for socket in sockets.filter(|_| !one.is_given_away) {
+            close::end_shared(socket, &Ending::reset(CloseReason::Crash));
+        }
+        return Err(why.to_owned());
+    }
+    let key = worker.import(&one.arrival, one.socket, one.along)?;
+    if one.arrival.record.has_bytes() {
+        let update = Update {
+            record: one.arrival.record,
+            output: one.output,
+            input: one.input,
+            far: one.far,
+        };
+        let more = worker.update(key, &update);
+        let whole = more.and_then(|more| {
+            (!more)
+                .then_some(())
+                .ok_or_else(|| "bytes were lost".to_owned())
+        });
+        whole.inspect_err(|_| worker.forget(key))?;
+    }
+    Ok(key)
 }

@@ -21,7 +21,7 @@ use crate::vault::noted::{self, Noted};
 use crate::vault::queue::{self, Entry, NAME, OWN, Socket};
 use crate::vault::slot::Slot;
 use crate::wire::line::shared_clock;
-use crate::wire::record::{Arrival, ListenerRecord, Piece, Record, Update};
+use crate::wire::record::{Arrival, ListenerRecord, Piece, Record};
 
 /// What one worker has left.
 #[derive(Debug)]
@@ -42,8 +42,11 @@ pub(crate) struct Found {
     pub(crate) along: Vec<OwnedFd>,
     /// As in a takeover; by the former server's number of the listener.
     pub(crate) arrival: Arrival,
-    /// What comes behind that.
-    pub(crate) update: Update,
+    /// Its bytes that wait.
+    pub(crate) output: Piece,
+    pub(crate) input: Piece,
+    /// Of the far side's output.
+    pub(crate) far: Piece,
     /// It was just being served.
     pub(crate) in_step: bool,
     /// Why it cannot go on.
@@ -52,11 +55,24 @@ pub(crate) struct Found {
     pub(crate) is_given_away: bool,
 }
 
+/// Makes room for the descriptors of what is stored there, in one step.
+///
+/// For a program's start, before it has threads: once it has, the system makes the program wait for up to some 10 ms.
+pub fn make_room_for(stored: &[Arc<Stored>]) {
+    let queues = stored.iter().filter(|one| one.name.starts_with(NAME));
+    let queues = queues.filter_map(|one| match &one.descriptors[..] {
+        [_, far] => Some(queue::waiting(far)),
+        _ => None,
+    });
+    reserve_descriptors(queues.sum());
+}
+
 /// What the workers of a former server have left in `stored`. `survive`: what is to become of a listener's connections.
 pub(crate) fn found(
     stored: &[Arc<Stored>],
     survive: impl Fn(&ListenerRecord) -> Survive + Sync,
 ) -> Vec<Former> {
+    make_room_for(stored);
     let mut workers: BTreeMap<usize, (Option<&OwnedFd>, Vec<&OwnedFd>)> = BTreeMap::new();
     for one in stored {
         let mut parts = one.name.split('-');
@@ -72,8 +88,6 @@ pub(crate) fn found(
             _ => {}
         }
     }
-    let queues = workers.values().flat_map(|(_, queues)| queues);
-    reserve_descriptors(queues.map(|far| queue::waiting(far)).sum());
     let workers = workers.into_values().collect();
     let formers = threads::share("found", workers, |(arena, queues)| {
         let former = arena.map(|arena| Finding::of(arena)?.former(&queues, &survive))?;
@@ -82,6 +96,9 @@ pub(crate) fn found(
             .ok()
     });
     let mut formers: Vec<Former> = formers.into_iter().flatten().collect();
+    if formers.iter().all(|former| former.moving.is_empty()) {
+        return formers;
+    }
     let there = formers.iter().flat_map(|former| &former.found);
     let there: HashSet<u64> = there.map(|one| one.arrival.record.id).collect();
     for former in &mut formers {
@@ -147,7 +164,8 @@ impl Finding {
                 && let Some(Ok(slot)) = self.arena.slot(key as usize)
                 && let Some(survive) = each.get(usize::from(slot.listener))
             {
-                found.push(self.connection(key as usize, &slot, (socket, along), *survive));
+                let one = self.connection(key as usize, &slot, (socket, along), *survive);
+                found.push(one);
             }
         }
         let moving = sockets_moving.into_iter().filter_map(|(id, socket)| {
@@ -176,12 +194,9 @@ impl Finding {
         Some(Found {
             socket,
             along: Vec::new(),
-            update: Update {
-                record: record.clone(),
-                output: Piece::default(),
-                input: Piece::default(),
-                far: Piece::default(),
-            },
+            output: Piece::default(),
+            input: Piece::default(),
+            far: Piece::default(),
             arrival,
             in_step: false,
             amiss: None,
@@ -208,12 +223,9 @@ impl Finding {
             socket,
             along,
             arrival: self.plain(slot),
-            update: Update {
-                record: self.plain(slot).record,
-                output: Piece::default(),
-                input: Piece::default(),
-                far: Piece::default(),
-            },
+            output: Piece::default(),
+            input: Piece::default(),
+            far: Piece::default(),
             in_step: step.is_some(),
             amiss: None,
             is_given_away: false,
@@ -242,7 +254,6 @@ impl Finding {
         if found.along.len() < found.arrival.along.into() {
             found.amiss = found.amiss.or(Some("what stands beside it is not there"));
         }
-        found.update.record = found.arrival.record.clone();
         found
     }
 
@@ -333,7 +344,7 @@ impl Finding {
             buffer: self.buffer.bytes(),
         };
         let came = was_open.then_some(came);
-        found.update.output = match survive {
+        found.output = match survive {
             Survive::Echo => near.output(record, came)?,
             _ => Side { settled: 0, ..near }.output(record, None)?,
         };
@@ -377,7 +388,7 @@ impl Finding {
             if near.takes_fin(record) {
                 end(record);
             }
-            found.update.output = near.output(record, None)?;
+            found.output = near.output(record, None)?;
             return Ok(());
         };
         let upstream = Side::of(far, far_output, (far_read, far_written))
@@ -400,10 +411,10 @@ impl Finding {
         let far_came = (is_open && record.failed.is_none()).then_some(far_came);
         // A FIN is passed on; any other is of an end that began in that step, and nobody has noted for which reason.
         let cut = upstream.takes_fin(far) && !near.has_ended();
-        found.update.far = upstream.output(far, came)?;
+        found.far = upstream.output(far, came)?;
         far.shifted = true;
         let cut = near.takes_fin(record) && !upstream.has_ended() || cut;
-        found.update.output = near.output(record, far_came)?;
+        found.output = near.output(record, far_came)?;
         record.shifted = true;
         if cut {
             end(record);

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::endpoint::{Endpoint, Peer};
 use crate::io::chronicle::Told;
 use crate::io::stats::Counts;
+use crate::io::tls::has_come;
 use crate::os::socket_file::Place;
 use crate::wire::pace;
 
@@ -242,6 +243,21 @@ impl Record {
     /// Whether its TLS session is yet to come.
     pub(crate) fn is_promised(&self) -> bool {
         self.tls.as_ref().is_some_and(|saved| saved.0.is_empty())
+    }
+
+    /// Whether it has something to do that no event tells of. Of room for output that waits one does.
+    pub(crate) fn has_to_be_served(&self) -> bool {
+        let ends = |of: &Self| of.peer_fin || of.finishing.is_some() || of.failed.is_some();
+        let far = self.far.as_ref().is_some_and(|far| ends(&far.1));
+        let sealed = self.tls.as_ref();
+        let sealed = sealed.is_some_and(|saved| has_come(&saved.0));
+        ends(self) || far || sealed || self.dialing || self.input > 0 || self.is_to_enter()
+    }
+
+    /// Whether bytes of it wait, on either side.
+    pub(crate) fn has_bytes(&self) -> bool {
+        let far = self.far.as_ref().is_some_and(|far| far.1.output > 0);
+        self.output > 0 || self.input > 0 || far
     }
 
     /// Where the input ends that the service left.

@@ -2,19 +2,41 @@
 
 use std::any::Any;
 use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use super::Worker;
+use crate::handle::lifecycle::Lifecycle;
+use crate::os::sys::duplicate;
 use crate::os::sys::mapping::Mapping;
 use crate::service::Survive;
 use crate::vault::Vault;
 use crate::worker::buffer::ReadBuffer;
+
+/// How a worker's event queue is called, to a keeper.
+const EVENTS: &str = "events";
 
 impl Worker {
     /// What it has is in `vault` from here on, and `buffer` is what it reads into.
     pub(crate) fn keep_in(&mut self, vault: Vault, buffer: Mapping) {
         self.vault = Some(vault);
         self.buffer = ReadBuffer::kept(buffer);
+    }
+
+    /// A keeper has a copy of its event queue: the end of this process need not wait, then, until the system has taken leave of each
+    /// connection there. That is what the keeper does, once another server has them.
+    ///
+    /// # Errors
+    /// No descriptors, or no keeper.
+    pub(crate) fn store_events(&self, keeper: &Arc<dyn Lifecycle>) -> io::Result<()> {
+        let events = duplicate(&self.poll)?;
+        keeper.store(&format!("{EVENTS}-{}", self.index), &[events.as_fd()])
+    }
+
+    /// So many connections are to be taken in.
+    pub(crate) fn expect(&mut self, connections: usize) {
+        self.connections.reserve(connections);
     }
 
     pub(crate) fn is_kept(&self) -> bool {
@@ -49,7 +71,7 @@ impl Worker {
 
     /// What has come by now is there; nothing any more, once there is no keeper.
     #[inline]
-    pub(super) fn flush_vault(&mut self) {
+    pub(crate) fn flush_vault(&mut self) {
         let Some(vault) = &mut self.vault else { return };
         if self.shared.takeover.keeper().is_some() {
             vault.flush(&mut self.connections, self.now);
@@ -99,6 +121,17 @@ impl Worker {
         let origin = &self.origins[usize::from(connection.io.listener)];
         if origin.settings.service.survive() == Survive::Journal && connection.io.door().is_none() {
             connection.has_come(&origin.serving(self.now, self.buffer.bytes()));
+        }
+    }
+
+    /// It was just being served when the server crashed that it was of.
+    pub(crate) fn suspect(&mut self, key: usize) {
+        let connection = self.connections.get(key);
+        if let (Some(vault), Some(connection)) = (&mut self.vault, connection) {
+            let service = &self.origins[usize::from(connection.io.listener)]
+                .settings
+                .service;
+            vault.suspect(key, connection, service, self.now);
         }
     }
 

@@ -312,16 +312,6 @@ impl Taker for Worker {
         Ok(())
     }
 
-    fn suspect(&mut self, key: usize) {
-        let connection = self.connections.get(key);
-        if let (Some(vault), Some(connection)) = (&mut self.vault, connection) {
-            let service = &self.origins[usize::from(connection.io.listener)]
-                .settings
-                .service;
-            vault.suspect(key, connection, service, self.now);
-        }
-    }
-
     fn take_ticket_keys(&mut self, listener: u16, keys: &[u8]) {
         let origin = self.origins.get(usize::from(listener));
         if let Some(tls) = origin.and_then(|origin| origin.settings.tls.as_ref()) {

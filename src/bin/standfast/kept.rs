@@ -15,7 +15,7 @@ use rustix::event::PollFlags;
 use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 use rustix::process::getppid;
-use standfast::control::{Keeper, Kept, Stored, Successor};
+use standfast::control::{Keeper, Kept, Stored, Successor, make_room_for};
 use standfast::process::{inherited, threads};
 use standfast::{Handle, Server};
 
@@ -31,6 +31,9 @@ pub(crate) const KEEPER: &str = "STANDFAST_KEEPER";
 
 /// To a server: what became of the one before it.
 pub(crate) const CRASHED: &str = "STANDFAST_CRASHED";
+
+/// What the names begin with of event queues.
+const EVENTS: &str = "events";
 
 /// Before the name of what a server has stored of its connections.
 pub(crate) const STORED: &str = "stored-";
@@ -85,6 +88,7 @@ pub(crate) fn settle() -> Result<(), Failure> {
     })?;
     if let Some(line) = &line {
         inherited::passed_to(line.keeper);
+        make_room_for(&line.stored.lock().unwrap_or_else(PoisonError::into_inner));
     }
     // Once, at the start.
     let _ = LINE.set(line);
@@ -281,7 +285,13 @@ pub(crate) fn keep(listening: &[Kept]) {
 /// Has the keeper hold these, of this server's connections, from now on.
 pub(crate) fn store(name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     if let Some(store) = store::get() {
-        return store.store(name, descriptors);
+        // There is little room in that, for what is but quicker.
+        let has_room = !name.starts_with(EVENTS);
+        return if has_room {
+            store.store(name, descriptors)
+        } else {
+            Ok(())
+        };
     }
     say_at_once(&format!("X_STORE={name}"), descriptors)
 }

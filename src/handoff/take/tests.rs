@@ -61,10 +61,6 @@ impl Taker for FakeTaker {
         self.note(format!("common {:?} of {ours:?}", all.bytes))
     }
 
-    fn suspect(&mut self, key: usize) {
-        self.asked.borrow_mut().push(format!("suspect {key}"));
-    }
-
     fn look_at_the_clock(&mut self) {}
 
     fn own(&mut self, first: impl Iterator<Item = usize>) {

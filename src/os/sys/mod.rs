@@ -17,6 +17,8 @@ pub(crate) mod reserve;
 pub(crate) mod users;
 
 use std::io;
+#[cfg(control)]
+use std::os::fd::AsRawFd;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -107,6 +109,22 @@ pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
     // as the program began, without close-on-exec, which everything has that the standard library opens, and crosses
     // its number out before it calls this. So it was opened by whoever started this process, and named to us for our use.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A copy of a descriptor whose owner does not lend it otherwise, as an event queue's.
+///
+/// # Errors
+/// There are no descriptors.
+#[cfg(control)]
+pub(crate) fn duplicate(of: &impl AsRawFd) -> io::Result<OwnedFd> {
+    const FIRST: libc::c_int = 3;
+    // SAFETY: takes integers and touches no memory; a bad descriptor is answered with EBADF.
+    let copy = unsafe { libc::fcntl(of.as_raw_fd(), libc::F_DUPFD_CLOEXEC, FIRST) };
+    if copy == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call above has just opened it, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// Lets every signal through to this thread and to those that it starts (`pthread_sigmask(3)`).

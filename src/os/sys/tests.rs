@@ -28,6 +28,17 @@ fn a_descriptor_is_adopted_and_a_closed_one_refused() {
 }
 
 #[test]
+#[cfg(control)]
+fn a_copy_of_a_descriptor_is_another_of_the_same_socket() {
+    let (near, mut far) = pair();
+    let copy = duplicate(&near).unwrap();
+    drop(near);
+    assert!(!outlasts_exec(copy.as_raw_fd()));
+    TcpStream::from(copy).write_all(b"x").unwrap();
+    far.read_exact(&mut [0]).unwrap();
+}
+
+#[test]
 #[cfg(all(target_os = "linux", not(standfast_portable)))]
 fn no_descriptor_but_the_first_three_outlasts_an_exec() {
     use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};

@@ -77,11 +77,11 @@ impl Finding {
         record.output = rest.len() as u64;
         record.input = input.len() as u64;
         record.input_at = record.read.saturating_sub(record.input);
-        found.update.output = Piece {
+        found.output = Piece {
             at: record.written,
             bytes: rest.to_vec(),
         };
-        found.update.input = Piece {
+        found.input = Piece {
             at: record.input_at,
             bytes: input,
         };
