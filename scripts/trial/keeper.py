@@ -1,6 +1,5 @@
 """A `standfast serve --keep`: the keeper, and the servers behind it."""
 
-import json
 import os
 import signal
 import socket
@@ -9,16 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from trial import BOUND
-from trial.process import Process
+from trial.instance import Instance
 
-class Keeper(Process):
+
+class Keeper(Instance):
     def __init__(self, binary, folder, *words, **environment):
-        self.binary, self.control = binary, f"{folder}/control.sock"
-        super().__init__("the keeper", [binary, "serve", "--keep", "-l", "127.0.0.1:0", "--control", self.control, *words],
+        super().__init__(binary, "the keeper", f"{folder}/control.sock", "--keep", "-l", "127.0.0.1:0", *words,
                          env={**os.environ, **environment})
-
-    def begin(self):
-        self.address = self.listening()
 
     def close(self):
         servers = []
@@ -30,13 +26,10 @@ class Keeper(Process):
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
 
-    def ask(self, *words, bound=BOUND):
-        asked = [self.binary, *words, "--control", self.control]
-        return subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=bound)
-
     def status(self):
-        with suppress(ValueError):
-            return json.loads(self.ask("status", "--json").stdout)
+        """The server's; `None` while there is none."""
+        with suppress(ValueError, subprocess.CalledProcessError):
+            return super().status()
 
     def children(self):
         return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
