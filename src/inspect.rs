@@ -177,6 +177,11 @@ impl UpstreamInfo {
 pub struct NatsInfo {
     /// The subject of their feed.
     pub subject: String,
+    /// The stream that keeps it, if one does.
+    #[cfg_attr(control, serde(skip_serializing_if = "Option::is_none", default))]
+    pub stream: Option<String>,
+    /// Messages of the stream that have not come yet.
+    pub lag: u64,
     /// NATS can be reached.
     pub connected: bool,
     /// What it goes by to the others.

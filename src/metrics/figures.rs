@@ -245,4 +245,10 @@ fn nats(status: &Status, text: &mut Text) {
         "Bytes that wait to be said to other hubs.",
         |it| it.backlog,
     );
+    family(
+        "standfast_nats_lag_messages",
+        Kind::Gauge,
+        "Messages of the stream that have not come yet.",
+        |it| it.lag,
+    );
 }

@@ -2,6 +2,8 @@
 
 /// Whom the server lets in, and who they take it for.
 mod credentials;
+/// A stream keeps what is said.
+mod stream;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -29,10 +31,13 @@ struct Nats {
 impl Nats {
     /// One with these settings; `None`, said aloud: there is no such program here.
     fn start(settings: &str) -> Option<Self> {
+        Self::start_in(Home::new(), settings)
+    }
+
+    fn start_in(home: Home, settings: &str) -> Option<Self> {
         if lacks(&["nats-server"]) {
             return None;
         }
-        let home = Home::new();
         fs::write(home.join("nats.conf"), settings).unwrap();
         let (child, port) = Self::launch(&home.join("nats.conf"), None);
         Some(Self { home, child, port })
@@ -244,8 +249,10 @@ fn a_newcomer_gets_the_history_of_all_hubs() {
 fn takeovers_of_hubs_on_either_side_lose_nothing_and_double_nothing() {
     let Some(nats) = Nats::start("") else { return };
     let url = nats.url();
-    let args = ["--nats", &url, "--subject", "feed"];
-    let (mut from, mut to) = (nats.hub(&[]), nats.hub(&[]));
+    // A listener that has to wait for the processor is not to be too slow.
+    let room = ["--buffer", "16m"];
+    let args = [&["--nats", &url, "--subject", "feed"], &room[..]].concat();
+    let (mut from, mut to) = (nats.hub(&room), nats.hub(&room));
     let (source, mut listener) = (from.join(), to.join());
     let line = |number: usize| format!("{number:08} {}\n", "-".repeat(number % 200 * 20));
     let over = AtomicBool::new(false);

@@ -206,12 +206,15 @@ fn told(takeover: &Takeover) -> String {
 /// How a hub shares its feed with other machines: what is not as it should be stands there where it is not nothing.
 fn beyond(nats: &NatsInfo) -> String {
     let state = if nats.connected { "connected" } else { "away" };
+    let stream = nats.stream.as_ref();
+    let stream = stream.map_or_else(String::new, |stream| format!(" stream={stream}"));
     let mut text = format!(
-        "{} {state} said={} heard={} hubs={}",
+        "{} {state}{stream} said={} heard={} hubs={}",
         nats.subject, nats.said_lines, nats.heard_lines, nats.hubs
     );
     for (name, count) in [
         ("backlog", nats.backlog),
+        ("lag", nats.lag),
         ("missed", nats.missed),
         ("lost", nats.lost),
         ("repeated", nats.again),

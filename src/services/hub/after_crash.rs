@@ -246,9 +246,9 @@ mod tests {
         feed.keep_in(copy);
         let blocks = there.blocks_behind(0, usize::MAX, 1);
         for block in &blocks {
-            let bytes = super::super::journey::pack(&there, 0, 0);
+            let bytes = super::super::journey::pack(&there, 0, 0, |_| None);
             assert!(!block.bytes.is_empty());
-            super::super::journey::unpack(&bytes, &feed).unwrap();
+            super::super::journey::unpack(&bytes, &feed, || ()).unwrap();
         }
         let next = Feed::new(1000);
         after(&file, &next);

@@ -38,6 +38,20 @@ impl Cursor {
         }
     }
 
+    /// The beginning of the line at `position`, which is further on, as far as the blocks hang together.
+    #[cfg(feature = "nats")]
+    pub(super) fn line_at(&self, position: u64) -> Option<Self> {
+        let mut block = &self.block;
+        while block.end() <= position {
+            block = block.next.get()?;
+        }
+        let into = usize::try_from(position.checked_sub(block.position)?).ok()?;
+        Some(Self {
+            at: block.line_start(into),
+            block: Arc::clone(block),
+        })
+    }
+
     /// The bytes that are not `own` of the blocks from here on that begin before `end`, piece by piece.
     pub(super) fn stretches(&self, own: Option<u64>, end: u64) -> impl Iterator<Item = &[u8]> {
         let (mut block, mut at) = (&self.block, self.at);

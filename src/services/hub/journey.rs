@@ -25,9 +25,14 @@ const PART: usize = 48 * 1024;
 /// So little may be gathered without becoming a block before its time.
 const LITTLE: usize = 4 * 1024;
 
-/// The next blocks behind the position `ahead`, and where they end. `None`: there are none, as yet.
-pub(super) fn pack_ahead(feed: &Feed, ahead: u64) -> Option<(Vec<u8>, u64)> {
-    let blocks = feed.blocks_behind(ahead, PART, LITTLE);
+/// The next blocks behind the position `ahead`, and where they end; of those that are `further` back than the feed reaches, where
+/// there are such. `None`: there are none, as yet.
+pub(super) fn pack_ahead(
+    feed: &Feed,
+    ahead: u64,
+    further: impl Fn(usize) -> Option<Vec<Arc<Block>>>,
+) -> Option<(Vec<u8>, u64)> {
+    let blocks = further(PART).unwrap_or_else(|| feed.blocks_behind(ahead, PART, LITTLE));
     let end = blocks.last()?.end();
     let mut bytes = Vec::new();
     pack_blocks(&blocks, &mut bytes);
@@ -35,8 +40,16 @@ pub(super) fn pack_ahead(feed: &Feed, ahead: u64) -> Option<(Vec<u8>, u64)> {
 }
 
 /// The feed as it is but for the blocks up to the position `ahead`, and `lost`.
-pub(super) fn pack(feed: &Feed, ahead: u64, lost: u64) -> Vec<u8> {
-    let blocks = feed.blocks_behind(ahead, usize::MAX, 1);
+pub(super) fn pack(
+    feed: &Feed,
+    ahead: u64,
+    lost: u64,
+    further: impl Fn(usize) -> Option<Vec<Arc<Block>>>,
+) -> Vec<u8> {
+    let all = usize::MAX;
+    // Asked first: what is being gathered becomes a block of both.
+    feed.seal();
+    let blocks = further(all).unwrap_or_else(|| feed.blocks_behind(ahead, all, 1));
     let (end, line) = feed.head();
     let mut bytes = [lost, end, line].map(u64::to_le_bytes).concat();
     pack_blocks(&blocks, &mut bytes);
@@ -62,13 +75,16 @@ fn pack_blocks(blocks: &[Arc<Block>], bytes: &mut Vec<u8>) {
     }
 }
 
-/// Adds the blocks that were packed to `feed`.
+/// Adds the blocks that were packed to `feed`, and says so after each.
 ///
 /// # Errors
 /// In words, what is wrong with the bytes; the feed is as before then.
-pub(super) fn unpack_ahead(bytes: &[u8], feed: &Feed) -> Result<(), String> {
+pub(super) fn unpack_ahead(bytes: &[u8], feed: &Feed, added: impl Fn()) -> Result<(), String> {
     let blocks = blocks(bytes).ok_or(UNREADABLE)?;
-    blocks.into_iter().for_each(|block| feed.append(block));
+    for block in blocks {
+        feed.append(block);
+        added();
+    }
     Ok(())
 }
 
@@ -76,14 +92,17 @@ pub(super) fn unpack_ahead(bytes: &[u8], feed: &Feed) -> Result<(), String> {
 ///
 /// # Errors
 /// As [`unpack_ahead`].
-pub(super) fn unpack(mut bytes: &[u8], feed: &Feed) -> Result<u64, String> {
+pub(super) fn unpack(mut bytes: &[u8], feed: &Feed, added: impl Fn()) -> Result<u64, String> {
     let [lost, end, line] = head(&mut bytes).ok_or(UNREADABLE)?;
     let blocks = blocks(bytes).ok_or(UNREADABLE)?;
     let last = blocks.last().map(|block| (block.end(), block.last()));
     if end.max(line) > u64::MAX >> 1 || last.is_some_and(|last| last != (end, line)) {
         return Err(UNREADABLE.to_owned());
     }
-    blocks.into_iter().for_each(|block| feed.append(block));
+    for block in blocks {
+        feed.append(block);
+        added();
+    }
     feed.begin_at(end, line);
     Ok(lost)
 }
@@ -244,12 +263,15 @@ mod tests {
     /// Has `feed` arrive in `there`, as much ahead as can go; answers in how many parts.
     fn carry(feed: &Feed, there: &Feed, lost: u64) -> usize {
         let (mut ahead, mut parts) = (0, 0);
-        while let Some((bytes, then)) = pack_ahead(feed, ahead) {
-            assert_eq!(unpack_ahead(&bytes, there), Ok(()));
+        while let Some((bytes, then)) = pack_ahead(feed, ahead, |_| None) {
+            assert_eq!(unpack_ahead(&bytes, there, || ()), Ok(()));
             assert!(then > ahead);
             (ahead, parts) = (then, parts + 1);
         }
-        assert_eq!(unpack(&pack(feed, ahead, lost), there), Ok(lost));
+        assert_eq!(
+            unpack(&pack(feed, ahead, lost, |_| None), there, || ()),
+            Ok(lost)
+        );
         parts
     }
 
@@ -291,8 +313,8 @@ mod tests {
     fn one_ahead() -> (Feed, Feed, u64) {
         let (here, there) = (Feed::new(1000), Feed::new(1000));
         say(&here, "one\n");
-        let (bytes, ahead) = pack_ahead(&here, 0).unwrap();
-        assert_eq!(unpack_ahead(&bytes, &there), Ok(()));
+        let (bytes, ahead) = pack_ahead(&here, 0, |_| None).unwrap();
+        assert_eq!(unpack_ahead(&bytes, &there, || ()), Ok(()));
         (here, there, ahead)
     }
 
@@ -300,12 +322,15 @@ mod tests {
     fn what_is_published_while_parts_go_ahead_arrives_too() {
         let (here, there, ahead) = one_ahead();
         let publish = |text| say(&here, text);
-        assert_eq!(pack_ahead(&here, ahead), None);
+        assert_eq!(pack_ahead(&here, ahead, |_| None), None);
         publish("two\n");
-        let (bytes, ahead) = pack_ahead(&here, ahead).unwrap();
-        assert_eq!(unpack_ahead(&bytes, &there), Ok(()));
+        let (bytes, ahead) = pack_ahead(&here, ahead, |_| None).unwrap();
+        assert_eq!(unpack_ahead(&bytes, &there, || ()), Ok(()));
         publish("three\n");
-        assert_eq!(unpack(&pack(&here, ahead, 0), &there), Ok(0));
+        assert_eq!(
+            unpack(&pack(&here, ahead, 0, |_| None), &there, || ()),
+            Ok(0)
+        );
         assert_eq!(heard(&there, None), "one\ntwo\nthree\n");
     }
 
@@ -315,12 +340,18 @@ mod tests {
         let publish = |text| say(&here, text);
         publish("two\n");
         // The freeze, too late: the old process serves on.
-        assert_eq!(unpack(&pack(&here, ahead, 0), &there), Ok(0));
+        assert_eq!(
+            unpack(&pack(&here, ahead, 0, |_| None), &there, || ()),
+            Ok(0)
+        );
         publish("three\n");
-        let (bytes, ahead) = pack_ahead(&here, ahead).unwrap();
-        assert_eq!(unpack_ahead(&bytes, &there), Ok(()));
+        let (bytes, ahead) = pack_ahead(&here, ahead, |_| None).unwrap();
+        assert_eq!(unpack_ahead(&bytes, &there, || ()), Ok(()));
         publish("four\n");
-        assert_eq!(unpack(&pack(&here, ahead, 0), &there), Ok(0));
+        assert_eq!(
+            unpack(&pack(&here, ahead, 0, |_| None), &there, || ()),
+            Ok(0)
+        );
         assert_eq!(heard(&there, None), "one\ntwo\nthree\nfour\n");
         assert_eq!((there.oldest(), there.head()), (here.oldest(), here.head()));
     }
@@ -329,12 +360,15 @@ mod tests {
     fn a_feed_that_runs_ahead_of_its_parts_begins_anew() {
         let (here, there) = (Feed::new(8), Feed::new(8));
         say(&here, "one\n");
-        let (bytes, ahead) = pack_ahead(&here, 0).unwrap();
-        assert_eq!(unpack_ahead(&bytes, &there), Ok(()));
+        let (bytes, ahead) = pack_ahead(&here, 0, |_| None).unwrap();
+        assert_eq!(unpack_ahead(&bytes, &there, || ()), Ok(()));
         for _ in 0..9 {
             say(&here, "more\n");
         }
-        assert_eq!(unpack(&pack(&here, ahead, 0), &there), Ok(0));
+        assert_eq!(
+            unpack(&pack(&here, ahead, 0, |_| None), &there, || ()),
+            Ok(0)
+        );
         assert_eq!(heard(&there, None), heard(&here, None));
         assert_eq!((there.oldest(), there.head()), (here.oldest(), here.head()));
     }
@@ -346,11 +380,11 @@ mod tests {
             feed.publish(&said(sender, "a\n"), false, u64::MAX);
         }
         let mut ahead = 0;
-        while let Some((_, then)) = pack_ahead(&feed, ahead) {
+        while let Some((_, then)) = pack_ahead(&feed, ahead, |_| None) {
             ahead = then;
         }
         // Each line of another sender: the most there is beside it.
-        assert!(pack(&feed, ahead, 0).len() <= 100 + LITTLE * 9);
+        assert!(pack(&feed, ahead, 0, |_| None).len() <= 100 + LITTLE * 9);
         let arrived = Feed::new(512 * 1024);
         assert!(carry(&feed, &arrived, 0) > 5);
         assert_eq!(heard(&arrived, None), heard(&feed, None));
@@ -359,13 +393,13 @@ mod tests {
     #[test]
     fn truncated_and_damaged_bytes_are_errors_and_never_a_panic() {
         let feed = feed();
-        let (ahead, _) = pack_ahead(&feed, 0).unwrap();
-        let rest = pack(&feed, 0, 5);
+        let (ahead, _) = pack_ahead(&feed, 0, |_| None).unwrap();
+        let rest = pack(&feed, 0, 5, |_| None);
         for length in 0..rest.len() {
-            assert!(unpack(&rest[..length], &Feed::new(9)).is_err());
+            assert!(unpack(&rest[..length], &Feed::new(9), || ()).is_err());
         }
         for length in 1..ahead.len() {
-            assert!(unpack_ahead(&ahead[..length], &Feed::new(9)).is_err());
+            assert!(unpack_ahead(&ahead[..length], &Feed::new(9), || ()).is_err());
         }
         let mut random = Seeded::new(1);
         let mut draw = move |limit: usize| random.below(limit);
@@ -377,8 +411,8 @@ mod tests {
             }
             let feed = Feed::new(9);
             let damaged = match round % 2 {
-                0 => unpack_ahead(&bytes, &feed),
-                _ => unpack(&bytes, &feed).map(drop),
+                0 => unpack_ahead(&bytes, &feed, || ()),
+                _ => unpack(&bytes, &feed, || ()).map(drop),
             };
             if damaged.is_ok() {
                 // Whatever it is, it can be read and goes on.

@@ -9,6 +9,7 @@ mod after_crash;
 mod block;
 mod client;
 mod cursor;
+mod delivery;
 mod feed;
 mod journey;
 #[cfg_attr(not(control), path = "no_ledger.rs")]
@@ -19,7 +20,6 @@ mod options;
 mod rounds;
 
 use std::fmt;
-use std::io::IoSlice;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -30,7 +30,6 @@ use crate::error::Error;
 use crate::handle::Handle;
 use crate::inspect::NatsInfo;
 use crate::liveness::close::CloseReason;
-use crate::os::fault::may_die;
 #[cfg(control)]
 use crate::os::journal::Journal;
 #[cfg(control)]
@@ -39,7 +38,6 @@ use crate::service::{Context, Exported, Patience, RoundStage, Service, Survive};
 use crate::services::hub::block::LONGEST;
 pub use crate::services::hub::client::HubClient;
 use crate::services::hub::client::Place;
-use crate::services::hub::cursor::Cursor;
 use crate::services::hub::feed::{Due, Feed, REMOTE, Said};
 use crate::services::hub::journey::{Reader, SCHEMA, known};
 use crate::services::hub::ledger::{Ledger, Stood};
@@ -47,19 +45,13 @@ use crate::services::hub::nats::Beyond;
 #[cfg(feature = "nats")]
 pub use crate::services::hub::nats::{Credentials, Foreign, NatsOptions};
 pub use crate::services::hub::options::{HubOptions, Slow};
-use crate::services::hub::rounds::{Rounds, micros};
+use crate::services::hub::rounds::Rounds;
 
 /// The longest line, unless something else is asked for.
 const LINE: usize = 64 * 1024;
 
 /// How many times longer than asked for lines are gathered at most.
 const LONGER: u32 = 10;
-
-/// Pieces of the feed that go to a client in one write, at most.
-const PIECES: usize = 16;
-
-/// How often it is said that lines are lost.
-const REMINDER: Duration = Duration::from_secs(60);
 
 /// A line from one client goes to all others, across all workers, in one order.
 ///
@@ -131,7 +123,7 @@ impl Hub {
             return Err(Error::Config(why.to_owned()));
         }
         let mut hub = Self::new(options);
-        hub.beyond = Beyond::open(nats, &hub.feed, hub.max_line)?;
+        hub.beyond = Beyond::open(nats, &hub.feed, hub.max_line, hub.options.history)?;
         Ok(hub)
     }
 
@@ -239,120 +231,6 @@ impl Hub {
         conn.pause();
         false
     }
-
-    /// Writes what the client has not got, as far as the socket takes that: never a part of a line, for the rest of
-    /// such a one waits.
-    fn deliver(&self, client: &mut HubClient, conn: &mut Context<'_>) {
-        let own = self.own(conn);
-        let until = client.until.unwrap_or(u64::MAX);
-        let (ledger, entry) = (self.ledger.get(), client.entry);
-        let Some(cursor) = self.catch_up(client, conn, own) else {
-            return;
-        };
-        // What comes meanwhile has a round of its own: no client keeps the others waiting.
-        let end = self.feed.end().min(until);
-        while conn.waiting() == 0 && !conn.has_failed() && cursor.position() < end {
-            let mut pieces = [IoSlice::new(&[]); PIECES];
-            let (mut count, mut offered) = (0, 0);
-            for (place, stretch) in pieces.iter_mut().zip(cursor.stretches(own, end)) {
-                *place = IoSlice::new(stretch);
-                count += 1;
-                offered += stretch.len();
-            }
-            if let Some(ledger) = ledger {
-                ledger.begins(entry, cursor, conn.output_end());
-            }
-            let sent = conn.send_vectored(&pieces[..count]);
-            may_die("hub-sent");
-            let rest = cursor.advance(sent, own);
-            if sent < offered
-                && let Some(rest) = rest
-            {
-                let line_end = cursor.block.line_end(rest.start);
-                conn.write(&cursor.block.bytes[rest.start..line_end]);
-                cursor.at = line_end;
-            }
-            if let Some(ledger) = ledger {
-                ledger.note(entry, cursor, conn.output_end());
-                may_die("hub-stands");
-            }
-        }
-    }
-
-    /// Ends the connection once the client has got what it is to get. That stays in the feed until then: a copy for each
-    /// of many that leave at once would be more than all that was said.
-    fn leave(&self, client: &mut HubClient, conn: &mut Context<'_>) {
-        let end = self.feed.end();
-        let until = client.until.map_or(end, |until| until.min(end));
-        client.until = Some(until);
-        self.deliver(client, conn);
-        let behind = matches!(&client.place, Place::Here(cursor) if cursor.position() < until);
-        if behind && !conn.has_failed() {
-            return conn.finish_later();
-        }
-        client.place = Place::Over;
-        if client.lost > 0 {
-            log::info!(id = conn.id(), peer:% = conn.peer(), lost = client.lost; "a slow client has lost lines");
-        }
-        conn.finish();
-    }
-
-    /// The client's place, which is further on if it was too far behind. `None`: it gets nothing more.
-    fn catch_up<'a>(
-        &self,
-        client: &'a mut HubClient,
-        conn: &mut Context<'_>,
-        own: Option<u64>,
-    ) -> Option<&'a mut Cursor> {
-        let mut lost = 0;
-        if let Place::Predecessor(position, line) = client.place {
-            let cursor;
-            (cursor, lost) = self.feed.reader_at(position, line);
-            client.place = Place::Here(cursor);
-        }
-        let Place::Here(cursor) = &mut client.place else {
-            return None;
-        };
-        if cursor.position() < self.feed.oldest() {
-            lost += cursor.jump(self.feed.oldest_reader(), own);
-        }
-        if lost > 0 {
-            if self.options.slow == Slow::Disconnect {
-                log::info!(id = conn.id(), peer:% = conn.peer(), buffer = self.options.buffer; "disconnected: further behind than the buffer");
-                client.place = Place::Over;
-                conn.abort();
-                return None;
-            }
-            client.lost += lost;
-            if let Some(ledger) = self.ledger.get() {
-                ledger.loses(client.entry, client.lost);
-            }
-            self.note_lost(lost, conn.now());
-        }
-        match &mut client.place {
-            Place::Here(cursor) => Some(cursor),
-            _ => None,
-        }
-    }
-
-    /// Counts lost lines, and says so now and then.
-    fn note_lost(&self, lost: u64, now: Duration) {
-        let all = self.lost.fetch_add(lost, Ordering::Relaxed) + lost;
-        if let Some(ledger) = self.ledger.get() {
-            ledger.set_lost(all);
-        }
-        let (now, said) = (micros(now), self.said.load(Ordering::Relaxed));
-        let due = said == 0 || now.saturating_sub(said) >= micros(REMINDER);
-        let swap = || {
-            let swapped =
-                self.said
-                    .compare_exchange(said, now, Ordering::Relaxed, Ordering::Relaxed);
-            swapped.is_ok()
-        };
-        if due && swap() {
-            log::warn!(lost = all; "slow clients lose lines");
-        }
-    }
 }
 
 /// What is to be done with input.
@@ -379,7 +257,8 @@ impl Service for Hub {
         let _ = self.server.set(server.clone());
         self.feed.count_in(server.memory());
         self.rounds.are_of(server.workers());
-        self.beyond.start(server);
+        let publish = |lines: &[&[u8]]| self.publish_remote(lines, u64::MAX);
+        self.beyond.start(server, publish);
     }
 
     fn open(&self, conn: &mut Context<'_>) -> HubClient {
@@ -550,27 +429,32 @@ impl Service for Hub {
     }
 
     fn export_ahead(&self, ahead: u64) -> Option<(Exported, u64)> {
-        let (bytes, ahead) = journey::pack_ahead(&self.feed, ahead)?;
+        let further = |most| self.beyond.blocks_behind(ahead, most);
+        let (bytes, ahead) = journey::pack_ahead(&self.feed, ahead, further)?;
         let schema = SCHEMA;
         Some((Exported { schema, bytes }, ahead))
     }
 
     fn import_ahead(&self, exported: &Exported) -> Result<(), String> {
         known(exported)?;
-        journey::unpack_ahead(&exported.bytes, &self.feed)
+        self.beyond.make_way();
+        journey::unpack_ahead(&exported.bytes, &self.feed, || self.beyond.hold())
     }
 
     fn export_common(&self, ahead: u64) -> Option<Exported> {
         // First: what waits of it is published with that.
         let publish = |lines: &[&[u8]]| self.publish_remote(lines, u64::MAX);
         let beyond = self.beyond.pack(publish);
-        let feed = journey::pack(&self.feed, ahead, self.lost.load(Ordering::Relaxed));
+        let further = |most| self.beyond.blocks_behind(ahead, most);
+        let lost = self.lost.load(Ordering::Relaxed);
+        let feed = journey::pack(&self.feed, ahead, lost, further);
         Some(journey::joined(beyond.as_deref(), feed))
     }
 
     fn import_common(&self, exported: &Exported) -> Result<(), String> {
         let (beyond, feed) = journey::split(exported)?;
-        let lost = journey::unpack(feed, &self.feed)?;
+        self.beyond.make_way();
+        let lost = journey::unpack(feed, &self.feed, || self.beyond.hold())?;
         self.beyond.unpack(beyond)?;
         self.lost.store(lost, Ordering::Relaxed);
         if let Some(server) = self.server.get() {

@@ -1,9 +1,11 @@
 //! In place of `nats/`, without the feature of that name: a hub is alone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::handle::Handle;
 use crate::inspect::NatsInfo;
+use crate::services::hub::block::Block;
 
 /// The way to other hubs: there is none.
 #[derive(Debug, Default)]
@@ -14,7 +16,9 @@ impl Beyond {
     #[cfg(control)]
     pub(super) fn begin(&self) {}
 
-    pub(super) fn start(&self, _: &Handle) {}
+    pub(super) fn start(&self, _: &Handle, _: impl FnMut(&[&[u8]]) -> bool) {}
+
+    pub(super) fn make_way(&self) {}
 
     pub(super) fn pass_on(&self, _: impl FnMut(&[&[u8]]) -> bool) {}
 
@@ -23,6 +27,12 @@ impl Beyond {
     }
 
     pub(super) fn notice(&self) {}
+
+    pub(super) fn blocks_behind(&self, _: u64, _: usize) -> Option<Vec<Arc<Block>>> {
+        None
+    }
+
+    pub(super) fn hold(&self) {}
 
     pub(super) fn pack(&self, _: impl FnMut(&[&[u8]]) -> bool) -> Option<Vec<u8>> {
         None

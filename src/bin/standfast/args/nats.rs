@@ -41,6 +41,15 @@ pub(crate) struct NatsArgs {
     )]
     pub(crate) subject: Option<String>,
 
+    /// The stream of JetStream that keeps the subject: each line comes once, and --history is from there.
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "nats",
+        help_heading = "Hub over NATS"
+    )]
+    pub(crate) stream: Option<String>,
+
     /// Who this is to NATS: a file with a JWT and a seed, as nsc makes it.
     #[arg(long, value_name = "FILE", requires = "nats", conflicts_with_all = ["nkey", "nats_user"], help_heading = "Hub over NATS")]
     pub(crate) creds: Option<PathBuf>,
@@ -112,10 +121,11 @@ pub(crate) struct NatsArgs {
 
 impl NatsArgs {
     /// Which flags were given.
-    pub(crate) fn given(&self) -> [(bool, &'static str); 12] {
+    pub(crate) fn given(&self) -> [(bool, &'static str); 13] {
         [
             (!self.nats.is_empty(), "--nats"),
             (self.subject.is_some(), "--subject"),
+            (self.stream.is_some(), "--stream"),
             (self.creds.is_some(), "--creds"),
             (self.nkey.is_some(), "--nkey"),
             (self.nats_user.is_some(), "--nats-user"),
@@ -152,6 +162,7 @@ impl NatsArgs {
             _ => Credentials::None,
         };
         Ok(Some(NatsOptions {
+            stream: self.stream.clone(),
             credentials,
             tls_ca: self.nats_tlsca.clone(),
             tls_identity: self.nats_tlscert.clone().zip(self.nats_tlskey.clone()),
@@ -183,7 +194,7 @@ mod tests {
         let plain = meant("--nats one:4222,tls://two --subject buoys").unwrap();
         assert_eq!(plain.servers, ["one:4222", "tls://two"]);
         assert_eq!((plain.subject.as_str(), plain.buffer), ("buoys", 16 << 20));
-        assert!(matches!(plain.credentials, Credentials::None));
+        assert!(matches!(plain.credentials, Credentials::None) && plain.stream.is_none());
         let line = "--nats one --subject a --nats-user me --nats-password-file f --nats-tlsca ca --nats-tlscert c \
                     --nats-tlskey k --nats-buffer 1m --nats-wait 2s --nats-foreign drop";
         let all = meant(line).unwrap();
@@ -191,7 +202,8 @@ mod tests {
         assert!(all.tls_ca.is_some() && all.tls_identity.is_some());
         assert_eq!((all.buffer, all.wait), (1 << 20, Duration::from_secs(2)));
         assert_eq!(all.foreign, Foreign::Drop);
-        let creds = meant("--nats one --subject a --creds f").unwrap();
+        let creds = meant("--nats one --subject a --creds f --stream BUOYS").unwrap();
+        assert_eq!(creds.stream.as_deref(), Some("BUOYS"));
         assert!(matches!(creds.credentials, Credentials::Creds(_)));
         let nkey = meant("--nats one --subject a --nkey f").unwrap();
         assert!(matches!(nkey.credentials, Credentials::Nkey(_)));
@@ -207,6 +219,7 @@ mod tests {
             "--nats one --subject a --nats-user me",
             "--nats one --subject a --nats-tlscert c",
             "--nats-buffer 1m",
+            "--stream s",
         ] {
             assert!(typed::<HubArgs>(line).is_err(), "{line}");
         }

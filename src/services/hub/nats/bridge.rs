@@ -5,19 +5,22 @@
 //! still while a takeover has them stand still.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::heard::{Heard, Progress};
+use super::heard::{Counted, Heard, Progress, Spot};
 use super::options::{Foreign, NatsOptions};
 use super::place::{HEADER, Origin, Place};
 use super::said::{Piece, Said};
 use crate::handle::Handle;
 use crate::inspect::NatsInfo;
+use crate::services::hub::block::Block;
+use crate::services::hub::cursor::Cursor;
 use crate::services::hub::feed::Feed;
+use crate::services::hub::journey::head;
 use crate::time::deadline::Moment;
 
 /// How often it is said that lines are missing.
@@ -30,10 +33,23 @@ const NAMED: usize = 20;
 #[derive(Debug)]
 pub(super) struct Bridge {
     pub(super) options: NatsOptions,
+    /// Lines that who connects gets: of the stream, to begin with.
+    pub(super) history: usize,
     feed: Arc<Feed>,
     said: Mutex<Said>,
     heard: Mutex<Heard>,
     server: OnceLock<Handle>,
+    /// What the stream had when this process began: passed on before the first client comes, unless it takes over.
+    past: Mutex<Vec<Message>>,
+    has_past: AtomicBool,
+    /// Where what came of another process's feed begins.
+    held: Mutex<Option<Cursor>>,
+    /// Messages of the stream that have not come yet, by the word of the last one.
+    lag: AtomicU64,
+    /// A connection has come, or come back.
+    pub(super) back: Notify,
+    /// What was heard was passed on: there may be room for more.
+    pub(super) room: Notify,
     /// Something may be to be said, or it is over.
     pub(super) news: Notify,
     /// The workers serve: before that another process speaks.
@@ -45,15 +61,30 @@ pub(super) struct Bridge {
     spoken: Condvar,
 }
 
+/// A message as it comes, with the header that says where it belongs, if it has one.
+pub(super) type Message = (Option<String>, Vec<u8>);
+
 impl Bridge {
-    pub(super) fn new(options: NatsOptions, feed: &Arc<Feed>, max_line: usize) -> Self {
+    pub(super) fn new(
+        options: NatsOptions,
+        feed: &Arc<Feed>,
+        max_line: usize,
+        history: usize,
+    ) -> Self {
         let reach = options.buffer.max(1);
         Self {
             options,
+            history,
             feed: Arc::clone(feed),
             said: Mutex::new(Said::new(drawn(), feed)),
             heard: Mutex::new(Heard::new(reach, max_line)),
             server: OnceLock::new(),
+            past: Mutex::new(Vec::new()),
+            has_past: AtomicBool::new(false),
+            held: Mutex::new(None),
+            lag: AtomicU64::new(0),
+            back: Notify::new(),
+            room: Notify::new(),
             news: Notify::new(),
             serves: AtomicBool::new(false),
             connected: AtomicBool::new(false),
@@ -74,17 +105,41 @@ impl Bridge {
 
 /// What the hub does.
 impl Bridge {
-    /// The server that it is in.
-    pub(super) fn start(&self, server: &Handle) {
+    /// The server that it is in. What the stream had before goes to `publish`, if the feed has nothing.
+    pub(super) fn start(&self, server: &Handle, publish: impl FnMut(&[&[u8]]) -> bool) {
+        let past = std::mem::take(&mut *self.past.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.feed.head() == (0, 0) && !past.is_empty() {
+            let mut heard = self.heard();
+            for (header, payload) in past {
+                heard.take(header.and_then(|header| header.parse().ok()), &payload);
+            }
+            drop(heard);
+            self.pass_on(publish);
+            self.feed.seal();
+            // It was said before this hub was there.
+            self.heard().counted = Counted::default();
+            self.has_past.store(true, Ordering::Release);
+        }
         self.heard().count_in(&server.memory());
         let _ = self.server.set(server.clone());
         // The first round says that the workers serve.
         server.prompt(Duration::ZERO);
     }
 
+    /// Another process's feed takes the place of this one's, which may have nothing but what the stream had.
+    pub(super) fn make_way(&self) {
+        if self.has_past.swap(false, Ordering::AcqRel) {
+            self.feed.begin_at(0, 0);
+        }
+    }
+
     /// Has `publish` pass on what was heard, as far as it does. Between rounds of the hub's clients.
     pub(super) fn pass_on(&self, mut publish: impl FnMut(&[&[u8]]) -> bool) {
         let mut heard = self.heard();
+        if !heard.is_waiting() {
+            return;
+        }
+        self.room.notify_one();
         loop {
             if self.is_of_this_one(&mut heard) {
                 continue;
@@ -104,7 +159,9 @@ impl Bridge {
 
     /// The workers serve, and there may be something to be said.
     pub(super) fn serves(&self) {
-        self.serves.store(true, Ordering::Release);
+        if !self.serves.swap(true, Ordering::AcqRel) {
+            *self.held() = None;
+        }
         let reach = u64::try_from(self.options.buffer).unwrap_or(u64::MAX);
         let mut said = self.said();
         let lost = said.keep_within(&self.feed, reach);
@@ -116,22 +173,61 @@ impl Bridge {
         self.news.notify_one();
     }
 
+    pub(super) fn blocks_behind(&self, from: u64, most: usize) -> Option<Vec<Arc<Block>>> {
+        self.said().blocks_behind(&self.feed, from, most)
+    }
+
+    /// Has what came of another process's feed stay, until this one serves.
+    pub(super) fn hold(&self) {
+        self.held().get_or_insert_with(|| self.feed.oldest_reader());
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Cursor>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// All that another process needs to go on, with what waits passed on by `publish`.
     pub(super) fn pack(&self, publish: impl FnMut(&[&[u8]]) -> bool) -> Vec<u8> {
         self.pass_on(publish);
-        let mut bytes = Vec::new();
-        self.said().pack(&mut bytes);
+        let mut bytes = self.stream_number().to_le_bytes().to_vec();
+        let mut said = self.said();
+        if let Some(now) = self.server.get().map(Handle::now)
+            && self.options.stream.is_none()
+        {
+            said.go_back(&self.feed, now);
+        }
+        said.pack(&mut bytes);
+        drop(said);
         self.heard().pack(&mut bytes);
         bytes
     }
 
     /// Goes on with that; the feed has come. `None`: these bytes are none.
     pub(super) fn unpack(&self, mut bytes: &[u8]) -> Option<()> {
-        let said = Said::unpack(&mut bytes, &self.feed)?;
-        self.heard().unpack(&mut bytes)?;
+        let [stream] = head(&mut bytes)?;
+        let said = Said::unpack(&mut bytes, &self.feed, self.held().as_ref())?;
+        let mut heard = self.heard();
+        let begins = heard.spot;
+        heard.unpack(&mut bytes)?;
+        if stream != self.stream_number() {
+            // How far another one was read says nothing of this one.
+            heard.spot = begins;
+        }
+        drop(heard);
         bytes.is_empty().then_some(())?;
         *self.said() = said;
         Some(())
+    }
+
+    /// What tells the stream and its subject from others: FNV-1a, which is the same in every process.
+    fn stream_number(&self) -> u64 {
+        let Some(stream) = &self.options.stream else {
+            return 0;
+        };
+        let words = stream.bytes().chain(*b" ").chain(self.subject().bytes());
+        words.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
     }
 
     /// The feed that has come was said by nobody, and what follows it is to be said.
@@ -178,6 +274,8 @@ impl Bridge {
         let (lines, bytes, lost) = said.counted();
         NatsInfo {
             subject: self.options.subject.clone(),
+            stream: self.options.stream.clone(),
+            lag: self.lag.load(Ordering::Relaxed),
             connected: self.is_connected(),
             origin: said.place().origin.to_string(),
             said_lines: lines,
@@ -254,6 +352,10 @@ impl Bridge {
     pub(super) fn set_connected(&self, connected: bool) {
         self.connected.store(connected, Ordering::Release);
         self.spoken.notify_all();
+        if connected {
+            self.news.notify_one();
+            self.back.notify_waiters();
+        }
     }
 
     /// Whether this process speaks as the hub.
@@ -275,8 +377,59 @@ impl Bridge {
     }
 
     pub(super) fn note_said(&self, piece: &Piece) {
-        self.said().said(piece);
+        if let Some(now) = self.server.get().map(Handle::now) {
+            self.said().said(piece, now);
+        }
         self.spoken.notify_all();
+    }
+
+    /// The hub is being started: what the stream has may become its history.
+    pub(super) fn is_new(&self) -> bool {
+        self.server.get().is_none()
+    }
+
+    /// What the stream had, and where that ends.
+    pub(super) fn begins_at(&self, spot: Spot, past: Vec<Message>) {
+        self.heard().spot.get_or_insert(spot);
+        if self.is_new() {
+            *self.past.lock().unwrap_or_else(PoisonError::into_inner) = past;
+        }
+    }
+
+    /// How far the stream was read that was made then and ends at `last` now: not at all, if it is another one than before,
+    /// and no further than it goes, if it has lost something itself.
+    pub(super) fn sequence_in(&self, made: u64, last: u64) -> u64 {
+        let mut heard = self.heard();
+        let known = heard.spot.filter(|spot| spot.made == made);
+        let sequence = known.map_or(0, |spot| spot.sequence.min(last));
+        heard.spot = Some(Spot { made, sequence });
+        sequence
+    }
+
+    /// How far the stream was read.
+    pub(super) fn heard_messages(&self) -> u64 {
+        self.heard().spot.map_or(0, |spot| spot.sequence)
+    }
+
+    pub(super) fn set_lag(&self, messages: u64) {
+        self.lag.store(messages, Ordering::Relaxed);
+    }
+
+    /// What stands at `spot` of the stream has come. Answers whether there was room for it.
+    pub(super) fn hear_at(&self, spot: Spot, header: Option<&str>, payload: &[u8]) -> bool {
+        let place = header.and_then(|header| header.parse().ok());
+        let mut heard = self.heard();
+        if place.is_none() && self.options.foreign == Foreign::Drop {
+            if !heard.has(spot) {
+                heard.counted.foreign += 1;
+                heard.spot = Some(spot);
+            }
+            return true;
+        }
+        let taken = heard.take_at(spot, place, payload);
+        drop(heard);
+        self.prompt();
+        taken
     }
 
     /// A message has come, with that header, if it had one. Without room it is left out: what is missing shows by the next one.
@@ -287,8 +440,17 @@ impl Bridge {
             heard.counted.foreign += 1;
             return;
         }
-        heard.take(place, payload);
+        let mut taken = heard.take(place, payload);
+        // As long as another process serves that hears it, too, what came first is what that has passed on.
+        while !taken && !self.serves.load(Ordering::Acquire) && heard.is_waiting() {
+            heard.skip();
+            taken = heard.take(place, payload);
+        }
         drop(heard);
+        self.prompt();
+    }
+
+    fn prompt(&self) {
         if let Some(server) = self.server.get().filter(|_| self.speaks()) {
             server.prompt(Duration::ZERO);
         }

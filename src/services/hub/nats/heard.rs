@@ -32,6 +32,17 @@ pub(super) struct Heard {
     clock: u64,
     held: Held,
     pub(super) counted: Counted,
+    /// How far the stream was read, where there is one.
+    pub(super) spot: Option<Spot>,
+}
+
+/// A place in a stream: behind it nothing has been taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spot {
+    /// Which stream: one that is made anew under the same name was made at another time.
+    pub(super) made: u64,
+    /// The number of the last message that was.
+    pub(super) sequence: u64,
 }
 
 /// What was counted.
@@ -54,6 +65,8 @@ pub(super) struct Counted {
 #[derive(Debug)]
 struct Message {
     place: Option<Place>,
+    /// Where it stands in the stream, if it is of one.
+    spot: Option<Spot>,
     bytes: Vec<u8>,
     done: usize,
 }
@@ -105,6 +118,7 @@ impl Heard {
             clock: 0,
             held: Held::default(),
             counted: Counted::default(),
+            spot: None,
         }
     }
 
@@ -127,6 +141,7 @@ impl Heard {
         }
         let message = Message {
             place,
+            spot: None,
             bytes,
             done: 0,
         };
@@ -134,6 +149,43 @@ impl Heard {
         self.waiting.push_back(message);
         self.note_size();
         true
+    }
+
+    /// As [`take`](Self::take), of what stands at `spot` of the stream, unless that came already. What nothing waits before
+    /// always has room, or nothing behind it would ever come.
+    pub(super) fn take_at(&mut self, spot: Spot, place: Option<Place>, payload: &[u8]) -> bool {
+        if self.has(spot) {
+            return true;
+        }
+        let reach = self.reach;
+        if self.waiting.is_empty() {
+            self.reach = usize::MAX;
+        }
+        let taken = self.take(place, payload);
+        self.reach = reach;
+        if taken {
+            self.spot = Some(spot);
+            if let Some(message) = self.waiting.back_mut() {
+                message.spot = Some(spot);
+            }
+        }
+        taken
+    }
+
+    /// Whether what stands at `spot` of the stream has come.
+    pub(super) fn has(&self, spot: Spot) -> bool {
+        let known = self.spot.filter(|known| known.made == spot.made);
+        known.is_some_and(|known| spot.sequence <= known.sequence)
+    }
+
+    /// How far the stream was passed on: what waits comes again for whoever goes on from there.
+    fn passed_on(&self) -> Option<Spot> {
+        let first = self.waiting.front().and_then(|message| message.spot);
+        let before = first.map(|Spot { made, sequence }| Spot {
+            made,
+            sequence: sequence.saturating_sub(1),
+        });
+        before.or(self.spot)
     }
 
     /// Whether something waits.
@@ -348,7 +400,7 @@ fn split_line(bytes: &[u8]) -> (&[u8], &[u8]) {
     bytes.split_at(end.map_or(bytes.len(), |end| end + 1))
 }
 
-/// What is known of other hubs, for a process that takes over: nothing waits any more.
+/// What is known of other hubs, for a process that takes over: what waits it hears itself.
 impl Heard {
     pub(super) fn pack(&self, bytes: &mut Vec<u8>) {
         let Counted {
@@ -361,6 +413,10 @@ impl Heard {
         } = self.counted;
         let counted = [lines, sum, missed, again, foreign, too_long];
         let mut numbers = |of: &[u64]| bytes.extend(of.iter().flat_map(|it| it.to_le_bytes()));
+        let spot = self
+            .passed_on()
+            .map_or([0; 3], |it| [1, it.made, it.sequence]);
+        numbers(&spot);
         numbers(&counted);
         numbers(&[self.clock, self.hubs.len() as u64]);
         for (origin, hub) in &self.hubs {
@@ -376,6 +432,7 @@ impl Heard {
 
     /// Goes on with it. `None`: these bytes are none.
     pub(super) fn unpack(&mut self, bytes: &mut &[u8]) -> Option<()> {
+        let [has_spot, made, sequence] = head(bytes)?;
         let [lines, sum, missed, again, foreign, too_long] = head(bytes)?;
         let [clock, count] = head(bytes)?;
         let mut hubs = HashMap::new();
@@ -406,6 +463,10 @@ impl Heard {
             foreign,
             too_long,
         };
+        // Without one: what was heard came from no stream, and it goes on from where this process has found that.
+        if has_spot == 1 {
+            self.spot = Some(Spot { made, sequence });
+        }
         (self.hubs, self.unfinished, self.clock) = (hubs, unfinished, clock);
         self.note_size();
         Some(())

@@ -11,32 +11,22 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, Sub
 use futures_util::StreamExt;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::attempt::{ATTEMPT, GLANCE, HEADERS, LONGEST_PAUSE, Wrong};
 use super::bridge::Bridge;
 use super::options::Credentials;
 use super::place::{HEADER, Place};
+use super::stream::Stream;
 use crate::error::Error;
 use crate::os::threads;
 
-/// How long one attempt at one server may take.
-const ATTEMPT: Duration = Duration::from_secs(2);
-
-/// How long to wait before the next attempt, at most.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
 /// A hub that says nothing says how much it has said, so often: or nobody would notice that its last words are missing.
 const ANNOUNCE: Duration = Duration::from_secs(2);
-
-/// How often it is looked whether a connection has come back.
-const GLANCE: Duration = Duration::from_millis(20);
 
 /// Where a connection is found dead that carries nothing, after two of these.
 const PING: Duration = Duration::from_secs(5);
 
 /// Messages that wait between the client's task and ours, in one turn of the runtime.
 const QUEUE: usize = 4096;
-
-/// What a message's headers take of `max_payload`, at most, bytes.
-const HEADERS: usize = 512;
 
 /// Starts the thread, and waits until it hears what is said on the subject: no longer than it was told to.
 ///
@@ -69,9 +59,13 @@ fn run(bridge: &Arc<Bridge>, options: ConnectOptions, ready: &Sender<Result<(), 
         .build();
     match runtime {
         Ok(runtime) => runtime.block_on(async {
-            if let Some((client, messages)) = join(bridge, options, ready).await {
-                let listening = tokio::spawn(listen(Arc::clone(bridge), messages));
-                speak(bridge, &client).await;
+            if let Some((client, way)) = join(bridge, options, ready).await {
+                let ours = Arc::clone(bridge);
+                let (listening, stream) = match way {
+                    Way::Subject(messages) => (tokio::spawn(listen(ours, messages)), None),
+                    Way::Stream(stream) => (tokio::spawn(stream.follow(ours)), Some(stream)),
+                };
+                speak(bridge, &client, stream.as_deref()).await;
                 listening.abort();
             }
         }),
@@ -80,12 +74,18 @@ fn run(bridge: &Arc<Bridge>, options: ConnectOptions, ready: &Sender<Result<(), 
     bridge.set_connected(false);
 }
 
-/// Connects, and subscribes; again and again, but for what is wrong at the first time.
+/// How what others say comes.
+enum Way {
+    Subject(Subscriber),
+    Stream(Box<Stream>),
+}
+
+/// Connects, and finds the way; again and again, but for what is wrong at the first time.
 async fn join(
     bridge: &Arc<Bridge>,
     options: ConnectOptions,
     ready: &Sender<Result<(), String>>,
-) -> Option<(Client, Subscriber)> {
+) -> Option<(Client, Way)> {
     let mut pause = GLANCE;
     let mut is_first = true;
     let mut said = String::new();
@@ -93,22 +93,22 @@ async fn join(
     let refused = Arc::new(Mutex::new(None));
     let options = with_events(bridge, options, &refused);
     while !bridge.is_over() {
-        let why = match options.clone().connect(&bridge.options.servers).await {
-            Ok(client) => match subscribe(bridge, &client, &refused).await {
-                Ok(messages) => {
+        let wrong = match options.clone().connect(&bridge.options.servers).await {
+            Ok(client) => match find(bridge, &client, &refused).await {
+                Ok(way) => {
                     bridge.set_connected(true);
                     // Nobody waits for it any more, or it may go on.
                     let _ = ready.send(Ok(()));
-                    return Some((client, messages));
+                    return Some((client, way));
                 }
-                Err(why) => (why, true),
+                Err(wrong) => wrong,
             },
             Err(error) => {
                 let is_refusal = matches!(
                     error.kind(),
                     ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation
                 );
-                let is_wrong = is_refusal
+                let for_good = is_refusal
                     || matches!(
                         error.kind(),
                         ConnectErrorKind::Tls | ConnectErrorKind::ServerParse
@@ -120,12 +120,12 @@ async fn join(
                     ),
                     false => error.to_string(),
                 };
-                (why, is_wrong)
+                Wrong { why, for_good }
             }
         };
-        let (why, is_wrong) = why;
+        let Wrong { why, for_good } = wrong;
         let servers = bridge.options.servers.join(",");
-        if is_wrong && is_first {
+        if for_good && is_first {
             let _ = ready.send(Err(format!("NATS at {servers}: {why}")));
             return None;
         }
@@ -140,26 +140,34 @@ async fn join(
     None
 }
 
-/// Listens to the subject, from here on.
-async fn subscribe(
+/// The way on which this hub hears the others from here on.
+async fn find(
     bridge: &Bridge,
     client: &Client,
     refused: &Mutex<Option<String>>,
-) -> Result<Subscriber, String> {
+) -> Result<Way, Wrong> {
+    let found = match &bridge.options.stream {
+        None => subscribe(bridge, client).await.map(Way::Subject),
+        Some(name) => Stream::find(bridge, client, name)
+            .await
+            .map(|stream| Way::Stream(Box::new(stream))),
+    };
+    let refused = refused
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    refused.map_or(found, |why| Err(Wrong::for_good(why)))
+}
+
+/// Listens to the subject, from here on.
+async fn subscribe(bridge: &Bridge, client: &Client) -> Result<Subscriber, Wrong> {
     let subject = bridge.subject().to_owned();
     let messages = client.subscribe(subject).await;
-    let messages = messages.map_err(|error| error.to_string())?;
+    let messages = messages.map_err(|error| Wrong::for_good(error.to_string()))?;
     // The server takes what a client says in its order: once it answers this, it has the subscription.
     let nobody = client.new_inbox();
     let _ = timeout(ATTEMPT, client.request(nobody, Vec::new().into())).await;
-    match refused
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take()
-    {
-        Some(why) => Err(why),
-        None => Ok(messages),
-    }
+    Ok(messages)
 }
 
 fn with_events(
@@ -174,7 +182,6 @@ fn with_events(
             Event::Connected => {
                 bridge.set_connected(true);
                 log::info!(subject; "connected to NATS");
-                bridge.news.notify_one();
             }
             Event::Disconnected | Event::Closed => {
                 bridge.set_connected(false);
@@ -183,7 +190,8 @@ fn with_events(
             Event::ServerError(error) => {
                 let why = error.to_string();
                 log::warn!(subject, error = why.as_str(); "NATS refuses something");
-                if why.contains("Permissions Violation") && why.contains(subject) {
+                let is_ours = why.contains(subject) || why.contains("$JS.API");
+                if why.contains("Permissions Violation") && is_ours {
                     let mut refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
                     refused.get_or_insert(why);
                 }
@@ -196,41 +204,84 @@ fn with_events(
 }
 
 /// Says what there is to be said, one message at a time, so that they stay in their order.
-async fn speak(bridge: &Bridge, client: &Client) {
+async fn speak(bridge: &Bridge, client: &Client, stream: Option<&Stream>) {
     // At once, so that what is lost of the first words is known to be.
     let mut announces = Instant::now();
+    let (mut pause, mut warned) = (GLANCE, String::new());
     while !bridge.is_over() {
         // Not into the client's own queue, which nobody counts and which a takeover loses: it waits in the feed.
         if client.connection_state() != State::Connected || !bridge.speaks() {
             sleep(GLANCE).await;
             continue;
         }
-        let most = client.max_payload().saturating_sub(HEADERS);
-        if let Some(piece) = bridge.next(most) {
-            publish(bridge, client, piece.place, &piece.bytes).await;
-            bridge.note_said(&piece);
-            announces = Instant::now() + ANNOUNCE;
-        } else if timeout_at(announces, bridge.news.notified()).await.is_err() {
-            publish(bridge, client, bridge.place(), &[]).await;
-            announces = Instant::now() + ANNOUNCE;
+        let most = client.max_payload();
+        let most = most.min(stream.and_then(|stream| stream.most).unwrap_or(most));
+        let Some(piece) = bridge.next(most.saturating_sub(HEADERS)) else {
+            let news = timeout_at(announces, bridge.news.notified()).await;
+            if news.is_err() {
+                // A stream keeps what is said, and needs nobody who says that nothing is.
+                if stream.is_none() {
+                    let _ = publish(bridge, client, bridge.place(), &[]).await;
+                }
+                announces = Instant::now() + ANNOUNCE;
+            }
+            continue;
+        };
+        let said = match stream {
+            None => publish(bridge, client, piece.place, &piece.bytes).await,
+            Some(stream) => {
+                let headers = headers(piece.place, piece.bytes.len());
+                stream.publish(bridge, headers, &piece.bytes).await
+            }
+        };
+        match said {
+            // Said or not: it is in the client's hands, and would come twice.
+            Ok(()) => bridge.note_said(&piece),
+            Err(_) if stream.is_none() => bridge.note_said(&piece),
+            Err(why) => {
+                if why != warned && client.connection_state() == State::Connected {
+                    log::warn!(subject = bridge.subject(), error = why.as_str(); "the stream of NATS has not said that it takes this in: saying it again");
+                    warned = why;
+                }
+                let _ = timeout(pause, bridge.back.notified()).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                continue;
+            }
         }
+        if !warned.is_empty() {
+            log::info!(subject = bridge.subject(); "the stream of NATS takes in what is said");
+            (pause, warned) = (GLANCE, String::new());
+        }
+        announces = Instant::now() + ANNOUNCE;
     }
 }
 
-async fn publish(bridge: &Bridge, client: &Client, place: Place, payload: &[u8]) {
-    let mut headers = HeaderMap::new();
-    for (name, value) in Bridge::headers(place, payload.len()) {
-        headers.insert(name, value.as_str());
-    }
+async fn publish(
+    bridge: &Bridge,
+    client: &Client,
+    place: Place,
+    payload: &[u8],
+) -> Result<(), String> {
+    let headers = headers(place, payload.len());
     let subject = bridge.subject().to_owned();
     let sent = async {
         let sent = client.publish_with_headers(subject, headers, payload.to_vec().into());
         sent.await.map_err(|error| error.to_string())?;
         client.flush().await.map_err(|error| error.to_string())
     };
-    if let Err(why) = sent.await {
+    let sent = sent.await;
+    if let Err(why) = &sent {
         log::warn!(subject = bridge.subject(), error = why.as_str(); "not said to NATS");
     }
+    sent
+}
+
+fn headers(place: Place, length: usize) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in Bridge::headers(place, length) {
+        headers.insert(name, value.as_str());
+    }
+    headers
 }
 
 async fn listen(bridge: Arc<Bridge>, mut messages: Subscriber) {

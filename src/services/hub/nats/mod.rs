@@ -1,14 +1,16 @@
 //! The feed beyond this machine: hubs of one subject, over NATS, share it. Each is one more client of the others.
 //!
 //! The hub knows this file alone. `bridge.rs` is what it has in common with the thread of `link.rs`; what that says is
-//! `said.rs`, what it hears `heard.rs`, and `place.rs` is how each message says where it belongs.
+//! `said.rs`, what it hears `heard.rs`, with a stream by `stream.rs`, and `place.rs` is how each message says where it belongs.
 
+mod attempt;
 mod bridge;
 mod heard;
 mod link;
 mod options;
 mod place;
 mod said;
+mod stream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::inspect::NatsInfo;
+use crate::services::hub::block::Block;
 use crate::services::hub::feed::Feed;
 use crate::services::hub::nats::bridge::Bridge;
 pub use crate::services::hub::nats::options::{Credentials, Foreign, NatsOptions};
@@ -25,7 +28,7 @@ pub use crate::services::hub::nats::options::{Credentials, Foreign, NatsOptions}
 pub(super) struct Beyond(Option<Arc<Bridge>>);
 
 impl Beyond {
-    /// Opens it for `feed`, which has nothing yet and takes lines of `max_line` bytes.
+    /// Opens it for `feed`, which has nothing yet and takes lines of `max_line` bytes. Who connects gets `history` of them.
     ///
     /// # Errors
     /// What is wrong with `options`, to begin with, or in the eyes of the servers.
@@ -33,17 +36,26 @@ impl Beyond {
         options: NatsOptions,
         feed: &Arc<Feed>,
         max_line: usize,
+        history: usize,
     ) -> Result<Self, Error> {
         options.check()?;
-        let bridge = Arc::new(Bridge::new(options, feed, max_line));
+        let bridge = Arc::new(Bridge::new(options, feed, max_line, history));
         let beyond = Self(Some(Arc::clone(&bridge)));
         link::open(&bridge)?;
         Ok(beyond)
     }
 
-    pub(super) fn start(&self, server: &Handle) {
+    /// The server that it is in. What there was before goes to `publish`.
+    pub(super) fn start(&self, server: &Handle, publish: impl FnMut(&[&[u8]]) -> bool) {
         if let Some(bridge) = &self.0 {
-            bridge.start(server);
+            bridge.start(server, publish);
+        }
+    }
+
+    /// The feed of another process takes the place of what there was.
+    pub(super) fn make_way(&self) {
+        if let Some(bridge) = &self.0 {
+            bridge.make_way();
         }
     }
 
@@ -71,6 +83,19 @@ impl Beyond {
     pub(super) fn notice(&self) {
         if let Some(bridge) = &self.0 {
             bridge.serves();
+        }
+    }
+
+    /// Of what is to be said, blocks behind the position `from` that the feed does not have any more.
+    pub(super) fn blocks_behind(&self, from: u64, most: usize) -> Option<Vec<Arc<Block>>> {
+        let bridge = self.0.as_ref()?;
+        bridge.blocks_behind(from, most)
+    }
+
+    /// Of what comes from another process nothing is to be gone before it is known what of it is to be said.
+    pub(super) fn hold(&self) {
+        if let Some(bridge) = &self.0 {
+            bridge.hold();
         }
     }
 

@@ -12,6 +12,9 @@ pub struct NatsOptions {
     pub servers: Vec<String>,
     /// The subject: one of its own, without wildcards. Hubs of one subject share one feed.
     pub subject: String,
+    /// The stream of `JetStream` that keeps what is said on the subject: with it each line comes once, while the stream holds it.
+    /// Default: none, and what is said while a hub is away is missed.
+    pub stream: Option<String>,
     /// Who this is, to the servers. Default: nobody.
     pub credentials: Credentials,
     /// The authorities whose word for a server's certificate counts, in PEM. Default: the system's. With it nothing is said
@@ -35,6 +38,7 @@ impl NatsOptions {
         Self {
             servers,
             subject,
+            stream: None,
             credentials: Credentials::None,
             tls_ca: None,
             tls_identity: None,
@@ -63,6 +67,12 @@ impl NatsOptions {
             return wrong(format!(
                 "{subject:?} is no subject of a feed: words with dots between them, without blanks, * and >"
             ));
+        }
+        let is_odd = |c: char| is_odd(c) || matches!(c, '.' | '/' | '\\');
+        if let Some(stream) = &self.stream
+            && (stream.is_empty() || stream.contains(is_odd))
+        {
+            return wrong(format!("{stream:?} is no name of a stream"));
         }
         Ok(())
     }
@@ -109,6 +119,22 @@ mod tests {
         for subject in ["", ".", "a..b", "a.", "a b", "a.*", "a.>", "a\n"] {
             let refused = check("one", subject).unwrap_err();
             assert!(refused.contains("no subject"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_stream_has_a_name_of_one_word() {
+        for (name, is_one) in [
+            ("BUOYS", true),
+            ("", false),
+            ("a.b", false),
+            ("a b", false),
+            ("*", false),
+        ] {
+            let usual = NatsOptions::new(vec!["one".to_owned()], "a".to_owned());
+            let stream = Some(name.to_owned());
+            let checked = NatsOptions { stream, ..usual }.check();
+            assert_eq!(checked.is_ok(), is_one, "{name:?}");
         }
     }
 

@@ -2,25 +2,47 @@
 //! first one on, over takeovers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::place::{Origin, Place};
+use crate::services::hub::block::Block;
 use crate::services::hub::cursor::Cursor;
 use crate::services::hub::feed::{Feed, REMOTE};
 use crate::services::hub::journey::head;
+use crate::time::deadline::Moment;
 
 /// What is said in one message, at most: larger ones gain nothing.
 const MESSAGE: usize = 256 * 1024;
+
+/// What was said to a server that acknowledges nothing may be on its way for so long: a process that takes over, whose own
+/// connection may be faster, says it again, and whoever has heard it knows.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
 
 /// How far this hub has said its feed.
 #[derive(Debug)]
 pub(super) struct Said {
     /// Behind what was said.
     place: Place,
+    /// Its blocks hold on to one another: it may be further behind than the feed reaches.
     cursor: Cursor,
     /// Bytes that were said, and lines that will not be: nobody took them in time.
     bytes: u64,
     lines: u64,
     lost: u64,
+    /// How far it was, a while ago and longer ago.
+    marks: [Option<Mark>; 2],
+    /// When something was said last.
+    last: Option<Moment>,
+}
+
+/// How far it was at a time.
+#[derive(Debug)]
+struct Mark {
+    time: Moment,
+    place: Place,
+    cursor: Cursor,
+    bytes: u64,
+    lines: u64,
 }
 
 /// What is said in one message.
@@ -44,6 +66,8 @@ impl Said {
             bytes: 0,
             lines: 0,
             lost: 0,
+            marks: [None, None],
+            last: None,
         }
     }
 
@@ -76,8 +100,11 @@ impl Said {
     }
 
     /// That was said, or some of it is left out by now.
-    pub(super) fn said(&mut self, piece: &Piece) {
-        let known = self.place.byte.saturating_sub(piece.place.byte);
+    pub(super) fn said(&mut self, piece: &Piece, now: Moment) {
+        let Some(known) = self.place.byte.checked_sub(piece.place.byte) else {
+            // It went back meanwhile: that is said again.
+            return;
+        };
         let known = usize::try_from(known).unwrap_or(usize::MAX);
         if piece.place.origin != self.place.origin {
             return;
@@ -85,11 +112,49 @@ impl Said {
         let Some(new) = piece.bytes.get(known..).filter(|new| !new.is_empty()) else {
             return;
         };
-        let lines = new.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        let lines = ends(new);
+        self.mark(now);
         self.cursor.advance(new.len(), Some(REMOTE));
         self.bytes += new.len() as u64;
         self.lines += lines;
         self.pass(new.len() as u64, lines, new.ends_with(b"\n"));
+    }
+
+    /// Notes how far it is, where that was not done for a while.
+    fn mark(&mut self, time: Moment) {
+        self.last = Some(time);
+        let is_due = |mark: &Mark| time.since(mark.time) > ON_ITS_WAY;
+        if !self.marks[0].as_ref().is_none_or(is_due) {
+            return;
+        }
+        let Cursor { block, at } = &self.cursor;
+        let mark = Mark {
+            time,
+            place: self.place,
+            cursor: Cursor {
+                block: Arc::clone(block),
+                at: *at,
+            },
+            bytes: self.bytes,
+            lines: self.lines,
+        };
+        self.marks[1] = self.marks[0].replace(mark);
+    }
+
+    /// Goes back to before what may be on its way yet, as far as `feed` has it.
+    pub(super) fn go_back(&mut self, feed: &Feed, now: Moment) {
+        let marks = std::mem::take(&mut self.marks);
+        let old = |mark: &Mark| now.since(mark.time) > ON_ITS_WAY;
+        let old = marks.iter().flatten().position(old);
+        let within = marks.into_iter().flatten().take(old.map_or(2, |at| at + 1));
+        let of_this = within.filter(|mark| {
+            mark.place.origin == self.place.origin && mark.cursor.position() >= feed.oldest()
+        });
+        let is_recent = self.last.is_some_and(|last| now.since(last) <= ON_ITS_WAY);
+        if let Some(mark) = of_this.last().filter(|_| is_recent) {
+            (self.place, self.cursor) = (mark.place, mark.cursor);
+            (self.bytes, self.lines) = (mark.bytes, mark.lines);
+        }
     }
 
     /// Leaves out what lies further back in `feed` than `reach` bytes. Answers how many lines that were.
@@ -105,6 +170,17 @@ impl Said {
             self.cursor.at = 0;
         }
         self.lost += lost;
+        let oldest = feed.oldest();
+        for mark in &mut self.marks {
+            // What is lost was not said, and is not to be said later on; and no block is kept for a mark alone.
+            if lost > 0
+                || mark
+                    .as_ref()
+                    .is_some_and(|it| it.cursor.position() < oldest)
+            {
+                *mark = None;
+            }
+        }
         lost
     }
 
@@ -112,9 +188,36 @@ impl Said {
     pub(super) fn left(&self, feed: &Feed) -> (u64, u64) {
         let stretches = self.cursor.stretches(Some(REMOTE), feed.end());
         stretches.fold((0, 0), |(bytes, lines), stretch| {
-            let ends = stretch.iter().filter(|&&byte| byte == b'\n').count();
-            (bytes + stretch.len() as u64, lines + ends as u64)
+            (bytes + stretch.len() as u64, lines + ends(stretch))
         })
+    }
+
+    /// The blocks behind the position `from`, of at most `most` bytes unless one alone has more, where `feed` does not reach
+    /// back so far, and what is to be said does. `None`: it is the feed that has them.
+    pub(super) fn blocks_behind(
+        &self,
+        feed: &Feed,
+        from: u64,
+        most: usize,
+    ) -> Option<Vec<Arc<Block>>> {
+        let oldest = feed.oldest();
+        if from >= oldest || self.cursor.position() >= oldest {
+            return None;
+        }
+        let mut size = 0;
+        let mut blocks = Vec::new();
+        let mut next = Some(&self.cursor.block);
+        while let Some(block) = next {
+            if block.end() > from && !block.bytes.is_empty() {
+                size += block.bytes.len();
+                if size > most && !blocks.is_empty() {
+                    break;
+                }
+                blocks.push(Arc::clone(block));
+            }
+            next = block.next.get();
+        }
+        Some(blocks)
     }
 
     /// Somebody else speaks as this hub: it goes on as another, from where it is.
@@ -164,6 +267,11 @@ impl Said {
     }
 }
 
+/// How many lines end in `bytes`.
+fn ends(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
+}
+
 /// How far a hub had come, for a process that takes over.
 impl Said {
     pub(super) fn pack(&self, bytes: &mut Vec<u8>) {
@@ -180,8 +288,9 @@ impl Said {
         bytes.extend(numbers.flat_map(u64::to_le_bytes));
     }
 
-    /// The same in this process, whose `feed` is the one that it was packed of. `None`: these bytes are none.
-    pub(super) fn unpack(rest: &mut &[u8], feed: &Feed) -> Option<Self> {
+    /// The same in this process, whose `feed` is the one that it was packed of; `held` is what came of it first. `None`: these
+    /// bytes are none.
+    pub(super) fn unpack(rest: &mut &[u8], feed: &Feed, held: Option<&Cursor>) -> Option<Self> {
         let [origin, byte, line, within, position, at] = head(rest)?;
         let [bytes, lines, lost] = head(rest)?;
         let place = Place {
@@ -192,13 +301,18 @@ impl Said {
         };
         // Within bounds, too.
         let place: Place = place.to_string().parse().ok()?;
-        let (cursor, missing) = feed.reader_at(position, at);
+        let held = held.filter(|_| position < feed.oldest());
+        let held = held.and_then(|held| held.line_at(position));
+        let held = held.map(|cursor| (cursor, 0));
+        let (cursor, missing) = held.unwrap_or_else(|| feed.reader_at(position, at));
         let mut said = Self {
             place,
             cursor,
             bytes,
             lines,
             lost: lost.checked_add(missing)?,
+            marks: [None, None],
+            last: None,
         };
         match said.cursor.position().checked_sub(position) {
             Some(0) => {}
@@ -214,132 +328,4 @@ impl Said {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn publish(feed: &Feed, sender: u64, text: &str) {
-        let said = crate::services::hub::feed::said(sender, text);
-        feed.publish(&said, true, u64::MAX);
-    }
-
-    fn say(said: &mut Said, feed: &Feed, most: usize) -> Option<(u64, u64, u64, String)> {
-        let piece = said.next(feed, most)?;
-        said.said(&piece);
-        let text = String::from_utf8(piece.bytes).unwrap();
-        let Place {
-            byte, line, within, ..
-        } = piece.place;
-        Some((byte, line, within, text))
-    }
-
-    fn begun() -> (Feed, Said) {
-        let feed = Feed::new(1 << 20);
-        let said = Said::new(Origin(7), &feed);
-        (feed, said)
-    }
-
-    #[test]
-    fn all_is_said_but_what_came_from_others() {
-        let (feed, mut said) = begun();
-        publish(&feed, 1, "one\n");
-        publish(&feed, REMOTE, "theirs\n");
-        publish(&feed, 2, "two\nthree\n");
-        let piece = say(&mut said, &feed, 100);
-        assert_eq!(piece, Some((0, 0, 0, "one\ntwo\nthree\n".to_owned())));
-        assert_eq!(say(&mut said, &feed, 100), None);
-        publish(&feed, REMOTE, "theirs\n");
-        assert_eq!(say(&mut said, &feed, 100), None);
-        publish(&feed, 1, "four\n");
-        assert_eq!(said.left(&feed), (5, 1));
-        let piece = say(&mut said, &feed, 100);
-        assert_eq!(piece, Some((14, 3, 0, "four\n".to_owned())));
-        assert_eq!((said.counted(), said.left(&feed)), ((4, 19, 0), (0, 0)));
-    }
-
-    #[test]
-    fn a_message_has_whole_lines_or_a_part_of_one() {
-        let (feed, mut said) = begun();
-        publish(&feed, 1, "a\nbb\n0123456789\nc\n");
-        for (byte, line, within, text) in [
-            (0, 0, 0, "a\nbb\n"),
-            (5, 2, 0, "012345"),
-            (11, 2, 6, "6789\n"),
-            (16, 3, 0, "c\n"),
-        ] {
-            let piece = say(&mut said, &feed, 6);
-            assert_eq!(piece, Some((byte, line, within, text.to_owned())));
-        }
-    }
-
-    #[test]
-    fn what_lies_too_far_back_is_left_out_and_counted_others_see_the_gap() {
-        let (feed, mut said) = begun();
-        for line in ["1\n", "22\n", "333\n"] {
-            publish(&feed, 1, line);
-            publish(&feed, REMOTE, "theirs\n");
-        }
-        assert_eq!(said.keep_within(&feed, 30), 0);
-        let piece = said.next(&feed, 2).unwrap();
-        assert_eq!(said.keep_within(&feed, 11), 2);
-        said.said(&piece); // it was under way
-        assert_eq!(
-            say(&mut said, &feed, 9),
-            Some((5, 2, 0, "333\n".to_owned()))
-        );
-        assert_eq!(said.counted(), (1, 4, 2));
-    }
-
-    #[test]
-    fn a_takeover_goes_on_where_it_was_in_the_middle_of_a_line_too() {
-        let (feed, mut said) = begun();
-        publish(&feed, 1, "one\n0123456789\n");
-        assert!(say(&mut said, &feed, 5).is_some());
-        assert!(say(&mut said, &feed, 5).is_some());
-        let mut packed = Vec::new();
-        said.pack(&mut packed);
-        let there = Feed::new(1 << 20);
-        let all = crate::services::hub::journey::pack(&feed, 0, 0);
-        crate::services::hub::journey::unpack(&all, &there).unwrap();
-        for length in 0..packed.len() {
-            assert!(Said::unpack(&mut &packed[..length], &there).is_none());
-        }
-        let mut rest = packed.as_slice();
-        let mut arrived = Said::unpack(&mut rest, &there).unwrap();
-        assert!(rest.is_empty());
-        publish(&there, 1, "two\n");
-        let piece = say(&mut arrived, &there, 99);
-        assert_eq!(piece, Some((4, 1, 0, "0123456789\ntwo\n".to_owned())));
-        assert!(Said::unpack(&mut &[255; 72][..], &there).is_none());
-    }
-
-    #[test]
-    fn what_the_feed_does_not_hold_any_more_is_lost_and_counted() {
-        let (feed, said) = begun();
-        let mut packed = Vec::new();
-        said.pack(&mut packed);
-        for _ in 0..9 {
-            publish(&feed, 1, "12345\n");
-        }
-        let there = Feed::new(12);
-        let all = crate::services::hub::journey::pack(&feed, 0, 0);
-        crate::services::hub::journey::unpack(&all, &there).unwrap();
-        let mut arrived = Said::unpack(&mut packed.as_slice(), &there).unwrap();
-        let (byte, line, _, text) = say(&mut arrived, &there, 99).unwrap();
-        assert_eq!(byte + text.len() as u64, 54);
-        assert_eq!((line, arrived.counted().2), (byte / 6, byte / 6));
-    }
-
-    #[test]
-    fn a_feed_that_was_made_anew_is_found_again() {
-        let (feed, mut said) = begun();
-        publish(&feed, 1, "one\n");
-        assert!(say(&mut said, &feed, 9).is_some());
-        feed.begin_at(777, 50);
-        assert_eq!(say(&mut said, &feed, 9), None);
-        publish(&feed, 1, "two\n");
-        assert_eq!(
-            say(&mut said, &feed, 9),
-            Some((4, 1, 0, "two\n".to_owned()))
-        );
-    }
-}
+mod tests;

@@ -239,3 +239,30 @@ fn whatever_happens_on_the_way_lines_heard_and_missed_are_all_that_were_said() {
         );
     }
 }
+
+/// What comes while all is packed is not passed on by this process any more.
+#[test]
+fn who_takes_over_goes_on_in_the_stream_behind_what_was_passed_on() {
+    let mut heard = Heard::new(1 << 20, 1000);
+    let spot = |sequence| Spot { made: 9, sequence };
+    let arrives = |heard: &Heard| {
+        let mut packed = Vec::new();
+        heard.pack(&mut packed);
+        let mut arrived = Heard::new(1 << 20, 1000);
+        arrived.unpack(&mut packed.as_slice()).unwrap();
+        arrived.spot
+    };
+    assert_eq!(arrives(&heard), None);
+    assert!(heard.take_at(spot(5), Some(place(1, 0, 0, 0)), b"one\n"));
+    assert_eq!(arrives(&heard), Some(spot(4)));
+    while heard.pass_on(|_| true) != Progress::Nothing {}
+    assert_eq!(arrives(&heard), Some(spot(5)));
+    assert!(heard.take_at(spot(7), Some(place(1, 4, 1, 0)), b"two\n"));
+    assert!(heard.take_at(spot(8), None, b"three\n"));
+    assert!(heard.take_at(spot(7), None, b"again\n"), "it has come");
+    assert_eq!(arrives(&heard), Some(spot(6)));
+    assert_eq!(heard.pass_on(|_| false), Progress::Full);
+    assert_eq!(arrives(&heard), Some(spot(6)));
+    while heard.pass_on(|_| true) != Progress::Nothing {}
+    assert_eq!((arrives(&heard), heard.counted.lines), (Some(spot(8)), 3));
+}
