@@ -441,14 +441,15 @@ impl Vault {
                 self.pairs.push(pair);
                 continue;
             }
-            let sent: Vec<u32> = batch.entries.iter().map(|entry| entry.key).collect();
+            // They are lent no more.
+            let sent = batch.entries;
             self.alone.messages += usize::from(alone && !sent.is_empty());
-            for key in sent {
-                self.is_there(key as usize);
+            for key in sent.into_iter().map(|entry| entry.key as usize) {
+                self.is_there(key);
                 if alone {
-                    self.alone.keys.push(key as usize);
+                    self.alone.keys.push(key);
                 }
-                if let Some(connection) = connections.get_mut(key as usize) {
+                if let Some(connection) = connections.get_mut(key) {
                     connection.io.marks.put(Mark::Shared, true);
                 }
             }

@@ -112,9 +112,15 @@ impl Pair {
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`]: it is full. Or there are too many of the user's under way (`ETOOMANYREFS`).
     pub(super) fn put(&mut self, entries: &[Entry], sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let listed: Vec<u8> = entries.iter().flat_map(|entry| entry.bytes()).collect();
-        let check = crc32fast::hash(&listed).to_le_bytes();
-        let text = [IoSlice::new(&check), IoSlice::new(&listed)];
+        // In one piece, which takes the system less.
+        let mut text = Vec::with_capacity(CHECK + entries.len() * WORD);
+        text.extend_from_slice(&[0; CHECK]);
+        entries
+            .iter()
+            .for_each(|entry| text.extend_from_slice(&entry.bytes()));
+        let (check, listed) = text.split_at_mut(CHECK);
+        check.copy_from_slice(&crc32fast::hash(listed).to_le_bytes());
+        let text = [IoSlice::new(&text)];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !control.push(SendAncillaryMessage::ScmRights(sockets)) {
