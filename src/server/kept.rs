@@ -19,7 +19,7 @@ use crate::os::kept::{Kept, Stored};
 use crate::os::threads;
 use crate::service::Survive;
 use crate::vault::Vault;
-use crate::vault::found::{self, Found};
+use crate::vault::found::{self, Former, Found};
 use crate::wire::record::{ListenerRecord, Update};
 use crate::worker::Worker;
 
@@ -93,39 +93,15 @@ impl Server {
     /// Takes in what the server before this one had in its vault, and answers how many connections that are, by listener.
     fn go_on(&mut self, stored: &[Arc<Stored>]) -> Vec<u64> {
         let surviving = &self.takeover.surviving;
-        let ours = |theirs: &ListenerRecord| surviving.iter().position(|(one, _)| one == theirs);
-        let survive =
-            |theirs: &ListenerRecord| ours(theirs).map_or(Survive::Close, |at| surviving[at].1);
-        let formers = found::found(stored, survive);
-        let shared = &self.handle.shared;
-        let all: usize = formers.iter().map(|former| former.found.len()).sum();
-        let each = all / self.workers.len().max(1) + 1;
-        let shares = self.workers.iter().map(|_| Vec::with_capacity(each));
-        let mut shares: Vec<Vec<Found>> = shares.collect();
-        let mut turns = (0..shares.len()).cycle();
-        for former in formers {
-            shared.continue_from(former.last_id);
-            let listener_of = former.listeners.iter().map(ours);
-            let listener_of: Vec<_> = listener_of.collect();
-            for mut one in former.found {
-                let theirs = usize::from(one.arrival.listener);
-                let at = listener_of.get(theirs).copied().flatten();
-                let Some(at) = at.and_then(|at| u16::try_from(at).ok()) else {
-                    // The settings are others by now.
-                    close::end_shared(&one.socket, &Ending::reset(CloseReason::Crash));
-                    let listener = former.listeners.get(theirs);
-                    let listener = listener.map(|it| it.address.to_string());
-                    let (id, peer) = (one.arrival.record.id, one.arrival.peer);
-                    log::error!(id, peer:%, listener = listener.as_deref(), reason:% = CloseReason::Crash, detail = "this server does not listen there, or with another service"; "closed");
-                    continue;
-                };
-                one.arrival.listener = at;
-                // One worker dials, so that upstreams see clients in their order.
-                let dials = one.arrival.record.dialing;
-                let turn = turns.next().filter(|_| !dials).unwrap_or(0);
-                shares[turn].push(one);
-            }
+        let goes_on = |theirs: &ListenerRecord| {
+            let at = surviving.iter().position(|(one, _)| one == theirs)?;
+            Some((u16::try_from(at).ok()?, surviving[at].1))
+        };
+        let formers = found::found(stored, goes_on);
+        for former in &formers {
+            self.handle.shared.continue_from(former.last_id);
         }
+        let shares = share_out(formers, self.workers.len());
         let shares = self.workers.iter_mut().zip(shares).collect();
         let went_on = threads::share("found", shares, |(worker, found)| {
             take_in(worker, found, surviving)
@@ -237,6 +213,26 @@ impl Server {
             }
         }
     }
+}
+
+/// What each of so many workers is to take in: as the former workers had it, unless it would be much more for one than for others.
+fn share_out(formers: Vec<Former>, workers: usize) -> Vec<Vec<Found>> {
+    let all: usize = formers.iter().map(|former| former.found.len()).sum();
+    let each = all / workers.max(1) + 1;
+    let fits = |former: &Former| !former.dials && former.found.len() <= each + each / 4;
+    if formers.len() == workers && formers.iter().all(fits) {
+        return formers.into_iter().map(|former| former.found).collect();
+    }
+    let shares = (0..workers).map(|_| Vec::with_capacity(each));
+    let mut shares: Vec<Vec<Found>> = shares.collect();
+    let mut turns = (0..workers).cycle();
+    for one in formers.into_iter().flat_map(|former| former.found) {
+        // One worker dials, so that upstreams see clients in their order.
+        let dials = one.arrival.record.dialing;
+        let turn = turns.next().filter(|_| !dials).unwrap_or(0);
+        shares[turn].push(one);
+    }
+    shares
 }
 
 /// A worker takes its share of what was found in, and answers the listener and the number of each that goes on.

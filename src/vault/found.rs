@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::io::{Accounted, Io};
-use crate::liveness::close::CloseReason;
+use crate::liveness::close::{self, CloseReason, Ending};
 use crate::liveness::multipath;
 use crate::os::descriptors::reserve_descriptors;
 use crate::os::kept::Stored;
@@ -26,10 +26,11 @@ use crate::wire::record::{Arrival, ListenerRecord, Piece, Record};
 /// What one worker has left.
 #[derive(Debug)]
 pub(crate) struct Former {
-    pub(crate) listeners: Vec<ListenerRecord>,
     /// No connection had a higher number.
     pub(crate) last_id: u64,
     pub(crate) found: Vec<Found>,
+    /// For some of them somebody is to be dialled.
+    pub(crate) dials: bool,
     /// Those on their way to another worker, which may have them by now.
     moving: Vec<Found>,
 }
@@ -40,7 +41,7 @@ pub(crate) struct Found {
     pub(crate) socket: OwnedFd,
     /// The descriptors beside it.
     pub(crate) along: Vec<OwnedFd>,
-    /// As in a takeover; by the former server's number of the listener.
+    /// As in a takeover.
     pub(crate) arrival: Arrival,
     /// Its bytes that wait.
     pub(crate) output: Piece,
@@ -67,10 +68,11 @@ pub fn make_room_for(stored: &[Arc<Stored>]) {
     reserve_descriptors(queues.sum());
 }
 
-/// What the workers of a former server have left in `stored`. `survive`: what is to become of a listener's connections.
+/// What the workers of a former server have left in `stored`. `goes_on`: this server's number of one of its listeners, and what
+/// is to become of its connections; with none they are ended here.
 pub(crate) fn found(
     stored: &[Arc<Stored>],
-    survive: impl Fn(&ListenerRecord) -> Survive + Sync,
+    goes_on: impl Fn(&ListenerRecord) -> Option<(u16, Survive)> + Sync,
 ) -> Vec<Former> {
     make_room_for(stored);
     let mut workers: BTreeMap<usize, (Option<&OwnedFd>, Vec<&OwnedFd>)> = BTreeMap::new();
@@ -90,7 +92,7 @@ pub(crate) fn found(
     }
     let workers = workers.into_values().collect();
     let formers = threads::share("found", workers, |(arena, queues)| {
-        let former = arena.map(|arena| Finding::of(arena)?.former(&queues, &survive))?;
+        let former = arena.map(|arena| Finding::of(arena)?.former(&queues, &goes_on))?;
         former
             .map_err(|error| log::error!(error = error.as_str(); "cannot go on with what the former server had"))
             .ok()
@@ -105,6 +107,7 @@ pub(crate) fn found(
         let moving = std::mem::take(&mut former.moving).into_iter();
         let moving = moving.filter(|one| !there.contains(&one.arrival.record.id));
         former.found.extend(moving);
+        former.dials = true;
     }
     formers
 }
@@ -132,7 +135,7 @@ impl Finding {
     fn former(
         mut self,
         queues: &[&OwnedFd],
-        survive: &impl Fn(&ListenerRecord) -> Survive,
+        goes_on: &impl Fn(&ListenerRecord) -> Option<(u16, Survive)>,
     ) -> Result<Former, String> {
         let mut sockets: Vec<Socket> = Vec::new();
         let moving: BTreeMap<u64, Vec<u8>> = self.arena.moving.each().collect();
@@ -154,32 +157,48 @@ impl Finding {
                 log::error!(error:%; "some of the former server's connections are lost");
             }
         }
-        let each: Vec<Survive> = self.listeners.iter().map(survive).collect();
+        let each: Vec<Option<(u16, Survive)>> = self.listeners.iter().map(goes_on).collect();
         // Two who look see the same, in one order; of what is there twice, as while it is sent anew, the last counts.
         sockets.sort_by_key(|(key, place, _)| (*key, *place));
         let mut sockets = sockets.into_iter().peekable();
-        let mut found = Vec::with_capacity(sockets.len());
+        let (mut found, mut dials) = (Vec::with_capacity(sockets.len()), false);
         while let Some((key, own, along)) = queue::next(&mut sockets) {
             if let Some(socket) = own
                 && let Some(Ok(slot)) = self.arena.slot(key as usize)
-                && let Some(survive) = each.get(usize::from(slot.listener))
+                && let Some(goes_on) = each.get(usize::from(slot.listener))
             {
-                let one = self.connection(key as usize, &slot, (socket, along), *survive);
+                let Some((ours, survive)) = *goes_on else {
+                    self.end(&slot, &socket);
+                    continue;
+                };
+                let mut one = self.connection(key as usize, &slot, (socket, along), survive);
+                one.arrival.listener = ours;
+                dials |= one.arrival.record.dialing;
                 found.push(one);
             }
         }
         let moving = sockets_moving.into_iter().filter_map(|(id, socket)| {
-            let found = self.on_its_way(moving.get(&id)?, socket)?;
-            let listener = usize::from(found.arrival.listener);
-            (*each.get(listener)? == Survive::Relay).then_some(found)
+            let mut found = self.on_its_way(moving.get(&id)?, socket)?;
+            let (ours, survive) = (*each.get(usize::from(found.arrival.listener))?)?;
+            found.arrival.listener = ours;
+            (survive == Survive::Relay).then_some(found)
         });
         let moving = moving.collect();
         Ok(Former {
             moving,
             last_id: self.arena.last_id(),
-            listeners: self.listeners,
+            dials,
             found,
         })
+    }
+
+    /// A connection ends of a listener that this server does not have: its settings are others.
+    fn end(&self, slot: &Slot, socket: &OwnedFd) {
+        close::end_shared(socket, &Ending::reset(CloseReason::Crash));
+        let listener = self.listeners.get(usize::from(slot.listener));
+        let listener = listener.map(|it| it.address.to_string());
+        let (id, peer) = (slot.id, slot.peer);
+        log::error!(id, peer:%, listener = listener.as_deref(), reason:% = CloseReason::Crash, detail = "this server does not listen there, or with another service"; "closed");
     }
 
     /// One that was on its way to another worker.
