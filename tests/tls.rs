@@ -461,7 +461,8 @@ fn the_other_services_have_it_too() {
 #[test]
 fn a_takeover_carries_sessions_and_handshakes() {
     let home = Home::new();
-    let args = with_tls(&["echo"]);
+    // One of them waits for all takeovers, however busy the machine is.
+    let args = with_tls(&["echo", "--tls-handshake-timeout", "10m"]);
     let args = words(&args);
     let mut server = home.serve(&args);
     let configs = VERSIONS.map(|version| config(&[version]));

@@ -1,5 +1,7 @@
 //! A worker's part of giving: its connections, copied while it serves and completed in the freeze.
 
+mod sessions;
+
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -538,13 +540,7 @@ impl Giving {
 
     fn send_rest(&mut self, share: &mut Share<'_>, until: Instant) -> io::Result<()> {
         let until = Some(until);
-        // Of those that were sent, what they are sealed with has yet to go.
-        for (key, connection) in &mut *share.connections {
-            let io = &mut connection.io;
-            if io.marks.has(Mark::Copied) && io.has_tls() && !io.marks.put(Mark::Changed, true) {
-                self.changed.push_back(key);
-            }
-        }
+        self.send_sessions(share, until)?;
         while self.gone_first {
             self.send_gone(until)?;
         }

@@ -1,5 +1,7 @@
 //! The new process's side: asks for the baton, takes everything in, and answers for it from the commit on.
 
+mod sealed;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -59,6 +61,11 @@ pub(crate) trait Taker {
 
     /// What the TLS tickets of a listener of ours are sealed with.
     fn take_ticket_keys(&mut self, _listener: u16, _keys: &[u8]) {}
+
+    /// The TLS session of a connection taken in, as it is now.
+    fn take_session(&mut self, _key: usize, _saved: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
 
     /// The time by which what is taken in next is told.
     fn look_at_the_clock(&mut self);
@@ -223,6 +230,7 @@ impl Giver {
                     last_shown = shown;
                     Ok(())
                 }
+                Message::Sessions(sessions) => taking.take_sessions(&sessions),
                 Message::Tickets { listener, keys } => taking.take_ticket_keys(listener, &keys.0),
                 Message::Gone(ids) => ids.into_iter().try_for_each(|id| taking.forget(id)),
                 Message::Final {
@@ -246,6 +254,7 @@ impl Giver {
                 Message::Thaw => {
                     prepared = None;
                     taking.forget_rest();
+                    taking.thaw_sessions();
                     self.say(&Message::Thaw)?;
                     continue;
                 }
@@ -375,6 +384,8 @@ struct Taking<'a, T> {
     sum: u64,
     /// Connections of whose bytes more are to come.
     incomplete: HashSet<u64>,
+    /// Connections that have TLS.
+    sealed: HashSet<u64>,
     /// Connections that are to be served first, in the order in which they came: they have something to do that no event
     /// tells of, as to be dialled for.
     first: BTreeSet<u64>,
@@ -392,6 +403,7 @@ impl<'a, T: Taker> Taking<'a, T> {
             places: HashMap::new(),
             sum: 0,
             incomplete: HashSet::new(),
+            sealed: HashSet::new(),
             first: BTreeSet::new(),
             common: Vec::new(),
             rest: Vec::new(),
@@ -452,6 +464,9 @@ impl<'a, T: Taker> Taking<'a, T> {
     }
 
     fn note(&mut self, record: &Record) {
+        if record.tls.is_some() {
+            self.sealed.insert(record.id);
+        }
         if record.has_to_be_served() {
             self.first.insert(record.id);
         } else {
@@ -459,18 +474,11 @@ impl<'a, T: Taker> Taking<'a, T> {
         }
     }
 
-    fn take_ticket_keys(&mut self, theirs: u16, keys: &[u8]) -> Result<(), String> {
-        let ours = self.listener_of.get(usize::from(theirs));
-        let ours = *ours.ok_or("tickets of no listener")?;
-        let worker = self.workers.first_mut().ok_or("no worker")?;
-        worker.take_ticket_keys(ours, keys);
-        Ok(())
-    }
-
     fn forget(&mut self, id: u64) -> Result<(), String> {
         let (at, key) = self.places.remove(&id).ok_or(UNKNOWN)?;
         self.sum = self.sum.wrapping_sub(id);
         self.incomplete.remove(&id);
+        self.sealed.remove(&id);
         self.first.remove(&id);
         self.workers.get_mut(at).ok_or(UNKNOWN)?.forget(key);
         Ok(())

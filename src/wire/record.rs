@@ -97,6 +97,8 @@ pub(crate) enum Message {
     Past(#[serde(with = "serde_bytes")] Vec<u8>),
     /// What the TLS tickets of a listener are sealed with: those that clients have stay good.
     Tickets { listener: u16, keys: Secret },
+    /// The TLS sessions of connections of which nothing else has changed, by their numbers: in the freeze alone.
+    Sessions(Vec<(u64, Secret)>),
 }
 
 /// A listener.
@@ -483,6 +485,7 @@ mod tests {
                 listener: 1,
                 keys: Secret(vec![7; 36]),
             },
+            Message::Sessions(vec![(1, Secret(vec![5, 6])), (2, Secret(Vec::new()))]),
         ]
     }
 

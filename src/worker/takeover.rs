@@ -312,6 +312,12 @@ impl Taker for Worker {
         Ok(())
     }
 
+    fn take_session(&mut self, key: usize, saved: &[u8]) -> Result<(), String> {
+        let connection = self.connections.get_mut(key);
+        let connection = connection.ok_or("a TLS session of nobody")?;
+        connection.io.restore_tls(saved)
+    }
+
     fn take_ticket_keys(&mut self, listener: u16, keys: &[u8]) {
         let origin = self.origins.get(usize::from(listener));
         if let Some(tls) = origin.and_then(|origin| origin.settings.tls.as_ref()) {
