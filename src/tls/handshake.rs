@@ -22,9 +22,9 @@ use super::session::{self, Session};
 const LONGEST_HELLO: usize = 32 * 1024;
 
 /// Room for most flights of a server, bytes.
-const FLIGHT: usize = 4096;
+pub(super) const FLIGHT: usize = 4096;
 
-type Secret = Zeroizing<Vec<u8>>;
+pub(super) type Secret = Zeroizing<Vec<u8>>;
 
 thread_local! {
     /// What rustls tells of the connection that it works on to whoever serves all of them: the first traffic secrets, the
@@ -60,6 +60,11 @@ fn place(label: &str) -> Option<usize> {
         "SERVER_TRAFFIC_SECRET_0" => Some(1),
         _ => None,
     }
+}
+
+/// What was heard since that was asked last.
+pub(super) fn heard() -> [Option<Secret>; 2] {
+    HEARD.take()
 }
 
 /// The client asks for that name.
@@ -168,7 +173,7 @@ impl Handshake {
     /// `bytes` have come of the client. What is to be said goes behind what `out` holds, an alert if it failed.
     pub(crate) fn advance(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Step {
         // Of a handshake that has failed there may be something yet.
-        HEARD.take();
+        heard();
         NAME.take();
         self.input.extend_from_slice(bytes);
         if let Some(hello) = &mut self.hello {
@@ -220,11 +225,7 @@ impl Handshake {
                     return failed("the client gave it up", String::new());
                 }
                 Ok(other) => return failed("an error of this server", format!("{other:?}")),
-                // An alert may be to be said: that comes next, and then the error again.
-                Err(again) => match error.replace(again) {
-                    None => {}
-                    Some(error) => return failed(words(&error), error.to_string()),
-                },
+                Err(found) => error = Some(found),
             }
             self.listen();
             self.input.drain(..discard);
@@ -232,7 +233,11 @@ impl Handshake {
             if is_done {
                 return self.done(out);
             }
-            if waits && let Some(error) = &error {
+            // An alert may be to be said: that comes next. Behind it rustls is not asked again, for it would meet the error
+            // again.
+            if let Some(error) = &error
+                && !self.has_to_say()
+            {
                 return failed(words(error), error.to_string());
             }
             if waits {
@@ -254,10 +259,14 @@ impl Handshake {
         }
     }
 
+    fn has_to_say(&self) -> bool {
+        let connection = self.connection.as_ref();
+        connection.is_some_and(|connection| connection.wants_write())
+    }
+
     /// Takes what rustls has told meanwhile.
     fn listen(&mut self) {
-        let heard = HEARD.with_borrow_mut(mem::take);
-        for (own, heard) in self.heard.iter_mut().zip(heard) {
+        for (own, heard) in self.heard.iter_mut().zip(heard()) {
             if heard.is_some() {
                 *own = heard;
             }
@@ -327,7 +336,7 @@ fn refused(verifier: &dyn ClientCertVerifier, shown: &[CertificateDer<'_>]) -> O
 }
 
 /// An alert that ends it, before there are keys.
-fn plain_alert(alert: AlertDescription) -> [u8; 7] {
+pub(super) fn plain_alert(alert: AlertDescription) -> [u8; 7] {
     [21, 3, 3, 0, 2, 2, alert.into()]
 }
 

@@ -494,6 +494,29 @@ fn what_is_no_tls_gets_an_alert() {
     assert_eq!((cut.what, alert(&out)), ("no TLS handshake", (21, 2, 7)));
 }
 
+/// A record that cannot be opened, in the middle of a handshake: one alert, and no panic of rustls's.
+#[test]
+fn what_is_damaged_in_a_handshake_is_answered_once() {
+    let tls = Tls::new(&server()).unwrap();
+    for suite in suites() {
+        let mut client = client(&[suite], "rsa.test");
+        if suite.suite().as_str().unwrap().contains("ECDSA") {
+            client = self::client(&[suite], "a.test");
+        }
+        let (mut handshake, mut out) = (tls.handshake().unwrap().unwrap(), Vec::new());
+        handshake.advance(&said(&mut client), &mut out);
+        hears(&mut client, &out);
+        let mut finished = said(&mut client);
+        *finished.last_mut().unwrap() ^= 1;
+        out.clear();
+        let step = handshake.advance(&finished, &mut out);
+        assert!(matches!(step, Step::Failed(_)), "{step:?}");
+        client.read_tls(&mut &out[..]).unwrap();
+        let heard = client.process_new_packets();
+        assert!(matches!(heard, Err(rustls::Error::AlertReceived(_))));
+    }
+}
+
 /// A seeded stream of damage to what a client says, in and behind its handshake, torn anywhere: never a panic, and never
 /// a byte that it has not sent.
 #[test]
