@@ -185,3 +185,45 @@ impl From<Unfit> for Error {
         }
     }
 }
+
+/// What was the matter where there was no TLS session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TlsFault {
+    /// The server's certificate was signed by nobody who is trusted.
+    UnknownIssuer,
+    /// Its certificate is for other names.
+    WrongName,
+    /// Its certificate has expired.
+    Expired,
+    /// Its certificate is not valid yet.
+    NotYetValid,
+    /// There is something else against its certificate.
+    BadCertificate,
+    /// The server wants a certificate of this side's, or another one.
+    Ours,
+    /// What it says is no TLS.
+    NoTls,
+    /// Not done within the connect timeout.
+    Late,
+    /// Something else: an alert, no version in common, an end that came too soon.
+    Handshake,
+}
+
+impl TlsFault {
+    /// Whether that alert says that what this side showed, or did not show, was the matter.
+    pub(crate) fn is_of_ours(alert: &str) -> bool {
+        matches!(
+            alert,
+            "NoCertificate"
+                | "BadCertificate"
+                | "UnsupportedCertificate"
+                | "CertificateRevoked"
+                | "CertificateExpired"
+                | "CertificateUnknown"
+                | "UnknownCA"
+                | "AccessDenied"
+                | "CertificateRequired"
+        )
+    }
+}

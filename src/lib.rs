@@ -75,7 +75,7 @@
 //! `cli` (default) carries what only the binary needs: an embedder sets `default-features = false`. `control` (part of
 //! `cli`, Linux) is the control socket and the takeover: [`Config::control`](crate::Config) and what stands beside it. `nats`
 //! (no default) has hubs on several machines share a feed: `Hub::over_nats`.
-//! `tls` (part of `cli`) is TLS at the door: [`Listen`] has `tls` then.
+//! `tls` (part of `cli`) is TLS at the door and at the dial: [`Listen`] and [`Dial`](dial::Dial) have `tls` then.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 // What is of no use at all shows where everything is built.
 #![cfg_attr(

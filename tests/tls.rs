@@ -1,7 +1,9 @@
 //! TLS at the door: who comes in, how it ends, and that a takeover carries it.
 
 mod certificates;
+mod dialling;
 mod floods;
+mod loading;
 
 use std::fs;
 use std::io::{Read, Write};

@@ -3,11 +3,12 @@
 use mio::Token;
 
 use super::{Caller, Client};
-use crate::address::endpoint::Peer;
-use crate::client::engine::{Connected, Entry, State};
-use crate::dial::{DialError, Dialed, Manner};
+use crate::address::endpoint::{Endpoint, Peer};
+use crate::client::engine::{Connected, Entry, State, state_of};
+use crate::dial::{Dial, DialError, Dialed, Manner};
 use crate::io::Io;
 use crate::io::Is;
+use crate::io::tls::{Dialer, Shaking};
 use crate::liveness::herd;
 use crate::time::deadline::slot;
 
@@ -44,12 +45,55 @@ impl<C: Caller> Client<C> {
                 io.set(Is::Readable, true);
                 io.set(Is::ReadOn, true);
                 log::debug!(id = *id, server:%; "connected");
-                engine.deadlines.remove(slot(key));
-                engine.entries[key].state = State::Up(Connected::new(io, server));
-                self.call(key, |caller, link| caller.connected(link));
-                self.advance(key);
+                let Some(dialer) = dialer(&engine.dial) else {
+                    return self.connected(key, io, server);
+                };
+                let until = dialing.until();
+                match Shaking::begin(dialer, &engine.dial.address, (io, server), until) {
+                    Ok(shaking) => {
+                        engine.deadlines.set(slot(key), until);
+                        engine.entries[key].state = State::Shaking(Box::new(shaking));
+                        self.shake_hands(key);
+                    }
+                    Err(error) => self.failed(key, &error),
+                }
             }
             Dialed::Failed(error) => self.failed(key, &error),
+        }
+    }
+
+    fn connected(&mut self, key: usize, io: Io, server: Endpoint) {
+        let engine = &mut self.engine;
+        engine.deadlines.remove(slot(key));
+        engine.entries[key].state = State::Up(Connected::new(io, server));
+        self.call(key, |caller, link| caller.connected(link));
+        self.advance(key);
+    }
+
+    /// Goes on with a handshake of TLS.
+    pub(super) fn shake_hands(&mut self, key: usize) {
+        let engine = &mut self.engine;
+        let Some(State::Shaking(shaking)) = state_of(&mut engine.entries, key) else {
+            return;
+        };
+        let turn = engine.terms.turn(engine.now, engine.horizon.known());
+        let Some(outcome) = shaking.advance(&mut self.buffer, &turn) else {
+            return engine.deadlines.set(slot(key), shaking.until());
+        };
+        engine.deadlines.remove(slot(key));
+        let state = std::mem::replace(&mut engine.entries[key].state, State::Waiting);
+        let State::Shaking(shaking) = state else {
+            return;
+        };
+        match outcome {
+            Ok(()) => {
+                let (io, server) = shaking.into_parts();
+                self.connected(key, io, server);
+            }
+            Err(fault) => {
+                let error = shaking.into_error(&engine.dial.address, fault);
+                self.failed(key, &error);
+            }
         }
     }
 
@@ -59,5 +103,16 @@ impl<C: Caller> Client<C> {
             let next = self.caller.failed(id, error);
             self.go_on(key, id, next);
         }
+    }
+}
+
+/// What TLS is spoken with, if it is.
+fn dialer(dial: &Dial) -> Option<&Dialer> {
+    #[cfg(feature = "tls")]
+    return dial.tls.as_ref();
+    #[cfg(not(feature = "tls"))]
+    {
+        let _ = dial;
+        None
     }
 }

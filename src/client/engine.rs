@@ -12,12 +12,13 @@ use crate::address::endpoint::Endpoint;
 use crate::client::timer::Timer;
 use crate::dial::backoff::Retries;
 use crate::dial::resolve::{Family, Resolver};
-use crate::dial::{Dial, Dialing};
+use crate::dial::{Dial, Dialing, TlsFault};
 use crate::error::Error;
 use crate::io::readiness;
 use crate::io::stats::Stats;
+use crate::io::tls::Shaking;
 use crate::io::{Io, Terms, Turn};
-use crate::liveness::close::{self, CloseReason, Ending, Errno, How};
+use crate::liveness::close::{self, CloseReason, Ending, Errno, How, Note};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
 use crate::liveness::reap::{Limits, SLOWEST_READER};
 use crate::liveness::sockopt::SocketOptions;
@@ -121,6 +122,8 @@ pub(crate) fn state_of(entries: &mut Slab<Entry>, key: usize) -> Option<&mut Sta
 #[derive(Debug)]
 pub(crate) enum State {
     Dialing(Dialing),
+    /// Connected, but for TLS.
+    Shaking(Box<Shaking>),
     Up(Connected),
     /// Until the next attempt.
     Waiting,
@@ -287,10 +290,14 @@ impl Engine {
     /// The end: what the kernel still holds of the output it goes on delivering, with its usual patience. That it does
     /// not if a socket is closed with unread input, so what has come is read.
     pub(crate) fn let_go(&mut self, buffer: &mut [u8]) {
-        for (_, entry) in &self.entries {
-            let State::Up(up) = &entry.state else {
+        let turn = self.terms.turn(self.now, self.horizon.known());
+        for (_, entry) in &mut self.entries {
+            let State::Up(up) = &mut entry.state else {
                 continue;
             };
+            if up.io.has_tls() {
+                up.io.has_said_goodbye(&turn);
+            }
             let socket = up.io.descriptor();
             if sys::unacknowledged(socket).unwrap_or(0) > 0 {
                 let _ = sys::set_rto_max(socket, RTO_MAX_DEFAULT);
@@ -331,6 +338,14 @@ impl Connected {
         }
     }
 
+    /// Writes what waits, and the FIN that was to follow it.
+    pub(crate) fn flush(&mut self, turn: &Turn<'_>) {
+        self.io.flush(turn);
+        if self.io.fin_wanted() && !self.io.fin_sent() && self.io.waiting_output() == 0 {
+            self.io.send_fin(turn);
+        }
+    }
+
     /// The owner wants no more of it.
     #[inline]
     pub(crate) fn is_aborted(&self) -> bool {
@@ -355,18 +370,23 @@ impl Connected {
             .info
             .or_else(|| sys::tcp_info(fd).ok())
             .map_or(heard, |info| info.silence);
+        let remark = match self.io.remark() {
+            Some(Note::Tls(what)) => Some(what),
+            _ => None,
+        };
         let noticed = match (ending.reason, turn.limits.read_timeout) {
             (CloseReason::ReadTimeout, Some(wait)) => wait.saturating_mul(self.silences),
             _ => silence,
         };
         End {
-            reason: ending.reason,
+            reason: self.io.told_apart(ending.reason),
+            tls: remark,
             error: ending.errno.map(io::Error::from_raw_os_error),
             noticed,
             age: turn.now.since(self.io.opened()),
             read: self.io.read,
-            written: self.io.written,
-            unacknowledged: sys::unacknowledged(fd).unwrap_or(0),
+            written: self.io.written_plain(),
+            unacknowledged: self.io.unacknowledged(),
             server: self.server.clone(),
         }
     }
@@ -378,6 +398,8 @@ impl Connected {
 pub struct End {
     /// Why. `service`: it was left.
     pub reason: CloseReason,
+    /// What of TLS was the reason: the server's alert, such as `CertificateRequired`, or what it did.
+    pub tls: Option<&'static str>,
     /// What the system said, if that was the reason.
     pub error: Option<io::Error>,
     /// How long the server had been silent when that was known.
@@ -395,6 +417,13 @@ pub struct End {
 }
 
 impl End {
+    /// Whether the server gave the TLS session up for the certificate that it was shown, or was not: of TLS 1.3 that comes
+    /// once the link is connected. To try again is of no use.
+    #[must_use]
+    pub fn refuses_certificate(&self) -> bool {
+        self.reason == CloseReason::TlsAlert && self.tls.is_some_and(TlsFault::is_of_ours)
+    }
+
     /// The name of the error, as in the log: `ETIMEDOUT`.
     #[must_use]
     pub fn errno(&self) -> Option<String> {

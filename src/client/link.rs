@@ -9,11 +9,11 @@ use socket2::SockRef;
 use crate::address::endpoint::Endpoint;
 use crate::client::engine::{Connected, End, Engine, Entry, LinkId, State};
 use crate::dial::DialError;
+use crate::inspect::TlsInfo;
 use crate::io::Is;
 use crate::io::marks::Mark;
 use crate::io::{Io, Turn};
 use crate::liveness::close::{CloseReason, Ending};
-use crate::os::sys;
 use crate::time::deadline::{Clock, Deadlines, slot};
 
 /// What to do on the links of a client. Called on the thread that runs it, one call at a time.
@@ -118,6 +118,12 @@ impl Link<'_> {
             .ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
+    /// The TLS session that it has, if it has one.
+    #[must_use]
+    pub fn tls(&self) -> Option<TlsInfo> {
+        self.up.io.tls_info()
+    }
+
     /// When this turn began.
     #[must_use]
     pub fn now(&self) -> Instant {
@@ -161,10 +167,10 @@ impl Link<'_> {
         count
     }
 
-    /// Sends FIN: nothing more is sent, but what the server sends is still read.
+    /// Sends FIN, with TLS behind a goodbye: nothing more is sent, but what the server sends is still read.
     pub fn half_close(&mut self) {
         if !self.up.io.fin_sent() {
-            self.up.io.send_fin(&self.turn);
+            self.up.io.half_close(&self.turn);
             self.arm();
         }
     }
@@ -197,16 +203,17 @@ impl Link<'_> {
         self.come_back();
     }
 
-    /// Bytes that the server is not known to have received (`SIOCOUTQ`); a FIN counts as one.
+    /// Bytes that the server is not known to have received (`SIOCOUTQ`); a FIN counts as one. With TLS it is no more than so
+    /// many, for what is sealed is longer.
     #[must_use]
     pub fn unacknowledged(&self) -> u64 {
-        sys::unacknowledged(self.up.io.descriptor()).unwrap_or(0)
+        self.up.io.unacknowledged()
     }
 
-    /// Bytes that have come and were not read yet (`FIONREAD`).
+    /// Bytes that have come and were not read yet (`FIONREAD`); with TLS as they are sealed.
     #[must_use]
     pub fn unread(&self) -> u64 {
-        rustix::io::ioctl_fionread(self.up.io.descriptor()).unwrap_or(0)
+        self.up.io.unread()
     }
 
     /// The engine looks after it in the next turn, which comes at once.

@@ -30,6 +30,9 @@ use crate::time::deadline::{Moment, slot};
 pub use engine::{End, LinkId, Wake};
 pub use link::{Caller, Link, Links, Next};
 
+/// How much of what a link may read in a turn a read counts as that brings nothing.
+const EMPTY_READ: usize = 16 * 1024;
+
 /// What one read may bring.
 const READ_BUFFER: usize = 64 * 1024;
 
@@ -176,9 +179,15 @@ impl<C: Caller> Client<C> {
 
     #[inline]
     fn ready(&mut self, key: usize, event: &Event) {
-        match state_of(&mut self.engine.entries, key) {
+        let engine = &mut self.engine;
+        match state_of(&mut engine.entries, key) {
             Some(State::Up(up)) => {
                 up.io.note(event);
+                if event.is_writable() && up.io.waiting_output() > 0 {
+                    // What TLS has sealed, and the kernel would not take yet.
+                    let turn = engine.terms.turn(engine.now, engine.horizon.known());
+                    up.flush(&turn);
+                }
                 let writable = up.short && event.is_writable() && !up.is_aborted();
                 if writable {
                     up.short = false;
@@ -187,6 +196,10 @@ impl<C: Caller> Client<C> {
                 self.advance(key);
             }
             Some(State::Dialing(dialing)) if dialing.is_resolved() => self.dial(key),
+            Some(State::Shaking(shaking)) => {
+                shaking.io().note(event);
+                self.shake_hands(key);
+            }
             _ => {}
         }
     }
@@ -222,6 +235,7 @@ impl<C: Caller> Client<C> {
                 // Not here: an attempt that fails at once, to be followed by another at once, would be due again.
                 State::Waiting => self.engine.start(key),
                 State::Up(_) => self.due(key),
+                State::Shaking(_) => self.late(key),
                 State::Gone => {}
             }
         }
@@ -255,7 +269,10 @@ impl<C: Caller> Client<C> {
             }
             let turn = engine.terms.turn(engine.now, engine.horizon.known());
             let count = up.io.take_in(&mut self.buffer, &turn);
-            if count > 0 {
+            if count == 0 {
+                // Records may come that have nothing in them.
+                budget = budget.saturating_sub(EMPTY_READ);
+            } else {
                 budget = budget.saturating_sub(count);
                 up.silences = 0;
                 let buffer = std::mem::take(&mut self.buffer);
@@ -318,13 +335,21 @@ impl<C: Caller> Client<C> {
             return;
         };
         let io = &up.io;
-        if !io.peer_fin() || up.goes_on || !io.is_open() {
+        if !io.peer_fin() || up.goes_on || !io.is_open() || io.is_cut_short() {
             return;
         }
         let mut goes_on = false;
         self.call(key, |caller, link| goes_on = caller.half_closed(link));
         if let Some(link) = self.engine.link(key) {
             link.up.goes_on = goes_on;
+        }
+    }
+
+    /// The time for a handshake may be over, unless something has just come.
+    fn late(&mut self, key: usize) {
+        if let Some(State::Shaking(shaking)) = state_of(&mut self.engine.entries, key) {
+            shaking.io().set(Is::Readable, true);
+            self.shake_hands(key);
         }
     }
 

@@ -45,6 +45,11 @@ impl Dialing {
         self.attempt.is_some()
     }
 
+    /// When all of it has to be done.
+    pub(crate) fn until(&self) -> Moment {
+        self.until
+    }
+
     /// When [`advance`](Self::advance) is due, though no event has come.
     pub(crate) fn due(&self) -> Moment {
         self.attempt

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::address::endpoint::Endpoint;
+use crate::error::TlsFault;
 
 /// Why an attempt to connect failed: one line, with what the system said of each address.
 #[derive(Debug)]
@@ -18,6 +19,16 @@ pub struct DialError {
     within: Option<Duration>,
     /// No address of this host's can reach it.
     no_way: bool,
+    tls: Option<Box<NoTls>>,
+}
+
+/// There was no TLS session.
+#[derive(Debug)]
+struct NoTls {
+    /// As whom the server had to show itself.
+    name: String,
+    fault: TlsFault,
+    what: String,
 }
 
 /// Why an attempt to connect failed, in a word.
@@ -38,6 +49,10 @@ pub enum DialErrorKind {
     Local,
     /// The process that tried has been taken over from.
     Interrupted,
+    /// Connected, and there was no TLS session.
+    Tls,
+    /// Connected, and one side does not believe the other's certificate: to try again is of no use.
+    Certificate,
     /// Another error of the system.
     Other,
 }
@@ -49,6 +64,29 @@ impl DialError {
         self.kind
     }
 
+    /// What was the matter, if it is that there was no TLS session.
+    #[must_use]
+    pub fn tls_fault(&self) -> Option<TlsFault> {
+        self.tls.as_ref().map(|tls| tls.fault)
+    }
+
+    /// Connected to `server`, which was to show itself as `name`, and no TLS session.
+    pub(crate) fn no_tls(
+        address: &Address,
+        server: Endpoint,
+        name: String,
+        (fault, what): (TlsFault, String),
+    ) -> Self {
+        Self {
+            address: address.to_string(),
+            kind: kind_without_tls(fault),
+            tried: vec![(Some(server), None)],
+            within: None,
+            no_way: false,
+            tls: Some(Box::new(NoTls { name, fault, what })),
+        }
+    }
+
     pub(crate) fn resolve(address: &Address, source: io::Error) -> Self {
         Self {
             address: address.to_string(),
@@ -56,6 +94,7 @@ impl DialError {
             tried: vec![(None, Some(source))],
             within: None,
             no_way: false,
+            tls: None,
         }
     }
 
@@ -85,6 +124,7 @@ impl DialError {
             tried,
             within,
             no_way,
+            tls: None,
         }
     }
 
@@ -96,6 +136,7 @@ impl DialError {
             tried: Vec::new(),
             within: None,
             no_way: false,
+            tls: None,
         }
     }
 
@@ -107,6 +148,7 @@ impl DialError {
             tried: vec![(None, None)],
             within,
             no_way: false,
+            tls: None,
         }
     }
 
@@ -151,6 +193,10 @@ impl fmt::Display for DialError {
             {
                 write!(f, "{endpoint} ")?;
             }
+            if let Some(NoTls { name, what, .. }) = self.tls.as_deref() {
+                write!(f, "no TLS with {name}: {what}")?;
+                continue;
+            }
             match (error, self.within) {
                 (Some(error), _) => error.fmt(f)?,
                 (None, Some(within)) => write!(f, "no answer within {within:?}")?,
@@ -180,6 +226,18 @@ fn has_way(endpoint: &Endpoint) -> bool {
     )
 }
 
+fn kind_without_tls(fault: TlsFault) -> DialErrorKind {
+    match fault {
+        TlsFault::UnknownIssuer
+        | TlsFault::WrongName
+        | TlsFault::Expired
+        | TlsFault::NotYetValid
+        | TlsFault::BadCertificate
+        | TlsFault::Ours => DialErrorKind::Certificate,
+        TlsFault::Late => DialErrorKind::TimedOut,
+        TlsFault::NoTls | TlsFault::Handshake => DialErrorKind::Tls,
+    }
+}
 fn kind_of(error: &io::Error) -> DialErrorKind {
     match error.raw_os_error() {
         Some(libc::ECONNREFUSED | libc::ENOENT) => DialErrorKind::Refused,

@@ -24,7 +24,10 @@ pub use crate::dial::resolve::Family;
 pub use crate::dial::upstream::Upstream;
 use crate::error::Error;
 use crate::liveness::keepalive::Keepalive;
+#[cfg(feature = "tls")]
+pub use crate::tls::{DialTls, DialTlsSettings};
 
+pub use crate::error::TlsFault;
 pub(crate) use attempt::Manner;
 pub(crate) use dialing::{Dialed, Dialing};
 pub use error::{DialError, DialErrorKind};
@@ -69,6 +72,11 @@ pub struct Dial {
     pub stable_after: Duration,
     /// Most retries in a row, without having been connected for `stable_after`. Default `None`: for ever.
     pub max_retries: Option<u32>,
+    /// TLS from the first byte, within the connect timeout: whoever writes and reads sees what is within, and a half-close
+    /// is a `close_notify` before the FIN. Default `None`: none. A server's certificate that is refused is
+    /// [`DialErrorKind::Certificate`].
+    #[cfg(feature = "tls")]
+    pub tls: Option<DialTls>,
 }
 
 impl Dial {
@@ -87,6 +95,8 @@ impl Dial {
             backoff: Backoff::default(),
             stable_after: Duration::from_secs(10),
             max_retries: None,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 
@@ -123,6 +133,10 @@ impl Dial {
                 "backoff from {:?} to {:?}: the first is the shorter one",
                 self.backoff.least, self.backoff.most
             ));
+        }
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            tls.name(&self.address).map_err(Error::Config)?;
         }
         for source in &self.sources {
             let other = match self.family {

@@ -4,8 +4,13 @@ use std::io::IoSlice;
 use std::time::Duration;
 
 use super::{Io, Turn};
+use crate::address::Address;
+use crate::address::endpoint::Endpoint;
+use crate::dial::{DialError, TlsFault};
 use crate::inspect::TlsInfo;
 use crate::liveness::close::CloseReason;
+use crate::os::sys;
+use crate::time::deadline::Moment;
 
 /// TLS of a listener, which none has.
 #[derive(Clone, Debug)]
@@ -29,9 +34,52 @@ impl Server {
     }
 }
 
+/// TLS towards a server, which none is dialled with.
+#[derive(Debug)]
+pub(crate) enum Dialer {}
+
 /// TLS of a connection, which none has.
 #[derive(Debug)]
 pub(crate) enum Tls {}
+
+/// A connection on which a handshake with a server is under way, which there is none of.
+#[derive(Debug)]
+pub(crate) enum Shaking {}
+
+impl Shaking {
+    pub(crate) fn begin(
+        dialer: &Dialer,
+        _: &Address,
+        _: (Io, Endpoint),
+        _: Moment,
+    ) -> Result<Self, DialError> {
+        match *dialer {}
+    }
+
+    pub(crate) fn io(&mut self) -> &mut Io {
+        match *self {}
+    }
+
+    pub(crate) fn until(&self) -> Moment {
+        match *self {}
+    }
+
+    pub(crate) fn advance(
+        &mut self,
+        _: &mut [u8],
+        _: &Turn<'_>,
+    ) -> Option<Result<(), (TlsFault, String)>> {
+        match *self {}
+    }
+
+    pub(crate) fn into_error(self, _: &Address, _: (TlsFault, String)) -> DialError {
+        match self {}
+    }
+
+    pub(crate) fn into_parts(self) -> (Io, Endpoint) {
+        match self {}
+    }
+}
 
 /// What has come of a handshake.
 #[derive(Debug, PartialEq, Eq)]
@@ -93,6 +141,18 @@ impl Io {
 
     #[inline]
     pub(super) fn write_sealed(&mut self, _: &[u8], _: &Turn<'_>) {}
+
+    pub(crate) fn unacknowledged(&self) -> u64 {
+        sys::unacknowledged(self.descriptor()).unwrap_or(0)
+    }
+
+    pub(crate) fn half_close(&mut self, turn: &Turn<'_>) {
+        self.send_fin(turn);
+    }
+
+    pub(crate) fn is_cut_short(&self) -> bool {
+        false
+    }
 
     #[inline]
     pub(crate) fn has_said_goodbye(&mut self, _: &Turn<'_>) -> bool {

@@ -5,6 +5,7 @@
 //! [`Sealed::opened`], what of a record there was no room for; and the outbox, whose bytes are sealed already, so that a
 //! takeover carries them as they are. [`Io::read`] counts what services see, [`Io::written`] what the socket takes.
 
+mod dialled;
 #[cfg(control)]
 mod saved;
 
@@ -18,9 +19,11 @@ use crate::inspect::TlsInfo;
 use crate::io::Is;
 use crate::liveness::close::{CloseReason, Ending, Note};
 use crate::os::sys;
-use crate::tls::{Fault, Handshake, LONGEST_RECORD, Opened, Session, Step, UsedUp};
+use crate::tls::{Fault, Greeting, Handshake, LONGEST_RECORD, Opened, Session, Step, UsedUp};
 
+pub(crate) use crate::tls::DialTls as Dialer;
 pub(crate) use crate::tls::Tls as Server;
+pub(crate) use dialled::Shaking;
 #[cfg(control)]
 pub(crate) use saved::has_come;
 
@@ -41,6 +44,8 @@ pub(crate) enum Tls {
     /// What has come of a handshake that has yet to begin.
     Hello(Vec<u8>),
     Handshake(Box<Handshake>),
+    /// With a server that was dialled.
+    Greeting(Box<Greeting>),
     Sealed(Box<Sealed>),
     /// A session of another process's, which saves it as its last act.
     #[cfg(control)]
@@ -61,6 +66,8 @@ pub(crate) struct Sealed {
     is_truncated: bool,
     /// Ours is all that the client has not acknowledged.
     goodbye_alone: bool,
+    /// How long ours was, bytes, if it was said by this process.
+    goodbye: u64,
     named: Named,
 }
 
@@ -83,6 +90,7 @@ impl Sealed {
             overhead: 0,
             is_truncated: false,
             goodbye_alone: false,
+            goodbye: 0,
         }
     }
 
@@ -505,7 +513,13 @@ impl Io {
             if let Some(sealed) = self.sealed() {
                 sealed.goodbye_alone = has_all;
             }
-            self.seal_with(0, turn, |session, out| session.close(out));
+            let length = self.seal_with(0, turn, |session, out| {
+                session.close(out);
+                out.len()
+            });
+            if let Some(sealed) = self.sealed() {
+                sealed.goodbye = length.unwrap_or(0) as u64;
+            }
         }
         self.waiting_output() == 0
     }

@@ -17,8 +17,10 @@ pub(crate) const LONGEST_RECORD: usize = HEADER + FRAGMENT + 2048;
 const WARNINGS: u8 = 4;
 const UPDATES: u8 = 32;
 
-/// The longest message behind the handshake, bytes: a `ClientHello` that asks for another one, which is refused.
+/// The longest message behind the handshake, bytes: a `ClientHello` that asks for another one, which is refused; or of a
+/// server's a ticket.
 const LONGEST_MESSAGE: usize = FRAGMENT;
+const LONGEST_TICKET: usize = 0xffff + 512;
 
 /// The form of what is saved.
 const FORM: u8 = 1;
@@ -29,7 +31,9 @@ const NO_RENEGOTIATION: u8 = 100;
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
 
+const HELLO_REQUEST: u8 = 0;
 const CLIENT_HELLO: u8 = 1;
+const NEW_SESSION_TICKET: u8 = 4;
 const KEY_UPDATE: u8 = 24;
 
 /// What a peer did that ends the session, and the alert that tells it so.
@@ -62,9 +66,11 @@ pub(crate) enum Opened {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UsedUp;
 
-/// A server's side of a session.
+/// One side of a session.
 pub(crate) struct Session {
     suite: Suite,
+    /// It is the client's side.
+    is_client: bool,
     out: Direction,
     into: Direction,
     /// What has come of a message that is not whole.
@@ -77,6 +83,7 @@ pub(crate) struct Session {
     has_answered: bool,
     warnings: u8,
     renegotiations: u8,
+    /// `KeyUpdates` and tickets with no data between them.
     updates: u8,
     /// How many records a key may seal.
     limit: u64,
@@ -113,6 +120,7 @@ impl Session {
     fn new(suite: Suite, out: Direction, into: Direction) -> Self {
         Self {
             suite,
+            is_client: false,
             out,
             into,
             message: Vec::new(),
@@ -123,6 +131,14 @@ impl Session {
             renegotiations: 0,
             updates: 0,
             limit: suite.limit(),
+        }
+    }
+
+    /// As the client's side of it.
+    pub(super) fn of_client(self) -> Self {
+        Self {
+            is_client: true,
+            ..self
         }
     }
 
@@ -274,7 +290,8 @@ impl Session {
         }
     }
 
-    /// What has come behind the handshake: a `KeyUpdate`, or of TLS 1.2 a wish for another handshake.
+    /// What has come behind the handshake: a `KeyUpdate`, of TLS 1.2 a wish for another handshake, or a server's tickets,
+    /// which nobody uses here.
     fn answer(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
         type A = AlertDescription;
         while let Some((&[kind, a, b, c], body)) = self.message.split_first_chunk::<4>() {
@@ -311,7 +328,17 @@ impl Session {
                         self.has_answered = true;
                     }
                 }
-                (false, CLIENT_HELLO) if length <= LONGEST_MESSAGE => {
+                (true, NEW_SESSION_TICKET) if self.is_client && length <= LONGEST_TICKET => {
+                    if body.len() < length {
+                        return Ok(());
+                    }
+                    self.message.drain(..4 + length);
+                    self.updates += 1;
+                    if self.updates > UPDATES {
+                        return Err(Fault::new(A::UnexpectedMessage, "too many tickets"));
+                    }
+                }
+                (false, kind) if self.asks_anew(kind, length) => {
                     if body.len() < length {
                         return Ok(());
                     }
@@ -330,6 +357,15 @@ impl Session {
         Ok(())
     }
 
+    /// Whether the peer wants another handshake by that message.
+    fn asks_anew(&self, kind: u8, length: usize) -> bool {
+        match kind {
+            HELLO_REQUEST => self.is_client && length == 0,
+            CLIENT_HELLO => !self.is_client && length <= LONGEST_MESSAGE,
+            _ => false,
+        }
+    }
+
     /// What [`restored`](Self::restored) makes the session of again, to go on where it was. From here on it must not seal
     /// any more, unless nobody ever will.
     pub(crate) fn save(&self) -> Zeroizing<Vec<u8>> {
@@ -337,7 +373,12 @@ impl Session {
         let length = 8 + 2 * Direction::saved_length(self.suite) + 4 + self.message.len();
         let mut saved = Zeroizing::new(Vec::with_capacity(length));
         let [high, low] = self.suite.number().to_be_bytes();
-        let flags = [self.is_closed, self.is_over, self.has_answered];
+        let flags = [
+            self.is_closed,
+            self.is_over,
+            self.has_answered,
+            self.is_client,
+        ];
         let flags = (0..)
             .zip(flags)
             .map(|(place, it)| u8::from(it) << place)
@@ -355,13 +396,19 @@ impl Session {
         let (&[form, high, low, flags, warnings, renegotiations, updates], mut rest) =
             saved.split_first_chunk::<7>()?;
         let suite = Suite::of(CipherSuite::from(u16::from_be_bytes([high, low])))?;
-        if form != FORM || flags > 0b111 {
+        if form != FORM || flags > 0b1111 {
             return None;
         }
         let out = Direction::restored(suite, &mut rest)?;
         let into = Direction::restored(suite, &mut rest)?;
         // Behind the limit a number would be used twice in the end.
-        if rest.len() > 4 + LONGEST_MESSAGE || out.number > suite.limit() {
+        let is_client = flags & 8 != 0;
+        let longest = if is_client {
+            LONGEST_TICKET
+        } else {
+            LONGEST_MESSAGE
+        };
+        if rest.len() > 4 + longest || out.number > suite.limit() {
             return None;
         }
         Some(Self {
@@ -369,6 +416,7 @@ impl Session {
             is_closed: flags & 1 != 0,
             is_over: flags & 2 != 0,
             has_answered: flags & 4 != 0,
+            is_client,
             warnings,
             renegotiations,
             updates,

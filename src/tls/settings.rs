@@ -253,7 +253,7 @@ impl fmt::Debug for Tls {
 
 /// ring's, in the order in which they are chosen here. Of TLS 1.2 `ChaCha20` comes first: the keys of AES are used up after
 /// 2^24 records, and that version has no new ones.
-fn provider() -> CryptoProvider {
+pub(super) fn provider() -> CryptoProvider {
     let mut provider = ring::default_provider();
     let rank = |suite: CipherSuite| match suite {
         CipherSuite::TLS13_AES_128_GCM_SHA256 => 0,
@@ -293,7 +293,7 @@ impl ResolvesServerCert for Names {
     }
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
     let found: Vec<_> = read.map_err(|error| TlsError::new(Some(file), in_pem(&error)))?;
     if found.is_empty() {
@@ -302,7 +302,7 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(found)
 }
 
-fn certified(
+pub(super) fn certified(
     certificate: &Path,
     key: &Path,
     provider: &CryptoProvider,
@@ -339,7 +339,7 @@ fn since_epoch() -> Duration {
 
 /// # Errors
 /// No client would have it any more.
-fn told_of(file: &Path, key: &CertifiedKey) -> Result<CertificateInfo, TlsError> {
+pub(super) fn told_of(file: &Path, key: &CertifiedKey) -> Result<CertificateInfo, TlsError> {
     let first = key.cert.first();
     let told = first
         .and_then(|first| certificate::told(first))
@@ -382,7 +382,7 @@ fn in_pem(error: &pem::Error) -> String {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn unusable(error: rustls::Error) -> TlsError {
+pub(super) fn unusable(error: rustls::Error) -> TlsError {
     TlsError::new(None, format!("TLS: {error}"))
 }
 
@@ -394,7 +394,7 @@ pub struct TlsError {
 }
 
 impl TlsError {
-    fn new(file: Option<&Path>, what: String) -> Self {
+    pub(super) fn new(file: Option<&Path>, what: String) -> Self {
         Self {
             file: file.map(Path::to_owned),
             what,

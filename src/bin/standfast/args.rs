@@ -10,6 +10,7 @@ mod connect;
 pub(crate) mod control;
 mod detection;
 mod dial;
+pub(crate) mod dial_tls;
 mod exec;
 mod forward;
 mod guard;

@@ -22,6 +22,7 @@ use standfast::client::Client;
 use standfast::dial::Dial;
 
 use crate::Failure;
+use crate::args::dial_tls::is_insecure;
 use crate::args::{ConnectArgs, OnReadTimeout, Reconnect};
 use crate::connect::input::Input;
 use crate::connect::lines::counted;
@@ -145,6 +146,7 @@ fn meant(args: &ConnectArgs) -> Result<(Dial, Settings), Failure> {
         discards: args.send_only,
         half_close: !args.no_half_close,
         is_terminal: std::io::stdin().is_terminal(),
+        insecure: is_insecure(&dial),
         detection: None,
     };
     Ok((dial, settings))

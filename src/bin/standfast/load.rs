@@ -35,6 +35,7 @@ use standfast::process::threads;
 
 use crate::Failure;
 use crate::args::LoadArgs;
+use crate::args::dial_tls::{INSECURE, is_insecure};
 use crate::load::board::Board;
 use crate::load::caller::Worker;
 use crate::load::control::Control;
@@ -57,6 +58,8 @@ enum News {
     },
     /// The first attempt to connect that failed.
     Trouble(String),
+    /// One side does not believe the other's certificate, and will not the next time: it is the end.
+    Refused,
     /// The process stood still for so long.
     StoodStill(Duration),
     /// The server is another process now.
@@ -90,6 +93,9 @@ pub(crate) fn run(args: &LoadArgs) -> Result<ExitCode, Failure> {
             again: signal.meaning == Meaning::EndAtOnce,
         });
     })?;
+    if is_insecure(&dial) {
+        logger::say(INSECURE);
+    }
     let mut progress = Progress::new(&plan, args.quiet)?;
     let workers = start(&plan, &dial, &control, &board, &sender)?;
     #[cfg(control)]
@@ -110,13 +116,14 @@ pub(crate) fn run(args: &LoadArgs) -> Result<ExitCode, Failure> {
     progress.close();
     course.close();
 
-    let mut tally = Tally::default();
+    let (mut tally, mut tls) = (Tally::default(), None);
     let mut latencies = Latencies::new()?;
     for worker in workers {
         let done = worker.thread.join();
         let done = done.map_err(|_| Failure::failed("a worker panicked"))??;
         tally.merge(&done.tally);
         latencies.add(&done.latencies);
+        tls = tls.or(done.tls);
     }
     if tally.connects == 0 {
         let why = control.failure();
@@ -131,6 +138,8 @@ pub(crate) fn run(args: &LoadArgs) -> Result<ExitCode, Failure> {
         seconds: Duration::from_nanos(lasted).as_secs_f64(),
         tally: &tally,
         latencies: &latencies,
+        tls: tls.as_ref(),
+        insecure: is_insecure(&dial),
     };
     if let Some(page) = page {
         page.write(&report, &course)?;
@@ -141,7 +150,8 @@ pub(crate) fn run(args: &LoadArgs) -> Result<ExitCode, Failure> {
     } else {
         report.table()
     })?;
-    let failure = report.failure();
+    let refused = control.failure().filter(|_| tally.failed.certificate > 0);
+    let failure = refused.or_else(|| report.failure());
     let mut code = match failure {
         None => ExitCode::SUCCESS,
         Some(_) => ExitCode::FAILURE,
@@ -171,6 +181,8 @@ fn expectations(args: &LoadArgs, plan: &Plan) -> Result<Vec<Expectation>, Failur
         seconds: 0.0,
         tally: &Tally::default(),
         latencies: &Latencies::new()?,
+        tls: None,
+        insecure: false,
     };
     let names: Vec<String> = nothing
         .figures()
@@ -266,6 +278,10 @@ fn attend(
             Ok(News::Trouble(why)) => {
                 progress.close();
                 logger::say(&format!("{why}; still trying"));
+            }
+            Ok(News::Refused) => {
+                control.cut();
+                wake();
             }
             Ok(News::StoodStill(length)) => {
                 progress.close();

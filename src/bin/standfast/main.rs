@@ -66,6 +66,19 @@ use crate::settings::Settings;
 #[global_allocator]
 static ALLOCATOR: SpareAllocator = SpareAllocator;
 
+/// Keys are in this process's memory, if it has any: no core dump has it, and nobody but root may look at it.
+pub(crate) fn keep_keys_from_others(has_keys: bool) {
+    #[cfg(target_os = "linux")]
+    if has_keys {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+            log::warn!(error:% = std::io::Error::from(error); "a core dump would have the keys of TLS in it");
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = has_keys;
+}
+
 fn main() -> ExitCode {
     memory::end_where_nothing_is_left(true);
     if let Err(error) = standfast::process::inherited::settle() {

@@ -49,7 +49,7 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
     standfast::process::raise_descriptor_limit();
     let (config, effective) = meant(settings)?;
     let has_keys = config.listen.iter().any(|listen| listen.tls.is_some());
-    keep_keys_from_others(has_keys);
+    crate::keep_keys_from_others(has_keys);
     #[cfg(all(target_os = "linux", not(standfast_portable)))]
     if let (Some(identity), Some(path)) = (&config.identity, &process.log_file)
         && let Err(error) = identity.give_file(path)
@@ -79,7 +79,7 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
     };
     let server = takeover::bind(process, config, &effective)?;
     // Who becomes another user is what `fs.suid_dumpable` says again.
-    keep_keys_from_others(has_keys);
+    crate::keep_keys_from_others(has_keys);
     // A port that was chosen, and an inherited socket, are known only now.
     refuse_loop(settings, server.addresses())?;
     logger::count_in(server.handle().memory());
@@ -158,19 +158,6 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// Keys are in this process's memory, if it has any: no core dump has it, and nobody but root may look at it.
-fn keep_keys_from_others(has_keys: bool) {
-    #[cfg(target_os = "linux")]
-    if has_keys {
-        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-        if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-            log::warn!(error:% = std::io::Error::from(error); "a core dump would have the keys of TLS in it");
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = has_keys;
 }
 
 /// What the settings mean, and what that comes to for each listener.

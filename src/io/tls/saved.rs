@@ -12,7 +12,7 @@ impl Io {
         match self.pending.as_deref()?.tls.as_ref()? {
             Tls::Sealed(sealed) if is_frozen => Some(sealed.save()),
             Tls::Sealed(_) | Tls::Promised => Some(Zeroizing::default()),
-            Tls::Hello(_) | Tls::Handshake(_) => None,
+            Tls::Hello(_) | Tls::Handshake(_) | Tls::Greeting(_) => None,
         }
     }
 

@@ -9,6 +9,7 @@ use standfast::dial::{Backoff, Dial, Family};
 
 use crate::Failure;
 use crate::args::detection::DetectionArgs;
+use crate::args::dial_tls::DialTlsArgs;
 use crate::units::{Setting, duration, duration_or_off};
 
 #[derive(Debug, clap::Args)]
@@ -52,6 +53,9 @@ pub(crate) struct DialArgs {
     pub(crate) backoff: Backoff,
 
     #[command(flatten)]
+    pub(crate) tls: DialTlsArgs,
+
+    #[command(flatten)]
     pub(crate) detection: DetectionArgs,
 }
 
@@ -83,6 +87,12 @@ impl DialArgs {
         dial.keepalive = self.detection.keepalive()?;
         dial.dead_after = self.detection.dead_after;
         dial.user_timeout = self.detection.user_timeout.into_option();
+        if matches!(dial.address, Address::Unix(..) | Address::Abstract(_)) && self.tls.is_on() {
+            let address = &dial.address;
+            let line = format!("--tls is for TCP, and {address} is a Unix socket");
+            return Err(Failure::usage(line));
+        }
+        self.tls.mean(&mut dial)?;
         Ok(dial)
     }
 

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use standfast::CloseReason;
 use standfast::client::End;
+use standfast::inspect::TlsInfo;
+use standfast::{CloseReason, Endpoint};
 
+use crate::args::dial_tls::OURS;
 use crate::connect::outgoing::Dropped;
 
 /// Seconds as people read them: `0.04 s`, `1.3 s`, `5 s`, `90 s`; and what is longer: `12 min`, `5 h 30 min`, `3 d 4 h`.
@@ -33,14 +35,33 @@ impl fmt::Display for Seconds {
     }
 }
 
+/// A connection that was made, and what of TLS it has: in full if there is more to say.
+pub(crate) fn connected(server: &Endpoint, tls: Option<&TlsInfo>, in_full: bool) -> String {
+    let tls = match tls {
+        None => String::new(),
+        Some(tls) if in_full => {
+            let name = tls.name.as_deref().unwrap_or_default();
+            format!(", TLS {} with {name}, {}", tls.version, tls.cipher)
+        }
+        Some(tls) => format!(", TLS {}", tls.version),
+    };
+    format!("connected to {server}{tls}")
+}
+
 /// A connection that was lost for that `reason`: for how long the server had been silent then, how long it had been
 /// connected, and the error of the system.
 pub(crate) fn lost(end: &End, reason: CloseReason) -> String {
     let (silent, up) = (Seconds(end.noticed), Seconds(end.age));
-    let errno = end.errno().filter(|_| reason == end.reason);
+    let errno = end.errno().or_else(|| end.tls.map(str::to_owned));
+    let errno = errno.filter(|_| reason == end.reason);
     let errno = errno.map_or_else(String::new, |errno| format!(", {errno}"));
+    let hint = if reason == end.reason && end.refuses_certificate() {
+        OURS
+    } else {
+        ""
+    };
     format!(
-        "lost {}: {reason} (silent {silent}, up {up}{errno})",
+        "lost {}: {reason} (silent {silent}, up {up}{errno}){hint}",
         end.server
     )
 }

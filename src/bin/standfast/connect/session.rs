@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use standfast::CloseReason;
 use standfast::client::{Caller, End, Link, LinkId, Links, Next};
-use standfast::dial::DialError;
+use standfast::dial::{DialError, DialErrorKind};
 use standfast::process::Allowance;
 
+use crate::args::dial_tls::{INSECURE, with_hint};
 use crate::args::{OnReadTimeout, Reconnect};
 use crate::connect::heartbeat::Heartbeat;
 use crate::connect::input::{Input, State, unread};
-use crate::connect::lines::{Seconds, dropped, lost, undelivered};
+use crate::connect::lines::{Seconds, connected, dropped, lost, undelivered};
 use crate::connect::outgoing::Dropped;
 use crate::connect::output::Output;
 use crate::connect::parting::{LOOK_FIRST, Meaning, Parting, Scene};
@@ -48,6 +49,8 @@ pub(crate) struct Settings {
     pub(crate) discards: bool,
     /// stdin is a terminal.
     pub(crate) is_terminal: bool,
+    /// Whoever answers is believed, which is to be said with each connection.
+    pub(crate) insecure: bool,
     /// What finds a vanished server, to be said with each connection.
     pub(crate) detection: Option<Arc<OnceLock<String>>>,
 }
@@ -296,6 +299,7 @@ impl Session {
                 < *up
                     .heard_out
                     .get_or_insert_with(|| up.received + link.unread())
+                && link.unread() > 0
             {
                 // What has come is first: with the next turn, or when stdout has room. What comes later is not.
                 return Some(if up.is_paused { look_at } else { link.now() });
@@ -396,7 +400,7 @@ impl Session {
         self.input.has_moved();
         let verdict = follows(happened, stdin, self.settings.reconnect, self.last);
         say(&line(verdict));
-        if happened != Happened::NotConnected {
+        if !matches!(happened, Happened::NotConnected | Happened::Refused) {
             self.last = Some(happened);
         }
         match verdict {
@@ -413,7 +417,8 @@ impl Session {
 
 impl Caller for Session {
     fn connected(&mut self, link: &mut Link<'_>) {
-        let mut line = format!("connected to {}", link.server());
+        let in_full = self.settings.detection.is_some();
+        let mut line = connected(link.server(), link.tls().as_ref(), in_full);
         if let Some(detection) = &self.settings.detection {
             if let Ok(local) = link.local() {
                 line = format!("{line} from {local}");
@@ -423,6 +428,9 @@ impl Caller for Session {
             }
         }
         say(&line);
+        if self.settings.insecure {
+            say(INSECURE);
+        }
         self.say_dropped();
         let heartbeat = self.settings.heartbeat.clone();
         self.up = Some(Up {
@@ -509,6 +517,7 @@ impl Caller for Session {
             _ => end.reason,
         };
         let happened = match reason {
+            _ if end.refuses_certificate() => Happened::Refused,
             CloseReason::PeerClosed if in_doubt == 0 => Happened::Closed,
             _ => Happened::Lost,
         };
@@ -520,7 +529,11 @@ impl Caller for Session {
     }
 
     fn failed(&mut self, _: LinkId, error: &DialError) -> Next {
-        self.next(Happened::NotConnected, 0, |_| error.to_string())
+        let happened = match error.kind() {
+            DialErrorKind::Certificate => Happened::Refused,
+            _ => Happened::NotConnected,
+        };
+        self.next(happened, 0, |_| with_hint(error))
     }
 
     fn retrying(&mut self, _: LinkId, attempt: u32, wait: Duration) {

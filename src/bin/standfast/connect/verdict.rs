@@ -25,6 +25,8 @@ pub(crate) enum Happened {
     Lost,
     /// It could not be had.
     NotConnected,
+    /// One side does not believe the other's certificate, and will not the next time.
+    Refused,
 }
 
 /// What follows.
@@ -44,6 +46,7 @@ pub(crate) fn follows(
     let first_must_succeed = reconnect == Reconnect::OnLoss && last.is_none();
     match (happened, stdin) {
         (Happened::Closed, _) if reconnect == Reconnect::Never => Verdict::Exit(0),
+        (Happened::Refused, _) => Verdict::Exit(1),
         (_, _) if reconnect == Reconnect::Never => Verdict::Exit(1),
         (Happened::NotConnected, _) if first_must_succeed => Verdict::Exit(1),
         (_, Stdin::Open | Stdin::Silent | Stdin::Unsent) => Verdict::Retry,
@@ -87,6 +90,16 @@ mod tests {
                 after(Happened::Lost, Some(Happened::Closed)),
                 Verdict::Exit(1)
             );
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_is_refused_is_final() {
+        for reconnect in [Reconnect::Always, Reconnect::OnLoss, Reconnect::Never] {
+            for stdin in STDINS {
+                let verdict = follows(Happened::Refused, stdin, reconnect, Some(Happened::Closed));
+                assert_eq!(verdict, Verdict::Exit(1), "{reconnect:?} {stdin:?}");
+            }
         }
     }
 

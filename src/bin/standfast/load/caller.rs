@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use standfast::CloseReason;
 use standfast::client::{Caller, End, Link, LinkId, Links, Next};
-use standfast::dial::DialError;
+use standfast::dial::{DialError, DialErrorKind};
+use standfast::inspect::TlsInfo;
 
 use crate::Failure;
+use crate::args::dial_tls::{OURS, with_hint};
 use crate::load::News;
 use crate::load::SECOND;
 use crate::load::board::Board;
@@ -83,6 +85,8 @@ pub(super) struct Worker {
     /// Since the last post.
     recent: Latencies,
     pub(super) latencies: Latencies,
+    /// Of the first connection.
+    pub(super) tls: Option<TlsInfo>,
 }
 
 impl Worker {
@@ -132,6 +136,7 @@ impl Worker {
             tally: Tally::default(),
             recent: latencies.clone(),
             latencies,
+            tls: None,
             control,
         })
     }
@@ -432,6 +437,9 @@ impl Caller for Worker {
         self.tally.up += 1;
         let was_lost = std::mem::take(&mut self.slots[at].was_lost);
         self.tally.reconnects += u64::from(was_lost);
+        if self.tls.is_none() {
+            self.tls = link.tls();
+        }
         self.slots[at].connected(self.next_stream, self.plan.size);
         let workers = u32::try_from(self.plan.workers).unwrap_or(1);
         self.next_stream = self.next_stream.wrapping_add(workers);
@@ -490,6 +498,15 @@ impl Caller for Worker {
             Some(Cause::Foreign) => self.tally.foreign += 1,
             None => self.tally.ended(end.reason),
         }
+        if end.refuses_certificate() {
+            self.tally.failed.certificate += 1;
+            let alert = end.tls.unwrap_or_default();
+            let why = format!("{} refuses the certificate: {alert}{OURS}", end.server);
+            if self.control.failed(why, true).is_some() {
+                let _ = self.news.send(News::Refused);
+            }
+            return Next::Drop;
+        }
         if matches!(self.phase, Phase::Ending | Phase::Over) {
             return Next::Drop;
         }
@@ -510,10 +527,15 @@ impl Caller for Worker {
         let at = self.at(id);
         self.tried(at);
         self.tally.failed.count(error.kind());
-        if let Some(why) = self.control.failed(error.to_string()) {
-            let _ = self.news.send(News::Trouble(why));
+        let is_refused = error.kind() == DialErrorKind::Certificate;
+        if let Some(why) = self.control.failed(with_hint(error), is_refused) {
+            let _ = self.news.send(match is_refused {
+                true => News::Refused,
+                false => News::Trouble(why),
+            });
         }
         match self.phase {
+            _ if is_refused => Next::Drop,
             Phase::Opening | Phase::Sending => Next::Retry,
             Phase::Ending | Phase::Over => Next::Drop,
         }

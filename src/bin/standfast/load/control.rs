@@ -11,8 +11,8 @@ pub(super) struct Control {
     start: AtomicU64,
     end: AtomicU64,
     cut: AtomicBool,
-    /// What the system said when an attempt to connect failed last.
-    failure: Mutex<Option<String>>,
+    /// What the system said when an attempt to connect failed last, and whether a certificate was refused.
+    failure: Mutex<(Option<String>, bool)>,
 }
 
 impl Control {
@@ -22,7 +22,7 @@ impl Control {
             start: AtomicU64::new(u64::MAX),
             end: AtomicU64::new(u64::MAX),
             cut: AtomicBool::new(false),
-            failure: Mutex::new(None),
+            failure: Mutex::new((None, false)),
         }
     }
 
@@ -74,12 +74,18 @@ impl Control {
         self.cut.store(true, Ordering::Release);
     }
 
-    /// Remembers why an attempt failed. The first time it answers so, too.
-    pub(super) fn failed(&self, why: String) -> Option<String> {
+    /// Remembers why an attempt failed. The first time it answers so, too, and the first time that it is for a certificate,
+    /// behind which nothing else is remembered.
+    pub(super) fn failed(&self, why: String, is_refused: bool) -> Option<String> {
         let mut failure = self.failure.lock().ok()?;
-        let is_first = failure.is_none();
+        let (last, was_refused) = &mut *failure;
+        if *was_refused {
+            return None;
+        }
+        *was_refused = is_refused;
+        let is_first = last.is_none() || is_refused;
         let first = is_first.then(|| why.clone());
-        *failure = Some(why);
+        *last = Some(why);
         first
     }
 
@@ -87,7 +93,7 @@ impl Control {
         self.failure
             .lock()
             .ok()
-            .and_then(|mut failure| failure.take())
+            .and_then(|mut failure| failure.0.take())
     }
 }
 

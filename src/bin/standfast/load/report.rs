@@ -4,9 +4,10 @@ use std::fmt::{self, Display, Write as _};
 
 use serde_json::{Map, Value as Json};
 use standfast::CloseReason;
+use standfast::inspect::TlsInfo;
 
 use crate::load::plan::{Mode, Plan};
-use crate::load::tally::{Latencies, REASONS, Tally, milliseconds};
+use crate::load::tally::{Latencies, PLAIN, REASONS, Tally, milliseconds};
 use crate::units::Shown;
 
 /// A run that is over.
@@ -19,6 +20,10 @@ pub(super) struct Report<'a> {
     pub(super) seconds: f64,
     pub(super) tally: &'a Tally,
     pub(super) latencies: &'a Latencies,
+    /// Of the first connection.
+    pub(super) tls: Option<&'a TlsInfo>,
+    /// Whoever answers is believed.
+    pub(super) insecure: bool,
 }
 
 impl Report<'_> {
@@ -54,6 +59,8 @@ impl Report<'_> {
         figure("unreachable", tally.failed.unreachable.into());
         figure("unresolved", tally.failed.unresolved.into());
         figure("local_failures", tally.failed.local.into());
+        figure("tls_failures", tally.failed.tls.into());
+        figure("certificate_failures", tally.failed.certificate.into());
         figure("other_failures", tally.failed.other.into());
         let reset = tally.ended_for(CloseReason::PeerReset) + tally.failed.reset;
         figure("reset", reset.into());
@@ -66,6 +73,8 @@ impl Report<'_> {
             figure(&name, count.into());
         }
         figure("ended_otherwise", tally.ended_otherwise.into());
+        let version: Option<f64> = self.tls.and_then(|tls| tls.version.parse().ok());
+        figure("tls_version", version.into());
         figure("sent", tally.sent.into());
         figure("echoed", tally.echoed.into());
         figure("unsent", tally.unsent.into());
@@ -104,6 +113,10 @@ impl Report<'_> {
             let _ = writeln!(table, "{name:<14} {what}");
         };
         row("target", &self.target);
+        if let Some(tls) = self.tls {
+            let unknown = if self.insecure { ", not verified" } else { "" };
+            row("TLS", &format!("{}, {}{unknown}", tls.version, tls.cipher));
+        }
         // Half a second is no early end.
         if self.seconds + 0.5 < plan.duration.as_secs_f64() {
             row("load", &format!("{plan}; ended after {:.1}s", self.seconds));
@@ -123,20 +136,25 @@ impl Report<'_> {
                 &format!("{up} of {all} up at the end, {connects}"),
             );
         }
-        row(
-            "failed",
-            &Listed(&[
-                (failed.refused, "refused"),
-                (failed.reset, "reset"),
-                (failed.timed_out, "timed out"),
-                (failed.unreachable, "unreachable"),
-                (failed.unresolved + failed.local + failed.other, "other"),
-            ]),
-        );
+        let mut failures = vec![
+            (failed.refused, "refused"),
+            (failed.reset, "reset"),
+            (failed.timed_out, "timed out"),
+            (failed.unreachable, "unreachable"),
+            (failed.unresolved + failed.local + failed.other, "other"),
+        ];
+        let without = [
+            (failed.tls, "without TLS"),
+            (failed.certificate, "for a certificate"),
+        ];
+        failures.extend(without.into_iter().filter(|(count, _)| *count > 0));
+        row("failed", &Listed(&failures));
         let mut ended: Vec<(u64, &str)> = REASONS
             .iter()
             .zip(tally.ended)
-            .map(|(reason, count)| (count, reason.as_str()))
+            .enumerate()
+            .filter(|(at, (_, count))| *at < PLAIN || *count > 0)
+            .map(|(_, (reason, count))| (count, reason.as_str()))
             .collect();
         let rare = [
             (tally.ended_otherwise, "other"),
@@ -205,6 +223,9 @@ impl Report<'_> {
     /// Why the run is a failure, whatever is expected of its figures: what it was there for never happened.
     pub(super) fn failure(&self) -> Option<String> {
         let tally = self.tally;
+        if tally.failed.certificate > 0 {
+            return Some("it ended early: a certificate was refused".to_owned());
+        }
         if self.plan.mode == Mode::Idle {
             return (tally.up == 0).then(|| "no connection was up at the end".to_owned());
         }
@@ -320,6 +341,8 @@ mod tests {
             seconds: 10.0,
             tally,
             latencies: &latencies,
+            tls: None,
+            insecure: false,
         };
         (report.table(), report.figures(), report.failure())
     }

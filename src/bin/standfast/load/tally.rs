@@ -8,7 +8,7 @@ use crate::Failure;
 use crate::load::verify::Faults;
 
 /// Reasons a connection of a client can end for, other than by our own doing.
-pub(super) const REASONS: [CloseReason; 7] = [
+pub(super) const REASONS: [CloseReason; 10] = [
     CloseReason::PeerClosed,
     CloseReason::PeerReset,
     CloseReason::KeepaliveDead,
@@ -16,7 +16,13 @@ pub(super) const REASONS: [CloseReason; 7] = [
     CloseReason::Unreachable,
     CloseReason::ReadTimeout,
     CloseReason::IoError,
+    CloseReason::TlsTruncated,
+    CloseReason::TlsAlert,
+    CloseReason::TlsKeysUsedUp,
 ];
+
+/// How many of those there are without TLS.
+pub(super) const PLAIN: usize = 7;
 
 /// Attempts to connect that failed, by what the system said.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,6 +34,10 @@ pub(super) struct Failed {
     pub(super) unreachable: u64,
     /// For want of something of this host: ports, descriptors, the source address.
     pub(super) local: u64,
+    /// Connected, and no TLS session.
+    pub(super) tls: u64,
+    /// One side does not believe the other's certificate.
+    pub(super) certificate: u64,
     pub(super) other: u64,
 }
 
@@ -40,6 +50,8 @@ impl Failed {
             DialErrorKind::TimedOut => &mut self.timed_out,
             DialErrorKind::Unreachable => &mut self.unreachable,
             DialErrorKind::Local => &mut self.local,
+            DialErrorKind::Tls => &mut self.tls,
+            DialErrorKind::Certificate => &mut self.certificate,
             _ => &mut self.other,
         };
         *counter += 1;
@@ -48,7 +60,8 @@ impl Failed {
     pub(super) fn all(&self) -> u64 {
         let answered = self.refused + self.reset;
         let silent = self.timed_out + self.unreachable;
-        answered + silent + self.unresolved + self.local + self.other
+        let without = self.tls + self.certificate;
+        answered + silent + without + self.unresolved + self.local + self.other
     }
 }
 
@@ -115,6 +128,8 @@ impl Tally {
         self.failed.timed_out += other.failed.timed_out;
         self.failed.unreachable += other.failed.unreachable;
         self.failed.local += other.failed.local;
+        self.failed.tls += other.failed.tls;
+        self.failed.certificate += other.failed.certificate;
         self.failed.other += other.failed.other;
         for (mine, others) in self.ended.iter_mut().zip(other.ended) {
             *mine += others;
