@@ -197,7 +197,7 @@ impl Session {
         }
     }
 
-    fn put(&mut self, kind: ContentType, data: &[u8], out: &mut Vec<u8>) {
+    pub(super) fn put(&mut self, kind: ContentType, data: &[u8], out: &mut Vec<u8>) {
         let from = out.len();
         if self.out.seal(kind, data, out).is_err() {
             // Of so few bytes ring refuses none. What is behind `from` by then is no record, and may be plaintext.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use rustls::ContentType;
+
 use super::*;
 use crate::address::Address;
 use crate::seeded::Seeded;
@@ -204,4 +206,50 @@ fn whatever_a_server_says_is_a_session_or_a_fault() {
             "{done:?}"
         );
     }
+}
+
+#[test]
+fn a_server_may_give_tickets_but_not_without_end_and_ask_for_nothing_else() {
+    let door = door("server");
+    let ([client, server], [rest, _]) = agree(&door, &settings("localhost"), usize::MAX).unwrap();
+    let again = |session: &Session| Session::restored(&session.save()).unwrap();
+    let said = |server: &mut Session, message: &[u8]| {
+        let mut sealed = Vec::new();
+        server.put(ContentType::Handshake, message, &mut sealed);
+        sealed
+    };
+    let (mut client, mut server) = (client, server);
+    opened(&mut client, &rest).unwrap();
+    // In two records, with a takeover between them, and as long as may be.
+    let long = [&[4, 1, 0, 0][..], &[7; 0x1_0000]].concat();
+    for piece in long.chunks(16_000) {
+        let bytes = said(&mut server, piece);
+        assert_eq!(opened(&mut client, &bytes).unwrap(), Default::default());
+        client = again(&client);
+    }
+    let mut sealed = Vec::new();
+    server.seal(b"between", &mut sealed).unwrap();
+    assert_eq!(opened(&mut client, &sealed).unwrap().0, b"between");
+    for (message, what) in [
+        (&[1, 0, 0, 2, 3, 3][..], "an unexpected message"),
+        (&[0, 0, 0, 0], "an unexpected message"),
+        (&[13, 0, 0, 1, 0], "an unexpected message"),
+        (&[4, 2, 0, 0, 0], "an unexpected message"),
+    ] {
+        let bytes = said(&mut again(&server), message);
+        let fault = opened(&mut again(&client), &bytes).unwrap_err();
+        assert_eq!(fault.what, what, "{message:?}");
+    }
+    let mut given = 0;
+    let fault = loop {
+        let bytes = said(&mut server, &[4, 0, 0, 1, 9]);
+        match opened(&mut client, &bytes) {
+            Ok(_) => given += 1,
+            Err(fault) => break fault,
+        }
+    };
+    assert_eq!((given, fault.what), (32, "too many tickets"));
+    // A client gives none.
+    let bytes = said(&mut again(&client), &[4, 0, 0, 1, 9]);
+    assert!(opened(&mut again(&server), &bytes).is_err());
 }
