@@ -6,6 +6,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::Server;
 use super::metrics::{self, Lent};
 use super::takeover::{Meant, Refused, assemble};
@@ -251,12 +253,13 @@ fn take_in(
             one.arrival.peer,
             usize::from(one.arrival.listener),
         );
-        let (is_first, was_in_step) = (record.has_to_be_served(), one.in_step);
+        let is_first = record.has_to_be_served();
+        let was_in_step = one.in_step.then(|| had_input(&one, listeners[at].1));
         match restore(worker, one) {
             Ok(key) => {
                 went_on.push((at, id));
                 first.extend(is_first.then_some((id, key)));
-                in_step.extend(was_in_step.then_some(key));
+                in_step.extend(was_in_step.map(|had_input| (key, had_input)));
             }
             Err(why) => {
                 let listener = &listeners[at].0.address;
@@ -264,14 +267,25 @@ fn take_in(
             }
         }
     }
-    for key in in_step {
-        worker.suspect(key);
+    for (key, had_input) in in_step {
+        worker.suspect(key, had_input);
     }
     // What the next server finds is there by then: that is not left for one thread alone.
     worker.flush_vault();
     first.sort_unstable();
     worker.own(first.into_iter().map(|(_, key)| key));
     went_on
+}
+
+/// Whether a connection that was being served had input of its own, as far as anybody can say now: its service is given that
+/// again, or finds it, or its end, in the socket.
+fn had_input(one: &Found, survive: Survive) -> bool {
+    let is_given_again = matches!(survive, Survive::Fresh | Survive::State | Survive::Journal);
+    let what = PollFlags::IN | PollFlags::RDHUP;
+    let mut polled = [PollFd::new(&one.socket, what)];
+    !is_given_again
+        || !one.input.bytes.is_empty()
+        || poll(&mut polled, Some(&Timespec::default())) != Ok(0)
 }
 
 /// A connection goes on at that worker. Answers its key.

@@ -396,7 +396,8 @@ pub struct Exported {
 /// for the last two, of whom it knows no more than their number:
 ///
 /// - over a Unix socket or MPTCP one that was just being served, for the system does not say how much of it was read;
-/// - one that was being served in two crashes and had used no input in between, so that poison does not end everybody;
+/// - one that was being served in two crashes and had used no input in between, so that poison does not end everybody; where it
+///   had none in the first one, as who only hears what others say, it is enough that it was sent something;
 /// - one of which the system has taken more than was noted, which would be an end that was cut short;
 /// - one that was accepted in the very turn of the crash, or had begun to end;
 /// - one that has a [far side](Context::far), [watches](Context::watch) descriptors beside its own socket or, with `Fresh`,

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use super::blocks::Reached;
 use super::{REST, Vault};
 use crate::connection::Connection;
 use crate::io::Is;
@@ -47,7 +48,7 @@ impl Vault {
     ) -> bool {
         connection.io.is_plain()
             && survive != Survive::State
-            && !self.blocks.is_suspect(key, Self::got_over(connection))
+            && !self.blocks.is_suspect(key, Self::reached(connection))
     }
 
     /// A connection is there whose socket was given away, once its service says how it stands: it was not while nobody could
@@ -108,12 +109,16 @@ impl Vault {
         (!is_more).then(|| connection.export(service, now))?
     }
 
-    /// How much of its input, and of its far side's, it has got over.
-    pub(super) fn got_over(connection: &Connection) -> u64 {
-        if connection.io.is_withheld() {
-            connection.io.input().0
+    pub(super) fn reached(connection: &Connection) -> Reached {
+        let io = &connection.io;
+        let read = if io.is_withheld() {
+            io.input().0
         } else {
             connection.taken_in()
+        };
+        Reached {
+            read,
+            written: io.written,
         }
     }
 }

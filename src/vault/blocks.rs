@@ -28,8 +28,32 @@ struct Chain {
     outputs: [Output; SIDES],
     /// How it stands by that record, if there is nothing beside.
     stance: Option<Stance>,
-    /// It was being served when a server crashed, with so much read; and has not read more since.
-    suspect: Option<u64>,
+    /// It was being served when a server crashed, and has not got over that since.
+    suspect: Option<Suspect>,
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reached {
+    /// How much of its input, and of its far side's, it has got over.
+    pub(super) read: u64,
+    /// How much its client was sent.
+    pub(super) written: u64,
+}
+
+/// What a connection has to get over that was being served when a server crashed.
+#[derive(Clone, Copy, Debug)]
+struct Suspect {
+    then: Reached,
+    /// What it was served with was its own input. Else it was what others say, as of one that only listens: to be sent more of
+    /// that clears it.
+    had_input: bool,
+}
+
+impl Suspect {
+    fn is_still(&self, now: Reached) -> bool {
+        now.read <= self.then.read && (self.had_input || now.written <= self.then.written)
+    }
 }
 
 /// Its own output, and its far side's.
@@ -56,8 +80,7 @@ pub(super) struct Beside<'a> {
     pub(super) outputs: [Pieces<'a>; SIDES],
     /// How it stands by that, if that is all.
     pub(super) stance: Option<Stance>,
-    /// How much was read of it, and of its far side.
-    pub(super) read: u64,
+    pub(super) reached: Reached,
 }
 
 /// What a connection was found to have beside its slot.
@@ -78,14 +101,14 @@ impl Blocks {
         self.chains.contains_key(&key)
     }
 
-    /// It was being served when a server crashed: that is remembered until it has got over what it said next.
-    pub(super) fn suspect(&mut self, key: usize, read: u64) {
-        self.chains.entry(key).or_default().suspect = Some(read);
+    /// It was being served when a server crashed, `had_input` or not: that is remembered until it has got over it.
+    pub(super) fn suspect(&mut self, key: usize, then: Reached, had_input: bool) {
+        self.chains.entry(key).or_default().suspect = Some(Suspect { then, had_input });
     }
 
-    pub(super) fn is_suspect(&self, key: usize, read: u64) -> bool {
-        let chain = self.chains.get(&key);
-        chain.is_some_and(|chain| chain.suspect.is_some_and(|then| read <= then))
+    pub(super) fn is_suspect(&self, key: usize, now: Reached) -> bool {
+        let suspect = self.chains.get(&key).and_then(|chain| chain.suspect);
+        suspect.is_some_and(|suspect| suspect.is_still(now))
     }
 
     /// Whether its record says already that it stands so.
@@ -118,7 +141,9 @@ impl Blocks {
         for (output, pieces) in chain.outputs.iter_mut().zip(&beside.outputs) {
             self.update(arena, output, pieces, &mut gone)?;
         }
-        chain.suspect = chain.suspect.filter(|then| beside.read <= *then);
+        chain.suspect = chain
+            .suspect
+            .filter(|suspect| suspect.is_still(beside.reached));
         let [near, far] = &chain.outputs;
         let record = [&far.first().to_le_bytes(), beside.record].concat();
         let record = self.put(arena, &record, chain.suspect.is_some(), near.first())?;

@@ -244,7 +244,7 @@ impl Vault {
                 record: &record,
                 outputs: [io.output(), io.far_output()],
                 stance,
-                read: Self::got_over(connection),
+                reached: Self::reached(connection),
             };
             self.blocks.note(&mut self.arena, key, &beside)
         });
@@ -317,16 +317,18 @@ impl Vault {
         }
     }
 
-    /// It was being served when a server crashed.
+    /// It was being served when a server crashed, with input of its own or without.
     pub(crate) fn suspect(
         &mut self,
         key: usize,
+        had_input: bool,
         connection: &Connection,
         service: &AnyService,
         now: Moment,
     ) {
         if self.arena.who(key).is_some() {
-            self.blocks.suspect(key, Self::got_over(connection));
+            self.blocks
+                .suspect(key, Self::reached(connection), had_input);
             self.settle_beside(key, connection, service, now);
         }
     }

@@ -124,14 +124,14 @@ impl Worker {
         }
     }
 
-    /// It was just being served when the server crashed that it was of.
-    pub(crate) fn suspect(&mut self, key: usize) {
+    /// It was just being served when the server crashed that it was of, with input of its own or without.
+    pub(crate) fn suspect(&mut self, key: usize, had_input: bool) {
         let connection = self.connections.get(key);
         if let (Some(vault), Some(connection)) = (&mut self.vault, connection) {
             let service = &self.origins[usize::from(connection.io.listener)]
                 .settings
                 .service;
-            vault.suspect(key, connection, service, self.now);
+            vault.suspect(key, had_input, connection, service, self.now);
         }
     }
 

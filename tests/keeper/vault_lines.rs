@@ -270,6 +270,36 @@ fn every_line_of_a_hub_comes_once_where_a_server_dies_with_a_record_that_counts(
     hub_dies_at("vault-chain");
 }
 
+/// Both servers die as they pass a line on to the one who hears, who has got over hundreds of them in between.
+#[test]
+fn who_only_hears_what_others_say_is_not_poison() {
+    let (kept, file) = mortal("hub-sent", &["hub", "--flush=1ms"]);
+    let (mut hears, mut speaks) = (kept.keeper.connect(), kept.keeper.connect());
+    let mut said = 0;
+    for _ in 0..3 {
+        dies(&file, || {
+            say(&mut speaks, said);
+            said += 1;
+        });
+        for _ in 0..300 {
+            say(&mut speaks, said);
+            said += 1;
+        }
+        let mut heard = BufReader::new(&hears).lines();
+        while heard.next().unwrap().unwrap() != (said - 1).to_string() {}
+        // It answers between two steps.
+        kept.home.json(&["list"]);
+    }
+    assert_eq!(number(&kept.status()["crashes"]), 3);
+    speaks.shutdown(Shutdown::Write).unwrap();
+    hears.shutdown(Shutdown::Write).unwrap();
+    assert!(read_to_fin(&mut hears).is_empty());
+}
+
+fn say(client: &mut TcpStream, number: u64) {
+    writeln!(client, "{number}").unwrap();
+}
+
 #[test]
 fn every_line_of_a_hub_comes_once_where_servers_are_killed_at_any_time_and_restarted_in_between() {
     let kept = Kept::start(&[&DEEP[..], &["--workers", "2"]].concat());
