@@ -13,7 +13,7 @@ use std::thread;
 use rustix::net::{SendFlags, SocketFlags, accept_with};
 use rustix::process::Signal;
 
-use super::relay::{ABORT, KIND, PREPARED, Relay, Side, UPDATES};
+use super::relay::{ABORT, KIND, PREPARED, Relay, Side, THAW, UPDATES};
 use crate::control::strangers::{User, seqpacket};
 use crate::support::clients::{Bystander, Stream, assert_over, connect_with_window};
 use crate::support::home::{Home, entry, number, refusal, text};
@@ -617,14 +617,23 @@ fn messages_that_arrive_changed_are_noticed() {
             if harmless && matches!(mishap, Mishap::Twice) {
                 continue;
             }
-            let seen = attempt(&company, Some((which, mishap)));
-            let prepared = seen.iter().any(|one| one.kind == Some(PREPARED));
+            // Where the first freeze was too late, there was a message of that, which seldom comes again.
+            let happened = (0..5).any(|_| {
+                let seen = attempt(&company, Some((which, mishap)));
+                let told = company.why();
+                assert!(told.contains("takeover failed, serving on"), "{told}");
+                let happened = seen.contains(&which);
+                let prepared = seen.iter().any(|one| one.kind == Some(PREPARED));
+                assert!(
+                    !(happened && prepared),
+                    "{mishap:?} of {which:?} was not noticed: {seen:?}"
+                );
+                happened
+            });
             assert!(
-                !prepared,
-                "{mishap:?} of {which:?} was not noticed: {seen:?}"
+                happened || which.kind == Some(THAW),
+                "{mishap:?} of {which:?} never happened"
             );
-            let told = company.why();
-            assert!(told.contains("takeover failed, serving on"), "{told}");
         }
         company.assert_serves();
     }
