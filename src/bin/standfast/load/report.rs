@@ -73,8 +73,9 @@ impl Report<'_> {
             figure(&name, count.into());
         }
         figure("ended_otherwise", tally.ended_otherwise.into());
+        // 0: none.
         let version: Option<f64> = self.tls.and_then(|tls| tls.version.parse().ok());
-        figure("tls_version", version.into());
+        figure("tls_version", version.unwrap_or(0.0).into());
         figure("sent", tally.sent.into());
         figure("echoed", tally.echoed.into());
         figure("unsent", tally.unsent.into());
