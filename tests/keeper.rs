@@ -19,7 +19,6 @@ mod vault_forward;
 /// A hub's lines and printed ones.
 mod vault_lines;
 
-use std::fs;
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
@@ -27,7 +26,7 @@ use std::process::Command;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::home::{Home, number};
-use crate::support::{Server, assert_echoes, until};
+use crate::support::{Server, assert_echoes, children, until};
 use crate::takeover::restart::copy;
 
 /// A keeper with its server; both ended when dropped.
@@ -102,27 +101,6 @@ impl Kept {
     }
 }
 
-impl Drop for Kept {
-    fn drop(&mut self) {
-        let keeper = self.keeper.pid();
-        let children = children(keeper);
-        for child in std::iter::once(pid(keeper.into())).chain(children) {
-            // It may have ended.
-            let _ = kill_process(child, Signal::KILL);
-        }
-    }
-}
-
 fn pid(number: u64) -> Pid {
     Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
-}
-
-/// The child processes of a process with one thread.
-fn children(of: u32) -> Vec<Pid> {
-    let children = fs::read_to_string(format!("/proc/{of}/task/{of}/children"));
-    let children = children.unwrap_or_default();
-    let children = children
-        .split_whitespace()
-        .map(|one| pid(one.parse().unwrap()));
-    children.collect()
 }

@@ -23,7 +23,9 @@ use std::time::{Duration, Instant};
 
 pub(crate) use contention::Began;
 pub(crate) use kernel::{deafen, leave_address_space, leave_descriptors, row, undeafen};
-pub(crate) use server::{Closed, Guarded, Orphan, Server, facts, listening, output, restarted};
+pub(crate) use server::{
+    Closed, Guarded, Orphan, Server, children, facts, listening, output, restarted,
+};
 pub(crate) use skipped::{cannot_run, lacks};
 
 /// Longest wait for anything that is not itself about time: a hang guard, far above what is needed.

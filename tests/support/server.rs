@@ -296,10 +296,29 @@ impl Server {
 }
 
 impl Drop for Server {
+    /// A keeper's server would go on without it.
     fn drop(&mut self) {
+        let left = match self.child.try_wait() {
+            Ok(None) => children(self.pid()),
+            _ => Vec::new(),
+        };
         let _ = self.child.kill();
+        for child in left {
+            // It may have ended.
+            let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
+        }
         let _ = self.child.wait();
     }
+}
+
+/// The child processes of a process with one thread.
+pub(crate) fn children(of: u32) -> Vec<rustix::process::Pid> {
+    let children = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children"));
+    let children = children.unwrap_or_default();
+    let children = children.split_whitespace();
+    children
+        .filter_map(|one| rustix::process::Pid::from_raw(one.parse().unwrap()))
+        .collect()
 }
 
 /// A `closed` line.
