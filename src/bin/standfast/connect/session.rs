@@ -417,6 +417,8 @@ impl Session {
 
 impl Caller for Session {
     fn connected(&mut self, link: &mut Link<'_>) {
+        // Whoever reads that it is connected may rely on it: from then on nothing is dropped.
+        self.input.lock().outgoing.connected();
         let in_full = self.settings.detection.is_some();
         let mut line = connected(link.server(), link.tls().as_ref(), in_full);
         if let Some(detection) = &self.settings.detection {
@@ -442,7 +444,6 @@ impl Caller for Session {
             self.outcome = Some(0);
             return;
         }
-        self.input.lock().outgoing.connected();
         self.flush(link);
     }
 
