@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::{Manager, Said};
 use crate::signals::send;
@@ -65,6 +66,7 @@ impl Store {
         passing.args(command.get_args());
         passing.env("NOTIFY_SOCKET", &self.manager.notify_socket);
         passing.env("FDSTORE", self.most.to_string());
+        passing.env("MANAGERPID", std::process::id().to_string());
         passing.env_remove("SYSTEMD_EXEC_PID");
         let (line, theirs) = UnixStream::pair().unwrap();
         passing.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped());
@@ -121,6 +123,16 @@ impl Store {
         let pid = said.pid;
         self.said
             .extend(said.lines.into_iter().map(|line| (pid, line)));
+    }
+
+    /// Who has the connections, as the server says.
+    fn keeper(&self) -> Value {
+        let control = self.manager.control();
+        let mut asking = self
+            .manager
+            .command(&["status", "--json", "--control", &control]);
+        let answer = asking.output().unwrap();
+        serde_json::from_slice::<Value>(&answer.stdout).unwrap()["keeper"].clone()
     }
 
     fn restart(&self) -> Server {
@@ -185,8 +197,7 @@ fn connections_go_on_over_crashes_where_the_manager_has_them_in_its_store() {
             store
                 .manager
                 .command(&["status", "--json", "--control", &store.manager.control()]);
-        let status: serde_json::Value =
-            serde_json::from_slice(&{ status }.output().unwrap().stdout).unwrap();
+        let status: Value = serde_json::from_slice(&{ status }.output().unwrap().stdout).unwrap();
         assert_eq!(status["crashes"], crashes);
         store.hear_the_rest();
         assert!(store.held.len() <= 10, "{:?}", store.held.keys());
@@ -273,6 +284,8 @@ fn a_takeover_takes_away_what_the_old_server_stored_before_the_new_one_speaks() 
         is_ready
     });
     assert_eq!(restart.wait().code(), Some(0));
+    // Whosever child the new server is by now.
+    assert_eq!(store.keeper(), std::process::id());
     until("the old server ends", || !old.is_running());
     // The new one crashes: what it has stored is what the next one goes on with.
     let new = super::Orphan(new);

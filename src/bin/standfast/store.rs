@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::getppid;
 use rustix::time::{ClockId, clock_gettime};
 use standfast::Handle;
 use standfast::control::{Keeper, Kept, Stored};
@@ -33,6 +32,9 @@ use crate::takeover;
 
 /// How many descriptors the store takes: set by systemd 254 and later, and by the units for those before.
 const MOST: &str = "FDSTORE";
+
+/// The systemd of a user, to its services.
+const MANAGER: &str = "MANAGERPID";
 
 /// More names than that are too long together for the environment of the next process (execve(2): `MAX_ARG_STRLEN`).
 const NAMED_MOST: usize = 2048;
@@ -329,9 +331,11 @@ impl Store {
     /// What a server is to go on with, once.
     pub(crate) fn keeper(&self) -> Keeper {
         let mut found = self.found();
-        let parent = getppid().map_or(0, |pid| pid.as_raw_nonzero().get().cast_unsigned());
+        // The systemd of a user says who it is (systemd.exec(5)); the system's is the first process. The parent is another one
+        // for as long as a successor is the child of whoever started it.
+        let systemd = env::var(MANAGER).ok().and_then(|pid| pid.parse().ok());
         Keeper {
-            pid: parent,
+            pid: systemd.unwrap_or(1),
             kept: std::mem::take(&mut found.kept),
             crashes: self.crashes,
             remains: found.remains.take(),
