@@ -118,10 +118,10 @@ impl Connection {
         self.conclude(serving, false)
     }
 
-    /// Bytes read so far, from either side.
+    /// Bytes read so far, from either side, and as many as it took the time of.
     #[inline]
     pub(crate) fn taken_in(&self) -> u64 {
-        self.io.read + self.io.far_io().map_or(0, |far| far.read)
+        self.io.read + self.io.surcharge() + self.io.far_io().map_or(0, |far| far.read)
     }
 
     /// Does what can be done now: output first, for that makes room, then input, then what follows from both.
@@ -206,6 +206,7 @@ impl Connection {
     fn pull(&mut self, serving: &mut Serving<'_>) -> bool {
         // Each read goes behind the last one: should the process die, all of them are there.
         let (mut at, budget) = (0, READ_BUDGET.min(serving.buffer.len()));
+        let free = self.io.surcharge();
         while self.io.is(Is::Readable) {
             let room = self.io.input_room(&serving.turn).min(budget);
             let room = if room > 0 {
@@ -217,7 +218,8 @@ impl Connection {
                 self.io.stop_reading(serving.turn.now);
                 return false;
             }
-            if at == budget {
+            let surcharge = self.io.surcharge() - free;
+            if at as u64 + surcharge >= budget as u64 {
                 return true;
             }
             let end = budget.min(at + room);

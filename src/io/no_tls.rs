@@ -112,6 +112,11 @@ impl Io {
         0
     }
 
+    #[inline]
+    pub(crate) fn surcharge(&self) -> u64 {
+        0
+    }
+
     pub(crate) fn written_plain(&self) -> u64 {
         self.written
     }

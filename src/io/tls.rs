@@ -14,7 +14,7 @@ use std::mem;
 use std::ops::Range;
 use std::os::fd::AsFd;
 
-use super::{Io, Turn};
+use super::{Io, Pending, Turn};
 use crate::inspect::TlsInfo;
 use crate::io::Is;
 use crate::liveness::close::{CloseReason, Ending, Note};
@@ -29,6 +29,10 @@ pub(crate) use saved::has_come;
 
 /// What is read, or sealed, at once, bytes.
 const BATCH: usize = 64 * 1024;
+
+/// What a record costs besides its length, in bytes of another one: as much time as opening or copying so many takes. Small
+/// ones, of which thousands come at once, are read a few at a time.
+const RECORD: u64 = 512;
 
 thread_local! {
     /// Where a worker has what came while it is opened, and what leaves while it is sealed.
@@ -62,6 +66,10 @@ pub(crate) struct Sealed {
     opened: Vec<u8>,
     /// How much longer what was sealed is than its plaintext, bytes.
     overhead: u64,
+    /// What it has cost to open what came, beyond the plaintext of it, bytes.
+    surcharge: u64,
+    /// The last records that came were small.
+    is_fine: bool,
     /// The end came without a goodbye.
     is_truncated: bool,
     /// Ours is all that the client has not acknowledged.
@@ -88,6 +96,8 @@ impl Sealed {
             named,
             opened: Vec::new(),
             overhead: 0,
+            surcharge: 0,
+            is_fine: false,
             is_truncated: false,
             goodbye_alone: false,
             goodbye: 0,
@@ -97,6 +107,15 @@ impl Sealed {
     /// Whether the next read brings something that has come already.
     fn has_more(&self) -> bool {
         !self.opened.is_empty() || !matches!(self.session.whole(&self.torn), Ok(None))
+    }
+}
+
+impl Pending {
+    fn surcharge(&self) -> u64 {
+        match &self.tls {
+            Some(Tls::Sealed(sealed)) => sealed.surcharge,
+            _ => 0,
+        }
     }
 }
 
@@ -148,6 +167,15 @@ impl Io {
         self.sealed_ref()
             .filter(|sealed| sealed.has_more())
             .map_or(0, |sealed| sealed.opened.len() + sealed.torn.len())
+    }
+
+    /// What the bytes of its client have cost so far, besides those that its service saw: a turn's budget is to count it.
+    #[inline]
+    pub(crate) fn surcharge(&self) -> u64 {
+        match self.pending.as_deref() {
+            Some(pending) => pending.surcharge(),
+            None => 0,
+        }
     }
 
     /// Bytes that its service has sent, as far as is known of those that wait.
@@ -326,13 +354,14 @@ impl Io {
         }
         let mut end = sealed.torn.len();
         let has_more = sealed.has_more();
+        let most = if sealed.is_fine { 0 } else { buffer.len() };
         if let Some(place) = comes.get_mut(..end) {
             place.copy_from_slice(&sealed.torn);
         }
         sealed.torn = Vec::new();
         if !has_more {
             // So much that there is room for all of it, and a whole record at least.
-            let most = buffer.len().clamp(LONGEST_RECORD, comes.len());
+            let most = most.clamp(LONGEST_RECORD, comes.len());
             let place = comes.get_mut(end..most.max(end)).unwrap_or_default();
             let count = self.receive(place, turn);
             end += count;
@@ -355,7 +384,8 @@ impl Io {
 
     /// Opens the whole records in `comes`, as far as there is room in `buffer`, or for the first of them.
     fn open_all(&mut self, buffer: &mut [u8], mut comes: &mut [u8], turn: &Turn<'_>) -> usize {
-        let mut taken = 0;
+        let (mut taken, mut records) = (0, 0);
+        let all = comes.len() as u64;
         let mut answers = Vec::new();
         let outcome = loop {
             let Some(sealed) = self.sealed() else {
@@ -372,6 +402,7 @@ impl Io {
                 Err(fault) => break Err(fault),
             };
             let (record, rest) = comes.split_at_mut(whole);
+            records += 1;
             match sealed.session.open(record, &mut answers) {
                 Ok(Opened::Nothing) => {}
                 Ok(Opened::Data(range)) => {
@@ -392,6 +423,9 @@ impl Io {
         };
         sealed.overhead += answers.len() as u64;
         sealed.torn = comes.to_vec();
+        let opened = all - comes.len() as u64;
+        sealed.surcharge += records * RECORD + opened.saturating_sub(taken as u64);
+        sealed.is_fine = opened < records * RECORD;
         let has_more = sealed.has_more();
         if has_more {
             // No event tells of what has come already.
