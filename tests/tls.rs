@@ -107,6 +107,18 @@ impl Client {
     }
 }
 
+/// A client of this version or that, for others' tests.
+pub(crate) fn client(address: SocketAddr) -> impl Read + Write + use<> {
+    Client::of(address, &config(&VERSIONS)).unwrap().0
+}
+
+/// What a server of this process needs.
+pub(crate) fn settings() -> standfast::Tls {
+    let mut settings = standfast::TlsSettings::default();
+    settings.certificates = vec![(file("server.pem").into(), file("server.key").into())];
+    standfast::Tls::new(&settings).unwrap()
+}
+
 #[track_caller]
 fn assert_ended(closed: &Closed, reason: &str, tls: Option<&str>) {
     assert_eq!(closed.get("reason"), reason, "{}", closed.line);

@@ -211,6 +211,16 @@ impl Io {
         self.end.fins.put(Fin::Sent, true);
     }
 
+    /// The socket is another process's: whatever its service does, nothing goes to either side any more.
+    #[cfg(control)]
+    pub(crate) fn sends_no_more(&mut self) {
+        self.sent_fin();
+        self.let_session_go();
+        if let Some(up) = self.far_up() {
+            up.io.sent_fin();
+        }
+    }
+
     /// Whether output waits for [`flush`](Self::flush) always, which comes once it is where the next server finds it.
     #[inline]
     pub(crate) fn is_withheld(&self) -> bool {

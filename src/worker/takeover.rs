@@ -153,6 +153,7 @@ impl Worker {
             }
             let mut connection = self.connections.remove(key);
             connection.io.deregister(self.poll.registry());
+            connection.io.sends_no_more();
             let origin = &self.origins[usize::from(connection.io.listener)];
             let serving = origin.serving(self.now, self.buffer.bytes());
             connection.over(&serving, CloseReason::HandedOff);

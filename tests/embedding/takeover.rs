@@ -1,6 +1,6 @@
 //! Takeovers between two servers of this process: services that let nothing go, or fail at it.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -189,6 +189,87 @@ impl Service for Publishes {
     fn export_common(&self, ahead: u64) -> Option<Exported> {
         assert!(ahead > 1, "some of it went ahead");
         None
+    }
+}
+
+/// Echoes, and has last words in every way there is, be its connection somebody else's or not.
+struct LastWords;
+
+impl Service for LastWords {
+    type State = ();
+
+    fn open(&self, _: &mut Context<'_>) {}
+
+    fn input(&self, (): &mut (), conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+        conn.write(bytes);
+        bytes.len()
+    }
+
+    fn over(&self, (): &mut (), conn: &mut Context<'_>, _: CloseReason) {
+        conn.write(b"written");
+        let _ = conn.send(b"sent");
+        let _ = conn.send_vectored(&[IoSlice::new(b"sent "), IoSlice::new(b"together")]);
+        conn.half_close();
+        conn.finish();
+    }
+
+    fn export(&self, (): &()) -> Option<Exported> {
+        Some(Exported::default())
+    }
+
+    fn import(&self, _: &Exported) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Of TLS the new process seals with the same keys and numbers meanwhile.
+#[test]
+fn what_a_service_says_to_those_who_have_left_reaches_nobody() {
+    for tls in [false, true] {
+        let home = Home::new();
+        let control = home.join("c.sock");
+        let config = |port: u16| {
+            let address = format!("127.0.0.1:{port}").parse().unwrap();
+            let mut listen = Listen::new(address, LastWords);
+            listen.tls = tls.then(crate::tls::settings);
+            Config {
+                listen: vec![listen],
+                ..config(port, &control)
+            }
+        };
+        let (address, _, old) = run(config(0));
+        let mut clients: Vec<Box<dyn Conversation>> = (0..4).map(|_| begin(address, tls)).collect();
+        for client in &mut clients {
+            client.assert_answers(b"hello");
+        }
+        let (_, handle, new) = run(config(address.port()));
+        until("the old one ends", || old.is_finished());
+        old.join().unwrap().unwrap();
+        for client in &mut clients {
+            client.assert_answers(b"and on");
+        }
+        drop(clients);
+        handle.drain();
+        new.join().unwrap().unwrap();
+    }
+}
+
+/// A client, with TLS or without.
+trait Conversation: Read + Write {
+    fn assert_answers(&mut self, bytes: &[u8]) {
+        self.write_all(bytes).unwrap();
+        let mut answer = vec![0; bytes.len()];
+        self.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, bytes);
+    }
+}
+
+impl<T: Read + Write> Conversation for T {}
+
+fn begin(address: SocketAddr, tls: bool) -> Box<dyn Conversation> {
+    match tls {
+        true => Box::new(crate::tls::client(address)),
+        false => Box::new(connect(address)),
     }
 }
 

@@ -44,6 +44,15 @@ impl Io {
         Ok(())
     }
 
+    /// Another process has its session: nothing is sealed here any more, for no number may be used twice.
+    pub(in crate::io) fn let_session_go(&mut self) {
+        if let Some(pending) = &mut self.pending
+            && matches!(pending.tls, Some(Tls::Sealed(_)))
+        {
+            pending.tls = Some(Tls::Promised);
+        }
+    }
+
     /// Whether a handshake is under way that no other process can go on with.
     pub(crate) fn is_shaking(&self) -> bool {
         let pending = self.pending.as_deref();
