@@ -541,7 +541,6 @@ impl Io {
         let queued = |io: &Self| sys::unacknowledged(io.socket.as_fd()).unwrap_or(0);
         if let Some(sealed) = self.sealed()
             && !sealed.session.is_closed()
-            && !sealed.is_truncated
         {
             let has_all = self.waiting_output() == 0 && queued(self) == 0;
             if let Some(sealed) = self.sealed() {
@@ -558,9 +557,10 @@ impl Io {
         self.waiting_output() == 0
     }
 
-    /// Whether the client has said goodbye, and was to hear nothing but that yet.
+    /// Whether the client is done, with a goodbye or without, and was to hear nothing but ours yet.
     pub(crate) fn has_heard_all(&self) -> bool {
-        self.sealed_ref()
-            .is_some_and(|sealed| sealed.goodbye_alone && sealed.session.is_over())
+        self.sealed_ref().is_some_and(|sealed| {
+            sealed.goodbye_alone && (sealed.session.is_over() || sealed.is_truncated)
+        })
     }
 }
