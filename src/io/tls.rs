@@ -14,6 +14,8 @@ use std::mem;
 use std::ops::Range;
 use std::os::fd::AsFd;
 
+use rustls::AlertDescription;
+
 use super::{Io, Pending, Turn};
 use crate::inspect::TlsInfo;
 use crate::io::Is;
@@ -56,6 +58,13 @@ pub(crate) enum Tls {
     Promised,
 }
 
+/// What ends a session from within.
+#[derive(Clone, Copy, Debug)]
+enum Judged {
+    Alert(AlertDescription),
+    Fault(Fault),
+}
+
 /// What is sealed and opened here.
 #[derive(Debug)]
 pub(crate) struct Sealed {
@@ -70,6 +79,8 @@ pub(crate) struct Sealed {
     surcharge: u64,
     /// The last records that came were small.
     is_fine: bool,
+    /// What follows from the last that was opened, once what came before it was seen.
+    judged: Option<Judged>,
     /// The end came without a goodbye.
     is_truncated: bool,
     /// Ours is all that the client has not acknowledged.
@@ -98,6 +109,7 @@ impl Sealed {
             overhead: 0,
             surcharge: 0,
             is_fine: false,
+            judged: None,
             is_truncated: false,
             goodbye_alone: false,
             goodbye: 0,
@@ -106,7 +118,9 @@ impl Sealed {
 
     /// Whether the next read brings something that has come already.
     fn has_more(&self) -> bool {
-        !self.opened.is_empty() || !matches!(self.session.whole(&self.torn), Ok(None))
+        !self.opened.is_empty()
+            || self.judged.is_some()
+            || !matches!(self.session.whole(&self.torn), Ok(None))
     }
 }
 
@@ -352,6 +366,10 @@ impl Io {
             }
             return count;
         }
+        if let Some(judged) = sealed.judged.take() {
+            self.carry_out(judged, turn);
+            return 0;
+        }
         let mut end = sealed.torn.len();
         let has_more = sealed.has_more();
         let most = if sealed.is_fine { 0 } else { buffer.len() };
@@ -426,22 +444,37 @@ impl Io {
         let opened = all - comes.len() as u64;
         sealed.surcharge += records * RECORD + opened.saturating_sub(taken as u64);
         sealed.is_fine = opened < records * RECORD;
-        let has_more = sealed.has_more();
-        if has_more {
+        let mut is_over = false;
+        match outcome {
+            Ok(Opened::Closed) => is_over = true,
+            Ok(Opened::Alert(alert)) => sealed.judged = Some(Judged::Alert(alert)),
+            Ok(Opened::Nothing | Opened::Data(_)) => {}
+            Err(fault) => sealed.judged = Some(Judged::Fault(fault)),
+        }
+        // What came in order is the service's first.
+        let judged = sealed.judged.take_if(|_| taken == 0);
+        if sealed.has_more() {
             // No event tells of what has come already.
             self.set(Is::Readable, true);
         }
         self.put(&answers, turn);
-        match outcome {
-            Ok(Opened::Closed) => self.reads_end(),
-            Ok(Opened::Alert(alert)) => {
+        if is_over {
+            self.reads_end();
+        }
+        if let Some(judged) = judged {
+            self.carry_out(judged, turn);
+        }
+        taken
+    }
+
+    fn carry_out(&mut self, judged: Judged, turn: &Turn<'_>) {
+        match judged {
+            Judged::Alert(alert) => {
                 self.set_remark(Note::Tls(alert.as_str().unwrap_or("an alert")));
                 self.overrule(Ending::fin(CloseReason::TlsAlert));
             }
-            Ok(Opened::Nothing | Opened::Data(_)) => {}
-            Err(fault) => self.refuse(fault, turn),
+            Judged::Fault(fault) => self.refuse(fault, turn),
         }
-        taken
     }
 
     /// The client is told what it did, and nothing more.

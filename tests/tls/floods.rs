@@ -168,6 +168,33 @@ fn records_of_a_byte_each_are_as_good_as_others() {
     assert_eq!(closed.facts["read"], "200001", "{}", closed.line);
 }
 
+/// They come in one read, as a rule; the first is the service's all the same.
+#[test]
+fn what_comes_in_order_is_served_before_what_ends_the_session() {
+    for (bad, what) in [
+        (&b"GET / HTTP/1.1"[..], "no TLS"),
+        (&[0], "a record that was damaged"),
+        (&[], "HandshakeFailure"),
+    ] {
+        let mut server = Server::start(&words(&with_tls(&["print"])));
+        let client = Client::of(server.address(), &extracting()).unwrap();
+        let (mut sealing, mut socket) = Sealing::of(client);
+        let mut bytes = Vec::new();
+        sealing.seal(b"the last line\n\x17", &mut bytes);
+        match bad {
+            [] => sealing.seal(&[2, 40, 21], &mut bytes),
+            [0] => bytes.extend_from_within(..),
+            _ => bytes.extend_from_slice(bad),
+        }
+        socket.write_all(&bytes).unwrap();
+        assert_eq!(server.stdout_line(), "the last line", "{what}");
+        read_to_fin(&mut socket);
+        let closed = server.closed();
+        assert_ended(&closed, "tls-alert", Some(what));
+        assert_eq!(closed.facts["read"], "14", "{}", closed.line);
+    }
+}
+
 #[test]
 fn an_alert_arrives_though_more_was_sent_than_anybody_reads() {
     let mut server = Server::start(&words(&with_tls(&["echo"])));

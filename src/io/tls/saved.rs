@@ -125,7 +125,9 @@ impl Sealed {
         let text =
             |text: &'_ Option<Box<str>>| text.as_deref().unwrap_or_default().as_bytes().to_vec();
         let (asked, client) = (text(&self.named.asked), text(&self.named.client));
-        let parts = [&session[..], &asked, &client, &self.torn, &self.opened];
+        // What is to end for what came ends in the new process, for what is no record.
+        let torn = if self.judged.is_some() { &[0][..] } else { &self.torn };
+        let parts = [&session[..], &asked, &client, torn, &self.opened];
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let mut saved = Zeroizing::new(Vec::with_capacity(FRONT + length));
         saved.push(u8::from(self.is_truncated) | u8::from(self.goodbye_alone) << 1);
