@@ -108,6 +108,10 @@ impl Io {
         false
     }
 
+    pub(crate) fn held_sealed(&self) -> usize {
+        0
+    }
+
     pub(crate) fn unopened(&self) -> usize {
         0
     }
@@ -119,6 +123,10 @@ impl Io {
 
     pub(crate) fn written_plain(&self) -> u64 {
         self.written
+    }
+
+    pub(crate) fn is_truncated(&self) -> bool {
+        false
     }
 
     pub(crate) fn told_apart(&self, reason: CloseReason) -> CloseReason {

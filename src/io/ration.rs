@@ -72,7 +72,8 @@ impl Io {
         };
         let since = pending.stopped.unwrap_or(self.last_in);
         let still = turn.now.since(since) >= time;
-        still && !pending.kept.is_empty() && !self.is(Is::Paused) && pending.outbox.is_empty()
+        let holds = !pending.kept.is_empty() || self.held_sealed() > 0;
+        still && holds && !self.is(Is::Paused) && pending.outbox.is_empty()
     }
 
     /// Whether the socket takes output at once: some, not however much. Certain is a little where nothing is in it that the
@@ -100,7 +101,7 @@ impl Io {
     /// Memory that its buffers take.
     pub(crate) fn held(&self) -> usize {
         self.pending.as_ref().map_or(0, |pending| {
-            pending.outbox.capacity() + pending.kept.capacity()
+            pending.outbox.capacity() + pending.kept.capacity() + self.held_sealed()
         })
     }
 }

@@ -20,6 +20,7 @@ use super::{Io, Pending, Turn};
 use crate::inspect::TlsInfo;
 use crate::io::Is;
 use crate::liveness::close::{CloseReason, Ending, Note};
+use crate::memory::{Held, WaitingKind};
 use crate::os::sys;
 use crate::tls::{Fault, Greeting, Handshake, LONGEST_RECORD, Opened, Session, Step, UsedUp};
 
@@ -73,6 +74,8 @@ pub(crate) struct Sealed {
     torn: Vec<u8>,
     /// Plaintext for which there was no room.
     opened: Vec<u8>,
+    /// The memory of both.
+    held: Held,
     /// How much longer what was sealed is than its plaintext, bytes.
     overhead: u64,
     /// What it has cost to open what came, beyond the plaintext of it, bytes.
@@ -106,6 +109,7 @@ impl Sealed {
             torn,
             named,
             opened: Vec::new(),
+            held: Held::default(),
             overhead: 0,
             surcharge: 0,
             is_fine: false,
@@ -176,6 +180,11 @@ impl Io {
         }
     }
 
+    /// The memory of what came and is no whole record, or more than there was room for.
+    pub(crate) fn held_sealed(&self) -> usize {
+        self.sealed_ref().map_or(0, |it| it.held.bytes())
+    }
+
     /// Bytes that have come, and that nobody has seen.
     pub(crate) fn unopened(&self) -> usize {
         self.sealed_ref()
@@ -218,11 +227,15 @@ impl Io {
         })
     }
 
+    /// Whether its end came without a goodbye.
+    pub(crate) fn is_truncated(&self) -> bool {
+        self.sealed_ref().is_some_and(|sealed| sealed.is_truncated)
+    }
+
     /// The reason that it ends for, where that is that the peer was done: without a goodbye who knows.
     pub(crate) fn told_apart(&self, reason: CloseReason) -> CloseReason {
-        let is_truncated = self.sealed_ref().is_some_and(|sealed| sealed.is_truncated);
         match reason {
-            CloseReason::PeerClosed if is_truncated => CloseReason::TlsTruncated,
+            CloseReason::PeerClosed if self.is_truncated() => CloseReason::TlsTruncated,
             reason => reason,
         }
     }
@@ -301,7 +314,12 @@ impl Io {
             return Shaken::Failed("an error of this server");
         };
         let mut out = Vec::new();
-        let step = handshake.advance(came, &mut out);
+        let mut step = handshake.advance(came, &mut out);
+        let bytes = handshake.waiting();
+        count(bytes, &mut handshake.held, turn);
+        if bytes > LONGEST_RECORD && turn.memory.is_full() && matches!(step, Step::Waits) {
+            step = Step::failed("no memory for more of it");
+        }
         self.put(&out, turn);
         match step {
             Step::Waits => Shaken::Waits,
@@ -336,6 +354,14 @@ impl Io {
     }
 }
 
+/// So much waits for a service, though none could use it yet.
+fn count(bytes: usize, held: &mut Held, turn: &Turn<'_>) {
+    if bytes > 0 {
+        held.count_in(turn.memory, WaitingKind::Input);
+    }
+    held.set(bytes);
+}
+
 /// What comes.
 impl Io {
     /// As [`take_in`](Self::take_in): so much plaintext as there is room for.
@@ -347,6 +373,10 @@ impl Io {
         });
         if taken > 0 {
             self.note_input(taken, turn);
+        }
+        if let Some(sealed) = self.sealed() {
+            let bytes = sealed.torn.capacity() + sealed.opened.capacity();
+            count(bytes, &mut sealed.held, turn);
         }
         taken
     }

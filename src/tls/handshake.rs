@@ -17,9 +17,13 @@ use zeroize::Zeroizing;
 
 use super::certificate;
 use super::session::{self, Session};
+use crate::memory::Held;
 
 /// The most that a client may say before this side has, bytes.
 const LONGEST_HELLO: usize = 32 * 1024;
+
+/// The most that a client may say in all, bytes: a certificate with its chain has room in a quarter of that.
+const LONGEST: usize = 128 * 1024;
 
 /// Room for most flights of a server, bytes.
 pub(super) const FLIGHT: usize = 4096;
@@ -105,6 +109,13 @@ pub(crate) enum Step {
     Failed(Failure),
 }
 
+impl Step {
+    /// There is no session, for that reason.
+    pub(crate) fn failed(what: &'static str) -> Self {
+        failed(what, String::new())
+    }
+}
+
 /// A handshake under way.
 pub(crate) struct Handshake {
     /// `None` once it is done.
@@ -115,6 +126,10 @@ pub(crate) struct Handshake {
     offered: usize,
     /// All that has come, as long as nothing was said to it.
     hello: Option<Vec<u8>>,
+    /// How much has come in all, bytes.
+    came: usize,
+    /// What waits here, for whoever counts it.
+    pub(crate) held: Held,
     heard: [Option<Secret>; 2],
     name: Option<String>,
     /// Who looks at a certificate that was shown in another handshake, which a ticket brings back.
@@ -155,6 +170,8 @@ impl Handshake {
             input: Vec::new(),
             offered: 0,
             hello: Some(Vec::new()),
+            came: 0,
+            held: Held::default(),
             heard: [None, None],
             name: None,
         })
@@ -170,12 +187,22 @@ impl Handshake {
         self.input
     }
 
+    /// The memory of what has come, bytes.
+    pub(crate) fn waiting(&self) -> usize {
+        self.input.capacity() + self.hello.as_ref().map_or(0, Vec::capacity)
+    }
+
     /// `bytes` have come of the client. What is to be said goes behind what `out` holds, an alert if it failed.
     pub(crate) fn advance(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Step {
         // Of a handshake that has failed there may be something yet.
         heard();
         NAME.take();
         self.input.extend_from_slice(bytes);
+        self.came += bytes.len();
+        if self.came > LONGEST {
+            out.extend_from_slice(&plain_alert(AlertDescription::RecordOverflow));
+            return failed("a handshake that is too long", String::new());
+        }
         if let Some(hello) = &mut self.hello {
             hello.extend_from_slice(bytes);
             if hello.len() > LONGEST_HELLO {

@@ -1,17 +1,17 @@
 //! Clients that send much, and little of use.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::thread;
 
 use ring::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use rustls::version::TLS13;
+use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, ClientConfig, ConnectionTrafficSecrets};
 
 use super::{Client, VERSIONS, assert_ended, config, roots, with_tls, words};
 use crate::support::home::Home;
-use crate::support::{Server, read_to_fin};
+use crate::support::{Server, read_to_fin, until};
 
 /// What a client of TLS 1.3 can seal that does as it likes.
 struct Sealing {
@@ -193,6 +193,58 @@ fn what_comes_in_order_is_served_before_what_ends_the_session() {
         assert_ended(&closed, "tls-alert", Some(what));
         assert_eq!(closed.facts["read"], "14", "{}", closed.line);
     }
+}
+
+#[test]
+fn records_that_are_not_whole_count_as_what_waits() {
+    let home = Home::new();
+    let server = home.serve(&words(&with_tls(&["echo", "--memory", "4m"])));
+    let mut clients: Vec<_> = (0..20)
+        .map(|_| {
+            let client = Client::of(server.address(), &extracting()).unwrap();
+            let (mut sealing, mut socket) = Sealing::of(client);
+            let mut record = Vec::new();
+            sealing.seal(&[&[b'x'; 16_000][..], &[23]].concat(), &mut record);
+            let last = record.pop().unwrap();
+            socket.write_all(&record).unwrap();
+            (socket, last)
+        })
+        .collect();
+    let waiting = || {
+        home.json(&["status"])["memory"]["waiting"][1][1]
+            .as_u64()
+            .unwrap()
+    };
+    until("they are counted", || waiting() >= 20 * 16_000);
+    for (socket, last) in &mut clients {
+        socket.write_all(&[*last]).unwrap();
+    }
+    until("they are opened", || waiting() == 0);
+}
+
+/// A message of a handshake that comes in records of a byte each is kept as it came.
+#[test]
+fn a_handshake_that_is_too_long_ends() {
+    let mut server = Server::start(&words(&with_tls(&["echo"])));
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let mut hello = rustls::ClientConnection::new(config(&[&TLS12]), name).unwrap();
+    let mut client = server.connect();
+    hello.write_tls(&mut client).unwrap();
+    // The server's flight has come.
+    client.read_exact(&mut [0; 100]).unwrap();
+    let mut message = vec![16, 0, 0xff, 0xf0];
+    message.resize(25_000, 0);
+    let records: Vec<u8> = message
+        .iter()
+        .flat_map(|&byte| [22, 3, 3, 0, 1, byte])
+        .collect();
+    let _ = client.write_all(&records);
+    let closed = server.closed();
+    assert_ended(
+        &closed,
+        "tls-handshake",
+        Some("a handshake that is too long"),
+    );
 }
 
 #[test]
