@@ -39,6 +39,12 @@ impl Origin {
         }
     }
 
+    /// Whether its clients have TLS.
+    #[inline]
+    pub(crate) fn has_tls(&self) -> bool {
+        self.settings.tls.is_some()
+    }
+
     /// What its connections are served with now; what they and their far sides send is read into the buffers.
     #[inline]
     pub(crate) fn serving<'a>(

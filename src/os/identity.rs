@@ -8,7 +8,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, getegid, geteuid, getrlimit, set_dumpable_behavior,
+    Resource, Rlimit, dumpable_behavior, getegid, geteuid, getrlimit, set_dumpable_behavior,
     setrlimit,
 };
 
@@ -110,14 +110,16 @@ impl Identity {
             return Ok(());
         }
         self.can_be_had()?;
+        let dumpable = dumpable_behavior()?;
         linux::become_user(&self.0)?;
+        // Its own user may look at it as before (proc(5)): its successor tells by that who has copies of its sockets. That is
+        // nobody where keys are loaded, not even for a moment.
+        set_dumpable_behavior(dumpable)?;
         if self.0.uid.is_some_and(|uid| uid != 0) && has_capabilities()? {
             return Err(io::Error::other(
                 "capabilities are left, by a securebit of who started this process",
             ));
         }
-        // Its own user may look at it again (proc(5)): its successor tells by that who has copies of its sockets.
-        set_dumpable_behavior(DumpableBehavior::Dumpable)?;
         Ok(())
     }
 }

@@ -18,28 +18,43 @@ const SHARE: usize = 16 * 1024;
 #[derive(Debug)]
 pub(super) struct ReadBuffer {
     memory: Memory,
-    from: usize,
     /// Bytes read in this turn.
     taken: u64,
 }
 
 #[derive(Debug)]
 enum Memory {
-    Own(Box<[u8]>),
-    /// It outlives the process.
+    Own(Own),
+    /// It outlives the process. Beside it is what is read of clients with TLS, whose words are for nobody else.
     #[cfg(control)]
-    Kept(Mapping),
+    Kept(Mapping, Own),
 }
 
-impl ReadBuffer {
-    /// Begins with a page: the kernel copies half again as fast to there (scripts/bench/forward).
-    pub(super) fn new() -> Self {
+/// A process's own, which begins with a page: the kernel copies half again as fast to there (scripts/bench/forward).
+#[derive(Debug)]
+struct Own {
+    bytes: Box<[u8]>,
+    from: usize,
+}
+
+impl Own {
+    fn new() -> Self {
         const PAGE: usize = 4096;
         let bytes = vec![0; 2 * READ_BUFFER + PAGE].into_boxed_slice();
         let from = bytes.as_ptr().align_offset(PAGE).min(PAGE);
+        Self { bytes, from }
+    }
+
+    #[inline]
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.from..self.from + 2 * READ_BUFFER]
+    }
+}
+
+impl ReadBuffer {
+    pub(super) fn new() -> Self {
         Self {
-            memory: Memory::Own(bytes),
-            from,
+            memory: Memory::Own(Own::new()),
             taken: 0,
         }
     }
@@ -48,21 +63,22 @@ impl ReadBuffer {
     #[cfg(control)]
     pub(super) fn kept(memory: Mapping) -> Self {
         Self {
-            memory: Memory::Kept(memory),
-            from: 0,
+            memory: Memory::Kept(memory, Own::new()),
             taken: 0,
         }
     }
 
     /// For what comes of a client, and for what comes of its far side.
     #[inline]
-    pub(super) fn bytes(&mut self) -> (&mut [u8], &mut [u8]) {
+    pub(super) fn bytes(&mut self, has_tls: bool) -> (&mut [u8], &mut [u8]) {
         let bytes = match &mut self.memory {
-            Memory::Own(bytes) => bytes,
+            Memory::Own(own) => own.bytes(),
             #[cfg(control)]
-            Memory::Kept(memory) => memory.bytes(),
+            Memory::Kept(_, own) if has_tls => own.bytes(),
+            #[cfg(control)]
+            Memory::Kept(memory, _) => &mut memory.bytes()[..2 * READ_BUFFER],
         };
-        bytes[self.from..self.from + 2 * READ_BUFFER].split_at_mut(READ_BUFFER)
+        bytes.split_at_mut(READ_BUFFER)
     }
 
     pub(super) fn begin_turn(&mut self) {

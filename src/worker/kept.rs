@@ -120,7 +120,7 @@ impl Worker {
         };
         let origin = &self.origins[usize::from(connection.io.listener)];
         if origin.settings.service.survive() == Survive::Journal && connection.io.door().is_none() {
-            connection.has_come(&origin.serving(self.now, self.buffer.bytes()));
+            connection.has_come(&origin.serving(self.now, self.buffer.bytes(origin.has_tls())));
         }
     }
 

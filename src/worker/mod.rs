@@ -391,7 +391,7 @@ impl Worker {
             return false;
         }
         let origin = &self.origins[usize::from(connection.io.listener)];
-        let mut serving = origin.serving(self.now, self.buffer.bytes());
+        let mut serving = origin.serving(self.now, self.buffer.bytes(origin.has_tls()));
         let before = connection.taken_in();
         if let Some(vault) = &self.vault {
             vault.begin(key, &connection.io);
@@ -483,7 +483,7 @@ impl Worker {
             };
             ending.reason = connection.io.told_apart(ending.reason);
             let origin = &self.origins[usize::from(connection.io.listener)];
-            let serving = origin.serving(self.now, self.buffer.bytes());
+            let serving = origin.serving(self.now, self.buffer.bytes(origin.has_tls()));
             connection.ended(&serving, self.poll.registry(), &ending);
             if connection.io.marks.has(Mark::Copied)
                 && let Some(giving) = &mut self.giving

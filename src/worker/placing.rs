@@ -170,7 +170,7 @@ impl Worker {
         let connection = match state {
             Some(state) => {
                 let mut connection = Connection::with_state(io, state);
-                let serving = origin.serving(self.now, self.buffer.bytes());
+                let serving = origin.serving(self.now, self.buffer.bytes(origin.has_tls()));
                 connection.over(&serving, ending.reason);
                 connection
             }

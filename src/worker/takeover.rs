@@ -155,7 +155,7 @@ impl Worker {
             connection.io.deregister(self.poll.registry());
             connection.io.sends_no_more();
             let origin = &self.origins[usize::from(connection.io.listener)];
-            let serving = origin.serving(self.now, self.buffer.bytes());
+            let serving = origin.serving(self.now, self.buffer.bytes(origin.has_tls()));
             connection.over(&serving, CloseReason::HandedOff);
             let io = &connection.io;
             log::debug!(id = io.id(), peer:% = io.peer(), listener:% = origin.address, reason:% = CloseReason::HandedOff, read = io.read, written = io.written; "closed");

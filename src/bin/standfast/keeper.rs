@@ -9,6 +9,7 @@
 //! | `X_STORE=`, descriptors | of its connections: keep these, from now on |
 //! | `X_GIVE_UP=` | no more |
 //! | `X_OWNS=1` | connections are its own: of another's nothing is to be kept |
+//! | `X_SECRET=1` | clients have TLS: what is kept of them is for nobody to look at |
 //! | `READY=1` | it serves; whoever served before it does not any more |
 //! | `MAINPID=` | that process has taken over from it |
 //! | `STOPPING=1` | its end will be an end, and no crash |
@@ -308,6 +309,8 @@ impl Keeper {
             server.stored.retain(|held| held.name != name);
         } else if field("X_OWNS").is_some() {
             self.owns(at);
+        } else if field("X_SECRET").is_some() {
+            crate::keep_keys_from_others(true);
         } else if let Some(control) = field("X_SUCCESSOR") {
             if server.stage == Stage::Starts {
                 // It has yet to say that it serves, which those who ask it know already.

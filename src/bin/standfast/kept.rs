@@ -313,6 +313,15 @@ pub(crate) fn owns() -> io::Result<()> {
     say_at_once("X_OWNS=1", &[])
 }
 
+/// Clients have TLS: nobody may look at what the keeper holds of them, as at this process.
+pub(crate) fn is_secret() {
+    if let Err(error) = say_at_once("X_SECRET=1", &[])
+        && error.kind() != io::ErrorKind::NotConnected
+    {
+        log::warn!(error:%; "cannot have the keeper hide what it keeps");
+    }
+}
+
 /// A worker says it: a keeper that stands still is not waited for.
 fn say_at_once(text: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let line = get().ok_or(io::ErrorKind::NotConnected)?;

@@ -50,6 +50,9 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
     let (config, effective) = meant(settings)?;
     let has_keys = config.listen.iter().any(|listen| listen.tls.is_some());
     crate::keep_keys_from_others(has_keys);
+    if has_keys {
+        kept::is_secret();
+    }
     #[cfg(all(target_os = "linux", not(standfast_portable)))]
     if let (Some(identity), Some(path)) = (&config.identity, &process.log_file)
         && let Err(error) = identity.give_file(path)
@@ -78,8 +81,6 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
         ..config
     };
     let server = takeover::bind(process, config, &effective)?;
-    // Who becomes another user is what `fs.suid_dumpable` says again.
-    crate::keep_keys_from_others(has_keys);
     // A port that was chosen, and an inherited socket, are known only now.
     refuse_loop(settings, server.addresses())?;
     logger::count_in(server.handle().memory());
