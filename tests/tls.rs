@@ -646,6 +646,89 @@ fn a_successor_without_tls_is_refused_and_the_clients_stay() {
     client.end();
 }
 
+/// Of a transfer that was cut on the way, nobody behind the server is told that it was whole.
+#[test]
+fn an_upstream_sees_the_end_of_a_client_that_said_goodbye_alone() {
+    let upstream = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = upstream.local_addr().unwrap().to_string();
+    let mut server = Server::start(&words(&with_tls(&["forward", &to])));
+    for says_goodbye in [true, false] {
+        let mut client = Client::of(server.address(), &config(&VERSIONS)).unwrap();
+        client.0.write_all(b"half of it").unwrap();
+        client.0.flush().unwrap();
+        let (mut taken, _) = upstream.accept().unwrap();
+        taken
+            .set_read_timeout(Some(crate::support::GUARD))
+            .unwrap();
+        let mut came = [0; 10];
+        taken.read_exact(&mut came).unwrap();
+        assert_eq!(&came, b"half of it");
+        taken.write_all(b"an answer").unwrap();
+        client.0.read_exact(&mut [0; 9]).unwrap();
+        if says_goodbye {
+            client.0.conn.send_close_notify();
+            client.0.flush().unwrap();
+        }
+        client.0.sock.shutdown(Shutdown::Write).unwrap();
+        let end = taken.read(&mut came);
+        if says_goodbye {
+            assert_eq!(end.unwrap(), 0);
+            drop(taken);
+            assert_eq!(client.0.read(&mut [0]).unwrap(), 0, "a goodbye");
+            assert_ended(&server.closed(), "peer-closed", None);
+        } else {
+            assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+            assert_ended(&server.closed(), "tls-truncated", None);
+        }
+    }
+}
+
+/// What is read of others is there for the next server, should this one crash.
+#[test]
+fn what_clients_with_tls_say_is_not_where_a_keeper_has_it() {
+    if lacks(&["grep"]) {
+        return;
+    }
+    for tls in [false, true] {
+        let home = Home::new();
+        let args = ["echo", "--keep"];
+        let server = match tls {
+            true => home.serve(&words(&with_tls(&args))),
+            false => home.serve(&args),
+        };
+        if tls {
+            let mut client = Client::of(server.address(), &config(&VERSIONS)).unwrap();
+            client.assert_echoes(b"nobody else is to read this");
+        } else {
+            crate::support::assert_echoes(&mut server.connect(), b"nobody else is to read this");
+        }
+        let status = fs::read_to_string(format!("/proc/{}/status", home.pid(&[]))).unwrap();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        let fds = format!("/proc/{}/fd", parent.unwrap().trim());
+        let vaults: Vec<_> = fs::read_dir(fds)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|fd| {
+                fs::read_link(fd)
+                    .unwrap()
+                    .to_string_lossy()
+                    .contains("vault")
+            })
+            .collect();
+        assert!(!vaults.is_empty());
+        let found = vaults.iter().any(|fd| {
+            let grep = ["-a", "-q", "nobody else is to read this"];
+            Command::new("grep")
+                .args(grep)
+                .arg(fd)
+                .status()
+                .unwrap()
+                .success()
+        });
+        assert_eq!(found, !tls);
+    }
+}
+
 #[test]
 fn a_drain_says_goodbye() {
     let mut server = Server::start(&words(&with_tls(&["echo"])));

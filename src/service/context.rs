@@ -99,6 +99,20 @@ impl Context<'_> {
         self.io.peer_fin()
     }
 
+    /// Whether that came without the goodbye of TLS (`close_notify`) in front of it: what the client has sent may be cut
+    /// short, by whoever is on the way.
+    #[must_use]
+    pub fn is_truncated(&self) -> bool {
+        self.io.is_truncated()
+    }
+
+    /// Ends the connection as [truncated](Self::is_truncated): what waits for the client is delivered, then it is reset, and
+    /// its far side, which is not to take what it has for the whole.
+    pub fn fail_as_truncated(&mut self) {
+        self.io
+            .fail_at_last(Ending::reset(CloseReason::TlsTruncated));
+    }
+
     /// How many bytes the client has sent that nobody has read, the service's own rest not counted.
     #[must_use]
     pub fn unread(&self) -> u64 {

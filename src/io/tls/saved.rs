@@ -126,7 +126,11 @@ impl Sealed {
             |text: &'_ Option<Box<str>>| text.as_deref().unwrap_or_default().as_bytes().to_vec();
         let (asked, client) = (text(&self.named.asked), text(&self.named.client));
         // What is to end for what came ends in the new process, for what is no record.
-        let torn = if self.judged.is_some() { &[0][..] } else { &self.torn };
+        let torn = if self.judged.is_some() {
+            &[0][..]
+        } else {
+            &self.torn
+        };
         let parts = [&session[..], &asked, &client, torn, &self.opened];
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let mut saved = Zeroizing::new(Vec::with_capacity(FRONT + length));

@@ -243,6 +243,10 @@ impl Service for Forward {
     }
 
     fn end(&self, _: &mut Search, conn: &mut Context<'_>, _: &[u8]) {
+        if conn.is_truncated() {
+            // To the upstream a FIN would be the end in order that it was not.
+            return conn.fail_as_truncated();
+        }
         match conn.far() {
             Some(mut far) => far.half_close(),
             None => conn.finish(),
