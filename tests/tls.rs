@@ -657,9 +657,7 @@ fn an_upstream_sees_the_end_of_a_client_that_said_goodbye_alone() {
         client.0.write_all(b"half of it").unwrap();
         client.0.flush().unwrap();
         let (mut taken, _) = upstream.accept().unwrap();
-        taken
-            .set_read_timeout(Some(crate::support::GUARD))
-            .unwrap();
+        taken.set_read_timeout(Some(crate::support::GUARD)).unwrap();
         let mut came = [0; 10];
         taken.read_exact(&mut came).unwrap();
         assert_eq!(&came, b"half of it");
