@@ -175,6 +175,10 @@ impl Session {
                 return Err(UsedUp);
             }
             self.put(ContentType::ApplicationData, fragment, out);
+            if self.is_closed {
+                // What follows a fragment that is missing is none.
+                break;
+            }
         }
         Ok(())
     }
@@ -347,7 +351,8 @@ impl Session {
                     if self.renegotiations > 1 {
                         return Err(Fault::new(A::NoRenegotiation, "renegotiation"));
                     }
-                    if !self.is_closed {
+                    // The last is the goodbye's.
+                    if !self.is_closed && self.out.number + 1 < self.limit {
                         self.put(ContentType::Alert, &[WARNING, NO_RENEGOTIATION], out);
                     }
                 }
@@ -401,19 +406,20 @@ impl Session {
         }
         let out = Direction::restored(suite, &mut rest)?;
         let into = Direction::restored(suite, &mut rest)?;
-        // Behind the limit a number would be used twice in the end.
+        // Behind the limit a number would be used twice in the end; who seals nothing any more uses none.
+        let is_closed = flags & 1 != 0;
         let is_client = flags & 8 != 0;
         let longest = if is_client {
             LONGEST_TICKET
         } else {
             LONGEST_MESSAGE
         };
-        if rest.len() > 4 + longest || out.number > suite.limit() {
+        if rest.len() > 4 + longest || (!is_closed && out.number > suite.limit()) {
             return None;
         }
         Some(Self {
             message: rest.to_vec(),
-            is_closed: flags & 1 != 0,
+            is_closed,
             is_over: flags & 2 != 0,
             has_answered: flags & 4 != 0,
             is_client,

@@ -207,6 +207,10 @@ fn without_new_keys_it_ends_with_a_goodbye_where_they_are_used_up() {
     // rustls answers a read of nothing, and no error, behind a close_notify.
     assert_eq!(client.reader().read(&mut [0; 8]).unwrap(), 0);
     assert_eq!(session.seal(b"more", &mut out), Ok(()), "it is dropped");
+    // Asked for another handshake behind the last number, it says nothing; and no takeover is refused for it.
+    (session.is_closed, session.message) = (false, vec![CLIENT_HELLO, 0, 0, 0]);
+    assert_eq!(session.answer(&mut out), Ok(()));
+    assert_eq!(session.out.number, session.limit);
 }
 
 #[test]
