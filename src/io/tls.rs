@@ -286,7 +286,9 @@ impl Io {
         let mut hello = Vec::new();
         if let Some(Tls::Hello(before)) = &mut pending.tls {
             before.extend_from_slice(came);
-            if before.is_empty() || (tls.is_held() && before.len() < LONGEST_RECORD) {
+            // Who has said nothing whole has no place among those that are under way.
+            let begins = !matches!(Session::first(before), Ok(None));
+            if !begins || (tls.is_held() && before.len() < LONGEST_RECORD) {
                 return Shaken::Waits;
             }
             hello = mem::take(before);

@@ -226,6 +226,11 @@ impl Session {
         whole(bytes, if self.suite.is_13 { 256 } else { 2048 })
     }
 
+    /// The same of the first record of all.
+    pub(crate) fn first(bytes: &[u8]) -> Result<Option<usize>, Fault> {
+        whole(bytes, 2048)
+    }
+
     /// Opens a whole record in place; what is to be said to it goes behind what `out` holds.
     pub(crate) fn open(&mut self, record: &mut [u8], out: &mut Vec<u8>) -> Result<Opened, Fault> {
         type A = AlertDescription;

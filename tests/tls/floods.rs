@@ -258,6 +258,24 @@ fn an_alert_arrives_though_more_was_sent_than_anybody_reads() {
     assert_ended(&server.closed(), "tls-handshake", Some("plain HTTP"));
 }
 
+/// What it takes to have a place is a hello.
+#[test]
+fn who_has_said_a_byte_is_no_handshake_under_way() {
+    let args = with_tls(&["echo", "--tls-handshakes", "1"]);
+    let mut server = Server::start(&words(&args));
+    let mut idle: Vec<_> = (0..5).map(|_| server.connect()).collect();
+    for client in &mut idle {
+        client.write_all(&[22, 3, 1, 2]).unwrap();
+    }
+    let mut client = Client::of(server.address(), &config(&VERSIONS)).unwrap();
+    client.assert_echoes(b"hello");
+    client.end();
+    assert_ended(&server.closed(), "peer-closed", None);
+    idle[0].shutdown(Shutdown::Write).unwrap();
+    read_to_fin(&mut idle[0]);
+    assert_ended(&server.closed(), "tls-handshake", Some("cut short"));
+}
+
 #[test]
 fn of_handshakes_only_so_many_are_under_way() {
     let args = with_tls(&["echo", "--tls-handshakes", "2"]);
