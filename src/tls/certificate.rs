@@ -127,7 +127,7 @@ fn name(der: &[u8]) -> String {
                 [0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 1, 25] => "DC",
                 _ => continue,
             };
-            parts.push(format!("{kind}={}", text(value)));
+            parts.push(format!("{kind}={}", escaped(&text(value))));
         }
     }
     parts.reverse();
@@ -136,6 +136,25 @@ fn name(der: &[u8]) -> String {
         told.pop();
     }
     told
+}
+
+/// As RFC 4514 has it: one part never looks as several.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    let last = text.chars().count().saturating_sub(1);
+    for (at, char) in text.chars().enumerate() {
+        let is_special = match char {
+            '"' | '+' | ',' | ';' | '<' | '>' | '\\' => true,
+            '#' => at == 0,
+            ' ' => at == 0 || at == last,
+            _ => false,
+        };
+        if is_special {
+            escaped.push('\\');
+        }
+        escaped.push(char);
+    }
+    escaped
 }
 
 /// Nothing in it moves a cursor.
@@ -243,6 +262,16 @@ mod tests {
         assert!(server.not_after.unwrap() > UNIX_EPOCH + Duration::from_secs(1_700_000_000));
         let client = told(&certificate("client.pem")).unwrap();
         assert!(client.subject.starts_with("CN="), "{client:?}");
+    }
+
+    #[test]
+    fn one_part_never_looks_as_two() {
+        let value = b"alice, O=Acme";
+        let pair = [&[SEQUENCE, 20, OID, 3, 0x55, 4, 3, 12, 13][..], value].concat();
+        let set = [&[SET, 22][..], &pair].concat();
+        assert_eq!(name(&set), "CN=alice\\, O=Acme");
+        assert_eq!(escaped(" a+b# \"c\" "), "\\ a\\+b# \\\"c\\\"\\ ");
+        assert_eq!(escaped("#plain name."), "\\#plain name.");
     }
 
     #[test]
