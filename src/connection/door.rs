@@ -1,5 +1,7 @@
 //! A connection at the door: what its client waits for, and what of that has come.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::{Connection, Serving, Step};
 use crate::address::introduction::{Introduction, LONGEST, Named};
 use crate::io::Is;
@@ -73,7 +75,12 @@ impl Connection {
             // It came from a process that has it there.
             return self.refuse_tls("this listener has none", serving);
         };
-        let shaken = self.io.shake_hands(tls, serving.buffer, &serving.turn);
+        let io = &mut self.io;
+        // A panic in there is the client's alone, as one of a service is.
+        let shaken = catch_unwind(AssertUnwindSafe(|| {
+            io.shake_hands(tls, serving.buffer, &serving.turn)
+        }));
+        let shaken = shaken.unwrap_or(Shaken::Failed("an error of this server"));
         if let Some(verdict) = self.io.verdict() {
             return Step::Close(verdict);
         }
