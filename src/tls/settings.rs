@@ -5,8 +5,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
+use rustix::time::{ClockId, clock_gettime};
 use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
@@ -174,7 +175,7 @@ impl Tls {
         let told = keys.iter().zip(&settings.certificates);
         let told = told.map(|(key, (file, _))| told_of(file, key));
         let told = told.collect::<Result<Vec<_>, _>>()?;
-        let tickets = Tickets::new(&asked, since_epoch);
+        let tickets = Tickets::new(&asked, since_boot);
         let tickets = Arc::new(tickets.ok_or_else(|| {
             TlsError::new(
                 None,
@@ -332,9 +333,13 @@ pub(super) fn certified(
     })
 }
 
-fn since_epoch() -> Duration {
-    let time = SystemTime::now().duration_since(UNIX_EPOCH);
-    time.unwrap_or_default()
+/// Whatever the clock is set to; time asleep counts.
+fn since_boot() -> Duration {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let clock = ClockId::Boottime;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let clock = ClockId::Monotonic;
+    clock_gettime(clock).try_into().unwrap_or_default()
 }
 
 /// # Errors

@@ -5,6 +5,7 @@
 //! came in when they had to show nothing has no ticket for where they do.
 
 use std::fmt;
+use std::mem;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
@@ -104,20 +105,21 @@ impl Tickets {
 
     /// The key that seals now.
     fn current(&self) -> Option<Key> {
+        let age = |keys: &Keys| (self.time)().saturating_sub(keys.since).as_secs();
         let keys = self.keys();
-        let age = (self.time)().saturating_sub(keys.since).as_secs();
-        if age < LIFETIME.into() {
+        if age(&keys) < LIFETIME.into() {
             return Some(keys.current);
         }
-        let current = fresh(&self.random)?;
-        // What both of them have sealed is too old.
-        let former = Some(keys.current).filter(|_| age < 2 * u64::from(LIFETIME));
-        self.set(Keys {
-            current: current.clone(),
-            former,
-            since: (self.time)(),
-        });
-        Some(current)
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        let age = age(&keys);
+        // Another thread may have come first.
+        if age >= LIFETIME.into() {
+            let former = mem::replace(&mut keys.current, fresh(&self.random)?);
+            // What both of them have sealed is too old.
+            keys.former = Some(former).filter(|_| age < 2 * u64::from(LIFETIME));
+            keys.since = (self.time)();
+        }
+        Some(keys.current.clone())
     }
 
     fn open(&self, key: &Key, ticket: &[u8]) -> Option<Vec<u8>> {
