@@ -70,6 +70,10 @@ impl ReadBuffer {
 
     /// For what comes of a client, and for what comes of its far side.
     #[inline]
+    #[cfg_attr(
+        not(control),
+        expect(unused_variables, reason = "there is no memory but its own")
+    )]
     pub(super) fn bytes(&mut self, has_tls: bool) -> (&mut [u8], &mut [u8]) {
         let bytes = match &mut self.memory {
             Memory::Own(own) => own.bytes(),
