@@ -5,8 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::{Connection, Serving, Step};
 use crate::address::introduction::{Introduction, LONGEST, Named};
 use crate::io::Is;
-use crate::io::door::{Door, Heard};
-use crate::io::tls::Shaken;
+use crate::io::door::{Door, Heard, Shaken};
 use crate::liveness::close::{CloseReason, Ending, Note};
 use crate::time::deadline::Moment;
 

@@ -56,6 +56,18 @@ pub(crate) enum Heard {
     Words(Introduction),
 }
 
+/// What has come of a handshake.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Shaken {
+    /// More is to come.
+    Waits,
+    Done,
+    /// The end, and not a byte before it.
+    End,
+    /// There is no session, for that reason.
+    Failed(&'static str),
+}
+
 impl Io {
     #[inline]
     pub(crate) fn door(&self) -> Option<Door> {

@@ -8,6 +8,7 @@ use crate::address::Address;
 use crate::address::endpoint::Endpoint;
 use crate::dial::{DialError, TlsFault};
 use crate::inspect::TlsInfo;
+use crate::io::door::Shaken;
 use crate::liveness::close::CloseReason;
 use crate::os::sys;
 use crate::time::deadline::Moment;
@@ -79,15 +80,6 @@ impl Shaking {
     pub(crate) fn into_parts(self) -> (Io, Endpoint) {
         match self {}
     }
-}
-
-/// What has come of a handshake.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Shaken {
-    Waits,
-    Done,
-    End,
-    Failed(&'static str),
 }
 
 impl Io {

@@ -18,6 +18,7 @@ use std::ops::Range;
 use super::{Io, Pending, Turn};
 use crate::inspect::TlsInfo;
 use crate::io::Is;
+use crate::io::door::Shaken;
 use crate::liveness::close::{CloseReason, Ending, Note};
 use crate::memory::{Held, WaitingKind};
 use crate::tls::{Fault, Greeting, Handshake, LONGEST_RECORD, Opened, Session, Step};
@@ -130,18 +131,6 @@ impl Pending {
             _ => 0,
         }
     }
-}
-
-/// What has come of a handshake.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Shaken {
-    /// More is to come.
-    Waits,
-    Done,
-    /// The end, and not a byte before it.
-    End,
-    /// There is no session, for that reason.
-    Failed(&'static str),
 }
 
 impl Io {

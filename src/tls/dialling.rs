@@ -7,13 +7,14 @@ use std::time::SystemTime;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
+use rustls::unbuffered::UnbufferedStatus;
 use rustls::{CertificateError, ClientConfig, Error, ProtocolVersion};
 
 use super::certificate::Told;
-use super::handshake::{self, FLIGHT, Secret, plain_alert};
+use super::handshake::{self, Secret, plain_alert};
 use super::session::{self, Session};
 use super::trust;
+use super::turn::Turn;
 use crate::error::TlsFault;
 
 /// Why there is no session.
@@ -85,7 +86,7 @@ impl Greeting {
     /// rustls.
     pub(crate) fn advance(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Greeted {
         // Of a handshake that has failed there may be something yet.
-        handshake::heard();
+        handshake::forget_heard();
         trust::refused();
         trust::asked();
         self.input.extend_from_slice(bytes);
@@ -96,43 +97,20 @@ impl Greeting {
                 return own_error("a handshake that is over");
             };
             let UnbufferedStatus { discard, state } = connection.process_tls_records(offered);
-            let (mut waits, mut is_done) = (false, false);
-            match state {
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    let from = out.len();
-                    out.resize(from + FLIGHT, 0);
-                    let mut encoded = data.encode(out.get_mut(from..).unwrap_or_default());
-                    if let Err(EncodeError::InsufficientSize(InsufficientSizeError {
-                        required_size,
-                    })) = encoded
-                    {
-                        out.resize(from + required_size, 0);
-                        encoded = data.encode(out.get_mut(from..).unwrap_or_default());
-                    }
-                    out.truncate(from + encoded.as_ref().map_or(0, |length| *length));
-                    if let Err(error) = encoded {
-                        return own_error(&error.to_string());
-                    }
-                }
-                Ok(ConnectionState::TransmitTlsData(sent)) => sent.done(),
-                Ok(ConnectionState::BlockedHandshake) => waits = true,
-                Ok(ConnectionState::WriteTraffic(_)) => is_done = true,
-                Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
-                    return failed(TlsFault::Handshake, "it gave the handshake up".to_owned());
-                }
-                Ok(other) => return own_error(&format!("{other:?}")),
-                Err(found) => error = Some(found),
-            }
+            let turn = Turn::of(state, out);
             self.had_none |= trust::asked();
-            for (own, heard) in self.heard.iter_mut().zip(handshake::heard()) {
-                if heard.is_some() {
-                    *own = heard;
-                }
-            }
+            handshake::take_heard(&mut self.heard);
             self.input.drain(..discard);
             self.offered -= discard;
-            if is_done {
-                return self.done();
+            let waits = matches!(turn, Turn::Waits);
+            match turn {
+                Turn::GoesOn | Turn::Waits => {}
+                Turn::Done => return self.done(),
+                Turn::GivenUp => {
+                    return failed(TlsFault::Handshake, "it gave the handshake up".to_owned());
+                }
+                Turn::Strange(what) => return own_error(&what),
+                Turn::Refuses(found) => error = Some(found),
             }
             // An alert may be to be said: that comes next. Behind it rustls is not asked again, for it would meet the error
             // again.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::UnbufferedServerConnection;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
+use rustls::unbuffered::UnbufferedStatus;
 use rustls::{
     AlertDescription, CertificateError, Error, HandshakeKind, KeyLog, ProtocolVersion, ServerConfig,
 };
@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::certificate;
 use super::session::{self, Session};
+use super::turn::Turn;
 use crate::memory::Held;
 
 /// The most that a client may say before this side has, bytes.
@@ -24,9 +25,6 @@ const LONGEST_HELLO: usize = 32 * 1024;
 
 /// The most that a client may say in all, bytes: a certificate with its chain has room in a quarter of that.
 const LONGEST: usize = 128 * 1024;
-
-/// Room for most flights of a server, bytes.
-pub(super) const FLIGHT: usize = 4096;
 
 pub(super) type Secret = Zeroizing<Vec<u8>>;
 
@@ -66,9 +64,18 @@ fn place(label: &str) -> Option<usize> {
     }
 }
 
-/// What was heard since that was asked last.
-pub(super) fn heard() -> [Option<Secret>; 2] {
-    HEARD.take()
+/// Forgets what was heard of a handshake that came to nothing.
+pub(super) fn forget_heard() {
+    HEARD.take();
+}
+
+/// What was heard since goes in the place of what `own` has.
+pub(super) fn take_heard(own: &mut [Option<Secret>; 2]) {
+    for (own, heard) in own.iter_mut().zip(HEARD.take()) {
+        if heard.is_some() {
+            *own = heard;
+        }
+    }
 }
 
 /// The client asks for that name.
@@ -195,7 +202,7 @@ impl Handshake {
     /// `bytes` have come of the client. What is to be said goes behind what `out` holds, an alert if it failed.
     pub(crate) fn advance(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Step {
         // Of a handshake that has failed there may be something yet.
-        heard();
+        forget_heard();
         NAME.take();
         self.input.extend_from_slice(bytes);
         self.came += bytes.len();
@@ -227,38 +234,17 @@ impl Handshake {
                 return failed("an error of this server", String::new());
             };
             let UnbufferedStatus { discard, state } = connection.process_tls_records(offered);
-            let (mut waits, mut is_done) = (false, false);
-            match state {
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    let from = out.len();
-                    out.resize(from + FLIGHT, 0);
-                    let mut encoded = data.encode(out.get_mut(from..).unwrap_or_default());
-                    if let Err(EncodeError::InsufficientSize(InsufficientSizeError {
-                        required_size,
-                    })) = encoded
-                    {
-                        out.resize(from + required_size, 0);
-                        encoded = data.encode(out.get_mut(from..).unwrap_or_default());
-                    }
-                    out.truncate(from + encoded.as_ref().map_or(0, |length| *length));
-                    if let Err(error) = encoded {
-                        return failed("an error of this server", error.to_string());
-                    }
-                }
-                Ok(ConnectionState::TransmitTlsData(sent)) => sent.done(),
-                Ok(ConnectionState::BlockedHandshake) => waits = true,
-                Ok(ConnectionState::WriteTraffic(_)) => is_done = true,
-                Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
-                    return failed("the client gave it up", String::new());
-                }
-                Ok(other) => return failed("an error of this server", format!("{other:?}")),
-                Err(found) => error = Some(found),
-            }
+            let turn = Turn::of(state, out);
             self.listen();
             self.input.drain(..discard);
             self.offered -= discard;
-            if is_done {
-                return self.done(out);
+            let waits = matches!(turn, Turn::Waits);
+            match turn {
+                Turn::GoesOn | Turn::Waits => {}
+                Turn::Done => return self.done(out),
+                Turn::GivenUp => return failed("the client gave it up", String::new()),
+                Turn::Strange(what) => return failed("an error of this server", what),
+                Turn::Refuses(found) => error = Some(found),
             }
             // An alert may be to be said: that comes next. Behind it rustls is not asked again, for it would meet the error
             // again.
@@ -293,11 +279,7 @@ impl Handshake {
 
     /// Takes what rustls has told meanwhile.
     fn listen(&mut self) {
-        for (own, heard) in self.heard.iter_mut().zip(heard()) {
-            if heard.is_some() {
-                *own = heard;
-            }
-        }
+        take_heard(&mut self.heard);
         if let Some(name) = NAME.take() {
             self.name = Some(name);
         }

@@ -17,6 +17,7 @@ mod settings;
 mod tickets;
 mod towards;
 mod trust;
+mod turn;
 
 pub(crate) use dialling::{Greeted, Greeting, Refusal};
 pub(crate) use handshake::{Handshake, Step};

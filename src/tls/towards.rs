@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
-use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 
 use super::dialling::Greeting;
 use super::handshake;
 use super::settings::{TlsError, certified, provider, told_of, unusable};
-use super::trust::{Anybody, Nothing, Trust};
+use super::trust::{Nothing, Trust};
 use crate::address::Address;
 
 /// What [`DialTls`] is made of.
@@ -49,15 +48,15 @@ impl DialTls {
     /// Which file is no use, and why; a name that no certificate can be for; or that the system believes nobody.
     pub fn new(settings: &DialTlsSettings) -> Result<Self, TlsError> {
         let provider = Arc::new(provider());
-        let verifier: Arc<dyn ServerCertVerifier> = if settings.insecure {
-            Arc::new(Anybody(Arc::clone(&provider)))
+        let trust = if settings.insecure {
+            Trust::in_anybody(&provider)
         } else {
-            Arc::new(Trust::new(settings.ca.as_deref(), &provider)?)
+            Trust::new(settings.ca.as_deref(), &provider)?
         };
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
         let builder = builder.with_safe_default_protocol_versions();
         let builder = builder.map_err(unusable)?.dangerous();
-        let builder = builder.with_custom_certificate_verifier(verifier);
+        let builder = builder.with_custom_certificate_verifier(Arc::new(trust));
         let mut config = match &settings.certificate {
             None => builder.with_client_cert_resolver(Arc::new(Nothing)),
             Some((file, key)) => {

@@ -49,15 +49,29 @@ impl ResolvesClientCert for Nothing {
     }
 }
 
-/// By whom a server has to be vouched for.
+/// By whom a server has to be vouched for. Whoever it is, it has the key of the certificate that it shows.
 #[derive(Debug)]
 pub(super) struct Trust {
+    /// `None`: by nobody.
+    roots: Option<Roots>,
+    provider: Arc<CryptoProvider>,
+}
+
+#[derive(Debug)]
+struct Roots {
     chains: Arc<WebPkiServerVerifier>,
     /// Certificates that are believed themselves.
     own: Vec<CertificateDer<'static>>,
 }
 
 impl Trust {
+    pub(super) fn in_anybody(provider: &Arc<CryptoProvider>) -> Self {
+        Self {
+            roots: None,
+            provider: Arc::clone(provider),
+        }
+    }
+
     /// Those in `file`, or whom the system believes.
     ///
     /// # Errors
@@ -93,7 +107,10 @@ impl Trust {
         let chains = chains
             .build()
             .map_err(|error| TlsError::new(file, error.to_string()))?;
-        Ok(Self { chains, own })
+        Ok(Self {
+            roots: Some(Roots { chains, own }),
+            provider: Arc::clone(provider),
+        })
     }
 }
 
@@ -106,15 +123,13 @@ impl ServerCertVerifier for Trust {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verdict = self
-            .chains
-            .verify_server_cert(end, between, name, ocsp, now);
-        let verdict = match verdict {
+        let Some(Roots { chains, own }) = &self.roots else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        let verdict = match chains.verify_server_cert(end, between, name, ocsp, now) {
             // One that is an authority, too, as `openssl req -x509` makes them, is to webpki no server's. Its time was
             // looked at before; its name was not.
-            Err(Error::InvalidCertificate(CertificateError::Other(_)))
-                if self.own.contains(end) =>
-            {
+            Err(Error::InvalidCertificate(CertificateError::Other(_))) if own.contains(end) => {
                 ParsedCertificate::try_from(end)
                     .and_then(|it| verify_server_name(&it, name))
                     .and_then(|()| is_in_time(end))
@@ -134,56 +149,7 @@ impl ServerCertVerifier for Trust {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chains
-            .verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chains
-            .verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chains.supported_verify_schemes()
-    }
-}
-
-fn is_in_time(certificate: &[u8]) -> Result<(), Error> {
-    let until = certificate::told(certificate).and_then(|told| told.not_after);
-    match until {
-        Some(until) if until > SystemTime::now() => Ok(()),
-        _ => Err(CertificateError::Expired.into()),
-    }
-}
-
-/// Whoever it is has the key of the certificate that is shown, and that is all.
-#[derive(Debug)]
-pub(super) struct Anybody(pub(super) Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls12_signature(message, certificate, signed, algorithms)
     }
 
@@ -193,11 +159,20 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls13_signature(message, certificate, signed, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        let algorithms = &self.provider.signature_verification_algorithms;
+        algorithms.supported_schemes()
+    }
+}
+
+fn is_in_time(certificate: &[u8]) -> Result<(), Error> {
+    let until = certificate::told(certificate).and_then(|told| told.not_after);
+    match until {
+        Some(until) if until > SystemTime::now() => Ok(()),
+        _ => Err(CertificateError::Expired.into()),
     }
 }
