@@ -53,7 +53,7 @@ fn a_restart_reads_them_anew_and_touches_nobody() {
     let mut client = Client::of(server.address(), &config).unwrap();
     client.assert_echoes(b"before");
     become_that(&pair, "rsa");
-    home.taken_over(&["restart"]);
+    let (_next, _) = home.restart(&[]);
     client.assert_echoes(b"after");
     // Who has a ticket is not shown any.
     let new = super::config(&VERSIONS);
