@@ -123,10 +123,9 @@ impl Client {
     }
 }
 
-#[test]
-fn a_line_goes_to_all_others_on_every_worker() {
-    let hub = Hub::start(&["--workers", "2"]);
-    let mut clients: Vec<_> = (0..6).map(|_| hub.join()).collect();
+/// Each says a line that all others hear, and nobody else; then they leave.
+#[track_caller]
+fn assert_all_hear_the_others(mut clients: Vec<Client>) {
     for speaker in 0..clients.len() {
         let line = format!("{speaker} speaks\n");
         clients[speaker].say(&line);
@@ -143,6 +142,12 @@ fn a_line_goes_to_all_others_on_every_worker() {
             "nobody heard itself, nor anything twice"
         );
     }
+}
+
+#[test]
+fn a_line_goes_to_all_others_on_every_worker() {
+    let hub = Hub::start(&["--workers", "2"]);
+    assert_all_hear_the_others((0..6).map(|_| hub.join()).collect());
 }
 
 #[test]

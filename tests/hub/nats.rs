@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::hub::{Client, Hub};
+use crate::hub::{Client, Hub, assert_all_hear_the_others};
 use crate::support::clients::Raised;
 use crate::support::home::{Home, number, text};
 use crate::support::{GUARD, connect, lacks, output, pass, until};
@@ -176,26 +176,8 @@ impl Hub {
 fn a_line_goes_to_all_clients_of_all_hubs_once() {
     let Some(nats) = Nats::start("") else { return };
     let hubs: Vec<_> = (0..3).map(|_| nats.hub(&["--workers", "2"])).collect();
-    let mut clients: Vec<_> = hubs
-        .iter()
-        .flat_map(|hub| [hub.join(), hub.join()])
-        .collect();
-    for speaker in 0..clients.len() {
-        let line = format!("{speaker} speaks\n");
-        clients[speaker].say(&line);
-        for (at, client) in clients.iter_mut().enumerate() {
-            if at != speaker {
-                assert_eq!(client.hear(), line, "{at} hears {speaker}");
-            }
-        }
-    }
-    for client in clients {
-        assert_eq!(
-            client.leave(),
-            "",
-            "nobody heard itself, nor anything twice"
-        );
-    }
+    let clients = hubs.iter().flat_map(|hub| [hub.join(), hub.join()]);
+    assert_all_hear_the_others(clients.collect());
     for hub in &hubs {
         let shares = hub.shares();
         let count = |what: &str| number(&shares[what]);
@@ -244,6 +226,26 @@ fn a_newcomer_gets_the_history_of_all_hubs() {
     );
 }
 
+fn number_line(number: usize) -> String {
+    format!("{number:08} {}\n", "-".repeat(number % 200 * 20))
+}
+
+/// Says numbered lines, two of them in pieces that part within the second, until it is over. Answers how many.
+fn say_lines(source: &Client, over: &AtomicBool) -> usize {
+    let mut number = 0;
+    while !over.load(Ordering::Relaxed) {
+        let text = number_line(number) + &number_line(number + 1);
+        let (first, rest) = text.split_at(text.len() - 7);
+        source.stream().write_all(first.as_bytes()).unwrap();
+        pass(Duration::from_millis(1));
+        source.stream().write_all(rest.as_bytes()).unwrap();
+        pass(Duration::from_millis(3));
+        number += 2;
+    }
+    source.say("the end\n");
+    number
+}
+
 /// Both ends of the feed go over to other processes all the while.
 #[test]
 fn takeovers_of_hubs_on_either_side_lose_nothing_and_double_nothing() {
@@ -254,24 +256,10 @@ fn takeovers_of_hubs_on_either_side_lose_nothing_and_double_nothing() {
     let args = [&["--nats", &url, "--subject", "feed"], &room[..]].concat();
     let (mut from, mut to) = (nats.hub(&room), nats.hub(&room));
     let (source, mut listener) = (from.join(), to.join());
-    let line = |number: usize| format!("{number:08} {}\n", "-".repeat(number % 200 * 20));
     let over = AtomicBool::new(false);
     let (said, heard) = thread::scope(|scope| {
         let _over = Raised(&over);
-        let saying = scope.spawn(|| {
-            let mut number = 0;
-            while !over.load(Ordering::Relaxed) {
-                let text = line(number) + &line(number + 1);
-                let (first, rest) = text.split_at(text.len() - 7);
-                source.stream().write_all(first.as_bytes()).unwrap();
-                pass(Duration::from_millis(1));
-                source.stream().write_all(rest.as_bytes()).unwrap();
-                pass(Duration::from_millis(3));
-                number += 2;
-            }
-            source.say("the end\n");
-            number
-        });
+        let saying = scope.spawn(|| say_lines(&source, &over));
         let hearing = scope.spawn(|| {
             let mut number = 0;
             loop {
@@ -279,7 +267,7 @@ fn takeovers_of_hubs_on_either_side_lose_nothing_and_double_nothing() {
                 if heard == "the end\n" {
                     return number;
                 }
-                assert_eq!(heard, line(number));
+                assert_eq!(heard, number_line(number));
                 number += 1;
             }
         });

@@ -1,18 +1,17 @@
 //! With a stream of JetStream: each line once, whatever becomes of hubs and NATS; or it is said what is wrong with the stream.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::{Nats, Plain, refused};
+use super::{Nats, Plain, number_line, refused, say_lines};
 use crate::hub::{Client, Hub};
 use crate::support::clients::Raised;
 use crate::support::home::{Home, text};
-use crate::support::{pass, until};
+use crate::support::until;
 
 impl Nats {
     /// One that keeps streams, and has the stream FEED of the subject `feed`, with `settings` of it.
@@ -76,10 +75,6 @@ impl Plain {
     }
 }
 
-fn number_line(number: usize) -> String {
-    format!("{number:08} {}\n", "-".repeat(number % 200 * 20))
-}
-
 /// Both ends of the feed go over to other processes, and NATS is killed, all the while: nobody misses a line or hears one twice.
 #[test]
 fn each_line_comes_once_over_takeovers_and_while_nats_is_killed() {
@@ -95,20 +90,7 @@ fn each_line_comes_once_over_takeovers_and_while_nats_is_killed() {
     let (over, heard) = (AtomicBool::new(false), AtomicUsize::new(0));
     let said = thread::scope(|scope| {
         let _over = Raised(&over);
-        let saying = scope.spawn(|| {
-            let mut number = 0;
-            while !over.load(Ordering::Relaxed) {
-                let text = number_line(number) + &number_line(number + 1);
-                let (first, rest) = text.split_at(text.len() - 7);
-                source.stream().write_all(first.as_bytes()).unwrap();
-                pass(Duration::from_millis(1));
-                source.stream().write_all(rest.as_bytes()).unwrap();
-                pass(Duration::from_millis(3));
-                number += 2;
-            }
-            source.say("the end\n");
-            number
-        });
+        let saying = scope.spawn(|| say_lines(&source, &over));
         scope.spawn(|| {
             loop {
                 let line = listener.hear();
