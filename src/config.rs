@@ -93,11 +93,12 @@ impl Default for Config {
 impl Config {
     /// How many descriptors a connection may take.
     pub(crate) fn descriptors_each(&self) -> usize {
-        let services = self.listen.iter().map(|listen| &listen.service);
-        services
-            .map(|service| service.descriptors())
-            .max()
-            .unwrap_or(1)
+        let each = self.listen.iter().map(|listen| {
+            // A program has the socket itself, but where TLS stands before it.
+            let pair = listen.has_tls() && listen.service.has_pairs();
+            listen.service.descriptors() + usize::from(pair)
+        });
+        each.max().unwrap_or(1)
     }
 
     /// The bound for all bytes that wait.
@@ -244,6 +245,15 @@ impl Listen {
             sockets: vec![Arc::new(socket.into())],
             ..Self::nowhere(service.into())
         }
+    }
+
+    /// Whether its clients speak TLS.
+    fn has_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        let has_tls = self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        let has_tls = false;
+        has_tls
     }
 
     fn nowhere(service: AnyService) -> Self {

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod dialling;
+mod exec;
 mod floods;
 mod loading;
 
@@ -406,19 +407,6 @@ fn files_that_are_no_use_are_named() {
         (
             vec!["serve", "--tls-alpn", "h2"],
             "--tls-alpn needs --tls-cert",
-        ),
-        (
-            vec![
-                "serve",
-                "exec",
-                "--tls-cert",
-                &certificate,
-                "--tls-key",
-                &key,
-                "--",
-                "cat",
-            ],
-            "TLS is not for exec",
         ),
     ] {
         let (code, line) = home.refusal(&args);

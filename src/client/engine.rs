@@ -181,6 +181,7 @@ impl Engine {
                 stats: Stats::default(),
                 // Nothing is queued here.
                 memory: Memory::new(usize::MAX),
+                of_pairs: false,
             },
             leaving,
             resolver,

@@ -189,6 +189,7 @@ mod tests {
             },
             stats: Stats::default(),
             memory: Memory::new(1 << 20),
+            of_pairs: false,
         }
     }
 

@@ -9,7 +9,7 @@ use super::{Connection, READ_BUDGET, Serving, Step};
 use crate::dial::DialError;
 use crate::io::Is;
 use crate::io::marks::Mark;
-use crate::io::{Far, Turn, Up};
+use crate::io::{Far, Io, Turn, Up};
 use crate::liveness::close::{CloseReason, Ending, How, Note};
 use crate::liveness::keepalive::RTO_MAX_DEFAULT;
 use crate::os::fault::may_die;
@@ -52,13 +52,37 @@ impl Connection {
         self.io.resume_reading_if_room(turn);
     }
 
+    /// A program that reads no more may say something yet.
+    fn spare_pair(&mut self) {
+        if let Some(up) = self.io.far_up().filter(|up| up.terms.of_pairs) {
+            up.io.writes_in_vain();
+        }
+    }
+
+    /// Whoever had the other end of a pair has left something unread there: an end as any other.
+    fn pair_is_left(&mut self, serving: &Serving<'_>) {
+        let was_told = self.io.far_io().is_some_and(Io::is_told);
+        self.io.hang_up_far();
+        if !was_told && (self.io.is_open() || self.io.owes()) {
+            self.call(serving, Service::far_end);
+        }
+    }
+
+    /// The service ends whoever has the other end of a pair, and what they have said by then is delivered before the end.
+    pub(super) fn recall_pair(&mut self, serving: &Serving<'_>) {
+        if self.io.has_pair() {
+            self.call(serving, Service::recall);
+        }
+    }
+
     /// Reads from the far side, as far as there is room for it on this one. Answers whether the budget stopped it.
     pub(super) fn pull_far(&mut self, serving: &mut Serving<'_>) -> bool {
+        self.spare_pair();
         // Each read goes behind the last one, as in `pull`.
         let (mut at, budget) = (0, READ_BUDGET.min(serving.far_buffer.len()));
         loop {
             // Nobody wants it any more: it is read and forgotten.
-            let over = !self.io.is_open() || self.io.has_failed();
+            let over = !(self.io.is_open() || self.io.owes()) || self.io.has_failed();
             let room = if over {
                 usize::MAX
             } else if self.io.is_held() {
@@ -98,8 +122,11 @@ impl Connection {
             if over {
                 continue;
             }
-            // Bytes either way renew the read deadline; of the client's own silence they say nothing.
-            self.io.renew(serving.turn.now);
+            // Bytes either way renew the read deadline; of the client's own silence they say nothing. A program that has the
+            // client's socket itself renews nothing either.
+            if !up.terms.of_pairs {
+                self.io.renew(serving.turn.now);
+            }
             self.call(serving, |service, state, conn| {
                 service.far_input(state, conn, &serving.far_buffer[from..at]);
             });
@@ -109,6 +136,7 @@ impl Connection {
 
     /// What follows from how the far side stands.
     pub(super) fn conclude_far(&mut self, serving: &Serving<'_>) {
+        self.spare_pair();
         let turn = &serving.turn;
         let over = !self.io.is_open();
         let cut = self.io.finishing();
@@ -124,11 +152,15 @@ impl Connection {
             return self.io.input_over();
         }
         let Some(up) = self.io.far_up() else { return };
+        let is_pair = up.terms.of_pairs;
         let (far, _) = up.split(turn);
         if far.is_given_up() && !far.is(Is::Readable) {
             far.input_over();
         }
         if let Some(verdict) = far.verdict() {
+            if is_pair && verdict.reason == CloseReason::PeerReset {
+                return self.pair_is_left(serving);
+            }
             // It had said everything, and that is here: what it did not hear any more is no loss of the client's.
             let late = far.peer_fin() && verdict.reason == CloseReason::PeerReset;
             let well = matches!(self.io.finishing(), None | Some(CloseReason::PeerClosed));
@@ -139,8 +171,12 @@ impl Connection {
                 self.io.finish_for(CloseReason::PeerClosed);
             } else if !over {
                 // What came before it failed is the client's: first that, then the end.
+                let reason = match is_pair {
+                    true => verdict.reason,
+                    false => CloseReason::UpstreamFailed,
+                };
                 self.io.fail_at_last(Ending {
-                    reason: CloseReason::UpstreamFailed,
+                    reason,
                     how: How::Reset,
                     ..verdict
                 });
@@ -151,7 +187,7 @@ impl Connection {
         if ended {
             far.told();
         }
-        if ended && !over {
+        if ended && (!over || self.io.owes()) {
             self.call(serving, Service::far_end);
         }
         let Some(up) = self.io.far_up() else { return };
@@ -163,8 +199,8 @@ impl Connection {
             far.send_fin(&far_turn);
         }
         far.settle(&far_turn);
-        // Both have said everything, and each was told of the other's end.
-        let said = far.peer_fin() && far.fin_wanted();
+        // Both have said everything, and each was told of the other's end. A program may work on.
+        let said = far.peer_fin() && far.fin_wanted() && !is_pair;
         if said && self.io.peer_fin() && self.io.fin_wanted() {
             self.io.finish_for(CloseReason::PeerClosed);
         }
@@ -172,7 +208,8 @@ impl Connection {
 
     /// Whether the far side has everything; where the connection ends for another reason than that, nobody waits for it.
     pub(super) fn far_is_delivered(&mut self, turn: &Turn<'_>) -> bool {
-        let well = self.io.finishing() == Some(CloseReason::PeerClosed);
+        // A program has ended by then, whatever it has left unread.
+        let well = self.io.finishing() == Some(CloseReason::PeerClosed) && !self.io.has_pair();
         let Some(up) = self.io.far_up().filter(|_| well) else {
             return true;
         };

@@ -411,8 +411,8 @@ impl Connection {
             return self.hang_up(serving);
         }
         if self.io.look_at <= known {
-            let far = self.io.far_io().filter(|_| self.io.half_closed());
-            let other = far.map(Io::as_other);
+            let half_closed = self.io.half_closed();
+            let other = half_closed.then(|| self.io.far_as_other()).flatten();
             self.io.look(&turn, other);
         }
         self.look_far(&turn);
@@ -420,10 +420,15 @@ impl Connection {
             // A byte that came since the turn began saves the connection.
             self.io.set(Is::Readable, true);
             let more = self.pull(serving);
+            if self.io.has_pair() && self.io.far_io().is_some_and(|far| far.as_other().waits) {
+                // It has said something that its program has not read.
+                self.io.renew(turn.now);
+            }
             if self.io.read_deadline(&turn) > known {
                 return self.conclude(serving, more);
             }
             self.finish_unasked(serving, CloseReason::ReadTimeout);
+            self.recall_pair(serving);
             if let Ok(info) = self.io.tcp_info()
                 && (info.probes > 0 || info.retransmits > 0)
             {
@@ -435,6 +440,7 @@ impl Connection {
             self.io.set(Is::Readable, true);
             self.pull(serving);
             self.finish_unasked(serving, CloseReason::MaxAge);
+            self.recall_pair(serving);
         }
         self.conclude(serving, false)
     }

@@ -122,6 +122,7 @@ impl Connection {
         if let (Some(far), Some(up)) = (&record.far, connection.io.far_up()) {
             up.io.set_aside(&far.1, &terms.memory)?;
         }
+        connection.io.restore_pair();
         Ok(connection)
     }
 
@@ -144,6 +145,7 @@ impl Connection {
                 .io
                 .take_bytes(&far.1, &update.far, &Piece::default(), terms)?;
         }
+        self.io.restore_pair();
         Ok(more)
     }
 }

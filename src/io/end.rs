@@ -246,6 +246,12 @@ impl Io {
         self.end.fins.put(Fin::Owed, true);
     }
 
+    /// Whether it does, where another process has said so.
+    #[cfg(control)]
+    pub(super) fn put_owed(&mut self, owes: bool) {
+        self.end.fins.put(Fin::Owed, owes);
+    }
+
     /// What a failed write said.
     pub(crate) fn write_error(&self) -> Option<i32> {
         self.details()?.write_error
@@ -258,6 +264,19 @@ impl Io {
         pending.end.write_error = Some(errno);
         self.set(Is::Readable, true);
         self.set(Is::ReadOn, true);
+    }
+
+    /// The peer reads no more, as a failed write has told, and may say something yet: what is for it is dropped from here on.
+    pub(crate) fn writes_in_vain(&mut self) {
+        if let Some(pending) = &mut self.pending
+            && matches!(
+                pending.end.write_error,
+                Some(libc::EPIPE | libc::ECONNRESET)
+            )
+        {
+            pending.end.write_error = None;
+            self.sent_fin();
+        }
     }
 
     /// One over MPTCP that was reset in the moment of its accept(2), which takes the kernel's only note of it

@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use mio::Interest;
 use mio::event::Event;
+use rustix::net::Shutdown;
 use socket2::SockRef;
 
+use super::progress::Other;
 use super::{Io, Terms, Turn};
 use crate::address::endpoint::{Endpoint, Peer};
 use crate::dial::Dialing;
 use crate::dial::upstream::Upstream;
 use crate::io::Is;
+#[cfg(control)]
+use crate::liveness::close::CloseReason;
 use crate::liveness::sockopt::INTEREST;
 use crate::os::sys;
 use crate::time::deadline::Moment;
@@ -33,6 +37,8 @@ pub(crate) enum Far {
     },
     /// It was being dialled by the process that had the connection before.
     Interrupted,
+    /// There from the beginning: one end of a pair, whose events are not told yet.
+    Made(OwnedFd),
     Up(Up),
 }
 
@@ -56,7 +62,7 @@ impl Far {
     pub(crate) fn due(&self) -> Moment {
         match self {
             Self::Wanted { at, .. } => *at,
-            Self::Interrupted => Moment::at_start(),
+            Self::Interrupted | Self::Made(_) => Moment::at_start(),
             Self::Dialing { dialing, .. } => dialing.due(),
             Self::Up(up) => up.io.linger().unwrap_or(up.io.look_at),
         }
@@ -124,6 +130,60 @@ impl Io {
         self.is_to_be_copied_anew();
     }
 
+    /// The end of a pair that is to be the far side is that from now on, if there is one.
+    pub(crate) fn attach(&mut self, terms: &Arc<Terms>, now: Moment) -> Option<&mut Up> {
+        if !matches!(self.far(), Some(Far::Made(_))) {
+            return None;
+        }
+        let Some(Far::Made(socket)) = self.take_far() else {
+            return None;
+        };
+        let io = Self::new(socket, self.id(), Peer::Unix(None), self.listener, now);
+        let terms = Arc::clone(terms);
+        self.set_far(Far::Up(Up { io, terms }));
+        self.is_to_be_copied_anew();
+        self.far_up()
+    }
+
+    /// Whether the far side is one end of a pair, whose other end a program has.
+    pub(crate) fn has_pair(&self) -> bool {
+        matches!(self.far(), Some(Far::Up(up)) if up.terms.of_pairs)
+    }
+
+    /// Nothing goes to the far side any more, and nothing that comes from there is heard.
+    pub(crate) fn hang_up_far(&mut self) {
+        match self.take_far() {
+            None => return,
+            // Another process may have a copy, for which closing this one would be no end.
+            Some(Far::Up(up)) => drop(rustix::net::shutdown(&up.io.socket, Shutdown::Both)),
+            Some(_) => {}
+        }
+        self.is_to_be_copied_anew();
+    }
+
+    /// Goes on from where another process was: at a deadline, what a program says until it has ended comes before the end.
+    #[cfg(control)]
+    pub(crate) fn restore_pair(&mut self) {
+        if self.has_pair() {
+            let at_deadline = [CloseReason::ReadTimeout, CloseReason::MaxAge].map(Some);
+            let is_told = self.far_io().is_some_and(Self::is_told);
+            self.put_owed(at_deadline.contains(&self.finishing()) && !is_told);
+        }
+    }
+
+    /// How the far side stands, for this one.
+    pub(crate) fn far_as_other(&self) -> Option<Other> {
+        let Some(Far::Up(up)) = self.far() else {
+            return None;
+        };
+        let other = up.io.as_other();
+        // What a program leaves unread is its own affair, and nothing to be waited for.
+        Some(Other {
+            waits: other.waits && !up.terms.of_pairs,
+            ..other
+        })
+    }
+
     /// Whether the far side is on its way.
     pub(crate) fn is_dialing(&self) -> bool {
         !matches!(self.far(), None | Some(Far::Up(_)))
@@ -140,7 +200,8 @@ impl Io {
 
     /// Whether the far side has everything that was for it, FIN included.
     pub(crate) fn far_has_all(&self) -> bool {
-        let Some(far) = self.far_io() else {
+        // Of a program nobody knows whether its client has heard enough.
+        let Some(far) = self.far_io().filter(|_| !self.has_pair()) else {
             return false;
         };
         let queued = sys::unacknowledged(far.descriptor());

@@ -324,6 +324,11 @@ impl Io {
         }
     }
 
+    /// Whether both directions have ended.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        self.polled().contains(PollFlags::HUP)
+    }
+
     /// What poll(2) tells of the socket unasked.
     fn polled(&self) -> PollFlags {
         let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];

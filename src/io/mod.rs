@@ -24,6 +24,7 @@ mod waiting;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -68,9 +69,29 @@ pub(crate) struct Terms {
     pub(crate) limits: Limits,
     pub(crate) stats: Stats,
     pub(crate) memory: Memory,
+    /// They are ends of pairs, whose other ends programs have: who closes its own is done, whatever it has left unread.
+    pub(crate) of_pairs: bool,
 }
 
 impl Terms {
+    /// Those of the far sides of connections with `limits`. How long a program takes to read is its own affair.
+    pub(crate) fn of_far_sides(limits: &Limits, of_pairs: bool, memory: Memory) -> Self {
+        let of_servers = |limit: Option<Duration>| limit.filter(|_| !of_pairs);
+        Self {
+            limits: Limits {
+                read_timeout: None,
+                max_age: None,
+                dead_after: of_servers(limits.dead_after),
+                write_timeout: of_servers(limits.write_timeout),
+                half_close_timeout: of_servers(limits.half_close_timeout),
+                ..*limits
+            },
+            stats: Stats::default(),
+            memory,
+            of_pairs,
+        }
+    }
+
     #[inline]
     pub(crate) fn turn(&self, now: Moment, known: Moment) -> Turn<'_> {
         Turn {

@@ -92,6 +92,10 @@ impl Io {
         None
     }
 
+    pub(crate) fn tls_issuer(&self) -> Option<&str> {
+        None
+    }
+
     pub(crate) fn named(&self) -> (Option<&str>, Option<&str>) {
         (None, None)
     }

@@ -87,6 +87,8 @@ pub(crate) struct Sealed {
     /// How long ours was, bytes, if it was said by this process.
     goodbye: u64,
     named: Named,
+    /// Who has signed the client's certificate, if the handshake was made by this process.
+    issuer: Option<Box<str>>,
 }
 
 /// Who the client is, and whom it wants.
@@ -113,6 +115,7 @@ impl Sealed {
             is_truncated: false,
             goodbye_alone: false,
             goodbye: 0,
+            issuer: None,
         }
     }
 
@@ -201,6 +204,11 @@ impl Io {
             name: sealed.named.asked.as_deref().map(str::to_owned),
             client: sealed.named.client.as_deref().map(str::to_owned),
         })
+    }
+
+    /// Who has signed the certificate that its client has shown, where this process has seen that.
+    pub(crate) fn tls_issuer(&self) -> Option<&str> {
+        self.sealed_ref()?.issuer.as_deref()
     }
 
     /// The name that its client asked for by TLS, and whose certificate that has shown.
@@ -326,7 +334,10 @@ impl Io {
                         asked: facts.name.map(String::into_boxed_str),
                         client: facts.client.map(String::into_boxed_str),
                     };
-                    let sealed = Sealed::new(*session, handshake.into_rest(), named);
+                    let sealed = Sealed {
+                        issuer: facts.issuer.map(String::into_boxed_str),
+                        ..Sealed::new(*session, handshake.into_rest(), named)
+                    };
                     pending.tls = Some(Tls::Sealed(Box::new(sealed)));
                 }
                 // What was said so far is nobody's output.

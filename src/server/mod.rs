@@ -36,7 +36,6 @@ use crate::listen::listener::{self, Listener};
 use crate::listen::origin::Origin;
 use crate::listen::settings::Settings;
 use crate::liveness::multipath;
-use crate::liveness::reap::Limits;
 use crate::memory::Memory;
 use crate::os::threads;
 use crate::service::AnyService;
@@ -220,15 +219,11 @@ impl Server {
                         settings: Arc::clone(&listener.settings),
                         multipath: multipath::is_multipath(&listener.socket),
                         stats: Arc::clone(stats),
-                        terms: Arc::new(Terms {
-                            limits: Limits {
-                                read_timeout: None,
-                                max_age: None,
-                                ..listener.settings.limits
-                            },
-                            stats: Stats::default(),
-                            memory: memory.clone(),
-                        }),
+                        terms: Arc::new(Terms::of_far_sides(
+                            &listener.settings.limits,
+                            listener.settings.service.has_pairs(),
+                            memory.clone(),
+                        )),
                     })
                     .collect();
                 Worker::new(

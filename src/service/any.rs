@@ -114,6 +114,10 @@ impl<S: Service> Service for Boxed<S> {
         self.0.dials()
     }
 
+    fn has_pairs(&self) -> bool {
+        self.0.has_pairs()
+    }
+
     fn upstreams(&self) -> Vec<UpstreamInfo> {
         self.0.upstreams()
     }

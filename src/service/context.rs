@@ -5,11 +5,15 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use socket2::SockRef;
 
 use crate::address::endpoint::Peer;
 use crate::dial::DialError;
 use crate::dial::upstream::Upstream;
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+use crate::inspect::TlsInfo;
 use crate::io::Is;
 use crate::io::{Far as Dialled, Io, Turn};
 use crate::liveness::close::{CloseReason, Ending, Note};
@@ -244,18 +248,6 @@ impl Context<'_> {
         self.io.take_back(&self.turn)
     }
 
-    /// Takes over what the kernel has counted of a socket that was given away, and whether the client has finished.
-    #[cfg(all(target_os = "linux", not(standfast_portable)))]
-    pub(crate) fn recount(&mut self) {
-        self.io.recount(&self.turn);
-    }
-
-    /// What the socket is called in proc(5).
-    #[cfg(all(target_os = "linux", not(standfast_portable)))]
-    pub(crate) fn inode(&self) -> io::Result<u64> {
-        Ok(rustix::fs::fstat(self.io.descriptor())?.st_ino)
-    }
-
     /// There is more output than is to wait here: the end comes once [`finish`](Self::finish) is called. Until then
     /// [`Service::output`](crate::Service::output) is called whenever what waits has been written, be the connection ending
     /// or not.
@@ -316,6 +308,74 @@ impl Context<'_> {
     /// Ends the connection at once, by a reset: nothing more is delivered.
     pub fn abort(&mut self) {
         self.io.overrule(Ending::reset(CloseReason::Service));
+    }
+}
+
+/// What the exec of this crate alone needs.
+#[cfg(all(target_os = "linux", not(standfast_portable)))]
+impl Context<'_> {
+    /// Takes over what the kernel has counted of a socket that was given away, and whether the client has finished.
+    pub(crate) fn recount(&mut self) {
+        self.io.recount(&self.turn);
+    }
+
+    /// What the socket is called in proc(5).
+    pub(crate) fn inode(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(self.io.descriptor())?.st_ino)
+    }
+
+    /// Whether TLS stands before its service: then nobody can be given the socket.
+    pub(crate) fn has_tls(&self) -> bool {
+        self.io.has_tls()
+    }
+
+    /// Its TLS session, and who has signed the client's certificate.
+    pub(crate) fn tls(&self) -> Option<(TlsInfo, Option<&str>)> {
+        Some((self.io.tls_info()?, self.io.tls_issuer()))
+    }
+
+    /// Makes a pair of connected sockets (socketpair(2)): one is the far side from now on, the other one, which blocks, as
+    /// programs expect, is for whoever would have been given the socket.
+    pub(crate) fn pair(&mut self) -> io::Result<OwnedFd> {
+        let kind = (
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+        );
+        let (own, other) = rustix::net::socketpair(kind.0, kind.1, kind.2, None)?;
+        rustix::io::ioctl_fionbio(&own, true)?;
+        self.io.set_far(Dialled::Made(own));
+        Ok(other)
+    }
+
+    /// Whether nothing more comes from the far side.
+    pub(crate) fn has_far_ended(&self) -> bool {
+        self.io.far_io().is_none_or(Io::is_told)
+    }
+
+    /// Whether nobody has the other end of the pair any more, or would read there.
+    pub(crate) fn is_far_hung_up(&self) -> bool {
+        self.io.far_io().is_none_or(Io::is_hung_up)
+    }
+
+    /// Whether the far side was told, in order, that its input is over.
+    pub(crate) fn has_far_heard_all(&self) -> bool {
+        self.io.far_io().is_none_or(Io::fin_sent)
+    }
+
+    /// Another descriptor of the far side: as long as it is there, whoever has the other end of the pair sees no end.
+    pub(crate) fn hold_far(&self) -> Option<OwnedFd> {
+        self.io.far_io()?.descriptor().try_clone_to_owned().ok()
+    }
+
+    /// Gives the far side up: whoever has the other end of the pair is hung up on.
+    pub(crate) fn hang_up_far(&mut self) {
+        self.io.hang_up_far();
+    }
+
+    /// Whether its end is under way.
+    pub(crate) fn is_ending(&self) -> bool {
+        !self.io.is_open()
     }
 }
 

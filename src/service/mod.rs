@@ -121,6 +121,13 @@ pub trait Service: Send + Sync + 'static {
         false
     }
 
+    /// Whether the far sides of its connections are ends of pairs, whose other ends programs have. Default: they are servers that
+    /// were dialled. For the exec of this crate alone.
+    #[doc(hidden)]
+    fn has_pairs(&self) -> bool {
+        false
+    }
+
     /// What it connects clients to, and whether that can be reached: for the status. Default: nothing.
     fn upstreams(&self) -> Vec<UpstreamInfo> {
         Vec::new()

@@ -94,6 +94,8 @@ pub(crate) struct Facts {
     pub(crate) protocol: Option<String>,
     /// Whose certificate the client has shown.
     pub(crate) client: Option<String>,
+    /// And who has signed it.
+    pub(crate) issuer: Option<String>,
     pub(crate) resumed: bool,
 }
 
@@ -300,6 +302,7 @@ impl Handshake {
                 .filter(|_| resumed)
                 .and_then(|verifier| refused(&**verifier, shown));
             let told = shown.first().and_then(|first| certificate::told(first));
+            let (subject, issuer) = told.map(|told| (told.subject, told.issuer)).unzip();
             let facts = Facts {
                 version: match connection.protocol_version()? {
                     ProtocolVersion::TLSv1_3 => "1.3",
@@ -308,7 +311,8 @@ impl Handshake {
                 cipher: suite.as_str()?,
                 name: self.name.take(),
                 protocol: connection.alpn_protocol().map(text),
-                client: told.map(|told| told.subject),
+                client: subject,
+                issuer,
                 resumed,
             };
             let (extracted, _) = connection.dangerous_into_kernel_connection().ok()?;

@@ -1,5 +1,5 @@
 //! A worker's far sides, from the wish for one to the connected socket: what the system says of an attempt comes as an
-//! event of the connection's second token.
+//! event of the connection's second token. One end of a pair is there already, and has but to be registered.
 
 use std::os::fd::OwnedFd;
 
@@ -12,11 +12,15 @@ use crate::dial::DialError;
 use crate::dial::{Dialed, Dialing, Manner};
 use crate::io::Far;
 use crate::io::marks::Mark;
+use crate::liveness::close::{CloseReason, Ending};
 
 impl Worker {
     /// Goes on with the far sides that it is time for.
     pub(super) fn dial(&mut self) {
         for key in self.dials.take() {
+            if self.attach(key) {
+                continue;
+            }
             if let Some(dialed) = self.advance_dial(key) {
                 self.dialed(key, dialed);
             }
@@ -24,6 +28,28 @@ impl Worker {
         // Before any of them is read.
         self.flush_vault();
         self.wake_receivers();
+    }
+
+    /// The far side of that connection is there from the beginning: its events are told from now on. Answers whether it is.
+    fn attach(&mut self, key: usize) -> bool {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return false;
+        };
+        let origin = &self.origins[usize::from(connection.io.listener)];
+        let Some(up) = connection.io.attach(&origin.terms, self.now) else {
+            return false;
+        };
+        let registry = self.poll.registry();
+        let registered = up.io.register(registry, Token(FAR | key));
+        self.step(key, |connection, serving| match registered {
+            Ok(()) => connection.advance(serving),
+            // Out of memory for it (epoll_ctl(2): ENOMEM, ENOSPC).
+            Err(error) => Step::Close(connection.io.cut_off(Ending {
+                errno: error.raw_os_error(),
+                ..Ending::reset(CloseReason::IoError)
+            })),
+        });
+        true
     }
 
     fn advance_dial(&mut self, key: usize) -> Option<Dialed> {

@@ -311,11 +311,6 @@ fn listen(args: &ServeArgs, max_conns: Option<NonZeroUsize>) -> Result<Listen, F
             "--mptcp is not for exec: what becomes of a socket that a program has, the kernel tells of TCP alone",
         ));
     }
-    if args.tls.is_on() && args.service.service == ServiceName::Exec {
-        return Err(Failure::usage(
-            "TLS is not for exec: a program has the client's socket itself",
-        ));
-    }
     Ok(Listen {
         addresses,
         keepalive,

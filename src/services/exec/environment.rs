@@ -1,14 +1,16 @@
 //! What a program is told of its connection: the variables of ucspi-tcp (tcp-environ(5)), of ncat (ncat(1), "exec
-//! environment") and of systemd (systemd.socket(5), `Accept=yes`).
+//! environment") and of systemd (systemd.socket(5), `Accept=yes`); of TLS those of ucspi-ssl, which are `mod_ssl`'s, and of
+//! stunnel (stunnel(8), "exec").
 
 use std::net::SocketAddr;
 use std::process::Command;
 
 use crate::address::endpoint::Peer;
+use crate::inspect::TlsInfo;
 
 /// What this process was told by whoever started it, and no program of a connection's is to believe: of another
 /// connection, or of a supervisor that is not its own.
-const NOT_THEIRS: [&str; 29] = [
+const NOT_THEIRS: [&str; 35] = [
     "FDSTORE",
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
@@ -21,6 +23,12 @@ const NOT_THEIRS: [&str; 29] = [
     "NOTIFY_SOCKET",
     "REMOTE_ADDR",
     "REMOTE_PORT",
+    "SSL_CIPHER",
+    "SSL_CLIENT_DN",
+    "SSL_CLIENT_I_DN",
+    "SSL_CLIENT_S_DN",
+    "SSL_PROTOCOL",
+    "SSL_TLS_SNI",
     // A program may start a standfast of its own.
     "STANDFAST_CRASHED",
     "STANDFAST_KEEPER",
@@ -41,10 +49,27 @@ const NOT_THEIRS: [&str; 29] = [
     "WATCHDOG_USEC",
 ];
 
-/// Tells `command` of the connection from `peer` to `local`. Nothing of it comes from the client but its address.
-pub(super) fn tell(command: &mut Command, local: Option<SocketAddr>, peer: Peer) {
+/// What is known of a client that speaks TLS.
+#[derive(Debug)]
+pub(super) struct Secured {
+    pub(super) session: TlsInfo,
+    /// Who has signed its certificate.
+    pub(super) issuer: Option<String>,
+}
+
+/// Tells `command` of the connection from `peer` to `local`. Nothing of it comes from the client but its address, and over TLS
+/// the host name that it asks for and the names in its certificate, in which no character controls anything.
+pub(super) fn tell(
+    command: &mut Command,
+    local: Option<SocketAddr>,
+    peer: Peer,
+    tls: Option<&Secured>,
+) {
     for name in NOT_THEIRS {
         command.env_remove(name);
+    }
+    if let Some(tls) = tls {
+        command.envs(of_tls(tls));
     }
     match peer {
         Peer::Tcp(remote) => {
@@ -63,6 +88,44 @@ pub(super) fn tell(command: &mut Command, local: Option<SocketAddr>, peer: Peer)
             }
         }
     }
+}
+
+fn of_tls(tls: &Secured) -> Vec<(&'static str, String)> {
+    let TlsInfo {
+        version,
+        cipher,
+        name,
+        client,
+        ..
+    } = &tls.session;
+    let all = [
+        ("SSL_PROTOCOL", Some(format!("TLSv{version}"))),
+        ("SSL_CIPHER", Some(as_openssl_says(cipher))),
+        ("SSL_TLS_SNI", name.clone()),
+        ("SSL_CLIENT_S_DN", client.clone()),
+        ("SSL_CLIENT_DN", client.clone()),
+        ("SSL_CLIENT_I_DN", tls.issuer.clone()),
+    ];
+    let told = all.into_iter();
+    told.filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+}
+
+/// The name by which programs that expect these variables know a cipher (ciphers(1)).
+fn as_openssl_says(cipher: &str) -> String {
+    if let Some(rest) = cipher.strip_prefix("TLS13_") {
+        return format!("TLS_{rest}");
+    }
+    let parts = cipher
+        .strip_prefix("TLS_")
+        .and_then(|rest| rest.split_once("_WITH_"));
+    let Some((exchange, seal)) = parts else {
+        return cipher.to_owned();
+    };
+    let seal = seal
+        .replace("AES_", "AES")
+        .replace("POLY1305_SHA256", "POLY1305");
+    format!("{exchange}-{seal}").replace('_', "-")
 }
 
 fn of_tcp(remote: SocketAddr, local: Option<SocketAddr>) -> Vec<(&'static str, String)> {
@@ -130,6 +193,31 @@ mod tests {
             );
         }
         assert!(!all.iter().any(|told| told.starts_with("TCP6")), "{all:?}");
+    }
+
+    #[test]
+    fn a_cipher_has_the_name_that_openssl_gives_it() {
+        for (registered, expected) in [
+            ("TLS13_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
+            (
+                "TLS13_CHACHA20_POLY1305_SHA256",
+                "TLS_CHACHA20_POLY1305_SHA256",
+            ),
+            (
+                "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+                "ECDHE-ECDSA-AES128-GCM-SHA256",
+            ),
+            (
+                "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+                "ECDHE-RSA-AES256-GCM-SHA384",
+            ),
+            (
+                "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+                "ECDHE-RSA-CHACHA20-POLY1305",
+            ),
+        ] {
+            assert_eq!(as_openssl_says(registered), expected);
+        }
     }
 
     #[test]

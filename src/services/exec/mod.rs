@@ -1,15 +1,18 @@
 //! One process per connection, the socket itself as its stdin and stdout: what inetd, tcpserver and `ncat -e` do.
 //!
-//! The engine gives the socket away and keeps watch from afar; the process is watched by its pidfd, and by its stderr if
+//! The engine gives the socket away and keeps watch from afar; over TLS it relays to one end of a pair, the other end of which
+//! is the program's (`relayed.rs`). The process is watched by its pidfd, and by its stderr if
 //! that goes to the log. What takes time, starting processes and ending those that outlive their connection, is done by
 //! one thread (`nursery.rs`). `options.rs` is what an embedder decides of them, `environment.rs` what a program is told
-//! of its connection, `lines.rs` its stderr as log lines, `program.rs` where it is.
+//! of its connection, `lines.rs` its stderr as log lines, `program.rs` where it is, `journey.rs` what crosses a takeover.
 
 mod environment;
+mod journey;
 mod lines;
 mod nursery;
 mod options;
 mod program;
+mod relayed;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -25,6 +28,7 @@ use crate::liveness::close::CloseReason;
 use crate::os::children::Owned;
 use crate::os::sys;
 use crate::service::{Context, Exported, Patience, Ready, Service, Survive};
+use crate::services::exec::environment::Secured;
 use crate::services::exec::lines::{Lines, STDERR_REST, STDERR_TURN};
 use crate::services::exec::nursery::{
     GRACE, Group, Job, Kept, Leaving, Nursery, Slot, Spawned, Ticket, Watch, Words, say,
@@ -36,11 +40,8 @@ pub use options::{ExecOptions, Stderr};
 /// How long a process may go on after its client was lost: it may have something to finish.
 const AFTERLIFE: Duration = Duration::from_secs(10);
 
-/// The form of an exported state, with a process and without.
-const STATE: u16 = 1;
-const STATE_WITHOUT: u16 = 2;
-
-/// One process per connection, with the socket as its stdin and stdout.
+/// One process per connection, with the socket as its stdin and stdout; over TLS, one end of a pair of sockets that is relayed
+/// to its client.
 ///
 /// The connection lives as long as the process; a process that outlives its connection gets SIGTERM, and SIGKILL
 /// 2 s later. Linux only: processes are watched by pidfd.
@@ -73,6 +74,8 @@ enum Phase {
         after_client: bool,
         kept: Arc<OnceLock<Kept>>,
     },
+    /// It has ended, and somebody else has the other end of the pair that its client is relayed to.
+    Left(Left),
     /// There is none: no room for it, it could not be started, or it has ended.
     Over,
 }
@@ -86,6 +89,16 @@ struct Running {
     sent: Option<Signal>,
     /// Its stderr is watched, too.
     logs: bool,
+    /// It says no more to a client that is relayed to it; and whether that had said before that it was done.
+    parted: Option<bool>,
+}
+
+/// The process of a connection has ended, and somebody else has its end of the pair.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    pid: i32,
+    /// It ended of itself, and the client had said before that it was done.
+    after_client: bool,
 }
 
 /// Which watched descriptor is which.
@@ -111,12 +124,20 @@ impl Exec {
     }
 
     fn start_for(&self, conn: &mut Context<'_>) -> io::Result<Arc<Slot>> {
-        let socket = conn.give_away()?;
+        let socket = match conn.has_tls() {
+            true => conn.pair()?,
+            false => conn.give_away()?,
+        };
+        let tls = conn.tls().map(|(session, issuer)| Secured {
+            session,
+            issuer: issuer.map(str::to_owned),
+        });
         let slot = Arc::<Slot>::default();
         self.nursery.start(Job {
             id: conn.id(),
             peer: conn.peer(),
             local: conn.local().ok(),
+            tls,
             socket,
             slot: Arc::clone(&slot),
         });
@@ -136,6 +157,7 @@ impl Exec {
                 process.ticket = None;
                 // Nobody has the socket; in a failure of this, too, closing it is all there is to do.
                 let _ = conn.take_back();
+                conn.hang_up_far();
                 conn.finish();
             }
             Some(Ok(Spawned {
@@ -156,6 +178,8 @@ impl Exec {
                     child: Some(child),
                     sent: None,
                     logs,
+                    // It may have said all by now; of its client nothing was heard meanwhile.
+                    parted: (conn.has_tls() && conn.has_far_ended()).then_some(false),
                 });
             }
         }
@@ -164,7 +188,7 @@ impl Exec {
     /// It has said something on stderr, or has ended.
     fn look(&self, process: &mut Process, conn: &mut Context<'_>) {
         let Phase::Running(running) = &mut process.phase else {
-            return;
+            return self.hear_left(process, conn);
         };
         let ended = running.has_ended(conn);
         if running.logs
@@ -202,6 +226,9 @@ impl Exec {
         let Phase::Running(running) = std::mem::replace(&mut process.phase, Phase::Over) else {
             return;
         };
+        if conn.has_tls() {
+            return Self::leave(process, &running, conn);
+        }
         conn.recount();
         let after_client = running.sent.is_none() && conn.has_peer_finished();
         match conn.inode() {
@@ -269,6 +296,7 @@ impl Exec {
             // Another user's, as a program that changes its own user is: it ends when it likes.
             Some(_) => {
                 log::info!(id = process.id, pid = running.group.pid(); "a process cannot be ended");
+                conn.hang_up_far();
                 return conn.finish();
             }
         };
@@ -334,6 +362,14 @@ impl Service for Exec {
         3
     }
 
+    fn has_pairs(&self) -> bool {
+        true
+    }
+
+    fn outlasts_drain(&self) -> bool {
+        true
+    }
+
     fn start(&self, server: &Handle) {
         if self.server.set(server.clone()).is_err() {
             return;
@@ -374,9 +410,20 @@ impl Service for Exec {
         process
     }
 
-    fn input(&self, _: &mut Process, _: &mut Context<'_>, bytes: &[u8]) -> usize {
-        // What is heard out before the end.
+    fn input(&self, _: &mut Process, conn: &mut Context<'_>, bytes: &[u8]) -> usize {
+        // Without a far side, what is heard out before the end.
+        if let Some(mut far) = conn.far() {
+            far.write(bytes);
+        }
         bytes.len()
+    }
+
+    fn end(&self, _: &mut Process, conn: &mut Context<'_>, _: &[u8]) {
+        Self::client_ended(conn);
+    }
+
+    fn far_end(&self, process: &mut Process, conn: &mut Context<'_>) {
+        Self::program_ended(process, conn);
     }
 
     fn ready(&self, process: &mut Process, conn: &mut Context<'_>, what: Ready) {
@@ -385,7 +432,10 @@ impl Service for Exec {
                 self.started(process, conn);
                 Self::settle(process, conn);
             }
-            Ready::Alarm => self.remind(process, conn),
+            Ready::Alarm => {
+                Self::say_left(process, conn);
+                self.remind(process, conn);
+            }
             Ready::Watched => self.look(process, conn),
         }
     }
@@ -396,9 +446,16 @@ impl Service for Exec {
                 if running.sent.is_none() {
                     running.end(Signal::TERM, conn);
                 }
+                if conn.has_tls() {
+                    conn.finish_later();
+                }
                 true
             }
             Phase::Ended { .. } => true,
+            Phase::Left(_) => {
+                conn.hang_up_far();
+                false
+            }
             Phase::Starting(_) | Phase::Over => false,
         }
     }
@@ -410,14 +467,22 @@ impl Service for Exec {
             | CloseReason::KeepaliveDead
             | CloseReason::Unacknowledged
             | CloseReason::Unreachable
+            | CloseReason::TlsTruncated
+            | CloseReason::TlsAlert
             | CloseReason::IoError => Some(AFTERLIFE),
             _ => Some(Duration::ZERO),
         };
         let ticket = process.ticket.take();
         let now = conn.turn.now;
         match std::mem::replace(&mut process.phase, Phase::Over) {
-            Phase::Starting(slot) => self.nursery.abandon(process.id, &slot, ticket, now),
-            Phase::Running(running) => {
+            Phase::Starting(slot) => {
+                let held = (ticket, conn.hold_far());
+                self.nursery.abandon(process.id, &slot, held, now);
+            }
+            Phase::Running(mut running) => {
+                if patience.is_some() {
+                    running.hang_up(conn);
+                }
                 let watch = match running.child {
                     Some(child) => Some(Watch::Child(child)),
                     None => {
@@ -445,6 +510,7 @@ impl Service for Exec {
                     );
                 }
             }
+            Phase::Left(_) => process.lines.end((now, self.nursery.spoken()), process.id),
             Phase::Ended { .. } | Phase::Over => {}
         }
     }
@@ -454,72 +520,11 @@ impl Service for Exec {
     }
 
     fn export(&self, process: &Process) -> Option<Exported> {
-        let running = match &process.phase {
-            // One that is being started is ours to wait for.
-            Phase::Starting(_) => return None,
-            // That it has ended is seen by its pidfd there, too.
-            Phase::Running(running) | Phase::Ended { running, .. } => running,
-            Phase::Over => {
-                return Some(Exported {
-                    schema: STATE_WITHOUT,
-                    bytes: process.id.to_le_bytes().to_vec(),
-                });
-            }
-        };
-        let sent = match running.sent {
-            None => 0,
-            Some(Signal::KILL) => 2,
-            Some(_) => 1,
-        };
-        let mut bytes = process.id.to_le_bytes().to_vec();
-        bytes.extend(running.group.pid().to_le_bytes());
-        bytes.extend([sent, u8::from(running.logs)]);
-        bytes.extend(process.lines.waiting());
-        Some(Exported {
-            schema: STATE,
-            bytes,
-        })
+        journey::export(process)
     }
 
     fn import(&self, exported: &Exported) -> Result<Process, String> {
-        const AMISS: &str = "the state of a process that cannot be read";
-        let (id, bytes) = exported.bytes.split_first_chunk().ok_or(AMISS)?;
-        let id = u64::from_le_bytes(*id);
-        match exported.schema {
-            STATE => {}
-            STATE_WITHOUT => {
-                return Ok(Process {
-                    id,
-                    phase: Phase::Over,
-                    ticket: None,
-                    lines: Lines::default(),
-                });
-            }
-            schema => {
-                return Err(format!(
-                    "the state of a process in form {schema}, this one reads {STATE} and {STATE_WITHOUT}"
-                ));
-            }
-        }
-        let (pid, bytes) = bytes.split_first_chunk().ok_or(AMISS)?;
-        let ([sent, logs], waiting) = bytes.split_first_chunk().ok_or(AMISS)?;
-        let running = Running {
-            group: Group::numbered(i32::from_le_bytes(*pid)).ok_or(AMISS)?,
-            child: None,
-            sent: match sent {
-                0 => None,
-                1 => Some(Signal::TERM),
-                2 => Some(Signal::KILL),
-                _ => return Err(AMISS.to_owned()),
-            },
-            logs: *logs == 1,
-        };
-        Ok(Process {
-            id,
-            phase: Phase::Running(running),
-            ticket: self.nursery.admit(None),
-            lines: Lines::from_waiting(waiting),
-        })
+        journey::import(exported, &self.nursery)
     }
 
     fn stop(&self, _: Duration) -> bool {

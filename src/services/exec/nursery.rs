@@ -25,7 +25,7 @@ use crate::os::children::{self, Owned};
 use crate::os::holder;
 use crate::os::sys::users::linux::{self, Confinement};
 use crate::os::threads;
-use crate::services::exec::environment;
+use crate::services::exec::environment::{self, Secured};
 use crate::services::exec::lines::{Lines, STDERR_REST, Spent};
 use crate::services::exec::options::Stderr;
 use crate::services::exec::program::Program;
@@ -39,7 +39,7 @@ const GLANCE: Duration = Duration::from_millis(20);
 
 /// How long those whom a process has started and left may hold on to its socket before it is theirs: as a rule they end
 /// with it.
-const FAREWELL: Duration = Duration::from_millis(200);
+pub(super) const FAREWELL: Duration = Duration::from_millis(200);
 
 /// What is to be done, and who is to end.
 #[derive(Debug)]
@@ -83,6 +83,8 @@ pub(super) struct Job {
     pub(super) peer: Peer,
     /// What it has dialled.
     pub(super) local: Option<SocketAddr>,
+    /// What is known of its TLS session, if it has one.
+    pub(super) tls: Option<Secured>,
     pub(super) socket: OwnedFd,
     pub(super) slot: Arc<Slot>,
 }
@@ -116,8 +118,8 @@ enum Start {
     #[default]
     Waiting,
     Done(io::Result<Spawned>),
-    /// Nobody wants it any more. It counts until it has ended.
-    Abandoned(Option<Ticket>),
+    /// Nobody wants it any more. It counts until it has ended, and sees no end of its input before the signal.
+    Abandoned(Option<Ticket>, Option<OwnedFd>),
 }
 
 /// A process that was started.
@@ -258,21 +260,37 @@ impl Nursery {
     }
 
     /// Nobody waits for what is being started there.
-    pub(super) fn abandon(&self, id: u64, slot: &Slot, ticket: Option<Ticket>, now: Moment) {
+    pub(super) fn abandon(
+        &self,
+        id: u64,
+        slot: &Slot,
+        (ticket, far): (Option<Ticket>, Option<OwnedFd>),
+        now: Moment,
+    ) {
         let mut start = slot.lock();
-        match std::mem::replace(&mut *start, Start::Abandoned(None)) {
+        match std::mem::replace(&mut *start, Start::Abandoned(None, None)) {
             Start::Done(Ok(spawned)) => {
                 drop(start);
-                self.end_unwanted(id, spawned, ticket, now);
+                self.end_unwanted(id, spawned, (ticket, far), now);
             }
             Start::Done(Err(_)) => {}
-            Start::Waiting | Start::Abandoned(_) => *start = Start::Abandoned(ticket),
+            Start::Waiting | Start::Abandoned(..) => *start = Start::Abandoned(ticket, far),
         }
     }
 
-    fn end_unwanted(&self, id: u64, spawned: Spawned, ticket: Option<Ticket>, now: Moment) {
+    fn end_unwanted(
+        &self,
+        id: u64,
+        spawned: Spawned,
+        (ticket, far): (Option<Ticket>, Option<OwnedFd>),
+        now: Moment,
+    ) {
         let Spawned { child, stderr, .. } = spawned;
         let group = Group::of(&child);
+        if let Some(far) = far {
+            group.signal(Signal::HUP);
+            drop(far);
+        }
         let words = stderr.map(|stderr| Words {
             stderr,
             lines: Lines::default(),
@@ -363,16 +381,16 @@ impl Nursery {
 
     fn do_job(&self, job: Job, program: &Program, now: Moment) {
         let (id, slot) = (job.id, Arc::clone(&job.slot));
-        if matches!(*slot.lock(), Start::Abandoned(_)) {
+        if matches!(*slot.lock(), Start::Abandoned(..)) {
             return;
         }
         let spawned = spawn(program, job);
         let mut start = slot.lock();
-        if let Start::Abandoned(ticket) = &mut *start {
-            let ticket = ticket.take();
+        if let Start::Abandoned(ticket, far) = &mut *start {
+            let held = (ticket.take(), far.take());
             drop(start);
             if let Ok(spawned) = spawned {
-                self.end_unwanted(id, spawned, ticket, now);
+                self.end_unwanted(id, spawned, held, now);
             }
         } else {
             *start = Start::Done(spawned);
@@ -500,7 +518,7 @@ fn spawn(program: &Program, job: Job) -> io::Result<Spawned> {
         .arg0(&program.name)
         .args(&program.arguments)
         .process_group(0);
-    environment::tell(&mut command, job.local, job.peer);
+    environment::tell(&mut command, job.local, job.peer, job.tls.as_ref());
     let mut pipe = None;
     command.stderr(match program.stderr {
         Stderr::Log => {

@@ -30,8 +30,8 @@ enum Auth {
 #[derive(Debug, clap::Args)]
 pub(crate) struct TlsArgs {
     /// Clients speak TLS from the first byte: a file in PEM with the certificate and its chain. Repeatable, each with its
-    /// --tls-key: a client gets the one for the name it asks for, or else the first. Not for exec. A restart takes the
-    /// sessions along.
+    /// --tls-key: a client gets the one for the name it asks for, or else the first. A restart takes the sessions
+    /// along.
     #[arg(long, value_name = "FILE", help_heading = "TLS")]
     tls_cert: Vec<PathBuf>,
 
@@ -73,7 +73,7 @@ pub(crate) struct TlsArgs {
 
 impl TlsArgs {
     /// Whether clients speak it.
-    pub(crate) fn is_on(&self) -> bool {
+    fn is_on(&self) -> bool {
         !self.tls_cert.is_empty() || !self.tls_key.is_empty()
     }
 
