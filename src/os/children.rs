@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use crate::os::sys;
 
@@ -40,6 +40,17 @@ pub fn spawn(command: &mut Command) -> io::Result<Owned> {
         child,
         reaped: false,
     })
+}
+
+/// Whether that process ignores a signal, as far as proc(5) tells (`SigIgn`).
+pub(crate) fn ignores(pid: Pid, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+    let ignored = status.ok().and_then(|status| {
+        let mut lines = status.lines();
+        let mask = lines.find_map(|line| line.strip_prefix("SigIgn:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    ignored.is_some_and(|mask| mask & 1 << (signal.as_raw() - 1) != 0)
 }
 
 impl Owned {

@@ -274,7 +274,14 @@ fn whom_a_program_leaves_has_its_connection_over_a_takeover_too() {
 /// Of a transfer that was cut on the way, no program takes what it has for the whole.
 #[test]
 fn the_end_of_its_input_is_one_that_its_client_has_said() {
-    for what in ["goodbye", "no goodbye", "reset", "killed", "max-age"] {
+    for what in [
+        "goodbye",
+        "no goodbye",
+        "nohup",
+        "reset",
+        "killed",
+        "max-age",
+    ] {
         let home = Home::new();
         let (file, taken) = (home.join("said"), home.join("taken"));
         let script = format!(
@@ -287,7 +294,14 @@ fn the_end_of_its_input_is_one_that_its_client_has_said() {
             _ => &[],
         };
         let args = args(flags, &script);
-        let mut server = home.serve(&elsewhere(&args));
+        let mut server = match what {
+            // As by nohup(1); no shell that finds a signal ignored can trap it.
+            "nohup" => {
+                let words = [&["serve"], &words(&args)[..]].concat();
+                Server::spawn(home.shell("trap '' HUP; exec \"$@\"", &words), 1)
+            }
+            _ => home.serve(&elsewhere(&args)),
+        };
         let mut client = connect(&server);
         let pid = line(&mut client);
         if what != "max-age" {
@@ -296,7 +310,7 @@ fn the_end_of_its_input_is_one_that_its_client_has_said() {
         }
         match what {
             "goodbye" => say_goodbye(&mut client),
-            "no goodbye" => client.0.sock.shutdown(Shutdown::Write).unwrap(),
+            "no goodbye" | "nohup" => client.0.sock.shutdown(Shutdown::Write).unwrap(),
             "reset" => {
                 let socket = client.0.sock.try_clone().unwrap();
                 drop(client);
@@ -318,7 +332,7 @@ fn the_end_of_its_input_is_one_that_its_client_has_said() {
         let reason = server.closed().facts["reason"].clone();
         let expected = match what {
             "goodbye" => "peer-closed",
-            "no goodbye" => "tls-truncated",
+            "no goodbye" | "nohup" => "tls-truncated",
             "reset" => "peer-reset",
             other => other,
         };

@@ -198,6 +198,15 @@ impl Group {
         }
     }
 
+    /// The end of its input, which it sees next, is none that its client has sent: tells it so by SIGHUP, or by SIGTERM where
+    /// that is ignored, as under nohup(1).
+    pub(super) fn hang_up(self) {
+        self.signal(match children::ignores(self.0, Signal::HUP) {
+            true => Signal::TERM,
+            false => Signal::HUP,
+        });
+    }
+
     /// Whether anybody is left of it.
     pub(super) fn exists(self) -> bool {
         rustix::process::test_kill_process_group(self.0) != Err(rustix::io::Errno::SRCH)
@@ -288,7 +297,7 @@ impl Nursery {
         let Spawned { child, stderr, .. } = spawned;
         let group = Group::of(&child);
         if let Some(far) = far {
-            group.signal(Signal::HUP);
+            group.hang_up();
             drop(far);
         }
         let words = stderr.map(|stderr| Words {

@@ -5,8 +5,6 @@
 
 use std::os::fd::AsFd;
 
-use rustix::process::Signal;
-
 use super::{Exec, Left, Phase, Process, Running, STDERR, part};
 use crate::service::Context;
 use crate::services::exec::lines::STDERR_TURN;
@@ -91,11 +89,10 @@ impl Exec {
 }
 
 impl Running {
-    /// Its connection is over. The end of its input, which it sees next, is none that its client has sent, unless it has seen
-    /// that before.
+    /// Its connection is over. It may have seen the end that its client has sent, or is hung up on.
     pub(super) fn hang_up(&mut self, conn: &Context<'_>) {
         if conn.has_tls() && !conn.has_far_heard_all() && self.has_ended(conn).is_none() {
-            self.group.signal(Signal::HUP);
+            self.group.hang_up();
         }
     }
 }
