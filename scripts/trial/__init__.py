@@ -94,11 +94,11 @@ def progress(text):
         print(f"\r\033[K{text}\r", end="", file=sys.stderr, flush=True)
 
 
-def build(load, directory):
+def build(load, directory, *libraries):
     """Compiles scripts/bench/LOAD.c; the program's path."""
     program = os.path.join(directory, load)
-    said = subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, SCRIPTS / f"bench/{load}.c"],
-                          stderr=subprocess.PIPE, text=True)
+    command = ["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, SCRIPTS / f"bench/{load}.c"]
+    said = subprocess.run([*command, *(f"-l{name}" for name in libraries)], stderr=subprocess.PIPE, text=True)
     if said.returncode != 0:
         raise Failure(f"cc cannot build {load}.c: {said.stderr.strip()}")
     return program
