@@ -2,7 +2,7 @@
  * The load of scripts/labs/takeover-soak and scripts/bench/takeover: clients of six kinds on one server, which check
  * every byte by its place in the stream while the server changes hands.
  *
- *   takeover-load ADDRESS PORT [-e N] [-p N -r RATE] [-w N [-i MS] [-b BYTES]] [-k N] [-c RATE] [-x RATE] [-l]
+ *   takeover-load ADDRESS PORT [-e N] [-p N -r RATE] [-w N [-i MS] [-b BYTES]] [-k N] [-c RATE] [-x RATE] [-t S] [-l]
  *
  *   -e N     echo: says 1 byte to 64 KiB, waits for the whole echo, a millisecond later says more
  *   -p N     paced: RATE messages of 64 bytes a second go round these connections, each at its time, whatever the
@@ -12,6 +12,7 @@
  *   -k N     stuck: writes what `fill` says and reads nothing before `finish`
  *   -c RATE  short: so many a second connect, have one message echoed, close
  *   -x RATE  half-closing: so many a second connect, write 1 byte to 512 KiB, half-close, and read slowly to the end
+ *   -t S     lost is who has not had a byte for so many seconds (5) that is due
  *   -l       lines for the service print, which answers nothing: paced ones say a piece of a line when it is due,
  *            short ones say a line and close, half-closing ones say 20 lines. See `line_text`.
  *
@@ -40,13 +41,13 @@ enum {
     PASSING = 1000, /* short and half-closing ones at a time: a server that stalls makes the next ones late, and late
                        they are counted, but it does not use up the descriptors */
 };
-static const uint64_t PATIENCE = 5 * SECOND; /* without a byte that is due: lost */
 static const uint64_t AFTERMATH = SECOND / 4; /* what still comes after a fault tells which fault it is */
 
 static unsigned wanted[KINDS]; /* connections of the lasting kinds, connects a second of the others */
 static unsigned rate;          /* messages a second, of all paced ones together */
 static unsigned interval = 8;  /* milliseconds between the reads of a slow one */
 static uint64_t most;          /* bytes a slow one may be owed; 0: any number */
+static unsigned patience = 5;  /* seconds without a byte that is due: lost */
 static int finishing;
 
 /* --- what the clock says ------------------------------------------------------------------------------ */
@@ -115,8 +116,8 @@ static void tick(struct conn *conn, uint64_t count, uint64_t time) {
     int patient = conn->kind == STUCK || (conn->kind == SLOW && interval > 8);
     if (conn->state == FAULTY && silence > AFTERMATH)
         diagnose(conn);
-    else if (conn->state != FAULTY && waits && silence > PATIENCE && (!patient || finishing))
-        spoilt(conn, conn->state == DIALLING ? UNANSWERED : LOST, "nothing came for 5 s");
+    else if (conn->state != FAULTY && waits && silence > patience * SECOND && (!patient || finishing))
+        spoilt(conn, conn->state == DIALLING ? UNANSWERED : LOST, "nothing came for too long");
 }
 
 static void obey_clock(void) {
@@ -328,22 +329,24 @@ int main(int count, char **words) {
         return usage();
     server = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(atoi(words[2]))};
     int known = inet_pton(AF_INET, words[1], &server.sin_addr) == 1 && server.sin_port;
-    for (int option; (option = getopt(count - 2, words + 2, "e:p:r:w:i:b:k:c:x:l")) != -1;)
+    for (int option; (option = getopt(count - 2, words + 2, "e:p:r:w:i:b:k:c:x:t:l")) != -1;)
         if (option == 'l')
             lines = 1;
         else if (option == 'r')
             rate = atoi(optarg);
         else if (option == 'i')
             interval = atoi(optarg);
+        else if (option == 't')
+            patience = atoi(optarg);
         else if (option == 'b')
             most = strtoull(optarg, NULL, 10);
         else if (strchr(LETTERS, option))
             wanted[strchr(LETTERS, option) - LETTERS] = atoi(optarg);
         else
             return usage();
-    /* No paced connection may come to have DUE messages due before PATIENCE is over. */
-    if (!known || !interval || (lines && wanted[ECHO] + wanted[SLOW] + wanted[STUCK]) || (rate && !wanted[PACED]) ||
-        (!lines && rate > wanted[PACED] * 5))
+    /* No paced connection may come to have DUE messages due before its patience is over. */
+    if (!known || !interval || !patience || (lines && wanted[ECHO] + wanted[SLOW] + wanted[STUCK]) || (rate && !wanted[PACED]) ||
+        (!lines && rate * patience > wanted[PACED] * 25))
         return usage();
 
     room = raise_descriptors();

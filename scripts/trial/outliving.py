@@ -92,7 +92,7 @@ class Echo:
     """Not a connection and not a byte is lost, doubled or reordered: `standfast load`, and streams and slow readers."""
 
     words = ("echo",)
-    streams = ("-e", 8, "-p", 50, "-r", 25, "-w", 4)
+    streams = ("-e", 8, "-p", 50, "-r", 25, "-w", 4, "-t", int(PATIENCE))
 
     def __init__(self, folder, seed):
         self.folder, self.seed, self.clients = folder, seed, []
@@ -130,6 +130,8 @@ class Echo:
         report = self.streaming.figures(2 * PATIENCE)
         for fault in FAULTS:
             figures[KINDS[fault]] += int(report[fault])
+        if any(report[fault] for fault in FAULTS):
+            print(self.streaming.last_words())
         figures["bytes"] += int(report["bytes"])
         self.load.send_signal(signal.SIGINT)
         said = self.load.communicate(timeout=90)[0]
@@ -174,7 +176,7 @@ class Exec(Echo):
     """Programs and their connections go on: `cat` for each of them."""
 
     words = ("exec", "--", "cat")
-    streams = ("-e", 4, "-p", 10, "-r", 5, "-w", 2)
+    streams = ("-e", 4, "-p", 10, "-r", 5, "-w", 2, "-t", int(PATIENCE))
 
     def begin(self, keeper, connections, program):
         super().begin(keeper, min(connections, 40), program)
