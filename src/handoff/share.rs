@@ -32,6 +32,10 @@ const BATCH: usize = 64;
 /// Records are gathered into messages of about this size.
 const FULL: usize = 48 * 1024;
 
+/// Beyond this, about, a large record waits for the next message: sizes are guessed, and one of more than
+/// [`LONGEST`](crate::wire::record::LONGEST) is none.
+const MOST: usize = 80 * 1024;
+
 /// So long a freeze waits for handshakes of TLS that have begun: no other process can go on with them.
 const SHAKING: Duration = Duration::from_secs(1);
 
@@ -364,12 +368,10 @@ impl Giving {
         let most = if until.is_some() { DESCRIPTORS } else { BATCH };
         let mut count = 0;
         while count + MOST_ALONG < most && size < FULL {
-            let key = if cursor < end {
-                cursor += 1;
-                cursor - 1
+            let (key, next) = if cursor < end {
+                (cursor, (cursor + 1, added))
             } else if let Some(&key) = self.added.get(added) {
-                added += 1;
-                key
+                (key, (cursor, added + 1))
             } else {
                 break;
             };
@@ -379,13 +381,18 @@ impl Giving {
                 && self.baton.fate(connection.io.listener) == Fate::Goes
                 && let Some(record) = share.export(connection, until.is_some())
             {
-                size += RECORD + record.state.len() + sealed(&record);
+                let more = RECORD + record.state.len() + sealed(&record);
+                if !fits(size, more) {
+                    break;
+                }
+                size += more;
                 count += 1 + connection.io.travels_along().count();
                 keys.push(key);
                 arrivals.push(Arrival::of(&connection.io, share.now, record));
                 // At once: a key may stand twice among those that came.
                 share.connections[key].io.marks.put(Mark::Copied, true);
             }
+            (cursor, added) = next;
         }
         let descriptors: Vec<BorrowedFd<'_>> = keys
             .iter()
@@ -448,8 +455,12 @@ impl Giving {
                 continue;
             };
             let before = self.bytes.get(&io.id()).copied().unwrap_or_default();
-            // However large the state, some of the bytes go along: it comes to an end.
             let beside = record.state.len() + sealed(&record);
+            if !fits(size, RECORD + beside + 3 * LEAST) {
+                looked_at -= 1;
+                break;
+            }
+            // However large the state, some of the bytes go along: it comes to an end.
             let room = PIECE.saturating_sub(size + beside).max(LEAST);
             let (output, output_end) = piece(io.output(), before.output, room);
             let room = room.saturating_sub(output.bytes.len());
@@ -575,6 +586,11 @@ impl Giving {
         self.gone_first &= !self.gone.is_empty();
         passed
     }
+}
+
+/// Whether `more` goes into a message with `size`, bytes: into one of its own in any case.
+fn fits(size: usize, more: usize) -> bool {
+    size == 0 || size + more <= MOST
 }
 
 /// How long what a connection is sealed with is, bytes.
