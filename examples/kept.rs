@@ -131,6 +131,7 @@ pub(crate) fn kept(config: Config) -> Result<Config, Box<dyn Error>> {
 
 /// What a server says to its keeper: a word and a name.
 const LISTENS: &str = "listens";
+const ALL: &str = "all";
 const STORES: &str = "stores";
 const GIVES_UP: &str = "gives-up";
 const OWNS: &str = "owns";
@@ -160,6 +161,7 @@ impl Lifecycle for Told {
             // Without it a crash closes that address.
             let _ = self.say(LISTENS, &kept.name(), &along);
         }
+        let _ = self.say(ALL, LISTENS, &[]);
     }
 
     fn store(&self, name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -210,6 +212,8 @@ pub(crate) fn keep(mut command: impl FnMut() -> io::Result<Command>) -> io::Resu
         while let Some((what, name, along)) = hear(&ours)? {
             match what.as_str() {
                 LISTENS => listens.push((name, along)),
+                // One that dies before has said only some.
+                ALL => listening = std::mem::take(&mut listens),
                 STORES => stored.push((name, along)),
                 GIVES_UP => stored.retain(|(one, _)| *one != name),
                 _ => {
@@ -220,9 +224,6 @@ pub(crate) fn keep(mut command: impl FnMut() -> io::Result<Command>) -> io::Resu
         }
         if server.wait()?.success() {
             break;
-        }
-        if !listens.is_empty() {
-            listening = listens;
         }
         if owns {
             left = stored;

@@ -310,6 +310,10 @@ impl Server {
         }
         let (ways, threads) = self.threads()?;
         let taken = self.take()?;
+        if taken.is_none() {
+            // What it serves from here on may be its end at once.
+            self.keep();
+        }
         // From here on bytes are read that nobody else has.
         self.seal();
         for (way, worker) in ways.into_iter().zip(std::mem::take(&mut self.workers)) {
@@ -383,7 +387,6 @@ impl Server {
 
     /// It serves: tells whoever runs it, and whoever asks.
     fn running(&mut self) {
-        self.keep();
         if let Some(metrics) = &mut self.metrics {
             metrics.serves();
         }

@@ -340,6 +340,7 @@ impl Server {
             desk.follow(&taken.line, taken.pid);
         }
         self.inherit(taken.control.take(), paths, &path);
+        self.keep();
         self.running();
         // The thread waits for it, and tells what comes after that.
         let _ = afterwards.send(taken);

@@ -492,7 +492,8 @@ impl Keeper {
             self.over = Some(code);
             return self.signal(Signal::TERM, |_| true);
         }
-        if !unserved {
+        // One that had the connections has served, though it came to say only so much.
+        if !unserved || server.owns {
             self.crashes += 1;
             self.crashed = Some(what);
         }
