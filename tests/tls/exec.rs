@@ -552,7 +552,8 @@ fn git_clones_over_it() {
     let args = args(&[], &script);
     let mut server = home.serve(&elsewhere(&args));
     let to = format!(
-        "#!/bin/sh\nexec socat - OPENSSL:{},cafile={},commonname=server\n",
+        // Half-closed, it would wait for half a second.
+        "#!/bin/sh\nexec socat -t 60 - OPENSSL:{},cafile={},commonname=server\n",
         server.address(),
         file("ca.pem")
     );
