@@ -128,10 +128,10 @@ impl Hub {
     }
 
     /// Publishes what other hubs have said, as far as there is nothing behind the position `limit` already.
-    fn publish_remote(&self, lines: &[&[u8]], limit: u64) -> bool {
+    fn publish_remote(&self, lines: &[u8], limit: u64) -> bool {
         let said = Said {
             sender: REMOTE,
-            bytes: &lines.concat(),
+            bytes: lines,
             is_whole: false,
             heard: 0,
         };
@@ -257,7 +257,7 @@ impl Service for Hub {
         let _ = self.server.set(server.clone());
         self.feed.count_in(server.memory());
         self.rounds.are_of(server.workers());
-        let publish = |lines: &[&[u8]]| self.publish_remote(lines, u64::MAX);
+        let publish = |lines: &[u8]| self.publish_remote(lines, u64::MAX);
         self.beyond.start(server, publish);
     }
 
@@ -443,7 +443,7 @@ impl Service for Hub {
 
     fn export_common(&self, ahead: u64) -> Option<Exported> {
         // First: what waits of it is published with that.
-        let publish = |lines: &[&[u8]]| self.publish_remote(lines, u64::MAX);
+        let publish = |lines: &[u8]| self.publish_remote(lines, u64::MAX);
         let beyond = self.beyond.pack(publish);
         let further = |most| self.beyond.blocks_behind(ahead, most);
         let lost = self.lost.load(Ordering::Relaxed);

@@ -16,11 +16,11 @@ impl Beyond {
     #[cfg(control)]
     pub(super) fn begin(&self) {}
 
-    pub(super) fn start(&self, _: &Handle, _: impl FnMut(&[&[u8]]) -> bool) {}
+    pub(super) fn start(&self, _: &Handle, _: impl FnMut(&[u8]) -> bool) {}
 
     pub(super) fn make_way(&self) {}
 
-    pub(super) fn pass_on(&self, _: impl FnMut(&[&[u8]]) -> bool) {}
+    pub(super) fn pass_on(&self, _: impl FnMut(&[u8]) -> bool) {}
 
     pub(super) fn is_waiting(&self) -> bool {
         false
@@ -34,7 +34,7 @@ impl Beyond {
 
     pub(super) fn hold(&self) {}
 
-    pub(super) fn pack(&self, _: impl FnMut(&[&[u8]]) -> bool) -> Option<Vec<u8>> {
+    pub(super) fn pack(&self, _: impl FnMut(&[u8]) -> bool) -> Option<Vec<u8>> {
         None
     }
 

@@ -106,7 +106,7 @@ impl Bridge {
 /// What the hub does.
 impl Bridge {
     /// The server that it is in. What the stream had before goes to `publish`, if the feed has nothing.
-    pub(super) fn start(&self, server: &Handle, publish: impl FnMut(&[&[u8]]) -> bool) {
+    pub(super) fn start(&self, server: &Handle, publish: impl FnMut(&[u8]) -> bool) {
         let past = std::mem::take(&mut *self.past.lock().unwrap_or_else(PoisonError::into_inner));
         if self.feed.head() == (0, 0) && !past.is_empty() {
             let mut heard = self.heard();
@@ -134,7 +134,7 @@ impl Bridge {
     }
 
     /// Has `publish` pass on what was heard, as far as it does. Between rounds of the hub's clients.
-    pub(super) fn pass_on(&self, mut publish: impl FnMut(&[&[u8]]) -> bool) {
+    pub(super) fn pass_on(&self, mut publish: impl FnMut(&[u8]) -> bool) {
         let mut heard = self.heard();
         if !heard.is_waiting() {
             return;
@@ -187,7 +187,7 @@ impl Bridge {
     }
 
     /// All that another process needs to go on, with what waits passed on by `publish`.
-    pub(super) fn pack(&self, publish: impl FnMut(&[&[u8]]) -> bool) -> Vec<u8> {
+    pub(super) fn pack(&self, publish: impl FnMut(&[u8]) -> bool) -> Vec<u8> {
         self.pass_on(publish);
         let mut bytes = self.stream_number().to_le_bytes().to_vec();
         let mut said = self.said();

@@ -61,6 +61,38 @@ pub(super) struct Counted {
     pub(super) too_long: u64,
 }
 
+impl Counted {
+    /// As they stand in what goes to another process.
+    fn numbers(self) -> [u64; 6] {
+        let Self {
+            lines,
+            bytes,
+            missed,
+            again,
+            foreign,
+            too_long,
+        } = self;
+        [lines, bytes, missed, again, foreign, too_long]
+    }
+
+    fn of([lines, bytes, missed, again, foreign, too_long]: [u64; 6]) -> Self {
+        Self {
+            lines,
+            bytes,
+            missed,
+            again,
+            foreign,
+            too_long,
+        }
+    }
+
+    /// So many lines of it were passed on.
+    fn pass(&mut self, lines: &[u8], count: u64) {
+        self.lines += count;
+        self.bytes += lines.len() as u64;
+    }
+}
+
 /// A message, and how far it was passed on.
 #[derive(Debug)]
 struct Message {
@@ -209,7 +241,7 @@ impl Heard {
     }
 
     /// Has the next message passed on by `publish`, which takes whole lines and answers whether it did.
-    pub(super) fn pass_on(&mut self, mut publish: impl FnMut(&[&[u8]]) -> bool) -> Progress {
+    pub(super) fn pass_on(&mut self, mut publish: impl FnMut(&[u8]) -> bool) -> Progress {
         let Some(mut message) = self.waiting.pop_front() else {
             return Progress::Nothing;
         };
@@ -247,7 +279,7 @@ impl Heard {
     fn pass_foreign_on(
         &mut self,
         message: &mut Message,
-        publish: &mut impl FnMut(&[&[u8]]) -> bool,
+        publish: &mut impl FnMut(&[u8]) -> bool,
     ) -> (bool, Option<(Origin, u64)>) {
         while let Some(rest) = message
             .bytes
@@ -255,10 +287,11 @@ impl Heard {
             .filter(|rest| !rest.is_empty())
         {
             let piece = whole_lines(rest).unwrap_or(rest);
-            if !publish_lines(&[], piece, self.max_line, &mut self.counted, publish) {
+            let Some((run, _)) = pass_lines(piece, self.max_line, &mut self.counted, publish)
+            else {
                 return (false, None);
-            }
-            message.done += piece.len();
+            };
+            message.done += run;
         }
         self.counted.foreign += 1;
         (true, None)
@@ -268,7 +301,7 @@ impl Heard {
         &mut self,
         place: Place,
         message: &mut Message,
-        publish: &mut impl FnMut(&[&[u8]]) -> bool,
+        publish: &mut impl FnMut(&[u8]) -> bool,
     ) -> (bool, Option<(Origin, u64)>) {
         self.clock += 1;
         self.make_room_for(place.origin);
@@ -294,8 +327,9 @@ impl Heard {
             hub.skips = place.within > 0;
             (hub.byte, hub.line) = (place.byte, place.line);
             if !is_new {
-                hub.missed += lines;
-                counted.missed += lines;
+                // Whoever can reach the subject may say that it is any number.
+                hub.missed = hub.missed.saturating_add(lines);
+                counted.missed = counted.missed.saturating_add(lines);
                 missed = Some((place.origin, lines));
             }
         }
@@ -310,19 +344,29 @@ impl Heard {
             .filter(|rest| !rest.is_empty())
         {
             let used = match whole_lines(rest) {
-                Some(piece) => {
-                    let (first, skipped) = match (hub.skips, split_line(piece)) {
-                        (true, (line, others)) => (others, line.len()),
-                        (false, _) => (piece, 0),
-                    };
-                    let before = if skipped > 0 { &[][..] } else { &hub.rest };
-                    if !publish_lines(before, first, *max_line, counted, publish) {
-                        return (false, missed);
+                Some(piece) if hub.skips || !hub.rest.is_empty() => {
+                    let line = first_line(piece);
+                    if hub.skips {
+                        hub.skips = false;
+                    } else {
+                        let begun = hub.rest.len();
+                        hub.rest.extend_from_slice(line);
+                        if pass_lines(&hub.rest, *max_line, counted, publish).is_none() {
+                            hub.rest.truncate(begun);
+                            return (false, missed);
+                        }
+                        hub.rest = Vec::new();
+                        *unfinished -= begun;
                     }
-                    *unfinished -= std::mem::take(&mut hub.rest).len();
-                    hub.skips = false;
-                    hub.line += piece.iter().filter(|&&byte| byte == b'\n').count() as u64;
-                    piece.len()
+                    hub.line += 1;
+                    line.len()
+                }
+                Some(piece) => {
+                    let Some((run, lines)) = pass_lines(piece, *max_line, counted, publish) else {
+                        return (false, missed);
+                    };
+                    hub.line += lines;
+                    run
                 }
                 None => {
                     let room = (*max_line).saturating_sub(hub.rest.len());
@@ -362,27 +406,28 @@ impl Heard {
     }
 }
 
-/// Publishes the lines of `piece`, the first of which begins with `before`, but for those that are too long.
-fn publish_lines(
-    before: &[u8],
+/// Has `publish` take the lines that `piece`, which is whole lines, begins with, up to one that is too long; or leaves that
+/// one out, if it is the first. Answers how many bytes and lines these were; `None`: there is no room for them.
+fn pass_lines(
     piece: &[u8],
     max_line: usize,
     counted: &mut Counted,
-    publish: &mut impl FnMut(&[&[u8]]) -> bool,
-) -> bool {
-    let (first, others) = split_line(piece);
-    let joined = [before, first].concat();
-    let lines = std::iter::once(joined.as_slice())
-        .chain(others.split_inclusive(|&byte| byte == b'\n'))
-        .filter(|line| !line.is_empty());
-    let (fit, too_long): (Vec<&[u8]>, Vec<&[u8]>) = lines.partition(|line| line.len() <= max_line);
-    if !fit.is_empty() && !publish(&fit) {
-        return false;
+    publish: &mut impl FnMut(&[u8]) -> bool,
+) -> Option<(usize, u64)> {
+    let first = first_line(piece);
+    if first.len() > max_line {
+        counted.too_long += 1;
+        return Some((first.len(), 1));
     }
-    counted.too_long += too_long.len() as u64;
-    counted.lines += fit.len() as u64;
-    counted.bytes += fit.iter().map(|line| line.len() as u64).sum::<u64>();
-    true
+    let lines = piece.split_inclusive(|&byte| byte == b'\n');
+    let lines = lines.take_while(|line| line.len() <= max_line);
+    let (run, count) = lines.fold((0, 0), |(run, count), line| (run + line.len(), count + 1));
+    let run = piece.get(..run)?;
+    if !publish(run) {
+        return None;
+    }
+    counted.pass(run, count);
+    Some((run.len(), count))
 }
 
 /// The whole lines that `bytes` begins with, a piece of them or one that is longer.
@@ -394,30 +439,22 @@ fn whole_lines(bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(..=end)
 }
 
-/// The first line, and what is behind it.
-fn split_line(bytes: &[u8]) -> (&[u8], &[u8]) {
+fn first_line(bytes: &[u8]) -> &[u8] {
     let end = bytes.iter().position(|&byte| byte == b'\n');
-    bytes.split_at(end.map_or(bytes.len(), |end| end + 1))
+    bytes
+        .get(..end.map_or(bytes.len(), |end| end + 1))
+        .unwrap_or(bytes)
 }
 
 /// What is known of other hubs, for a process that takes over: what waits it hears itself.
 impl Heard {
     pub(super) fn pack(&self, bytes: &mut Vec<u8>) {
-        let Counted {
-            lines,
-            bytes: sum,
-            missed,
-            again,
-            foreign,
-            too_long,
-        } = self.counted;
-        let counted = [lines, sum, missed, again, foreign, too_long];
         let mut numbers = |of: &[u64]| bytes.extend(of.iter().flat_map(|it| it.to_le_bytes()));
         let spot = self
             .passed_on()
             .map_or([0; 3], |it| [1, it.made, it.sequence]);
         numbers(&spot);
-        numbers(&counted);
+        numbers(&self.counted.numbers());
         numbers(&[self.clock, self.hubs.len() as u64]);
         for (origin, hub) in &self.hubs {
             let skips = u64::from(hub.skips);
@@ -433,7 +470,7 @@ impl Heard {
     /// Goes on with it. `None`: these bytes are none.
     pub(super) fn unpack(&mut self, bytes: &mut &[u8]) -> Option<()> {
         let [has_spot, made, sequence] = head(bytes)?;
-        let [lines, sum, missed, again, foreign, too_long] = head(bytes)?;
+        let counted = head(bytes)?;
         let [clock, count] = head(bytes)?;
         let mut hubs = HashMap::new();
         let mut unfinished = 0;
@@ -455,14 +492,7 @@ impl Heard {
             };
             hubs.insert(Origin(origin), hub);
         }
-        self.counted = Counted {
-            lines,
-            bytes: sum,
-            missed,
-            again,
-            foreign,
-            too_long,
-        };
+        self.counted = Counted::of(counted);
         // Without one: what was heard came from no stream, and it goes on from where this process has found that.
         if has_spot == 1 {
             self.spot = Some(Spot { made, sequence });

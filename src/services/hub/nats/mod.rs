@@ -46,7 +46,7 @@ impl Beyond {
     }
 
     /// The server that it is in. What there was before goes to `publish`.
-    pub(super) fn start(&self, server: &Handle, publish: impl FnMut(&[&[u8]]) -> bool) {
+    pub(super) fn start(&self, server: &Handle, publish: impl FnMut(&[u8]) -> bool) {
         if let Some(bridge) = &self.0 {
             bridge.start(server, publish);
         }
@@ -68,7 +68,7 @@ impl Beyond {
     }
 
     /// Has `publish` pass on what was heard. Called where a round begins.
-    pub(super) fn pass_on(&self, publish: impl FnMut(&[&[u8]]) -> bool) {
+    pub(super) fn pass_on(&self, publish: impl FnMut(&[u8]) -> bool) {
         if let Some(bridge) = &self.0 {
             bridge.pass_on(publish);
         }
@@ -100,7 +100,7 @@ impl Beyond {
     }
 
     /// What another process needs to go on; what waits is passed on by `publish` first.
-    pub(super) fn pack(&self, publish: impl FnMut(&[&[u8]]) -> bool) -> Option<Vec<u8>> {
+    pub(super) fn pack(&self, publish: impl FnMut(&[u8]) -> bool) -> Option<Vec<u8>> {
         self.0.as_ref().map(|bridge| bridge.pack(publish))
     }
 

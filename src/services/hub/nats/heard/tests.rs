@@ -18,7 +18,7 @@ fn hear(heard: &mut Heard, place: Option<Place>, bytes: &[u8]) -> String {
     let mut text = Vec::new();
     loop {
         let progress = heard.pass_on(|lines| {
-            text.extend_from_slice(&lines.concat());
+            text.extend_from_slice(lines);
             true
         });
         match progress {
@@ -141,6 +141,34 @@ fn a_line_longer_than_a_hub_takes_is_left_out_whole() {
     assert_eq!(say(18, 2, 5, "5678"), "");
     assert_eq!(say(22, 2, 9, "9\nb\n"), "b\n");
     assert_eq!((heard.counted.too_long, heard.unfinished), (2, 0));
+}
+
+#[test]
+fn lines_around_one_that_is_too_long_are_passed_on() {
+    let mut heard = Heard::new(1 << 20, 8);
+    let text = b"a\nb\n0123456789\n0123456\n01234567\nc\n";
+    assert_eq!(hear(&mut heard, None, text), "a\nb\n0123456\nc\n");
+    let mut say = |byte, line, within, text: &str| {
+        let place = place(1, byte, line, within);
+        hear(&mut heard, Some(place), text.as_bytes())
+    };
+    assert_eq!(say(0, 0, 0, "0123"), "");
+    assert_eq!(say(4, 0, 4, "456789\na\n0123456789\nb\n01"), "a\nb\n");
+    assert_eq!(say(28, 4, 2, "23\nc\n"), "0123\nc\n");
+    assert_eq!((heard.counted.too_long, heard.unfinished), (4, 0));
+    assert_eq!((heard.counted.missed, heard.counted.lines), (0, 8));
+}
+
+/// Of its own number, of which any may come.
+#[test]
+fn whoever_says_that_very_much_is_missing_stops_nobody() {
+    let mut heard = Heard::new(1 << 20, 100);
+    for origin in 0..40 {
+        assert_eq!(hear(&mut heard, Some(place(origin, 0, 0, 0)), b""), "");
+        let far = place(origin, 1 << 60, 1 << 60, 0);
+        assert_eq!(hear(&mut heard, Some(far), b"far\n"), "far\n");
+    }
+    assert_eq!(heard.counted.missed, u64::MAX);
 }
 
 #[test]
