@@ -132,8 +132,14 @@ impl Plain {
     /// As a hub would, or somebody who claims to be one.
     fn publish_as(&mut self, place: &str, payload: &str) {
         let header = format!("NATS/1.0\r\nStandfast-Hub: {place}\r\n\r\n");
+        self.publish_with(header.as_bytes(), payload);
+    }
+
+    fn publish_with(&mut self, header: &[u8], payload: &str) {
         let (head, all) = (header.len(), header.len() + payload.len());
-        self.say(&format!("HPUB feed {head} {all}\r\n{header}{payload}\r\n"));
+        let line = format!("HPUB feed {head} {all}\r\n");
+        let all = [line.as_bytes(), header, payload.as_bytes(), b"\r\n"].concat();
+        self.0.get_mut().write_all(&all).unwrap();
         self.settle();
     }
 

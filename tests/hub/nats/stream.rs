@@ -298,6 +298,81 @@ fn a_stream_that_is_made_anew_is_read_from_its_beginning() {
     assert_eq!((two.shared("missed"), one.shared("lost")), (0, 0));
 }
 
+/// They end the connection of whoever gets them, or look like the server's own word; and a stream keeps them.
+#[test]
+fn headers_of_a_stranger_that_are_none_hold_nobody_up() {
+    let Some(nats) = Nats::with_stream(&json!({})) else {
+        return;
+    };
+    let (one, two) = (nats.hub_on(&[]), nats.hub_on(&[]));
+    let (speaker, mut listener) = (one.join(), two.join());
+    let mut plain = Plain::connect(&nats);
+    let mut all = String::new();
+    for (number, header) in [
+        &b"NATS/1.0\r\nno\xffne: x\r\n\r\n"[..],
+        b"NATS/1.0\r\nno colon\r\n\r\n",
+        b"NATS/1.0\r\na blank: x\r\n\r\n",
+        b"NATS/1.0 what\r\n\r\n",
+        b"something else\r\n\r\n",
+        b"NATS/1.0 409 Consumer Deleted\r\n\r\n",
+        b"NATS/1.0 100 Idle Heartbeat\r\n\r\n",
+        b"NATS/1.0 503\r\n\r\n",
+        b"NATS/1.0 408 Request Timeout\r\nNats-Pending-Messages: x\r\n\r\n",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        plain.publish_with(header, &format!("stranger {number}"));
+        let line = format!("line {number}\n");
+        speaker.say(&line);
+        assert_eq!(listener.hear(), format!("stranger {number}\n"));
+        assert_eq!(listener.hear(), line);
+        all += &format!("stranger {number}\n{line}");
+    }
+    assert_eq!((two.shared("missed"), two.shared("foreign")), (0, 9));
+    // Nor are they missing in what a newcomer gets.
+    let late = nats.hub_on(&["--history", "100", "--nats-wait", "60s"]);
+    let mut newcomer = Client::of(late.server.connect());
+    for line in all.split_inclusive('\n') {
+        assert_eq!(newcomer.hear(), line);
+    }
+}
+
+/// Or nobody would hear it, and nothing would be missing.
+#[test]
+fn nothing_is_said_to_a_stream_that_is_not_the_feeds() {
+    let Some(nats) = Nats::with_stream(&json!({})) else {
+        return;
+    };
+    let (mut one, two) = (nats.hub_on(&[]), nats.hub_on(&[]));
+    let (speaker, mut listener) = (one.join(), two.join());
+    let mut plain = Plain::connect(&nats);
+    plain.stream("DELETE");
+    plain.make_stream("OTHER", &json!({}));
+    speaker.say("one\n");
+    one.server.log_line("that it is another one", |line| {
+        line.contains(" warn ") && line.contains("expected stream does not match")
+    });
+    plain.ask("$JS.API.STREAM.DELETE.OTHER", "");
+    plain.make_stream("FEED", &json!({}));
+    assert_eq!(listener.hear(), "one\n");
+}
+
+#[test]
+fn a_stream_that_takes_less_in_one_message_than_it_did_gets_more_of_them() {
+    let Some(nats) = Nats::with_stream(&json!({})) else {
+        return;
+    };
+    let (one, two) = (nats.hub_on(&[]), nats.hub_on(&[]));
+    let (speaker, mut listener) = (one.join(), two.join());
+    let mut plain = Plain::connect(&nats);
+    let settings = json!({ "name": "FEED", "subjects": ["feed"], "storage": "file", "num_replicas": 1, "max_msg_size": 2000 });
+    plain.ask("$JS.API.STREAM.UPDATE.FEED", &settings.to_string());
+    let line = "0123456789".repeat(1000) + "\n";
+    speaker.say(&line);
+    assert_eq!(listener.hear(), line);
+}
+
 /// What was said while NATS was away goes to the next process, however little its feed reaches back.
 #[test]
 fn all_that_waits_for_nats_changes_hands() {

@@ -14,6 +14,9 @@ pub(super) const GLANCE: Duration = Duration::from_millis(20);
 /// What a message's headers take of `max_payload`, at most, bytes.
 pub(super) const HEADERS: usize = 512;
 
+/// What a message has to have room for, bytes: less is all headers.
+pub(super) const LEAST: usize = 2 * HEADERS;
+
 /// Why it came to nothing.
 pub(super) struct Wrong {
     pub(super) why: String,

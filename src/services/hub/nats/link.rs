@@ -215,7 +215,7 @@ async fn speak(bridge: &Bridge, client: &Client, stream: Option<&Stream>) {
             continue;
         }
         let most = client.max_payload();
-        let most = most.min(stream.and_then(|stream| stream.most).unwrap_or(most));
+        let most = most.min(stream.and_then(Stream::most).unwrap_or(most));
         let Some(piece) = bridge.next(most.saturating_sub(HEADERS)) else {
             let news = timeout_at(announces, bridge.news.notified()).await;
             if news.is_err() {
@@ -242,6 +242,9 @@ async fn speak(bridge: &Bridge, client: &Client, stream: Option<&Stream>) {
                 if why != warned && client.connection_state() == State::Connected {
                     log::warn!(subject = bridge.subject(), error = why.as_str(); "the stream of NATS has not said that it takes this in: saying it again");
                     warned = why;
+                    if let Some(stream) = stream {
+                        stream.look_again().await;
+                    }
                 }
                 let _ = timeout(pause, bridge.back.notified()).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);

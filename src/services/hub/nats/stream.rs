@@ -1,6 +1,8 @@
 //! With a stream of `JetStream`: it takes in what is said, and says so, and what it has is read in its order, each message once.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,15 +10,17 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::RequestErrorKind;
 use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind, RequestError};
-use async_nats::jetstream::stream::{Info, Stream as Found};
-use async_nats::jetstream::{Context, ContextBuilder, ErrorCode, Message};
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{Info, RawMessage, Stream as Found};
+use async_nats::jetstream::{Context, ContextBuilder, ErrorCode};
 use async_nats::{Client, HeaderMap};
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
+use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
-use super::attempt::{ATTEMPT, GLANCE, HEADERS, LONGEST_PAUSE, Wrong};
-use super::bridge::Bridge;
+use super::attempt::{ATTEMPT, GLANCE, LEAST, LONGEST_PAUSE, Wrong};
+use super::bridge::{Bridge, Message};
 use super::heard::Spot;
 use super::options::Foreign;
 use super::place::HEADER;
@@ -30,15 +34,18 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long one request for messages holds.
 const EXPIRES: Duration = Duration::from_secs(20);
 
-/// What a stream has to take in one message, bytes: less is all headers.
-const LEAST: usize = 2 * HEADERS;
+/// The header by which a stream takes in nothing that is meant for another one.
+const EXPECTED: &str = "Nats-Expected-Stream";
+
+/// What was delivered to a connection that ended is not again.
+const LOST: &str = "a message was lost on the way";
 
 /// See above.
 pub(super) struct Stream {
     context: Context,
     name: String,
     /// What it takes in one message, bytes, if it says so.
-    pub(super) most: Option<usize>,
+    most: Cell<Option<usize>>,
 }
 
 impl Stream {
@@ -48,13 +55,12 @@ impl Stream {
         let stream = context.get_stream(name).await;
         let stream = stream.map_err(|error| refusal(name, &error))?;
         let info = stream.cached_info();
-        let most = usize::try_from(info.config.max_message_size);
-        let most = most.ok().filter(|&most| most > 0);
+        let most = most(info);
         if let Some(why) = unsuitable(info, bridge.subject(), most) {
             return Err(Wrong::for_good(format!("the stream {name} {why}")));
         }
         let past = if bridge.history > 0 && bridge.is_new() {
-            let past = past(&stream, bridge).await;
+            let past = past(&context, &stream, bridge).await;
             past.map_err(|why| Wrong::for_now(format!("the stream {name}: {why}")))?
         } else {
             VecDeque::new()
@@ -65,8 +71,20 @@ impl Stream {
         Ok(Self {
             context,
             name,
-            most,
+            most: Cell::new(most),
         })
+    }
+
+    /// What it takes in one message, bytes, if it says so.
+    pub(super) fn most(&self) -> Option<usize> {
+        self.most.get()
+    }
+
+    /// That may be another one by now.
+    pub(super) async fn look_again(&self) {
+        if let Ok(stream) = self.context.get_stream(&self.name).await {
+            self.most.set(most(stream.cached_info()));
+        }
     }
 
     /// Reads it, once this process serves, until it is over.
@@ -78,9 +96,10 @@ impl Stream {
     pub(super) async fn publish(
         &self,
         bridge: &Bridge,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         payload: &[u8],
     ) -> Result<(), String> {
+        headers.insert(EXPECTED, self.name.as_str());
         // What was asked over a connection that is lost is answered over none.
         let back = pin!(bridge.back.notified());
         let subject = bridge.subject().to_owned();
@@ -102,6 +121,7 @@ impl Stream {
 async fn follow(bridge: Arc<Bridge>, context: Context, name: String) {
     let mut said = String::new();
     let mut pause = GLANCE;
+    let mut fruitless = 0;
     while !bridge.is_over() {
         if !bridge.speaks() {
             // Another process hears, and may say yet how far that was.
@@ -118,7 +138,14 @@ async fn follow(bridge: Arc<Bridge>, context: Context, name: String) {
             Err(_) => {}
         }
         if bridge.heard_messages() > before {
-            (pause, said) = (GLANCE, String::new());
+            (pause, said, fruitless) = (GLANCE, String::new(), 0);
+        } else {
+            fruitless += 1;
+        }
+        // What comes next may be what ends the reading, and would do so for ever.
+        if fruitless > 1 && bridge.is_connected() && read_stored(&bridge, &context, &name).await {
+            fruitless = 0;
+            continue;
         }
         // A connection that is back is a reason to look at once.
         let _ = timeout(pause, bridge.back.notified()).await;
@@ -149,79 +176,183 @@ async fn read(bridge: &Bridge, context: &Context, name: &str) -> Result<(), Stri
         let info = message.info().map_err(|error| error.to_string())?;
         count += 1;
         if info.consumer_sequence != count {
-            return Err("a message was lost on the way".to_owned());
+            return Err(LOST.to_owned());
         }
         let (sequence, pending) = (info.stream_sequence, info.pending);
         let spot = Spot { made, sequence };
-        while !bridge.hear_at(spot, header(&message), &message.payload) {
-            if bridge.is_over() || bridge.is_given() {
-                return Ok(());
-            }
-            let _ = timeout(GLANCE, bridge.room.notified()).await;
+        let header = header(message.headers.as_ref());
+        if !hear(bridge, spot, header, &message.payload).await {
+            return Ok(());
         }
         bridge.set_lag(pending);
     }
 }
 
-/// The messages at the end of the stream that have as many lines as who connects is to get, or all there are.
+/// Has the hub take in what stands at `spot`, once there is room. Answers whether it goes on.
+async fn hear(bridge: &Bridge, spot: Spot, header: Option<&str>, payload: &[u8]) -> bool {
+    while !bridge.hear_at(spot, header, payload) {
+        if bridge.is_over() || bridge.is_given() {
+            return false;
+        }
+        let _ = timeout(GLANCE, bridge.room.notified()).await;
+    }
+    true
+}
+
+/// Reads the next messages as they are stored, one by one, and not as they are delivered: headers of a stranger that are none
+/// end the client's connection, or are taken for the server's own word. Answers whether there was one.
+async fn read_stored(bridge: &Bridge, context: &Context, name: &str) -> bool {
+    let Ok(stream) = context.get_stream(name).await else {
+        return false;
+    };
+    let info = stream.cached_info();
+    let made = made(info);
+    let mut known = bridge.sequence_in(made, info.state.last_sequence);
+    let mut is_some = false;
+    for _ in 0..BATCH {
+        let Some((sequence, (header, payload))) = stored(context, name, bridge, known + 1).await
+        else {
+            break;
+        };
+        let spot = Spot { made, sequence };
+        if !hear(bridge, spot, header.as_deref(), &payload).await {
+            break;
+        }
+        (known, is_some) = (sequence, true);
+    }
+    is_some
+}
+
+/// The next message at or behind `from`, with its number.
+async fn stored(
+    context: &Context,
+    name: &str,
+    bridge: &Bridge,
+    from: u64,
+) -> Option<(u64, Message)> {
+    let ask = json!({ "seq": from, "next_by_subj": bridge.subject() });
+    let answer = context.request(format!("STREAM.MSG.GET.{name}"), &ask);
+    let mut answer: Value = answer.await.ok()?;
+    let mut raw: RawMessage = serde_json::from_value(answer.get_mut("message")?.take()).ok()?;
+    let sequence = raw.sequence;
+    if let Ok(message) = StreamMessage::try_from(raw.clone()) {
+        let header = header(Some(&message.headers)).map(str::to_owned);
+        return Some((sequence, (header, message.payload.to_vec())));
+    }
+    raw.headers = None;
+    let message = StreamMessage::try_from(raw).ok()?;
+    Some((sequence, (None, message.payload.to_vec())))
+}
+
+/// Messages at the end of a stream.
+#[derive(Default)]
+struct Past {
+    messages: VecDeque<Message>,
+    lines: usize,
+    bytes: usize,
+    /// There is no room for more.
+    is_full: bool,
+}
+
+impl Past {
+    /// Adds the next one; no more stay than are needed, nor than there is room for.
+    fn add(&mut self, bridge: &Bridge, header: Option<String>, payload: Vec<u8>) {
+        if header.is_none() && bridge.options.foreign != Foreign::Pass {
+            return;
+        }
+        self.lines += lines_of(&payload);
+        self.bytes += payload.len();
+        self.messages.push_back((header, payload));
+        while let Some((_, oldest)) = self.messages.front() {
+            let is_needed = self.lines - lines_of(oldest) < bridge.history;
+            let is_too_much = self.bytes > bridge.options.buffer / 2;
+            if is_needed && !is_too_much {
+                break;
+            }
+            self.is_full |= is_needed;
+            self.lines -= lines_of(oldest);
+            self.bytes -= oldest.len();
+            self.messages.pop_front();
+        }
+    }
+}
+
+/// The messages at the end of the stream that have as many lines as who connects is to get, or all there are, or fit.
 async fn past(
+    context: &Context,
     stream: &Found,
     bridge: &Bridge,
-) -> Result<VecDeque<(Option<String>, Vec<u8>)>, String> {
+) -> Result<VecDeque<Message>, String> {
     let state = &stream.cached_info().state;
     let (first, end) = (state.first_sequence.max(1), state.last_sequence + 1);
     let mut span = 8;
+    let mut is_readable = true;
     loop {
         let from = end.saturating_sub(span).max(first);
-        let (past, lines) = past_from(stream, bridge, from, end).await?;
-        if lines >= bridge.history || from == first {
-            return Ok(past);
+        let mut past = Past::default();
+        if is_readable {
+            let delivered = delivered_past(stream, bridge, from..end, &mut past).await;
+            is_readable = delivered.is_ok();
+        }
+        if !is_readable {
+            past = stored_past(context, stream, bridge, from..end).await;
+        }
+        let is_all = past.lines >= bridge.history || past.is_full || from == first;
+        // Who is waited for no more begins without it.
+        if is_all || !bridge.is_new() {
+            return Ok(past.messages);
         }
         span *= 8;
     }
 }
 
-async fn past_from(
+async fn delivered_past(
     stream: &Found,
     bridge: &Bridge,
-    from: u64,
-    end: u64,
-) -> Result<(VecDeque<(Option<String>, Vec<u8>)>, usize), String> {
-    let (mut past, mut lines, mut bytes) = (VecDeque::new(), 0, 0);
-    if from >= end {
-        return Ok((past, 0));
+    span: Range<u64>,
+    past: &mut Past,
+) -> Result<(), String> {
+    if span.is_empty() {
+        return Ok(());
     }
-    let consumer = consumer(stream, bridge, from).await?;
+    let consumer = consumer(stream, bridge, span.start).await?;
     if consumer.cached_info().num_pending == 0 {
-        return Ok((past, 0));
+        return Ok(());
     }
     let mut messages = messages(&consumer).await?;
+    let mut count = 0;
     while let Some(message) = messages.next().await {
         let message = message.map_err(|error| error.to_string())?;
         let info = message.info().map_err(|error| error.to_string())?;
-        if info.stream_sequence >= end {
+        count += 1;
+        if info.consumer_sequence != count {
+            return Err(LOST.to_owned());
+        }
+        let (sequence, pending) = (info.stream_sequence, info.pending);
+        if sequence >= span.end || !bridge.is_new() {
             break;
         }
-        let is_last = info.stream_sequence + 1 == end || info.pending == 0;
-        let header = header(&message).map(str::to_owned);
-        if header.is_some() || bridge.options.foreign == Foreign::Pass {
-            lines += lines_of(&message.payload);
-            bytes += message.payload.len();
-            past.push_back((header, message.payload.to_vec()));
-        }
-        // No more than is needed, nor than there is room for.
-        while let Some((_, oldest)) = past.front()
-            && (lines - lines_of(oldest) >= bridge.history || bytes > bridge.options.buffer / 2)
-        {
-            lines -= lines_of(oldest);
-            bytes -= oldest.len();
-            past.pop_front();
-        }
-        if is_last {
+        let header = header(message.headers.as_ref()).map(str::to_owned);
+        past.add(bridge, header, message.payload.to_vec());
+        if sequence + 1 == span.end || pending == 0 {
             break;
         }
     }
-    Ok((past, lines))
+    Ok(())
+}
+
+/// The same where what is delivered cannot be read.
+async fn stored_past(context: &Context, stream: &Found, bridge: &Bridge, span: Range<u64>) -> Past {
+    let (mut past, mut from) = (Past::default(), span.start);
+    let name = &stream.cached_info().config.name;
+    while bridge.is_new()
+        && let Some((sequence, (header, payload))) = stored(context, name, bridge, from).await
+        && sequence < span.end
+    {
+        past.add(bridge, header, payload);
+        from = sequence + 1;
+    }
+    past
 }
 
 /// The lines of a message; what has no end is one, of a stranger, or a part of one that is said in several messages.
@@ -255,9 +386,15 @@ async fn messages(consumer: &PullConsumer) -> Result<pull::Stream, String> {
     messages.await.map_err(|error| error.to_string())
 }
 
-fn header(message: &Message) -> Option<&str> {
-    let header = message.headers.as_ref()?.get(HEADER)?;
+fn header(headers: Option<&HeaderMap>) -> Option<&str> {
+    let header = headers?.get(HEADER)?;
     Some(header.as_str())
+}
+
+/// What the stream takes in one message, bytes, if it says so.
+fn most(info: &Info) -> Option<usize> {
+    let most = usize::try_from(info.config.max_message_size);
+    most.ok().filter(|&most| most > 0)
 }
 
 /// When it was made, in nanoseconds.
