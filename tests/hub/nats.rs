@@ -2,6 +2,8 @@
 
 /// Whom the server lets in, and who they take it for.
 mod credentials;
+/// What no nats-server says.
+mod fake;
 /// A stream keeps what is said.
 mod stream;
 
@@ -625,6 +627,25 @@ fn what_was_not_said_at_the_end_is_counted_and_the_exit_code_says_so() {
         line.contains(" warn not said to other hubs") && line.contains("lines=2")
     });
     assert_eq!(one.server.wait().code(), Some(1));
+}
+
+/// The system takes what is said to a server that has been stopped; whether that will ever read it nobody knows.
+#[test]
+fn an_end_waits_until_nats_has_what_was_said_and_says_if_it_does_not_answer() {
+    let Some(nats) = Nats::start("") else { return };
+    let mut one = nats.hub(&["--nats-wait", "1s"]);
+    let speaker = one.join();
+    let pid = rustix::process::Pid::from_child(&nats.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    speaker.say("one\n");
+    until("it is on its way", || one.shared("said_lines") == 1);
+    drop(speaker);
+    one.server.signal(rustix::process::Signal::TERM);
+    one.server.log_line("that it does not answer", |line| {
+        line.contains(" warn NATS does not answer")
+    });
+    assert_eq!(one.server.wait().code(), Some(1));
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
 }
 
 #[test]

@@ -277,6 +277,26 @@ fn a_stream_that_is_full_has_lines_wait_and_the_oldest_are_lost_and_counted() {
 }
 
 #[test]
+fn a_stream_with_little_room_takes_in_little_at_a_time() {
+    let Some(nats) = Nats::with_stream(&json!({ "max_bytes": 4096, "discard": "new" })) else {
+        return;
+    };
+    let (one, two) = (nats.hub_on(&[]), nats.hub_on(&[]));
+    let speaker = one.join();
+    let text: String = (0..100).map(|number| format!("{number:099}\n")).collect();
+    speaker.say(&text);
+    let mut plain = Plain::connect(&nats);
+    until("all is taken in", || {
+        plain.stream("PURGE");
+        one.shared("said_lines") == 100
+    });
+    until("all is accounted for", || {
+        two.shared("heard_lines") + two.shared("missed") == 100
+    });
+    assert_eq!(one.shared("lost"), 0);
+}
+
+#[test]
 fn a_stream_that_is_made_anew_is_read_from_its_beginning() {
     let Some(nats) = Nats::with_stream(&json!({})) else {
         return;

@@ -55,6 +55,12 @@ pub(super) struct Bridge {
     /// The workers serve: before that another process speaks.
     serves: AtomicBool,
     connected: AtomicBool,
+    /// Nothing more comes: what was said is to arrive.
+    ending: AtomicBool,
+    /// It has, at a server.
+    reached: AtomicBool,
+    /// A server says, when it is asked, how far it has come.
+    answers: AtomicBool,
     over: AtomicBool,
     reminded: Mutex<Option<Moment>>,
     /// Something was said, or cannot be.
@@ -88,6 +94,9 @@ impl Bridge {
             news: Notify::new(),
             serves: AtomicBool::new(false),
             connected: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
+            reached: AtomicBool::new(false),
+            answers: AtomicBool::new(false),
             over: AtomicBool::new(false),
             reminded: Mutex::new(None),
             spoken: Condvar::new(),
@@ -235,17 +244,30 @@ impl Bridge {
         *self.said() = Said::new(drawn(), &self.feed);
     }
 
-    /// Waits until all is said, while it can be, but no longer than `patience`.
-    pub(super) fn say_all(&self, patience: Duration) {
+    /// Waits until all is said, while it can be, but no longer than `patience`. Answers whether what was said has arrived, as far
+    /// as that can be told.
+    pub(super) fn say_all(&self, patience: Duration) -> bool {
         self.feed.seal();
+        // A stream says of each message that it has it.
+        let can_be_told = self.options.stream.is_none()
+            && self.is_connected()
+            && self.answers.load(Ordering::Acquire);
+        let now = self.server.get().map(Handle::now);
+        // What was said long ago has arrived by now, or has not.
+        let is_recent = now.is_some_and(|now| self.said().was_recent(now));
+        let reached = !can_be_told || !is_recent && self.left().1 == 0;
+        self.reached.store(reached, Ordering::Release);
+        self.ending.store(true, Ordering::Release);
         self.news.notify_one();
         let is_to_be_said = |said: &mut Said| {
-            self.is_connected() && !self.is_given() && said.left(&self.feed).1 > 0
+            let is_under_way = !self.reached.load(Ordering::Acquire) || said.left(&self.feed).1 > 0;
+            self.is_connected() && !self.is_given() && is_under_way
         };
         // Poisoned or not: what is left is counted next.
         let _ = self
             .spoken
             .wait_timeout_while(self.said(), patience, is_to_be_said);
+        self.reached.load(Ordering::Acquire)
     }
 
     /// It is over: nothing more is said.
@@ -288,7 +310,7 @@ impl Bridge {
             again: counted.again,
             foreign: counted.foreign,
             too_long: counted.too_long,
-            backlog: said.left(&self.feed).0,
+            backlog: said.waiting(&self.feed),
             lost,
         }
     }
@@ -305,8 +327,7 @@ impl Bridge {
             return false;
         }
         heard.skip();
-        let (left, _) = said.left(&self.feed);
-        if end > place.byte + left {
+        if end > place.byte + said.waiting(&self.feed) {
             let ours = drawn();
             said.become_another(ours);
             log::warn!(subject = self.subject(), origin:% = origin, now:% = ours; "another hub says that it is this one: this one goes by another name");
@@ -380,6 +401,25 @@ impl Bridge {
         if let Some(now) = self.server.get().map(Handle::now) {
             self.said().said(piece, now);
         }
+        self.spoken.notify_all();
+    }
+
+    /// Whether a server answers who asks how far it has come: it may not be allowed.
+    pub(super) fn set_answers(&self, answers: bool) {
+        self.answers.store(answers, Ordering::Release);
+    }
+
+    /// All that there is to be said was, and it is to arrive.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire) && !self.reached.load(Ordering::Acquire)
+    }
+
+    /// A server has all that was said.
+    pub(super) fn note_reached(&self) {
+        // Not while somebody is about to wait for it.
+        let said = self.said();
+        self.reached.store(true, Ordering::Release);
+        drop(said);
         self.spoken.notify_all();
     }
 

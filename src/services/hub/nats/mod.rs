@@ -126,11 +126,13 @@ impl Beyond {
             return true;
         };
         let patience = patience.min(bridge.options.wait);
-        bridge.say_all(patience);
+        let arrived = bridge.say_all(patience);
         let (_, lines) = bridge.left();
-        let all = lines == 0 || bridge.is_given();
-        if !all {
+        let all = lines == 0 && arrived || bridge.is_given();
+        if lines > 0 && !all {
             log::warn!(subject = bridge.subject(), lines; "not said to other hubs");
+        } else if !all {
+            log::warn!(subject = bridge.subject(); "NATS does not answer: what was said last may not have come to other hubs");
         }
         bridge.end();
         all

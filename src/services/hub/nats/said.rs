@@ -18,6 +18,9 @@ const MESSAGE: usize = 256 * 1024;
 /// connection may be faster, says it again, and whoever has heard it knows.
 const ON_ITS_WAY: Duration = Duration::from_millis(500);
 
+/// And where the server is slow, or stands still, for so long.
+const SLOWLY: Duration = Duration::from_secs(10);
+
 /// How far this hub has said its feed.
 #[derive(Debug)]
 pub(super) struct Said {
@@ -95,8 +98,13 @@ impl Said {
                 break;
             }
         }
+        if bytes.is_empty() {
+            // Past what came from others: none of it is to be kept for this.
+            self.cursor.next_stretch(Some(REMOTE));
+            return None;
+        }
         let place = self.place;
-        (!bytes.is_empty()).then_some(Piece { place, bytes })
+        Some(Piece { place, bytes })
     }
 
     /// That was said, or some of it is left out by now.
@@ -182,6 +190,17 @@ impl Said {
             }
         }
         lost
+    }
+
+    /// Bytes that were not said yet.
+    pub(super) fn waiting(&self, feed: &Feed) -> u64 {
+        let stretches = self.cursor.stretches(Some(REMOTE), feed.end());
+        stretches.map(|stretch| stretch.len() as u64).sum()
+    }
+
+    /// Whether something was said so lately that it may be on its way yet, even where the way is slow.
+    pub(super) fn was_recent(&self, now: Moment) -> bool {
+        self.last.is_some_and(|last| now.since(last) <= SLOWLY)
     }
 
     /// Bytes and lines that were not said yet.
