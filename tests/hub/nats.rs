@@ -174,6 +174,19 @@ impl Hub {
         number(&self.shares()[what])
     }
 
+    /// The server is killed, and the next one is among the others.
+    fn crash(&self) {
+        let before = self.home.pid(&[]);
+        let pid = rustix::process::Pid::from_raw(before.cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        until("the next server is among the others", || {
+            let (code, told, _) = output(self.home.standfast(&["status", "--json"]));
+            let status: Value = serde_json::from_str(&told).unwrap_or_default();
+            let is_next = code == 0 && number(&status["pid"]) != u64::from(before);
+            is_next && status["nats"][0]["connected"] == true
+        });
+    }
+
     /// Waits until it knows so many other hubs: what they say from here on it hears, or misses and counts.
     fn until_knows(&self, hubs: u64) {
         until("the hubs know one another", || self.shared("hubs") >= hubs);
@@ -336,18 +349,7 @@ fn behind_a_keeper_a_crash_doubles_nothing_and_the_feed_goes_on_both_ways() {
             here.say(&line);
             assert_eq!(there.hear(), line);
         }
-        let before = one.home.pid(&[]);
-        rustix::process::kill_process(
-            rustix::process::Pid::from_raw(i32::try_from(before).unwrap()).unwrap(),
-            rustix::process::Signal::KILL,
-        )
-        .unwrap();
-        until("the next server is among the others", || {
-            let (code, told, _) = output(one.home.standfast(&["status", "--json"]));
-            let status: Value = serde_json::from_str(&told).unwrap_or_default();
-            let is_next = code == 0 && number(&status["pid"]) != u64::from(before);
-            is_next && status["nats"][0]["connected"] == true
-        });
+        one.crash();
         there.say("back\n");
         assert_eq!(here.hear(), "back\n", "and nothing before");
         here.say("and on\n");

@@ -16,6 +16,7 @@ use super::client::{HubClient, Place};
 use super::cursor::Cursor;
 use super::feed::{Feed, Said};
 use super::ledger::{Ledger, Stood, lost};
+use super::nats::Remains;
 use crate::os::journal::{Journal, Record};
 use crate::service::{Context, Left};
 
@@ -30,9 +31,13 @@ pub(super) fn room(buffer: usize) -> usize {
     buffer.saturating_mul(2).saturating_add(ROOM)
 }
 
-/// Has `feed` stand in `journal` from here on, and be what another process has left. Answers where its clients stand, and
-/// how many lines they have lost.
-pub(super) fn go_on(feed: &Feed, journal: Journal, left: Option<Left>) -> (Ledger, u64) {
+/// Has `feed` stand in `journal` from here on, and be what another process has left. Answers where its clients stand, how many
+/// lines they have lost, and what there is of its place beyond this machine.
+pub(super) fn go_on(
+    feed: &Feed,
+    journal: Journal,
+    left: Option<Left>,
+) -> (Ledger, u64, Option<Remains>) {
     let ledger = Ledger::new(journal.places(), journal.notes());
     feed.keep_in(journal);
     let Some(Left {
@@ -40,9 +45,10 @@ pub(super) fn go_on(feed: &Feed, journal: Journal, left: Option<Left>) -> (Ledge
         living,
     }) = left
     else {
-        return (ledger, 0);
+        return (ledger, 0, None);
     };
     let records = journal.records();
+    let remains = Remains::of(&journal, &records);
     let mut heard: HashMap<u64, u64> = HashMap::new();
     for (record, _) in &records {
         if living.contains(&record.sender) {
@@ -55,7 +61,7 @@ pub(super) fn go_on(feed: &Feed, journal: Journal, left: Option<Left>) -> (Ledge
     *ledger.heard.lock().unwrap_or_else(PoisonError::into_inner) = heard;
     let lost = lost(&journal);
     ledger.set_lost(lost);
-    (ledger, lost)
+    (ledger, lost, Some(remains))
 }
 
 /// A client of the server before, as its vault and the ledger have it. `None`: it had come, and had been told nothing.

@@ -127,13 +127,14 @@ impl Hub {
         Ok(hub)
     }
 
-    /// Publishes what other hubs have said, as far as there is nothing behind the position `limit` already.
-    fn publish_remote(&self, lines: &[u8], limit: u64) -> bool {
+    /// Publishes what other hubs have said, of the message with the mark `heard`, as far as there is nothing behind the position
+    /// `limit` already.
+    fn publish_remote(&self, lines: &[u8], heard: u64, limit: u64) -> bool {
         let said = Said {
             sender: REMOTE,
             bytes: lines,
             is_whole: false,
-            heard: 0,
+            heard,
         };
         self.feed.publish(&said, true, limit) != Due::Full
     }
@@ -257,7 +258,7 @@ impl Service for Hub {
         let _ = self.server.set(server.clone());
         self.feed.count_in(server.memory());
         self.rounds.are_of(server.workers());
-        let publish = |lines: &[u8]| self.publish_remote(lines, u64::MAX);
+        let publish = |lines: &[u8], heard| self.publish_remote(lines, heard, u64::MAX);
         self.beyond.start(server, publish);
     }
 
@@ -347,7 +348,7 @@ impl Service for Hub {
     fn round(&self, worker: usize, stage: RoundStage) {
         if matches!(stage, RoundStage::Begins | RoundStage::GoesOn) {
             self.beyond
-                .pass_on(|lines| self.publish_remote(lines, self.limit()));
+                .pass_on(|lines, heard| self.publish_remote(lines, heard, self.limit()));
             // A client that is asked late in a round gets what came meanwhile, too.
             self.feed.seal();
         }
@@ -386,8 +387,9 @@ impl Service for Hub {
 
     #[cfg(control)]
     fn keep_journal(&self, journal: Journal, left: Option<Left>) {
-        let (ledger, lost) = after_crash::go_on(&self.feed, journal, left);
-        self.beyond.begin();
+        let notes = journal.notes();
+        let (ledger, lost, remains) = after_crash::go_on(&self.feed, journal, left);
+        self.beyond.go_on(notes, remains);
         self.lost.store(lost, Ordering::Relaxed);
         // Once: a hub is started by one server.
         let _ = self.ledger.set(ledger);
@@ -443,7 +445,7 @@ impl Service for Hub {
 
     fn export_common(&self, ahead: u64) -> Option<Exported> {
         // First: what waits of it is published with that.
-        let publish = |lines: &[u8]| self.publish_remote(lines, u64::MAX);
+        let publish = |lines: &[u8], heard| self.publish_remote(lines, heard, u64::MAX);
         let beyond = self.beyond.pack(publish);
         let further = |most| self.beyond.blocks_behind(ahead, most);
         let lost = self.lost.load(Ordering::Relaxed);

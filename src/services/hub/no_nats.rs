@@ -5,7 +5,21 @@ use std::time::Duration;
 
 use crate::handle::Handle;
 use crate::inspect::NatsInfo;
+#[cfg(control)]
+use crate::os::journal::{Journal, Notes, Record};
 use crate::services::hub::block::Block;
+
+/// What a server before this one has left of that: nothing.
+#[cfg(control)]
+#[derive(Debug)]
+pub(super) struct Remains;
+
+#[cfg(control)]
+impl Remains {
+    pub(super) fn of(_: &Journal, _: &[(Record, Vec<u8>)]) -> Self {
+        Self
+    }
+}
 
 /// The way to other hubs: there is none.
 #[derive(Debug, Default)]
@@ -14,13 +28,13 @@ pub(super) struct Beyond(());
 #[expect(clippy::unused_self, reason = "where there is a way it is used")]
 impl Beyond {
     #[cfg(control)]
-    pub(super) fn begin(&self) {}
+    pub(super) fn go_on(&self, _: Notes, _: Option<Remains>) {}
 
-    pub(super) fn start(&self, _: &Handle, _: impl FnMut(&[u8]) -> bool) {}
+    pub(super) fn start(&self, _: &Handle, _: impl FnMut(&[u8], u64) -> bool) {}
 
     pub(super) fn make_way(&self) {}
 
-    pub(super) fn pass_on(&self, _: impl FnMut(&[u8]) -> bool) {}
+    pub(super) fn pass_on(&self, _: impl FnMut(&[u8], u64) -> bool) {}
 
     pub(super) fn is_waiting(&self) -> bool {
         false
@@ -34,7 +48,7 @@ impl Beyond {
 
     pub(super) fn hold(&self) {}
 
-    pub(super) fn pack(&self, _: impl FnMut(&[u8]) -> bool) -> Option<Vec<u8>> {
+    pub(super) fn pack(&self, _: impl FnMut(&[u8], u64) -> bool) -> Option<Vec<u8>> {
         None
     }
 

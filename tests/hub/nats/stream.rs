@@ -318,6 +318,58 @@ fn a_stream_that_is_made_anew_is_read_from_its_beginning() {
     assert_eq!((two.shared("missed"), one.shared("lost")), (0, 0));
 }
 
+/// What others say while there is no server is in the stream.
+#[test]
+fn behind_a_keeper_a_crash_misses_nothing_of_a_stream_and_doubles_nothing() {
+    let Some(nats) = Nats::with_stream(&json!({})) else {
+        return;
+    };
+    let (one, two) = (
+        nats.hub_on(&["--keep", "--buffer", "16m"]),
+        nats.hub_on(&[]),
+    );
+    let (mut listener, mut other, source) = (one.join(), two.join(), two.join());
+    let (over, heard) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let said = thread::scope(|scope| {
+        let _over = Raised(&over);
+        let saying = scope.spawn(|| say_lines(&source, &over));
+        let hearing = scope.spawn(|| {
+            let mut rounds = 0;
+            loop {
+                let line = listener.hear();
+                let number = heard.load(Ordering::Relaxed);
+                if line == "the end\n" {
+                    return rounds;
+                }
+                if line == format!("round {rounds}\n") {
+                    rounds += 1;
+                    continue;
+                }
+                assert_eq!(line, number_line(number));
+                heard.store(number + 1, Ordering::Relaxed);
+            }
+        });
+        // What this one has said itself it is not to hear from the stream.
+        let speaker = one.join();
+        for round in 0..3 {
+            let line = format!("round {round}\n");
+            speaker.say(&line);
+            while other.hear() != line {}
+            let before = heard.load(Ordering::Relaxed);
+            one.crash();
+            until("more comes", || {
+                heard.load(Ordering::Relaxed) > before + 100
+            });
+        }
+        over.store(true, Ordering::Relaxed);
+        let said = saying.join().unwrap();
+        assert_eq!(hearing.join().unwrap(), 3, "each once");
+        said
+    });
+    assert_eq!(heard.load(Ordering::Relaxed), said);
+    assert_eq!(one.shared("missed"), 0);
+}
+
 /// They end the connection of whoever gets them, or look like the server's own word; and a stream keeps them.
 #[test]
 fn headers_of_a_stranger_that_are_none_hold_nobody_up() {

@@ -11,12 +11,14 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::heard::{Counted, Heard, Progress, Spot};
+use super::heard::{Counted, Heard, Progress};
 use super::options::{Foreign, NatsOptions};
-use super::place::{HEADER, Origin, Place};
+use super::place::{HEADER, Origin, Place, Spot};
+use super::remains::{Mark, Remains, note_name, note_passed};
 use super::said::{Piece, Said};
 use crate::handle::Handle;
 use crate::inspect::NatsInfo;
+use crate::os::journal::Notes;
 use crate::services::hub::block::Block;
 use crate::services::hub::cursor::Cursor;
 use crate::services::hub::feed::Feed;
@@ -63,6 +65,8 @@ pub(super) struct Bridge {
     answers: AtomicBool,
     over: AtomicBool,
     reminded: Mutex<Option<Moment>>,
+    /// Where the next server finds the hub's name and how far it was in the stream, should this one crash.
+    notes: OnceLock<Notes>,
     /// Something was said, or cannot be.
     spoken: Condvar,
 }
@@ -78,12 +82,13 @@ impl Bridge {
         history: usize,
     ) -> Self {
         let reach = options.buffer.max(1);
+        let stream = stream_number(&options);
         Self {
             options,
             history,
             feed: Arc::clone(feed),
             said: Mutex::new(Said::new(drawn(), feed)),
-            heard: Mutex::new(Heard::new(reach, max_line)),
+            heard: Mutex::new(Heard::new(reach, max_line).of_stream(stream)),
             server: OnceLock::new(),
             past: Mutex::new(Vec::new()),
             has_past: AtomicBool::new(false),
@@ -99,6 +104,7 @@ impl Bridge {
             answers: AtomicBool::new(false),
             over: AtomicBool::new(false),
             reminded: Mutex::new(None),
+            notes: OnceLock::new(),
             spoken: Condvar::new(),
         }
     }
@@ -115,7 +121,7 @@ impl Bridge {
 /// What the hub does.
 impl Bridge {
     /// The server that it is in. What the stream had before goes to `publish`, if the feed has nothing.
-    pub(super) fn start(&self, server: &Handle, publish: impl FnMut(&[u8]) -> bool) {
+    pub(super) fn start(&self, server: &Handle, publish: impl FnMut(&[u8], u64) -> bool) {
         let past = std::mem::take(&mut *self.past.lock().unwrap_or_else(PoisonError::into_inner));
         if self.feed.head() == (0, 0) && !past.is_empty() {
             let mut heard = self.heard();
@@ -143,21 +149,36 @@ impl Bridge {
     }
 
     /// Has `publish` pass on what was heard, as far as it does. Between rounds of the hub's clients.
-    pub(super) fn pass_on(&self, mut publish: impl FnMut(&[u8]) -> bool) {
+    pub(super) fn pass_on(&self, mut publish: impl FnMut(&[u8], u64) -> bool) {
         let mut heard = self.heard();
         if !heard.is_waiting() {
             return;
         }
         self.room.notify_one();
         loop {
-            if self.is_of_this_one(&mut heard) {
-                continue;
+            if !self.is_of_this_one(&mut heard) {
+                match heard.pass_on(&mut publish) {
+                    Progress::Nothing | Progress::Full => return,
+                    Progress::Done => {}
+                    Progress::Missed(origin, lines) => self.say_missed(origin, lines, &heard),
+                }
             }
-            match heard.pass_on(&mut publish) {
-                Progress::Nothing | Progress::Full => return,
-                Progress::Done => {}
-                Progress::Missed(origin, lines) => self.say_missed(origin, lines, &heard),
-            }
+            self.note_passed(&heard);
+        }
+    }
+
+    /// Notes how far the stream was passed on.
+    fn note_passed(&self, heard: &Heard) {
+        if let Some(notes) = self.notes.get()
+            && let Some(mark) = heard.mark()
+        {
+            note_passed(notes, mark);
+        }
+    }
+
+    fn note_name(&self, said: &Said) {
+        if let Some(notes) = self.notes.get() {
+            note_name(notes, said.place().origin);
         }
     }
 
@@ -196,9 +217,9 @@ impl Bridge {
     }
 
     /// All that another process needs to go on, with what waits passed on by `publish`.
-    pub(super) fn pack(&self, publish: impl FnMut(&[u8]) -> bool) -> Vec<u8> {
+    pub(super) fn pack(&self, publish: impl FnMut(&[u8], u64) -> bool) -> Vec<u8> {
         self.pass_on(publish);
-        let mut bytes = self.stream_number().to_le_bytes().to_vec();
+        let mut bytes = stream_number(&self.options).to_le_bytes().to_vec();
         let mut said = self.said();
         if let Some(now) = self.server.get().map(Handle::now)
             && self.options.stream.is_none()
@@ -218,30 +239,36 @@ impl Bridge {
         let mut heard = self.heard();
         let begins = heard.spot;
         heard.unpack(&mut bytes)?;
-        if stream != self.stream_number() {
+        if stream != stream_number(&self.options) {
             // How far another one was read says nothing of this one.
             heard.spot = begins;
         }
+        self.note_passed(&heard);
         drop(heard);
         bytes.is_empty().then_some(())?;
+        self.note_name(&said);
         *self.said() = said;
         Some(())
     }
 
-    /// What tells the stream and its subject from others: FNV-1a, which is the same in every process.
-    fn stream_number(&self) -> u64 {
-        let Some(stream) = &self.options.stream else {
-            return 0;
-        };
-        let words = stream.bytes().chain(*b" ").chain(self.subject().bytes());
-        words.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
-    }
-
     /// The feed that has come was said by nobody, and what follows it is to be said.
     pub(super) fn begin(&self) {
-        *self.said() = Said::new(drawn(), &self.feed);
+        let said = Said::new(drawn(), &self.feed);
+        self.note_name(&said);
+        *self.said() = said;
+    }
+
+    /// The same, of the feed of a server that has crashed and left that, if it is of one; the next one finds `notes`.
+    #[cfg(control)]
+    pub(super) fn go_on(&self, notes: Notes, remains: Option<Remains>) {
+        let name = remains.and_then(|remains| remains.next_name());
+        let said = Said::new(name.unwrap_or_else(drawn), &self.feed);
+        note_passed(&notes, remains.map_or(Mark(0), |remains| remains.passed()));
+        // Once: a hub is started by one server.
+        let _ = self.notes.set(notes);
+        self.note_name(&said);
+        *self.said() = said;
+        self.heard().remains = remains;
     }
 
     /// Waits until all is said, while it can be, but no longer than `patience`. Answers whether what was said has arrived, as far
@@ -323,13 +350,18 @@ impl Bridge {
         };
         let mut said = self.said();
         let place = said.place();
-        if origin != place.origin {
+        if !origin.is_kin_of(place.origin) {
             return false;
         }
         heard.skip();
+        if origin != place.origin {
+            // It has spoken like that before a crash.
+            return true;
+        }
         if end > place.byte + said.waiting(&self.feed) {
             let ours = drawn();
             said.become_another(ours);
+            self.note_name(&said);
             log::warn!(subject = self.subject(), origin:% = origin, now:% = ours; "another hub says that it is this one: this one goes by another name");
         }
         true
@@ -436,14 +468,9 @@ impl Bridge {
         }
     }
 
-    /// How far the stream was read that was made then and ends at `last` now: not at all, if it is another one than before,
-    /// and no further than it goes, if it has lost something itself.
+    /// How far the stream was read that was made then and ends at `last` now.
     pub(super) fn sequence_in(&self, made: u64, last: u64) -> u64 {
-        let mut heard = self.heard();
-        let known = heard.spot.filter(|spot| spot.made == made);
-        let sequence = known.map_or(0, |spot| spot.sequence.min(last));
-        heard.spot = Some(Spot { made, sequence });
-        sequence
+        self.heard().sequence_in(made, last)
     }
 
     /// How far the stream was read.
@@ -461,7 +488,7 @@ impl Bridge {
         let mut heard = self.heard();
         if place.is_none() && self.options.foreign == Foreign::Drop {
             if !heard.has(spot) {
-                heard.counted.foreign += 1;
+                heard.counted.foreign += u64::from(!heard.is_known(spot.sequence));
                 heard.spot = Some(spot);
             }
             return true;
@@ -506,5 +533,16 @@ impl Bridge {
 
 /// A name that no other hub has.
 fn drawn() -> Origin {
-    Origin(RandomState::new().hash_one(std::process::id()))
+    Origin::first_of(RandomState::new().hash_one(std::process::id()))
+}
+
+/// What tells the stream and its subject from others: FNV-1a, which is the same in every process.
+fn stream_number(options: &NatsOptions) -> u64 {
+    let Some(stream) = &options.stream else {
+        return 0;
+    };
+    let words = stream.bytes().chain(*b" ").chain(options.subject.bytes());
+    words.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

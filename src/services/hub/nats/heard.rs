@@ -6,7 +6,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::place::{Origin, Place};
+use super::place::{Origin, Place, Spot};
+use super::remains::{Known, Mark, Remains};
 use crate::memory::{Held, Memory, WaitingKind};
 use crate::services::hub::journey::{head, take};
 
@@ -34,15 +35,12 @@ pub(super) struct Heard {
     pub(super) counted: Counted,
     /// How far the stream was read, where there is one.
     pub(super) spot: Option<Spot>,
-}
-
-/// A place in a stream: behind it nothing has been taken in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Spot {
-    /// Which stream: one that is made anew under the same name was made at another time.
-    pub(super) made: u64,
-    /// The number of the last message that was.
-    pub(super) sequence: u64,
+    /// Which stream of which subject that is.
+    stream: u64,
+    /// What a server that has crashed has left of that.
+    pub(super) remains: Option<Remains>,
+    /// What it has passed on, while that is read once more.
+    known: Option<Known>,
 }
 
 /// What was counted.
@@ -151,7 +149,16 @@ impl Heard {
             held: Held::default(),
             counted: Counted::default(),
             spot: None,
+            stream: 0,
+            remains: None,
+            known: None,
         }
+    }
+
+    /// What it hears stands in the stream of that number.
+    pub(super) fn of_stream(mut self, number: u64) -> Self {
+        self.stream = number;
+        self
     }
 
     /// Counts what it takes in `memory`.
@@ -210,6 +217,36 @@ impl Heard {
         known.is_some_and(|known| spot.sequence <= known.sequence)
     }
 
+    /// How far the stream was read that was made then and ends at `last` now: not at all, if it is another one than before, and
+    /// no further than it goes, if it has lost something itself.
+    pub(super) fn sequence_in(&mut self, made: u64, last: u64) -> u64 {
+        let last = Spot {
+            made,
+            sequence: last,
+        };
+        if let Some(remains) = self.remains.take()
+            && let Some((spot, known)) = remains.within(self.stream, last)
+        {
+            (self.spot, self.known) = (Some(spot), Some(known));
+        }
+        let known = self.spot.filter(|spot| spot.made == made);
+        let sequence = known.map_or(0, |spot| spot.sequence.min(last.sequence));
+        self.known = self.known.filter(|_| known.is_some());
+        self.spot = Some(Spot { made, sequence });
+        sequence
+    }
+
+    /// Whether what stands there was passed on by a server that has crashed.
+    pub(super) fn is_known(&self, sequence: u64) -> bool {
+        self.known.is_some_and(|known| sequence < known.before)
+    }
+
+    /// The last message that was passed on, unless that is older than what was before.
+    pub(super) fn mark(&self) -> Option<Mark> {
+        let spot = self.passed_on().filter(|_| self.known.is_none());
+        spot.map(|spot| Mark::of(self.stream, spot))
+    }
+
     /// How far the stream was passed on: what waits comes again for whoever goes on from there.
     fn passed_on(&self) -> Option<Spot> {
         let first = self.waiting.front().and_then(|message| message.spot);
@@ -240,16 +277,34 @@ impl Heard {
         }
     }
 
-    /// Has the next message passed on by `publish`, which takes whole lines and answers whether it did.
-    pub(super) fn pass_on(&mut self, mut publish: impl FnMut(&[u8]) -> bool) -> Progress {
+    /// Has the next message passed on by `publish`, which takes whole lines, with the message's mark, and answers whether it did.
+    pub(super) fn pass_on(&mut self, mut publish: impl FnMut(&[u8], u64) -> bool) -> Progress {
         let Some(mut message) = self.waiting.pop_front() else {
             return Progress::Nothing;
+        };
+        let sequence = message.spot.map_or(u64::MAX, |spot| spot.sequence);
+        let mark = message.spot.map_or(0, |spot| Mark::of(self.stream, spot).0);
+        let before = self.is_known(sequence).then_some(self.counted);
+        let mut known = self.known.filter(|known| sequence <= known.before);
+        let mut publish = |lines: &[u8]| {
+            let has_it = |known: &mut Known| known.has(sequence, lines.len());
+            known.as_mut().is_some_and(has_it) || publish(lines, mark)
         };
         let progress = match message.place {
             Some(place) => self.pass_hub_on(place, &mut message, &mut publish),
             None => self.pass_foreign_on(&mut message, &mut publish),
         };
-        let (passed, missed) = progress;
+        let (passed, mut missed) = progress;
+        if let Some(before) = before {
+            // All that was counted then.
+            self.counted = before;
+            if let Some((origin, lines)) = missed.take()
+                && let Some(hub) = self.hubs.get_mut(&origin)
+            {
+                hub.missed = hub.missed.saturating_sub(lines);
+            }
+        }
+        self.known = known;
         if passed {
             self.size -= message.size();
         } else {
@@ -450,9 +505,11 @@ fn first_line(bytes: &[u8]) -> &[u8] {
 impl Heard {
     pub(super) fn pack(&self, bytes: &mut Vec<u8>) {
         let mut numbers = |of: &[u64]| bytes.extend(of.iter().flat_map(|it| it.to_le_bytes()));
-        let spot = self
-            .passed_on()
-            .map_or([0; 3], |it| [1, it.made, it.sequence]);
+        let spot = self.passed_on().map(|it| Spot {
+            sequence: self.known.map_or(it.sequence, |known| known.last()),
+            ..it
+        });
+        let spot = spot.map_or([0; 3], |it| [1, it.made, it.sequence]);
         numbers(&spot);
         numbers(&self.counted.numbers());
         numbers(&[self.clock, self.hubs.len() as u64]);

@@ -1,7 +1,8 @@
 //! The feed beyond this machine: hubs of one subject, over NATS, share it. Each is one more client of the others.
 //!
 //! The hub knows this file alone. `bridge.rs` is what it has in common with the thread of `link.rs`; what that says is
-//! `said.rs`, what it hears `heard.rs`, with a stream by `stream.rs`, and `place.rs` is how each message says where it belongs.
+//! `said.rs`, what it hears `heard.rs`, with a stream by `stream.rs`; `place.rs` is how each message says where it belongs, and
+//! `remains.rs` what is left of all that by a server that crashes.
 
 mod attempt;
 mod bridge;
@@ -9,6 +10,7 @@ mod heard;
 mod link;
 mod options;
 mod place;
+mod remains;
 mod said;
 mod stream;
 
@@ -18,10 +20,14 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::inspect::NatsInfo;
+#[cfg(control)]
+use crate::os::journal::Notes;
 use crate::services::hub::block::Block;
 use crate::services::hub::feed::Feed;
 use crate::services::hub::nats::bridge::Bridge;
 pub use crate::services::hub::nats::options::{Credentials, Foreign, NatsOptions};
+#[cfg(control)]
+pub(super) use crate::services::hub::nats::remains::Remains;
 
 /// The way to other hubs, where there is one.
 #[derive(Debug, Default)]
@@ -46,7 +52,7 @@ impl Beyond {
     }
 
     /// The server that it is in. What there was before goes to `publish`.
-    pub(super) fn start(&self, server: &Handle, publish: impl FnMut(&[u8]) -> bool) {
+    pub(super) fn start(&self, server: &Handle, publish: impl FnMut(&[u8], u64) -> bool) {
         if let Some(bridge) = &self.0 {
             bridge.start(server, publish);
         }
@@ -59,16 +65,17 @@ impl Beyond {
         }
     }
 
-    /// What stands in the feed by now is nothing that is to be said: a server that has crashed has said it, as far as it came.
+    /// What stands in the feed by now is nothing that is to be said: a server that has crashed has said it, as far as it came. It has
+    /// left `remains`, and the next one finds `notes`.
     #[cfg(control)]
-    pub(super) fn begin(&self) {
+    pub(super) fn go_on(&self, notes: Notes, remains: Option<Remains>) {
         if let Some(bridge) = &self.0 {
-            bridge.begin();
+            bridge.go_on(notes, remains);
         }
     }
 
     /// Has `publish` pass on what was heard. Called where a round begins.
-    pub(super) fn pass_on(&self, publish: impl FnMut(&[u8]) -> bool) {
+    pub(super) fn pass_on(&self, publish: impl FnMut(&[u8], u64) -> bool) {
         if let Some(bridge) = &self.0 {
             bridge.pass_on(publish);
         }
@@ -100,7 +107,7 @@ impl Beyond {
     }
 
     /// What another process needs to go on; what waits is passed on by `publish` first.
-    pub(super) fn pack(&self, publish: impl FnMut(&[u8]) -> bool) -> Option<Vec<u8>> {
+    pub(super) fn pack(&self, publish: impl FnMut(&[u8], u64) -> bool) -> Option<Vec<u8>> {
         self.0.as_ref().map(|bridge| bridge.pack(publish))
     }
 

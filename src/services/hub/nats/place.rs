@@ -24,6 +24,47 @@ pub(super) struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Origin(pub(super) u64);
 
+/// A place in a stream: behind it nothing has been taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spot {
+    /// Which stream: one that is made anew under the same name was made at another time.
+    pub(super) made: u64,
+    /// The number of the last message that was.
+    pub(super) sequence: u64,
+}
+
+/// Bits of a name that are its generation.
+const GENERATIONS: u32 = 8;
+
+impl Origin {
+    /// The first of a family, of a number drawn at random.
+    pub(super) fn first_of(drawn: u64) -> Self {
+        Self::of(drawn >> GENERATIONS, 0)
+    }
+
+    pub(super) fn of(family: u64, generation: u64) -> Self {
+        Self((family << GENERATIONS).wrapping_add(generation))
+    }
+
+    /// Its family and its generation.
+    pub(super) fn parts(self) -> (u64, u64) {
+        let generation = self.0 & ((1 << GENERATIONS) - 1);
+        (self.0 >> GENERATIONS, generation)
+    }
+
+    /// What a hub goes by that goes on after a crash; `None`: it has to find something else.
+    pub(super) fn next(self) -> Option<Self> {
+        let (family, generation) = self.parts();
+        let next = Self::of(family, generation + 1);
+        (family != 0 && next.is_kin_of(self)).then_some(next)
+    }
+
+    /// Whether these are one hub, before and after a crash.
+    pub(super) fn is_kin_of(self, other: Self) -> bool {
+        self.0 >> GENERATIONS == other.0 >> GENERATIONS
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
@@ -71,6 +112,18 @@ impl FromStr for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hub_has_another_name_after_a_crash_and_is_known_by_it() {
+        let first = Origin::first_of(0xab12);
+        assert_eq!(first, Origin(0xab00));
+        let second = first.next().unwrap();
+        assert!(second != first && second.is_kin_of(first));
+        assert_eq!(Origin::of(second.parts().0, second.parts().1), second);
+        assert!(!second.is_kin_of(Origin(0xac01)));
+        assert_eq!(Origin(0xabff).next(), None);
+        assert_eq!(Origin::of(0, 0).next(), None, "nobody has noted one");
+    }
 
     #[test]
     fn a_place_is_read_as_it_was_written_and_nothing_else_is() {

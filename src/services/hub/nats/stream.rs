@@ -21,9 +21,8 @@ use tokio::time::{sleep, timeout};
 
 use super::attempt::{ATTEMPT, GLANCE, LEAST, LONGEST_PAUSE, Wrong};
 use super::bridge::{Bridge, Message};
-use super::heard::Spot;
 use super::options::Foreign;
-use super::place::HEADER;
+use super::place::{HEADER, Spot};
 
 /// How many messages may be on their way to this hub.
 const BATCH: usize = 64;

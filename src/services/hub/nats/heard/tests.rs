@@ -17,7 +17,7 @@ fn hear(heard: &mut Heard, place: Option<Place>, bytes: &[u8]) -> String {
     assert!(heard.take(place, bytes));
     let mut text = Vec::new();
     loop {
-        let progress = heard.pass_on(|lines| {
+        let progress = heard.pass_on(|lines, _| {
             text.extend_from_slice(lines);
             true
         });
@@ -117,7 +117,7 @@ fn what_finds_no_room_waits_and_is_passed_on_once() {
     let mut heard = Heard::new(1 << 20, 1000);
     assert!(heard.take(Some(place(1, 0, 0, 0)), b"one\ntwo\n"));
     assert!(heard.take(None, b"stranger"));
-    assert_eq!(heard.pass_on(|_| false), Progress::Full);
+    assert_eq!(heard.pass_on(|_, _| false), Progress::Full);
     assert!(heard.is_waiting());
     assert_eq!(
         hear(&mut heard, None, b"last"),
@@ -179,7 +179,7 @@ fn strangers_take_no_more_memory_than_they_may() {
         taken += 1;
     }
     assert!((50..64).contains(&taken), "{taken}");
-    while heard.pass_on(|_| true) != Progress::Nothing {}
+    while heard.pass_on(|_, _| true) != Progress::Nothing {}
     assert_eq!((heard.size, heard.unfinished), (0, 0));
     // As many hubs as they like, each with half a line.
     for origin in 0..5000 {
@@ -283,14 +283,76 @@ fn who_takes_over_goes_on_in_the_stream_behind_what_was_passed_on() {
     assert_eq!(arrives(&heard), None);
     assert!(heard.take_at(spot(5), Some(place(1, 0, 0, 0)), b"one\n"));
     assert_eq!(arrives(&heard), Some(spot(4)));
-    while heard.pass_on(|_| true) != Progress::Nothing {}
+    while heard.pass_on(|_, _| true) != Progress::Nothing {}
     assert_eq!(arrives(&heard), Some(spot(5)));
     assert!(heard.take_at(spot(7), Some(place(1, 4, 1, 0)), b"two\n"));
     assert!(heard.take_at(spot(8), None, b"three\n"));
     assert!(heard.take_at(spot(7), None, b"again\n"), "it has come");
     assert_eq!(arrives(&heard), Some(spot(6)));
-    assert_eq!(heard.pass_on(|_| false), Progress::Full);
+    assert_eq!(heard.pass_on(|_, _| false), Progress::Full);
     assert_eq!(arrives(&heard), Some(spot(6)));
-    while heard.pass_on(|_| true) != Progress::Nothing {}
+    while heard.pass_on(|_, _| true) != Progress::Nothing {}
     assert_eq!((arrives(&heard), heard.counted.lines), (Some(spot(8)), 3));
+}
+
+/// A crash in the middle of a message: what was passed on of it is not again, and no line that had begun is missing.
+#[test]
+fn after_a_crash_what_was_passed_on_is_not_once_more() {
+    let spot = |sequence| Spot { made: 9, sequence };
+    let long = "x".repeat(PIECE) + "\n";
+    let messages = [
+        (place(1, 0, 0, 0), "one\nha".to_owned()),
+        (place(2, 0, 0, 0), format!("of two\n{long}more\n")),
+        (place(1, 6, 1, 2), "lf\n".to_owned()),
+    ];
+    let read = |heard: &mut Heard, from: u64, room: usize| {
+        let (mut said, mut marks) = (Vec::new(), Vec::new());
+        for (number, (place, text)) in (1..).zip(&messages) {
+            if number > from {
+                assert!(heard.take_at(spot(number), Some(*place), text.as_bytes()));
+            }
+        }
+        loop {
+            let progress = heard.pass_on(|lines, mark| {
+                let has_room = said.len() < room;
+                if has_room {
+                    said.push(String::from_utf8(lines.to_vec()).unwrap());
+                    marks.push(mark);
+                }
+                has_room
+            });
+            if matches!(progress, Progress::Nothing | Progress::Full) {
+                return (said, marks);
+            }
+        }
+    };
+    let (all, marks) = read(&mut Heard::new(1 << 20, 1 << 20), 0, usize::MAX);
+    assert_eq!(all.concat(), format!("one\nof two\n{long}more\nhalf\n"));
+    assert!(all.len() > 4, "in pieces");
+    for killed in 0..=all.len() {
+        // What the journal has then; and what it does not, a moment later.
+        let mut before = Heard::new(1 << 20, 1 << 20);
+        let (said, its) = read(&mut before, 0, killed);
+        assert_eq!((&said[..], &its[..]), (&all[..killed], &marks[..killed]));
+        for passed in [before.mark(), None] {
+            let begun = its.last().copied().unwrap_or(0);
+            let pieces = said.iter().zip(&its).filter(|(_, mark)| **mark == begun);
+            let bytes = pieces.map(|(piece, _)| piece.len() as u64).sum();
+            let passed = passed.unwrap_or(Mark(0));
+            let mut after = Heard::new(1 << 20, 1 << 20);
+            after.remains = Some(Remains::found(passed, Mark(begun), bytes));
+            let from = after.sequence_in(9, 3);
+            let mut packed = Vec::new();
+            after.pack(&mut packed);
+            let mut next = Heard::new(1 << 20, 1 << 20);
+            next.unpack(&mut packed.as_slice()).unwrap();
+            // One that takes over meanwhile may miss the rest of a message, but doubles nothing.
+            let from_there = next.sequence_in(9, 3);
+            let (its, _) = read(&mut next, from_there, usize::MAX);
+            assert!(its.iter().all(|piece| all[killed..].contains(piece)));
+            let (rest, _) = read(&mut after, from, usize::MAX);
+            assert_eq!(rest, all[killed..], "{killed}");
+            assert_eq!(after.counted.missed, 0);
+        }
+    }
 }
