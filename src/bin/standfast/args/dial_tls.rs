@@ -1,4 +1,4 @@
-//! TLS towards a server, as typed and as meant.
+//! TLS towards a server, as typed and as meant: the flags of `connect` and `load`, and what those of others share with them.
 
 use std::path::PathBuf;
 
@@ -49,37 +49,84 @@ impl DialTlsArgs {
     /// # Errors
     /// What contradicts, and files that are no use.
     pub(super) fn mean(&self, dial: &mut Dial) -> Result<(), Failure> {
-        if !self.tls {
-            let alone = [
-                (self.tls_ca.is_some(), "--tls-ca"),
-                (self.tls_name.is_some(), "--tls-name"),
-                (self.tls_cert.is_some(), "--tls-cert"),
-                (self.tls_key.is_some(), "--tls-key"),
-                (self.tls_insecure, "--tls-insecure"),
-                (!self.tls_alpn.is_empty(), "--tls-alpn"),
-            ];
-            return match alone.iter().find(|(is_given, _)| *is_given) {
-                Some((_, flag)) => Err(Failure::usage(format!(
-                    "{flag} needs --tls: without it there is no TLS"
+        let typed = Typed {
+            flag: "--tls",
+            is_on: self.tls,
+            ca: self.tls_ca.as_ref(),
+            name: self.tls_name.as_ref(),
+            certificate: self.tls_cert.as_ref(),
+            key: self.tls_key.as_ref(),
+            insecure: self.tls_insecure,
+            protocols: &self.tls_alpn,
+        };
+        if let Some(tls) = typed.meant()? {
+            crate::keep_keys_from_others(true);
+            dial.tls = Some(tls);
+        }
+        Ok(())
+    }
+}
+
+/// TLS towards servers as it was typed, whatever its flags begin with.
+#[derive(Debug)]
+pub(super) struct Typed<'a> {
+    /// What turns it on. The other flags begin so, too.
+    pub(super) flag: &'static str,
+    pub(super) is_on: bool,
+    pub(super) ca: Option<&'a PathBuf>,
+    pub(super) name: Option<&'a String>,
+    pub(super) certificate: Option<&'a PathBuf>,
+    pub(super) key: Option<&'a PathBuf>,
+    pub(super) insecure: bool,
+    pub(super) protocols: &'a [String],
+}
+
+impl Typed<'_> {
+    /// Which of those flags were given, by what stands behind the first one.
+    pub(super) fn given(&self) -> [(bool, &'static str); 6] {
+        [
+            (self.ca.is_some(), "ca"),
+            (self.name.is_some(), "name"),
+            (self.certificate.is_some(), "cert"),
+            (self.key.is_some(), "key"),
+            (self.insecure, "insecure"),
+            (!self.protocols.is_empty(), "alpn"),
+        ]
+    }
+
+    /// `None`: without TLS.
+    ///
+    /// # Errors
+    /// What contradicts, and files that are no use.
+    pub(super) fn meant(&self) -> Result<Option<DialTls>, Failure> {
+        let flag = self.flag;
+        if !self.is_on {
+            return match self.given().iter().find(|(is_given, _)| *is_given) {
+                Some((_, other)) => Err(Failure::usage(format!(
+                    "{flag}-{other} needs {flag}: without it there is no TLS"
                 ))),
-                None => Ok(()),
+                None => Ok(None),
             };
         }
+        let needs = |one, other| Failure::usage(format!("{flag}-{one} needs its {flag}-{other}"));
         let mut settings = DialTlsSettings::default();
-        settings.certificate = match (&self.tls_cert, &self.tls_key) {
+        settings.certificate = match (self.certificate, self.key) {
             (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
             (None, None) => None,
-            (Some(_), None) => return Err(Failure::usage("--tls-cert needs its --tls-key")),
-            (None, Some(_)) => return Err(Failure::usage("--tls-key needs its --tls-cert")),
+            (Some(_), None) => return Err(needs("cert", "key")),
+            (None, Some(_)) => return Err(needs("key", "cert")),
         };
-        settings.ca.clone_from(&self.tls_ca);
-        settings.name.clone_from(&self.tls_name);
-        settings.insecure = self.tls_insecure;
-        settings.protocols.clone_from(&self.tls_alpn);
+        if self.insecure && self.ca.is_some() {
+            return Err(Failure::usage(format!(
+                "{flag}-insecure believes whoever answers, and {flag}-ca says whom to believe"
+            )));
+        }
+        settings.ca = self.ca.cloned();
+        settings.name = self.name.cloned();
+        settings.insecure = self.insecure;
+        settings.protocols = self.protocols.to_vec();
         let tls = DialTls::new(&settings).map_err(|error| Failure::usage(error.to_string()))?;
-        crate::keep_keys_from_others(true);
-        dial.tls = Some(tls);
-        Ok(())
+        Ok(Some(tls))
     }
 }
 
