@@ -211,6 +211,22 @@ pub enum TlsFault {
 }
 
 impl TlsFault {
+    /// In a word, for the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownIssuer => "unknown-issuer",
+            Self::WrongName => "wrong-name",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not-yet-valid",
+            Self::BadCertificate => "bad-certificate",
+            Self::Ours => "own-certificate",
+            Self::NoTls => "no-tls",
+            Self::Late => "late",
+            Self::Handshake => "handshake",
+        }
+    }
+
     /// Whether that alert says that what this side showed, or did not show, was the matter.
     pub(crate) fn is_of_ours(alert: &str) -> bool {
         matches!(

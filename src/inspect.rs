@@ -52,6 +52,9 @@ pub struct ConnectionInfo {
     /// Its TLS session.
     #[cfg_attr(control, serde(skip_serializing_if = "Option::is_none", default))]
     pub tls: Option<TlsInfo>,
+    /// That of its far side.
+    #[cfg_attr(control, serde(skip_serializing_if = "Option::is_none", default))]
+    pub upstream_tls: Option<TlsInfo>,
 }
 
 /// A TLS session, as the table shows it.
@@ -63,7 +66,7 @@ pub struct TlsInfo {
     pub version: String,
     /// As the registry names it.
     pub cipher: String,
-    /// The name that the client asked for (SNI).
+    /// The name that the client asked for (SNI); of a far side the one that the server has shown itself by.
     pub name: Option<String>,
     /// Whose certificate the client has shown, such as `CN=alice, O=Acme`.
     pub client: Option<String>,

@@ -1,10 +1,11 @@
-//! TLS at the door: who comes in, how it ends, and that a takeover carries it.
+//! TLS at the door: who comes in, how it ends, and that a takeover carries it; and at the dial.
 
 mod certificates;
 mod dialling;
 mod exec;
 mod floods;
 mod loading;
+mod upstreams;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

@@ -5,10 +5,10 @@ use mio::Token;
 use super::{Caller, Client};
 use crate::address::endpoint::{Endpoint, Peer};
 use crate::client::engine::{Connected, Entry, State, state_of};
-use crate::dial::{Dial, DialError, Dialed, Manner};
+use crate::dial::{DialError, Dialed, Manner};
 use crate::io::Io;
 use crate::io::Is;
-use crate::io::tls::{Dialer, Shaking};
+use crate::io::tls::Shaking;
 use crate::liveness::herd;
 use crate::time::deadline::slot;
 
@@ -45,7 +45,7 @@ impl<C: Caller> Client<C> {
                 io.set(Is::Readable, true);
                 io.set(Is::ReadOn, true);
                 log::debug!(id = *id, server:%; "connected");
-                let Some(dialer) = dialer(&engine.dial) else {
+                let Some(dialer) = Shaking::by(&engine.dial) else {
                     return self.connected(key, io, server);
                 };
                 let until = dialing.until();
@@ -103,16 +103,5 @@ impl<C: Caller> Client<C> {
             let next = self.caller.failed(id, error);
             self.go_on(key, id, next);
         }
-    }
-}
-
-/// What TLS is spoken with, if it is.
-fn dialer(dial: &Dial) -> Option<&Dialer> {
-    #[cfg(feature = "tls")]
-    return dial.tls.as_ref();
-    #[cfg(not(feature = "tls"))]
-    {
-        let _ = dial;
-        None
     }
 }

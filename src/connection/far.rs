@@ -80,6 +80,7 @@ impl Connection {
         self.spare_pair();
         // Each read goes behind the last one, as in `pull`.
         let (mut at, budget) = (0, READ_BUDGET.min(serving.far_buffer.len()));
+        let free = self.io.far_io().map_or(0, Io::surcharge);
         loop {
             // Nobody wants it any more: it is read and forgotten.
             let over = !(self.io.is_open() || self.io.owes()) || self.io.has_failed();
@@ -101,7 +102,7 @@ impl Connection {
             if !far.is(Is::Readable) || far.is_decided() || room == 0 {
                 return false;
             }
-            if at == budget {
+            if at as u64 + (far.surcharge() - free) >= budget as u64 {
                 return true;
             }
             let mut room = room.min(budget - at);
@@ -116,6 +117,10 @@ impl Connection {
             let count = far.take_in(&mut serving.far_buffer[from..end], &far_turn);
             may_die("far-read");
             if count == 0 {
+                if far.is(Is::Readable) {
+                    // Records of TLS with nothing in them, of which there may be any number: the others have their turns.
+                    return true;
+                }
                 continue;
             }
             at += count;
@@ -157,6 +162,7 @@ impl Connection {
         if far.is_given_up() && !far.is(Is::Readable) {
             far.input_over();
         }
+        let remark = far.remark();
         if let Some(verdict) = far.verdict() {
             if is_pair && verdict.reason == CloseReason::PeerReset {
                 return self.pair_is_left(serving);
@@ -170,16 +176,27 @@ impl Connection {
                 }
                 self.io.finish_for(CloseReason::PeerClosed);
             } else if !over {
-                // What came before it failed is the client's: first that, then the end.
-                let reason = match is_pair {
-                    true => verdict.reason,
-                    false => CloseReason::UpstreamFailed,
+                let reason = match verdict.reason {
+                    reason @ CloseReason::TlsAlert => reason,
+                    reason if is_pair => reason,
+                    _ => CloseReason::UpstreamFailed,
                 };
-                self.io.fail_at_last(Ending {
-                    reason,
-                    how: How::Reset,
-                    ..verdict
-                });
+                // What came before it failed is the client's: first that, then the end.
+                self.fail_for_far(
+                    Ending {
+                        reason,
+                        how: How::Reset,
+                        ..verdict
+                    },
+                    remark,
+                );
+            }
+            return;
+        }
+        if let Some(reason @ (CloseReason::TlsAlert | CloseReason::TlsKeysUsedUp)) = far.finishing()
+        {
+            if !over {
+                self.fail_for_far(Ending::reset(reason), remark);
             }
             return;
         }
@@ -196,7 +213,9 @@ impl Connection {
         let fin = !ends_badly && (far.fin_wanted() || over);
         if fin && far.waiting_output() == 0 && !far.fin_sent() {
             far.want_fin();
-            far.send_fin(&far_turn);
+            if far.has_said_goodbye(&far_turn) {
+                far.send_fin(&far_turn);
+            }
         }
         far.settle(&far_turn);
         // Both have said everything, and each was told of the other's end. A program may work on.
@@ -204,6 +223,14 @@ impl Connection {
         if said && self.io.peer_fin() && self.io.fin_wanted() {
             self.io.finish_for(CloseReason::PeerClosed);
         }
+    }
+
+    /// It ends so for what became of its far side, which that `remark` tells.
+    fn fail_for_far(&mut self, ending: Ending, remark: Option<Note>) {
+        if let Some(what) = remark.and_then(Note::tls) {
+            self.io.set_remark(Note::Upstream(what));
+        }
+        self.io.fail_at_last(ending);
     }
 
     /// Whether the far side has everything; where the connection ends for another reason than that, nobody waits for it.

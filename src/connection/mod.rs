@@ -121,7 +121,8 @@ impl Connection {
     /// Bytes read so far, from either side, and as many as it took the time of.
     #[inline]
     pub(crate) fn taken_in(&self) -> u64 {
-        self.io.read + self.io.surcharge() + self.io.far_io().map_or(0, |far| far.read)
+        let taken_in = |io: &Io| io.read + io.surcharge();
+        taken_in(&self.io) + self.io.far_io().map_or(0, taken_in)
     }
 
     /// Does what can be done now: output first, for that makes room, then input, then what follows from both.

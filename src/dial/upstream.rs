@@ -29,11 +29,30 @@ impl Upstream {
     /// # Errors
     /// An address that nobody can be reached at: port 0, `:PORT`, an inherited socket; a timeout below 1 ms.
     pub fn new(address: Address, connect_timeout: Option<Duration>) -> Result<Self, Error> {
-        static LAST: AtomicUsize = AtomicUsize::new(0);
-        let dial = Dial {
+        Self::of(Dial {
             connect_timeout,
             ..Dial::new(address)
-        };
+        })
+    }
+
+    /// The same server, which is spoken to with TLS from the first byte: its handshake is within the timeout, and a
+    /// service sees what is within. A server's certificate that is refused is
+    /// [`DialErrorKind::Certificate`](crate::dial::DialErrorKind::Certificate).
+    ///
+    /// # Errors
+    /// A Unix socket, where no name is given that its certificate is to be for.
+    #[cfg(feature = "tls")]
+    pub fn with_tls(self, tls: crate::tls::DialTls) -> Result<Self, Error> {
+        Self::of(Dial {
+            tls: Some(tls),
+            ..self.0.dial.clone()
+        })
+    }
+
+    /// # Errors
+    /// What is wrong with that.
+    pub(crate) fn of(dial: Dial) -> Result<Self, Error> {
+        static LAST: AtomicUsize = AtomicUsize::new(0);
         dial.check()?;
         Ok(Self(Arc::new(Inner {
             number: LAST.fetch_add(1, Ordering::Relaxed),
@@ -54,6 +73,14 @@ impl Upstream {
 
     pub(crate) fn dial(&self) -> &Dial {
         &self.0.dial
+    }
+
+    /// Whether it is spoken to with TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.0.dial.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
     }
 }
 

@@ -22,9 +22,7 @@ use crate::time::deadline::Moment;
 use crate::wire::baton::{Baton, Event, Failure, Fate, Outcome, Sum, lost};
 use crate::wire::line::now;
 use crate::wire::pace::{self, Pace};
-use crate::wire::record::{
-    Arrival, DESCRIPTORS, ListenerRecord, Message, PIECE, Record, Secret, Update,
-};
+use crate::wire::record::{Arrival, DESCRIPTORS, ListenerRecord, Message, PIECE, Secret, Update};
 
 /// Connections sent in a message, and so in a turn, while the server serves: live clients wait behind them.
 const BATCH: usize = 64;
@@ -114,26 +112,6 @@ impl Share<'_> {
     fn service(&self, connection: &Connection) -> &AnyService {
         let origin = &self.origins[usize::from(connection.io.listener)];
         &origin.settings.service
-    }
-
-    /// `is_frozen`: nothing is sealed any more, so what it is sealed with may go.
-    fn export(&self, connection: &Connection, is_frozen: bool) -> Option<Record> {
-        let mut record = connection.export(self.service(connection), self.now)?;
-        if is_frozen && record.tls.is_some() {
-            let saved = connection.io.saved_tls(true)?;
-            record.tls = Some(Secret(saved.to_vec()));
-        }
-        Some(record)
-    }
-
-    /// Whether a handshake is under way that no other process can go on with.
-    fn is_shaking(&self) -> bool {
-        let mut origins = self.origins.iter();
-        origins.any(|origin| origin.settings.tls.is_some())
-            && self
-                .connections
-                .iter()
-                .any(|(_, connection)| connection.io.is_shaking())
     }
 }
 
@@ -381,7 +359,7 @@ impl Giving {
                 && self.baton.fate(connection.io.listener) == Fate::Goes
                 && let Some(record) = share.export(connection, until.is_some())
             {
-                let more = RECORD + record.state.len() + sealed(&record);
+                let more = RECORD + record.state.len() + record.sealed();
                 if !fits(size, more) {
                     break;
                 }
@@ -455,7 +433,7 @@ impl Giving {
                 continue;
             };
             let before = self.bytes.get(&io.id()).copied().unwrap_or_default();
-            let beside = record.state.len() + sealed(&record);
+            let beside = record.state.len() + record.sealed();
             if !fits(size, RECORD + beside + 3 * LEAST) {
                 looked_at -= 1;
                 break;
@@ -591,9 +569,4 @@ impl Giving {
 /// Whether `more` goes into a message with `size`, bytes: into one of its own in any case.
 fn fits(size: usize, more: usize) -> bool {
     size == 0 || size + more <= MOST
-}
-
-/// How long what a connection is sealed with is, bytes.
-fn sealed(record: &Record) -> usize {
-    record.tls.as_ref().map_or(0, |saved| saved.0.len())
 }

@@ -67,6 +67,11 @@ pub(crate) trait Taker {
         Ok(())
     }
 
+    /// The same, of its far side's.
+    fn take_far_session(&mut self, _key: usize, _saved: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+
     /// The time by which what is taken in next is told.
     fn look_at_the_clock(&mut self);
 
@@ -231,6 +236,7 @@ impl Giver {
                     Ok(())
                 }
                 Message::Sessions(sessions) => taking.take_sessions(&sessions),
+                Message::FarSessions(sessions) => taking.take_far_sessions(&sessions),
                 Message::Tickets { listener, keys } => taking.take_ticket_keys(listener, &keys.0),
                 Message::Gone(ids) => ids.into_iter().try_for_each(|id| taking.forget(id)),
                 Message::Final {
@@ -384,7 +390,7 @@ struct Taking<'a, T> {
     sum: u64,
     /// Connections of whose bytes more are to come.
     incomplete: HashSet<u64>,
-    /// Connections that have TLS.
+    /// Connections that have TLS, or whose far sides do.
     sealed: HashSet<u64>,
     /// Connections that are to be served first, in the order in which they came: they have something to do that no event
     /// tells of, as to be dialled for.
@@ -464,7 +470,7 @@ impl<'a, T: Taker> Taking<'a, T> {
     }
 
     fn note(&mut self, record: &Record) {
-        if record.tls.is_some() {
+        if record.sessions().next().is_some() {
             self.sealed.insert(record.id);
         }
         if record.has_to_be_served() {

@@ -218,6 +218,7 @@ impl Io {
         self.let_session_go();
         if let Some(up) = self.far_up() {
             up.io.sent_fin();
+            up.io.let_session_go();
         }
     }
 

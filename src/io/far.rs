@@ -14,6 +14,7 @@ use crate::address::endpoint::{Endpoint, Peer};
 use crate::dial::Dialing;
 use crate::dial::upstream::Upstream;
 use crate::io::Is;
+use crate::io::tls::Shaking;
 #[cfg(control)]
 use crate::liveness::close::CloseReason;
 use crate::liveness::sockopt::INTEREST;
@@ -27,6 +28,8 @@ pub(crate) enum Far {
     Wanted {
         upstream: Upstream,
         at: Moment,
+        /// What is said there before a handshake of TLS.
+        preface: Box<[u8]>,
     },
     /// On its way.
     Dialing {
@@ -34,6 +37,12 @@ pub(crate) enum Far {
         dialing: Dialing,
         /// An event said that there is something to read.
         readable: bool,
+        preface: Box<[u8]>,
+    },
+    /// Connected, and its handshake of TLS is under way.
+    Shaking {
+        upstream: Upstream,
+        shaking: Box<Shaking>,
     },
     /// It was being dialled by the process that had the connection before.
     Interrupted,
@@ -64,6 +73,7 @@ impl Far {
             Self::Wanted { at, .. } => *at,
             Self::Interrupted | Self::Made(_) => Moment::at_start(),
             Self::Dialing { dialing, .. } => dialing.due(),
+            Self::Shaking { shaking, .. } => shaking.until(),
             Self::Up(up) => up.io.linger().unwrap_or(up.io.look_at),
         }
     }
@@ -105,18 +115,17 @@ impl Io {
                 *readable |= event.is_readable() || event.is_read_closed() || event.is_error();
                 return true;
             }
+            Some(Far::Shaking { shaking, .. }) => {
+                shaking.io().note(event);
+                return true;
+            }
             _ => {}
         }
         false
     }
 
-    /// The far side is connected: `socket`, to `server`.
-    pub(crate) fn connected(
-        &mut self,
-        (server, socket): (&Endpoint, OwnedFd),
-        terms: &Arc<Terms>,
-        now: Moment,
-    ) {
+    /// What was dialled for it is there: `socket`, to `server`.
+    pub(crate) fn reached(&self, (server, socket): (&Endpoint, OwnedFd), now: Moment) -> Self {
         let readable = matches!(self.far(), Some(Far::Dialing { readable: true, .. }));
         let peer = server.tcp().map_or(Peer::Unix(None), Peer::from);
         let mut io = Self::new(socket, self.id(), peer, self.listener, now);
@@ -125,6 +134,11 @@ impl Io {
         io.set(Is::ReadOn, readable);
         // Registered so when it was dialled.
         io.registered = INTEREST.add(Interest::WRITABLE);
+        io
+    }
+
+    /// The far side is connected.
+    pub(crate) fn connected(&mut self, io: Self, terms: &Arc<Terms>) {
         let terms = Arc::clone(terms);
         self.set_far(Far::Up(Up { io, terms }));
         self.is_to_be_copied_anew();
@@ -182,6 +196,12 @@ impl Io {
             waits: other.waits && !up.terms.of_pairs,
             ..other
         })
+    }
+
+    /// Whether its far side is connected with TLS.
+    #[inline]
+    pub(crate) fn has_far_tls(&self) -> bool {
+        self.far_io().is_some_and(Self::has_tls)
     }
 
     /// Whether the far side is on its way.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Io, Turn};
 use crate::address::Address;
 use crate::address::endpoint::Endpoint;
-use crate::dial::{DialError, TlsFault};
+use crate::dial::{Dial, DialError, TlsFault};
 use crate::inspect::TlsInfo;
 use crate::io::door::Shaken;
 use crate::liveness::close::CloseReason;
@@ -48,6 +48,10 @@ pub(crate) enum Tls {}
 pub(crate) enum Shaking {}
 
 impl Shaking {
+    pub(crate) fn by(_: &Dial) -> Option<&Dialer> {
+        None
+    }
+
     pub(crate) fn begin(
         dialer: &Dialer,
         _: &Address,

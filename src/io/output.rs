@@ -76,7 +76,7 @@ impl Io {
 
     /// As [`write`](Self::write), as the peer is to have it.
     #[inline]
-    pub(super) fn put(&mut self, mut bytes: &[u8], turn: &Turn<'_>) {
+    pub(crate) fn put(&mut self, mut bytes: &[u8], turn: &Turn<'_>) {
         if self.waiting_output() == 0
             && !self.is_withheld()
             && !bytes.is_empty()

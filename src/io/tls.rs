@@ -23,7 +23,6 @@ use crate::liveness::close::{CloseReason, Ending, Note};
 use crate::memory::{Held, WaitingKind};
 use crate::tls::{Fault, Greeting, Handshake, LONGEST_RECORD, Opened, Session, Step};
 
-pub(crate) use crate::tls::DialTls as Dialer;
 pub(crate) use crate::tls::Tls as Server;
 pub(crate) use dialled::Shaking;
 #[cfg(control)]

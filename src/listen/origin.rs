@@ -119,6 +119,7 @@ impl Origin {
                 .min_by_key(|deadline| deadline.due_in),
             upstream: io.upstream(),
             tls: io.tls_info(),
+            upstream_tls: io.far_io().and_then(Io::tls_info),
         }
     }
 }

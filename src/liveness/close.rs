@@ -57,9 +57,9 @@ pub enum CloseReason {
     Crash,
     /// There was no TLS session: never served.
     TlsHandshake,
-    /// As `PeerClosed`, without the goodbye of TLS: whether that was all nobody knows.
+    /// As `PeerClosed`, of the client or of its upstream, without the goodbye of TLS: whether that was all nobody knows.
     TlsTruncated,
-    /// The client gave the TLS session up, or did in it what it may not.
+    /// The client, or its upstream, gave the TLS session up, or did in it what it may not.
     TlsAlert,
     /// The keys of a TLS session were used up, and its version has no new ones.
     TlsKeysUsedUp,
@@ -153,6 +153,8 @@ pub(crate) enum Note {
     Header(&'static str),
     /// What was wrong with TLS: of the client's alert the name.
     Tls(&'static str),
+    /// The same, of its far side's.
+    Upstream(&'static str),
     /// It said nothing: somebody looked whether the port is open, as health checks do.
     Probe,
     /// It is a proxy's own, whose header had so many bytes: a probe, unless it says something behind that.
@@ -177,6 +179,13 @@ impl Note {
     pub(crate) fn tls(self) -> Option<&'static str> {
         match self {
             Self::Tls(what) => Some(what),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn upstream(self) -> Option<&'static str> {
+        match self {
+            Self::Upstream(what) => Some(what),
             _ => None,
         }
     }
@@ -278,6 +287,7 @@ impl Obituary<'_> {
             limit = self.note.and_then(Note::limit),
             header = self.note.and_then(Note::header),
             tls = self.note.and_then(Note::tls),
+            upstream_tls = self.note.and_then(Note::upstream),
             sni = self.named.0,
             client = self.named.1,
             late = self.note.and_then(Note::late),

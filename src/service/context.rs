@@ -71,13 +71,22 @@ impl Context<'_> {
     ///
     /// It gets the socket options and the deadlines of the listener, and no read deadline: bytes from there renew that of
     /// the client. From then on [`Service::input`](crate::Service::input) is offered what there is room for on the far side.
+    ///
+    /// With TLS there ([`Upstream::with_tls`]) it is connected once its handshake is done, and its end without a goodbye is
+    /// told apart ([`Far::is_truncated`]).
     pub fn dial(&mut self, upstream: &Upstream, after: Duration) {
+        self.dial_behind(upstream, after, &[]);
+    }
+
+    /// As [`dial`](Self::dial); where that is with TLS `preface` is said before the handshake.
+    pub(crate) fn dial_behind(&mut self, upstream: &Upstream, after: Duration, preface: &[u8]) {
         if self.io.far_up().is_some() {
             self.io.is_to_be_copied_anew();
         }
         self.io.set_far(Dialled::Wanted {
             upstream: upstream.clone(),
             at: self.turn.now.after(after),
+            preface: preface.into(),
         });
     }
 
@@ -91,6 +100,9 @@ impl Context<'_> {
     /// Ends the connection with reason `upstream-failed`: what waits for the client is delivered, then it is reset.
     pub fn upstream_failed(&mut self, error: &DialError) {
         log::info!(id = self.io.id(), error:%; "upstream failed");
+        if let Some(fault) = error.tls_fault() {
+            self.io.set_remark(Note::Upstream(fault.as_str()));
+        }
         self.io.fail_at_last(Ending {
             errno: error.errno(),
             ..Ending::reset(CloseReason::UpstreamFailed)
@@ -110,9 +122,12 @@ impl Context<'_> {
         self.io.is_truncated()
     }
 
-    /// Ends the connection as [truncated](Self::is_truncated): what waits for the client is delivered, then it is reset, and
-    /// its far side, which is not to take what it has for the whole.
+    /// Ends the connection as [truncated](Self::is_truncated), or as its [far side](Far::is_truncated): what waits for the
+    /// client is delivered, then it is reset, and its far side; neither is to take what it has for the whole.
     pub fn fail_as_truncated(&mut self) {
+        if self.io.far_io().is_some_and(Io::is_truncated) {
+            self.io.set_remark(Note::Upstream("truncated"));
+        }
         self.io
             .fail_at_last(Ending::reset(CloseReason::TlsTruncated));
     }
@@ -437,6 +452,13 @@ impl Far<'_> {
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.io.fin_sent() || self.io.has_failed()
+    }
+
+    /// Whether its end came without the goodbye of TLS (`close_notify`) in front of it: what has come from there may be cut
+    /// short, by whoever is on the way.
+    #[must_use]
+    pub fn is_truncated(&self) -> bool {
+        self.io.is_truncated()
     }
 
     /// Sends FIN behind what waits; what comes from there is still read.

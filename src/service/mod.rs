@@ -106,11 +106,15 @@ pub trait Service: Send + Sync + 'static {
         conn.write(bytes);
     }
 
-    /// The far side sent its FIN: nothing more comes from there. Default: the client gets one, too.
+    /// The far side sent its FIN: nothing more comes from there. Default: the client gets one, too; where what came may be
+    /// [cut short](crate::Far::is_truncated) it is reset.
     ///
     /// A far side that is lost ends the connection: once the client has what came before, with reason `upstream-failed`.
     fn far_end(&self, state: &mut Self::State, conn: &mut Context<'_>) {
         let _ = state;
+        if conn.far().is_some_and(|far| far.is_truncated()) {
+            return conn.fail_as_truncated();
+        }
         conn.half_close();
     }
 

@@ -18,9 +18,9 @@ const WARNINGS: u8 = 4;
 const UPDATES: u8 = 32;
 
 /// The longest message behind the handshake, bytes: a `ClientHello` that asks for another one, which is refused; or of a
-/// server's a ticket.
+/// server's a ticket. A takeover may have to carry a part of it.
 const LONGEST_MESSAGE: usize = FRAGMENT;
-const LONGEST_TICKET: usize = 0xffff + 512;
+const LONGEST_TICKET: usize = 32 * 1024;
 
 /// The form of what is saved.
 const FORM: u8 = 1;

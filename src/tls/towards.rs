@@ -12,7 +12,7 @@ use rustls::sign::SingleCertAndKey;
 
 use super::dialling::Greeting;
 use super::handshake;
-use super::settings::{TlsError, certified, provider, told_of, unusable};
+use super::settings::{CertificateInfo, TlsError, certified, provider, told_of, unusable};
 use super::trust::{Nothing, Trust};
 use crate::address::Address;
 
@@ -39,6 +39,8 @@ pub struct DialTls {
     config: Arc<ClientConfig>,
     name: Option<ServerName<'static>>,
     is_insecure: bool,
+    /// What is shown to a server that asks.
+    shown: Option<Arc<CertificateInfo>>,
 }
 
 impl DialTls {
@@ -57,11 +59,12 @@ impl DialTls {
         let builder = builder.with_safe_default_protocol_versions();
         let builder = builder.map_err(unusable)?.dangerous();
         let builder = builder.with_custom_certificate_verifier(Arc::new(trust));
+        let mut told = None;
         let mut config = match &settings.certificate {
             None => builder.with_client_cert_resolver(Arc::new(Nothing)),
             Some((file, key)) => {
                 let certified = certified(file, key, &provider)?;
-                told_of(file, &certified)?;
+                told = Some(Arc::new(told_of(file, &certified)?));
                 let shown = SingleCertAndKey::from(Arc::unwrap_or_clone(certified));
                 builder.with_client_cert_resolver(Arc::new(shown))
             }
@@ -77,6 +80,7 @@ impl DialTls {
             config: Arc::new(config),
             name,
             is_insecure: settings.insecure,
+            shown: told,
         })
     }
 
@@ -84,6 +88,20 @@ impl DialTls {
     #[must_use]
     pub fn is_insecure(&self) -> bool {
         self.is_insecure
+    }
+
+    /// What is shown to a server that asks for a certificate.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&CertificateInfo> {
+        self.shown.as_deref()
+    }
+
+    /// The name that a server at that address has to show itself by. `None`: none is given, and that is the path of a Unix
+    /// socket, or no name of a server's.
+    #[must_use]
+    pub fn name_of(&self, address: &Address) -> Option<String> {
+        let name = self.name(address).ok()?;
+        Some(name.to_str().into_owned())
     }
 
     /// The name that a server at that address has to show itself by.
@@ -97,7 +115,11 @@ impl DialTls {
         let host = match address {
             Address::Loopback(_) => "127.0.0.1",
             Address::Host(host, _) => host,
-            other => return Err(format!("TLS is for TCP, and {other} is a Unix socket")),
+            other => {
+                return Err(format!(
+                    "TLS is for TCP, and {other} is a Unix socket: say by which name its server has to show itself"
+                ));
+            }
         };
         // The zone of an address is this host's own affair.
         let (host, _) = host.split_once('%').unwrap_or((host, ""));

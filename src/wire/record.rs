@@ -99,6 +99,8 @@ pub(crate) enum Message {
     Tickets { listener: u16, keys: Secret },
     /// The TLS sessions of connections of which nothing else has changed, by their numbers: in the freeze alone.
     Sessions(Vec<(u64, Secret)>),
+    /// The same of connections whose far sides have one: their own, which is empty where they have none, and that.
+    FarSessions(Vec<(u64, Secret, Secret)>),
 }
 
 /// A listener.
@@ -242,17 +244,27 @@ impl Record {
         self.tls.is_some() || matches!(at_door, Some(Ok(AtDoor::Handshake(..))))
     }
 
-    /// Whether its TLS session is yet to come.
+    /// Its TLS session, and its far side's.
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = &Secret> {
+        let far = self.far.as_ref().and_then(|far| far.1.tls.as_ref());
+        self.tls.iter().chain(far)
+    }
+
+    /// How long they are, bytes.
+    pub(crate) fn sealed(&self) -> usize {
+        self.sessions().map(|saved| saved.0.len()).sum()
+    }
+
+    /// Whether one of those is yet to come.
     pub(crate) fn is_promised(&self) -> bool {
-        self.tls.as_ref().is_some_and(|saved| saved.0.is_empty())
+        self.sessions().any(|saved| saved.0.is_empty())
     }
 
     /// Whether it has something to do that no event tells of. Of room for output that waits one does.
     pub(crate) fn has_to_be_served(&self) -> bool {
         let ends = |of: &Self| of.peer_fin || of.finishing.is_some() || of.failed.is_some();
         let far = self.far.as_ref().is_some_and(|far| ends(&far.1));
-        let sealed = self.tls.as_ref();
-        let sealed = sealed.is_some_and(|saved| has_come(&saved.0));
+        let sealed = self.sessions().any(|saved| has_come(&saved.0));
         ends(self) || far || sealed || self.dialing || self.input > 0 || self.is_to_enter()
     }
 
@@ -486,6 +498,7 @@ mod tests {
                 keys: Secret(vec![7; 36]),
             },
             Message::Sessions(vec![(1, Secret(vec![5, 6])), (2, Secret(Vec::new()))]),
+            Message::FarSessions(vec![(1, Secret(Vec::new()), Secret(vec![5, 6]))]),
         ]
     }
 

@@ -1,17 +1,20 @@
-//! A worker's far sides, from the wish for one to the connected socket: what the system says of an attempt comes as an
-//! event of the connection's second token. One end of a pair is there already, and has but to be registered.
+//! A worker's far sides, from the wish for one to the connected socket, or to the TLS session there: what the system says
+//! of an attempt comes as an event of the connection's second token. One end of a pair is there already, and has but to be
+//! registered.
 
+use std::mem;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mio::Token;
 
 use super::{FAR, Worker};
 use crate::address::endpoint::Endpoint;
 use crate::connection::Step;
-use crate::dial::DialError;
-use crate::dial::{Dialed, Dialing, Manner};
-use crate::io::Far;
+use crate::dial::{DialError, Dialed, Dialing, Manner, TlsFault};
 use crate::io::marks::Mark;
+use crate::io::tls::Shaking;
+use crate::io::{Far, Io};
 use crate::liveness::close::{CloseReason, Ending};
 
 impl Worker {
@@ -21,7 +24,12 @@ impl Worker {
             if self.attach(key) {
                 continue;
             }
-            if let Some(dialed) = self.advance_dial(key) {
+            let connection = self.connections.get(key);
+            let far = connection.and_then(|connection| connection.io.far());
+            if let Some(Far::Shaking { .. }) = far {
+                let outcome = self.shake_hands(key);
+                self.come_of(key, outcome);
+            } else if let Some(dialed) = self.advance_dial(key) {
                 self.dialed(key, dialed);
             }
         }
@@ -65,7 +73,12 @@ impl Worker {
         if matches!(far, Far::Interrupted) {
             return Some(Dialed::Failed(DialError::interrupted()));
         }
-        if let Far::Wanted { upstream, at } = far {
+        if let Far::Wanted {
+            upstream,
+            at,
+            preface,
+        } = far
+        {
             if *at > now {
                 return None;
             }
@@ -73,6 +86,7 @@ impl Worker {
                 dialing: Dialing::new(upstream.dial(), now),
                 upstream: upstream.clone(),
                 readable: false,
+                preface: mem::take(preface),
             };
         }
         let Far::Dialing {
@@ -98,15 +112,17 @@ impl Worker {
                 None
             }
             Dialed::Pending => None,
-            Dialed::Connected(server, socket) => {
-                self.connected(key, (&server, socket));
-                if self.pass_on(key) {
-                    return;
-                }
-                Some(Ok(()))
-            }
+            Dialed::Connected(server, socket) => self.connected(key, (server, socket)),
             Dialed::Failed(error) => Some(Err(error)),
         };
+        self.come_of(key, outcome);
+    }
+
+    /// What follows from the outcome, if there is one.
+    fn come_of(&mut self, key: usize, outcome: Option<Result<(), DialError>>) {
+        if matches!(outcome, Some(Ok(()))) && self.pass_on(key) {
+            return;
+        }
         let is_kept = self.vault.is_some();
         self.step(key, |connection, serving| {
             let Some(outcome) = outcome else {
@@ -120,13 +136,75 @@ impl Worker {
         });
     }
 
-    fn connected(&mut self, key: usize, (server, socket): (&Endpoint, OwnedFd)) {
+    /// The socket is there. Answers what has come of it, unless a handshake is to follow.
+    fn connected(
+        &mut self,
+        key: usize,
+        (server, socket): (Endpoint, OwnedFd),
+    ) -> Option<Result<(), DialError>> {
+        let connection = self.connections.get_mut(key)?;
+        let io = connection.io.reached((&server, socket), self.now);
+        let Some(Far::Dialing {
+            upstream,
+            dialing,
+            preface,
+            ..
+        }) = connection.io.take_far()
+        else {
+            return None;
+        };
+        let Some(tls) = Shaking::by(upstream.dial()) else {
+            self.is_up(key, io);
+            return Some(Ok(()));
+        };
+        let begun = Shaking::begin(tls, upstream.address(), (io, server), dialing.until());
+        let mut shaking = match begun {
+            Ok(shaking) => Box::new(shaking),
+            Err(error) => return Some(Err(error)),
+        };
+        let origin = &self.origins[usize::from(connection.io.listener)];
+        let turn = origin.terms.turn(self.now, self.horizon.known());
+        shaking.io().put(&preface, &turn);
+        connection.io.set_far(Far::Shaking { upstream, shaking });
+        self.shake_hands(key)
+    }
+
+    /// Goes on with a handshake of TLS. Answers what has come of it, if it is over.
+    fn shake_hands(&mut self, key: usize) -> Option<Result<(), DialError>> {
+        let connection = self.connections.get_mut(key)?;
+        if connection.io.marks.has(Mark::Closing) {
+            return None;
+        }
+        let origin = &self.origins[usize::from(connection.io.listener)];
+        let turn = origin.terms.turn(self.now, self.horizon.known());
+        let (buffer, _) = self.buffer.bytes(true);
+        let Some(Far::Shaking { shaking, .. }) = connection.io.far_mut() else {
+            return None;
+        };
+        // A panic in there is the client's alone, as one of a service is.
+        let outcome = catch_unwind(AssertUnwindSafe(|| shaking.advance(buffer, &turn)));
+        let outcome = outcome.unwrap_or_else(|_| {
+            let what = "an error of this server".to_owned();
+            Some(Err((TlsFault::Handshake, what)))
+        })?;
+        let Some(Far::Shaking { upstream, shaking }) = connection.io.take_far() else {
+            return None;
+        };
+        if let Err(fault) = outcome {
+            return Some(Err(shaking.into_error(upstream.address(), fault)));
+        }
+        let (io, _) = shaking.into_parts();
+        self.is_up(key, io);
+        Some(Ok(()))
+    }
+
+    /// The far side is up, and nothing of it was read.
+    fn is_up(&mut self, key: usize, io: Io) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         let origin = &self.origins[usize::from(connection.io.listener)];
-        let terms = &origin.terms;
-        connection.io.connected((server, socket), terms, self.now);
+        connection.io.connected(io, &origin.terms);
         self.put_along_into_vault(key);
     }
 }

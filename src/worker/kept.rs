@@ -86,6 +86,7 @@ impl Worker {
         if let (Some(vault), Some(connection)) = (&mut self.vault, connection)
             // Keys are kept nowhere but in the process that uses them.
             && !connection.io.has_tls()
+            && !connection.io.has_far_tls()
         {
             let service = &self.origins[usize::from(connection.io.listener)]
                 .settings
@@ -139,7 +140,12 @@ impl Worker {
     pub(super) fn put_along_into_vault(&mut self, key: usize) {
         let connection = self.connections.get(key);
         if let (Some(vault), Some(connection)) = (&mut self.vault, connection) {
-            vault.came_along(key, &connection.io);
+            if connection.io.has_far_tls() {
+                // Up to here it could be dialled for anew.
+                vault.forget(key);
+            } else {
+                vault.came_along(key, &connection.io);
+            }
         }
     }
 

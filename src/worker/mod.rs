@@ -391,7 +391,8 @@ impl Worker {
             return false;
         }
         let origin = &self.origins[usize::from(connection.io.listener)];
-        let mut serving = origin.serving(self.now, self.buffer.bytes(origin.has_tls()));
+        let has_tls = origin.has_tls() || connection.io.has_far_tls();
+        let mut serving = origin.serving(self.now, self.buffer.bytes(has_tls));
         let before = connection.taken_in();
         if let Some(vault) = &self.vault {
             vault.begin(key, &connection.io);

@@ -319,6 +319,13 @@ impl Taker for Worker {
         connection.io.restore_tls(saved)
     }
 
+    fn take_far_session(&mut self, key: usize, saved: &[u8]) -> Result<(), String> {
+        let connection = self.connections.get_mut(key);
+        let far = connection.and_then(|connection| connection.io.far_up());
+        let far = far.ok_or("a TLS session of no far side")?;
+        far.io.restore_tls(saved)
+    }
+
     fn take_ticket_keys(&mut self, listener: u16, keys: &[u8]) {
         let origin = self.origins.get(usize::from(listener));
         if let Some(tls) = origin.and_then(|origin| origin.settings.tls.as_ref()) {

@@ -33,13 +33,13 @@ fn refused(mut connecting: Connecting, to: SocketAddr) -> String {
 }
 
 /// `openssl s_server`, which answers each line turned round; killed when dropped.
-struct OpenSsl {
+pub(super) struct OpenSsl {
     child: Child,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
 }
 
 impl OpenSsl {
-    fn start(name: &str, key: &str, args: &[&str]) -> Option<Self> {
+    pub(super) fn start(name: &str, key: &str, args: &[&str]) -> Option<Self> {
         if lacks(&["openssl"]) {
             return None;
         }

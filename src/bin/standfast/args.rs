@@ -24,6 +24,7 @@ mod service;
 mod tls;
 #[cfg(top)]
 pub(crate) mod top;
+pub(crate) mod upstream_tls;
 
 use std::num::NonZeroUsize;
 use std::time::Duration;

@@ -63,9 +63,13 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode, Failure> {
         .iter()
         .filter_map(|listen| listen.tls.as_ref());
     let expires = expires.flat_map(tls::doubts);
+    let upstream = settings.listeners.iter();
+    let upstream = upstream.map(|one| tls::upstream_doubts(&one.args.service.forward.tls));
+    let upstream = upstream.collect::<Result<Vec<_>, _>>()?;
     for warning in warnings::of(settings, &effective)
         .into_iter()
         .chain(expires)
+        .chain(upstream.into_iter().flatten())
     {
         table.line(&format!("warning: {warning}"));
     }
@@ -133,6 +137,7 @@ fn listener(
     row("service", &args.service.service.as_str(), "");
     if let Some(upstreams) = service::upstreams(args)? {
         forward(&upstreams, &mut row);
+        tls::upstream_rows(&upstreams, &args.service.forward.tls, &mut row);
     }
     for address in &args.addresses()? {
         row("listen", address, "");

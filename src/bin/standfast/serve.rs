@@ -48,7 +48,9 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
     let process = &settings.whole.args.process;
     standfast::process::raise_descriptor_limit();
     let (config, effective) = meant(settings)?;
-    let has_keys = config.listen.iter().any(|listen| listen.tls.is_some());
+    let listeners = &settings.listeners;
+    let has_keys = config.listen.iter().any(|listen| listen.tls.is_some())
+        || (listeners.iter()).any(|one| one.args.service.forward.tls.is_on());
     crate::keep_keys_from_others(has_keys);
     if has_keys {
         kept::is_secret();
@@ -61,6 +63,9 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode, Failure> {
     }
     for listener in &settings.listeners {
         if let Some(doubt) = service::doubt(&listener.args) {
+            log::warn!("{doubt}");
+        }
+        for doubt in check::tls::upstream_doubts(&listener.args.service.forward.tls)? {
             log::warn!("{doubt}");
         }
     }

@@ -24,6 +24,25 @@ impl<T: Taker> Taking<'_, T> {
         Ok(())
     }
 
+    pub(super) fn take_far_sessions(
+        &mut self,
+        sessions: &[(u64, Secret, Secret)],
+    ) -> Result<(), String> {
+        for (id, saved, far) in sessions {
+            let &(at, key) = self.places.get(id).ok_or(UNKNOWN)?;
+            let worker = self.workers.get_mut(at).ok_or(UNKNOWN)?;
+            if !saved.0.is_empty() {
+                worker.take_session(key, &saved.0)?;
+            }
+            worker.take_far_session(key, &far.0)?;
+            self.incomplete.remove(id);
+            if has_come(&saved.0) || has_come(&far.0) {
+                self.first.insert(*id);
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn take_ticket_keys(&mut self, theirs: u16, keys: &[u8]) -> Result<(), String> {
         let ours = self.listener_of.get(usize::from(theirs));
         let ours = *ours.ok_or("tickets of no listener")?;

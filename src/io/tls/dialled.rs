@@ -3,7 +3,7 @@
 use super::{Named, Sealed, Tls};
 use crate::address::Address;
 use crate::address::endpoint::Endpoint;
-use crate::dial::{DialError, TlsFault};
+use crate::dial::{Dial, DialError, TlsFault};
 use crate::io::{Io, Is, Turn};
 use crate::time::deadline::Moment;
 use crate::tls::{DialTls, Greeted, LONGEST_RECORD, Refusal};
@@ -19,6 +19,11 @@ pub(crate) struct Shaking {
 }
 
 impl Shaking {
+    /// What a server is spoken to with that is dialled so, if it is.
+    pub(crate) fn by(dial: &Dial) -> Option<&DialTls> {
+        dial.tls.as_ref()
+    }
+
     /// Begins it, with a server that was dialled as `address`. It has until then.
     ///
     /// # Errors
@@ -111,8 +116,9 @@ impl Io {
                 Greeted::Done(session, protocol) => {
                     let id = self.id();
                     let (version, cipher) = session.agreed();
-                    log::debug!(id, version, cipher, protocol = protocol.as_deref(); "TLS session");
                     if let Some(Tls::Greeting(greeting)) = self.pending().tls.take() {
+                        let server = greeting.name();
+                        log::debug!(id, server, version, cipher, protocol = protocol.as_deref(); "TLS session");
                         let named = Named {
                             asked: Some(greeting.name().into()),
                             client: None,

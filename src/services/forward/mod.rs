@@ -24,6 +24,7 @@ use crate::service::{Context, Exported, Patience, Service, Survive};
 use crate::services::forward::health::{Down, Health};
 use crate::services::forward::journey::Gone;
 pub use crate::services::forward::options::{Balance, Fails, ForwardOptions};
+use crate::services::forward::proxy_header::Header;
 pub use crate::services::forward::proxy_header::ProxyHeader;
 use crate::time::deadline::Moment;
 
@@ -56,6 +57,8 @@ pub struct Search {
     tried: Vec<usize>,
     /// How often all were.
     rounds: u32,
+    /// One of them failed otherwise than by a certificate that one side does not believe: it may be there later.
+    is_hopeful: bool,
 }
 
 impl Forward {
@@ -66,7 +69,7 @@ impl Forward {
         let addresses = settings.addresses.iter();
         let upstreams = addresses
             .map(|address| {
-                let upstream = Upstream::new(address.clone(), settings.connect_timeout)?;
+                let upstream = Upstream::of(settings.dial(address))?;
                 Ok((upstream, Health::default()))
             })
             .collect::<Result<_, Error>>()?;
@@ -116,15 +119,26 @@ impl Forward {
         };
         search.tried.push(number);
         search.at = number;
-        conn.dial(&self.upstreams[number].0, after);
+        let (upstream, _) = &self.upstreams[number];
+        // In front of a handshake, as haproxy has it; else it is said as the first bytes.
+        let header = self.header(conn, upstream.has_tls());
+        let preface = header.as_ref().map_or(&[][..], Header::as_bytes);
+        conn.dial_behind(upstream, after, preface);
         true
     }
 
     /// Dials the first upstream of a round.
     fn begin(&self, search: &mut Search, conn: &mut Context<'_>, after: Duration) {
         search.tried.clear();
+        search.is_hopeful = false;
         // There is at least one.
         self.dial_next(search, conn, after);
+    }
+
+    /// What tells an upstream who the client is, if that is wanted and said `now`.
+    fn header(&self, conn: &Context<'_>, now: bool) -> Option<Header> {
+        let version = self.settings.send_proxy.filter(|_| now)?;
+        Some(version.of(conn.peer(), conn.local().ok()))
     }
 
     /// Remembers that an upstream could not be reached, and says so once.
@@ -200,10 +214,8 @@ impl Service for Forward {
         let Err(error) = outcome else {
             self.reached(search, conn);
             search.tried = Vec::new();
-            let header = self.settings.send_proxy.map(|version| {
-                let local = conn.local().ok();
-                version.of(conn.peer(), local)
-            });
+            let (upstream, _) = &self.upstreams[search.at];
+            let header = self.header(conn, !upstream.has_tls());
             if let (Some(header), Some(mut far)) = (header, conn.far()) {
                 far.write(header.as_bytes());
             }
@@ -213,6 +225,7 @@ impl Service for Forward {
             return self.begin(search, conn, Duration::ZERO);
         }
         self.failed(search, conn, error);
+        search.is_hopeful |= error.kind() != DialErrorKind::Certificate;
         if self.dial_next(search, conn, Duration::ZERO) {
             return;
         }
@@ -222,7 +235,7 @@ impl Service for Forward {
         let random = RandomState::new().hash_one(search.rounds);
         let pause = self.settings.backoff.wait(search.rounds, random);
         match self.settings.wait {
-            Some(wait) if waited < wait => {
+            Some(wait) if waited < wait && search.is_hopeful => {
                 self.say_waiting(conn, error);
                 // The last try comes when the wait is over.
                 self.begin(search, conn, pause.min(wait.saturating_sub(waited)));

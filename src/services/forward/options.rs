@@ -8,6 +8,8 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::address::endpoint::Endpoint;
 use crate::dial::Dial;
+#[cfg(feature = "tls")]
+use crate::dial::DialTls;
 use crate::dial::backoff::Backoff;
 use crate::error::Error;
 use crate::services::forward::proxy_header::ProxyHeader;
@@ -41,6 +43,10 @@ pub struct ForwardOptions {
     pub fails: Fails,
     /// The header that tells an upstream who its client is. Default `None`: it sees this host.
     pub send_proxy: Option<ProxyHeader>,
+    /// TLS to each of them, from the first byte behind that header; its handshake is within `connect_timeout`. A certificate
+    /// that is refused is not tried again for that client, but the next upstream is. Default `None`: none.
+    #[cfg(feature = "tls")]
+    pub tls: Option<DialTls>,
 }
 
 /// Which upstream is tried first.
@@ -89,6 +95,8 @@ impl ForwardOptions {
             },
             fails: Fails::default(),
             send_proxy: None,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 
@@ -117,6 +125,8 @@ impl ForwardOptions {
         Dial {
             connect_timeout: self.connect_timeout,
             backoff: self.backoff,
+            #[cfg(feature = "tls")]
+            tls: self.tls.clone(),
             ..Dial::new(address.clone())
         }
     }

@@ -11,6 +11,7 @@ use standfast::services::forward::{Balance, ForwardOptions, ProxyHeader};
 
 use crate::Failure;
 use crate::args::dial::{OWNED, backoff};
+use crate::args::upstream_tls::UpstreamTlsArgs;
 use crate::units::{Setting, Shown, duration, duration_or_off};
 
 /// Which upstream is tried first.
@@ -54,12 +55,15 @@ pub(crate) struct ForwardArgs {
     /// (binary). Only for upstreams that expect it.
     #[arg(long, value_name = "VERSION", help_heading = "Forward")]
     pub(crate) send_proxy: Option<ProxyHeader>,
+
+    #[command(flatten)]
+    pub(crate) tls: UpstreamTlsArgs,
 }
 
 impl ForwardArgs {
     /// Which flags were given.
-    pub(crate) fn given(&self) -> [(bool, &'static str); 7] {
-        [
+    pub(crate) fn given(&self) -> impl Iterator<Item = (bool, &'static str)> {
+        let own = [
             (self.connect_timeout.is_some(), "--connect-timeout"),
             (self.upstream_wait.is_some(), "--upstream-wait"),
             (self.backoff.is_some(), "--backoff"),
@@ -67,7 +71,8 @@ impl ForwardArgs {
             (self.max_fails.is_some(), "--max-fails"),
             (self.fail_timeout.is_some(), "--fail-timeout"),
             (self.send_proxy.is_some(), "--send-proxy"),
-        ]
+        ];
+        own.into_iter().chain(self.tls.given())
     }
 
     /// Whom to forward to and how, from the operands. The library refuses what nobody can
@@ -114,6 +119,7 @@ impl ForwardArgs {
             upstreams.fails.timeout = timeout;
         }
         upstreams.send_proxy = self.send_proxy;
+        upstreams.tls = self.tls.meant()?;
         Ok(upstreams)
     }
 }
