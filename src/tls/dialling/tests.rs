@@ -221,7 +221,7 @@ fn a_server_may_give_tickets_but_not_without_end_and_ask_for_nothing_else() {
     let (mut client, mut server) = (client, server);
     opened(&mut client, &rest).unwrap();
     // In two records, with a takeover between them, and as long as may be.
-    let long = [&[4, 1, 0, 0][..], &[7; 0x1_0000]].concat();
+    let long = [&[4, 0, 0x80, 0][..], &[7; 0x8000]].concat();
     for piece in long.chunks(16_000) {
         let bytes = said(&mut server, piece);
         assert_eq!(opened(&mut client, &bytes).unwrap(), Default::default());
