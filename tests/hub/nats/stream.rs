@@ -82,8 +82,9 @@ fn each_line_comes_once_over_takeovers_and_while_nats_is_killed() {
         return;
     };
     let url = nats.url();
-    // What waited comes in one go: a listener that has to wait for the processor is not to be too slow for it.
-    let room = ["--buffer", "16m"];
+    // What waited comes in one go: a listener that has to wait for the processor is not to be too slow for it. Nor is there too
+    // much to wait for NATS, however long that takes.
+    let room = ["--buffer", "16m", "--nats-buffer", "256m"];
     let args = [&Nats::flags_of(&url)[..], &room].concat();
     let (mut from, mut to) = (nats.hub_on(&room), nats.hub_on(&room));
     let (source, mut listener) = (from.join(), to.join());
