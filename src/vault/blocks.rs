@@ -138,8 +138,22 @@ impl Blocks {
         beside: &Beside<'_>,
     ) -> Result<(), Full> {
         let mut gone = Vec::new();
+        let renewed = self.replace(arena, key, chain, beside, &mut gone);
+        self.free.extend(gone);
+        renewed
+    }
+
+    /// As [`renew`](Self::renew); what is wanted no more then is added to `gone`.
+    fn replace(
+        &mut self,
+        arena: &mut Arena,
+        key: usize,
+        chain: &mut Chain,
+        beside: &Beside<'_>,
+        gone: &mut Vec<u32>,
+    ) -> Result<(), Full> {
         for (output, pieces) in chain.outputs.iter_mut().zip(&beside.outputs) {
-            self.update(arena, output, pieces, &mut gone)?;
+            self.update(arena, output, pieces, gone)?;
         }
         chain.suspect = chain
             .suspect
@@ -153,7 +167,6 @@ impl Blocks {
         gone.append(&mut chain.record);
         chain.record = record;
         chain.stance = beside.stance;
-        self.free.extend(gone);
         Ok(())
     }
 
@@ -350,4 +363,40 @@ fn read_output(arena: &mut Arena, mut next: u32) -> Result<(u64, Vec<u8>), &'sta
         next = head.next;
     }
     Ok((start.unwrap_or(0), output))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::arena::Clocks;
+
+    #[test]
+    fn what_found_no_room_leaves_no_block_behind() {
+        let clocks = Clocks { own: 0, shared: 0 };
+        let mut arena = Arena::new(&[], (4, 8), clocks).unwrap();
+        let mut blocks = Blocks::default();
+        let output = vec![7; 10 * BLOCK_BYTES];
+        let mut note = |blocks: &mut Blocks, from: usize, to: usize| {
+            let (from, to) = (from * BLOCK_BYTES, to * BLOCK_BYTES);
+            let beside = Beside {
+                record: b"a record",
+                outputs: [(from as u64, &output[from..to], &[]), (0, &[], &[])],
+                stance: None,
+                reached: Reached {
+                    read: 0,
+                    written: 0,
+                },
+            };
+            let noted = blocks.note(&mut arena, 1, &beside);
+            if noted.is_err() {
+                blocks.forget(&arena, 1);
+            }
+            noted.is_ok()
+        };
+        for _ in 0..3 {
+            assert!(note(&mut blocks, 0, 3));
+            assert!(!note(&mut blocks, 4, 10), "more than there are");
+        }
+        assert!(note(&mut blocks, 0, 7), "all that there are");
+    }
 }
