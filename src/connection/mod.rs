@@ -135,6 +135,9 @@ impl Connection {
             if self.io.is(Is::GivenAway) {
                 return self.attend(&serving.turn);
             }
+            if self.io.is_just_back() {
+                return Step::Again;
+            }
             let waited = self.io.waiting_output() > 0;
             self.io.flush(&serving.turn);
             if waited && self.io.waiting_output() == 0 {
@@ -404,6 +407,9 @@ impl Connection {
                 return self.knock(serving);
             }
             self.ring(serving);
+            if self.io.is_just_back() {
+                return Step::Again;
+            }
         }
         if self.io.is(Is::GivenAway) {
             return self.expire_given_away(serving);

@@ -144,6 +144,7 @@ impl Io {
         set_nonblocking(&self.socket, true)?;
         may_die("taken-back");
         self.set(Is::GivenAway, false);
+        self.watched_mut().just_back = self.is_withheld();
         let fin_sent = info.is_some_and(|info| info.journal.state.fin_sent() || is_orderly(&info));
         // What came before a FIN is to be read yet.
         self.note_fins(false, fin_sent);

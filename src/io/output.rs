@@ -154,6 +154,9 @@ impl Io {
     pub(crate) fn commit(&mut self) {
         if let Some(pending) = &mut self.pending {
             pending.committed = self.written + pending.outbox.len() as u64;
+            if let Some(watched) = &mut pending.watched {
+                watched.just_back = false;
+            }
         }
     }
 

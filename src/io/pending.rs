@@ -59,6 +59,8 @@ pub(crate) struct Watched {
     pub(crate) lost: Moment,
     /// The connection is to end, and the service ends whoever has the socket first.
     pub(crate) recalled: bool,
+    /// A socket that was given away was taken back in this step: it is read once that is where the next server finds it.
+    pub(crate) just_back: bool,
 }
 
 impl Default for Watched {
@@ -70,11 +72,17 @@ impl Default for Watched {
             again: false,
             lost: Moment::NEVER,
             recalled: false,
+            just_back: false,
         }
     }
 }
 
 impl Io {
+    /// Whether nothing is to be read in this step: what the service has taken back is not noted yet as its own.
+    pub(crate) fn is_just_back(&self) -> bool {
+        self.watches().is_some_and(|watched| watched.just_back)
+    }
+
     /// Whether there is input that the service left.
     #[inline]
     pub(crate) fn keeps_input(&self) -> bool {
