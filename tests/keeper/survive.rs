@@ -2,18 +2,20 @@
 
 #[expect(dead_code, reason = "the example's own service and beginning")]
 #[path = "../../examples/kept.rs"]
-mod example;
+pub(super) mod example;
 
 use std::env;
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::num::NonZeroUsize;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, getpid, kill_process};
-use standfast::{Config, Context, Exported, Listen, Server, Service, Survive};
+use standfast::{Config, Context, Exported, Listen, Ready, Server, Service, Survive};
 
 use super::pid;
 use crate::support::home::Home;
@@ -25,14 +27,34 @@ const ADDRESSES: &str = "SURVIVE_ADDRESSES";
 const WORKERS: &str = "SURVIVE_WORKERS";
 
 /// So many lines at the most wait for their answers: more than buffers have room for where nobody reads.
-const MOST: u64 = 1000;
+pub(super) const MOST: u64 = 1000;
+
+/// Where it is to have little room: what it may hold in all, bytes, and how many connections.
+const SMALL: &str = "SURVIVE_SMALL";
+const MEMORY: usize = 1 << 20;
+const CONNECTIONS: usize = 200;
+
+/// A line whose connection is given away, to nobody; it is taken back once [`BACK`] is there. [`GIVEN`] says that it was given.
+const AWAY: &[u8] = b"away\n";
+const GIVEN: &str = "given";
+const LOG: &str = "log";
+const BACK: &str = "back";
+
+/// How soon it is looked again.
+const SOON: Duration = Duration::from_millis(5);
+
+/// A number beyond all others.
+const FAR: u64 = 1 << 32;
+
+/// A line after which the state takes very many bytes.
+const HUGE: &[u8] = b"huge\n";
 
 /// A line that kills the server that serves it.
 const POISON: &[u8] = b"poison\n";
 
 /// Answers each line with its number among those of its connection, what it says, and which process says so: the second time
 /// it is another answer. Greets.
-struct Numbers(Survive);
+pub(super) struct Numbers(pub(super) Survive);
 
 impl Service for Numbers {
     type State = u64;
@@ -56,12 +78,32 @@ impl Service for Numbers {
             if line == POISON {
                 let _ = kill_process(getpid(), Signal::KILL);
             }
+            if line == AWAY {
+                drop(conn.give_away().unwrap());
+                conn.set_alarm(Some(SOON));
+                fs::write(beside(GIVEN), "").unwrap();
+                return used + line.len();
+            }
+            if line == HUGE {
+                *lines += FAR;
+            }
             *lines += 1;
             conn.write(format!("{lines} {} ", std::process::id()).as_bytes());
             conn.write(line);
             used += line.len();
         }
         used
+    }
+
+    fn ready(&self, _: &mut u64, conn: &mut Context<'_>, what: Ready) {
+        if what == Ready::Watched {
+            // What has come is read in the same step, then.
+            return conn.take_back().unwrap();
+        }
+        conn.set_alarm(Some(SOON));
+        if beside(BACK).exists() {
+            conn.again();
+        }
     }
 
     fn survive(&self) -> Survive {
@@ -71,7 +113,7 @@ impl Service for Numbers {
     fn export(&self, lines: &u64) -> Option<Exported> {
         // More than goes into a block or two.
         let mut bytes = lines.to_le_bytes().to_vec();
-        bytes.resize(3000, 7);
+        bytes.resize(if *lines < FAR { 3000 } else { 30_000 }, 7);
         Some(Exported { schema: 1, bytes })
     }
 
@@ -79,11 +121,35 @@ impl Service for Numbers {
         let bytes = exported
             .bytes
             .first_chunk()
-            .filter(|_| exported.bytes.len() == 3000);
+            .filter(|_| [3000, 30_000].contains(&exported.bytes.len()));
         bytes
             .map(|bytes| u64::from_le_bytes(*bytes))
             .ok_or_else(|| "no number".to_owned())
     }
+}
+
+/// What servers log, without the facts, in a file that all of them write to.
+struct LogFile;
+
+impl log::Log for LogFile {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let mut file = fs::File::options();
+        let file = file.append(true).create(true).open(beside(LOG));
+        let mut file = file.unwrap();
+        file.write_all(format!("{}\n", record.args()).as_bytes())
+            .unwrap();
+    }
+
+    fn flush(&self) {}
+}
+
+/// A file where the addresses are.
+fn beside(name: &str) -> PathBuf {
+    PathBuf::from(env::var(ADDRESSES).unwrap()).with_file_name(name)
 }
 
 /// Not a test of its own: what a keeper and its servers do when they are started by one.
@@ -98,6 +164,9 @@ fn plays_its_part_if_it_has_one() {
         })
         .unwrap();
     }
+    log::set_logger(&LogFile).unwrap();
+    log::set_max_level(log::LevelFilter::Warn);
+    let small = env::var_os(SMALL);
     let services = [Survive::Close, Survive::Fresh, Survive::State];
     let listen =
         services.map(|survive| Listen::new("127.0.0.1:0".parse().unwrap(), Numbers(survive)));
@@ -105,6 +174,8 @@ fn plays_its_part_if_it_has_one() {
     let config = example::kept(Config {
         listen: listen.into(),
         workers: env::var(WORKERS).unwrap().parse().ok(),
+        memory: small.as_ref().and(NonZeroUsize::new(MEMORY)),
+        max_conns: small.as_ref().and(NonZeroUsize::new(CONNECTIONS)),
         ..Config::default()
     });
     let server = Server::bind(config.unwrap()).unwrap();
@@ -124,7 +195,7 @@ struct Kept {
     keeper: Child,
     addresses: [SocketAddr; 3],
     file: PathBuf,
-    _home: Home,
+    home: Home,
 }
 
 impl Kept {
@@ -134,6 +205,10 @@ impl Kept {
     }
 
     fn with_workers(workers: usize, place: &str) -> Self {
+        Self::start(workers, place, false)
+    }
+
+    fn start(workers: usize, place: &str, is_small: bool) -> Self {
         let home = Home::new();
         let (said, file) = (home.join("addresses"), home.join("die"));
         let mut command = Command::new(env::current_exe().unwrap());
@@ -147,6 +222,9 @@ impl Kept {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .process_group(0);
+        if is_small {
+            keeper.env(SMALL, "");
+        }
         let keeper = keeper.spawn().unwrap();
         let mut addresses = Vec::new();
         until("it listens", || {
@@ -158,7 +236,7 @@ impl Kept {
             keeper,
             addresses: addresses.try_into().unwrap(),
             file,
-            _home: home,
+            home,
         }
     }
 
@@ -191,23 +269,12 @@ impl Kept {
             Survive::State => 2,
             _ => 0,
         };
-        let client = connect(self.addresses[at]);
-        client.set_nonblocking(true).unwrap();
-        Client {
-            client,
-            survive,
-            sent: Vec::new(),
-            came: Vec::new(),
-            lines: 0,
-            number: 0,
-            greeted: false,
-            has_ended: false,
-        }
+        Client::new(connect(self.addresses[at]), survive)
     }
 }
 
 /// The children of any of its threads.
-fn servers(keeper: u32) -> impl Iterator<Item = Pid> {
+pub(super) fn servers(keeper: u32) -> impl Iterator<Item = Pid> {
     let tasks = fs::read_dir(format!("/proc/{keeper}/task"));
     let tasks = tasks.into_iter().flatten().flatten();
     let children = tasks.map(|task| fs::read_to_string(task.path().join("children")));
@@ -217,19 +284,24 @@ fn servers(keeper: u32) -> impl Iterator<Item = Pid> {
     children.collect::<Vec<_>>().into_iter()
 }
 
+/// Ends a keeper and its servers.
+pub(super) fn end(keeper: &mut Child) {
+    let whole = std::iter::once(pid(keeper.id().into())).chain(servers(keeper.id()));
+    for one in whole {
+        // It may have ended.
+        let _ = kill_process(one, Signal::KILL);
+    }
+    let _ = keeper.wait();
+}
+
 impl Drop for Kept {
     fn drop(&mut self) {
-        let keeper = pid(self.keeper.id().into());
-        for one in std::iter::once(keeper).chain(servers(self.keeper.id())) {
-            // It may have ended.
-            let _ = kill_process(one, Signal::KILL);
-        }
-        let _ = self.keeper.wait();
+        end(&mut self.keeper);
     }
 }
 
 /// A client that sends lines without end, in pieces, and knows what is to come back.
-struct Client {
+pub(super) struct Client {
     client: TcpStream,
     survive: Survive,
     /// What nobody has taken yet.
@@ -250,8 +322,22 @@ fn line(number: u64) -> String {
 }
 
 impl Client {
+    pub(super) fn new(client: TcpStream, survive: Survive) -> Self {
+        client.set_nonblocking(true).unwrap();
+        Self {
+            client,
+            survive,
+            sent: Vec::new(),
+            came: Vec::new(),
+            lines: 0,
+            number: 0,
+            greeted: false,
+            has_ended: false,
+        }
+    }
+
     /// Sends lines from `next` on, as many as are taken, and not too many.
-    fn push(&mut self, next: &mut u64) {
+    pub(super) fn push(&mut self, next: &mut u64) {
         while *next < self.lines + MOST {
             while self.sent.len() < 20_000 {
                 self.sent.extend_from_slice(line(*next).as_bytes());
@@ -266,7 +352,7 @@ impl Client {
     }
 
     /// Reads what there is: each line is answered once and whole, in order, by what its service is to know.
-    fn pull(&mut self) {
+    pub(super) fn pull(&mut self) {
         let mut bytes = [0; 16 * 1024];
         loop {
             match self.client.read(&mut bytes) {
@@ -308,7 +394,7 @@ impl Client {
     }
 
     /// Until so many more lines were answered.
-    fn go_on(&mut self, next: &mut u64, lines: u64) {
+    pub(super) fn go_on(&mut self, next: &mut u64, lines: u64) {
         let goal = self.lines + lines;
         until("it goes on", || {
             self.push(next);
@@ -319,7 +405,7 @@ impl Client {
     }
 
     /// All that was sent is answered, and then the end comes.
-    fn finish(mut self, next: u64) {
+    pub(super) fn finish(mut self, next: u64) {
         until("all was sent", || {
             let sent = self.client.write(&self.sent);
             let sent = sent.unwrap_or_else(|error| {
@@ -472,4 +558,79 @@ fn a_line_that_crashes_every_server_ends_its_own_connection_alone() {
         good.go_on(&mut next, 100);
         good.finish(next);
     }
+}
+
+#[test]
+fn nothing_is_lost_where_a_server_dies_as_a_socket_is_taken_back_that_was_given_away() {
+    for place in [
+        "taken-back",
+        "vault-settled",
+        "vault-begun",
+        "read",
+        "served",
+    ] {
+        let kept = Kept::with_workers(1, place);
+        let mut client = kept.client(Survive::State);
+        let answered = |client: &mut Client, lines: u64| {
+            until(place, || {
+                client.pull();
+                assert!(!client.has_ended, "{place}");
+                client.lines == lines
+            });
+        };
+        client.client.write_all(line(0).as_bytes()).unwrap();
+        answered(&mut client, 1);
+        client.client.write_all(AWAY).unwrap();
+        until("it is given away", || kept.home.join(GIVEN).exists());
+        client.client.write_all(line(1).as_bytes()).unwrap();
+        kept.dies();
+        fs::write(kept.home.join(BACK), "").unwrap();
+        until("it has died", || kept.has_died());
+        answered(&mut client, 2);
+        let mut next = 2;
+        client.go_on(&mut next, 10);
+        client.finish(next);
+    }
+}
+
+#[test]
+fn who_no_longer_fits_in_ends_with_the_server_which_has_said_so_and_the_others_go_on() {
+    let kept = Kept::start(1, "nowhere", true);
+    // How a connection is asked whether it goes on.
+    let goes_on = |client: &TcpStream, said: &str| {
+        let mut answer = String::new();
+        let mut asked = client;
+        let asked = asked.write_all(said.as_bytes());
+        let heard = asked.and_then(|()| BufReader::new(client).read_line(&mut answer));
+        heard.is_ok() && answer.ends_with(said)
+    };
+    let client = |at: usize| {
+        let mut client = connect(kept.addresses[at]);
+        client.read_exact(&mut [0; 6]).unwrap();
+        client
+    };
+    let others = [client(1), client(2)];
+    for client in &others {
+        assert!(goes_on(client, "one\n"));
+    }
+    // Their states take more than all the room that there is.
+    let huge: Vec<_> = (0..100).map(|_| client(2)).collect();
+    for client in &huge {
+        assert!(goes_on(client, "huge\n"));
+    }
+    kept.crash();
+    let mut fresh = [0; 6];
+    (&others[0]).read_exact(&mut fresh).unwrap();
+    assert_eq!(&fresh, b"again\n");
+    for client in &others {
+        assert!(goes_on(client, "two\n"));
+    }
+    let went_on = huge.iter().filter(|client| goes_on(client, "two\n"));
+    let went_on = went_on.count();
+    assert!((50..100).contains(&went_on), "{went_on} of 100");
+    let log = fs::read_to_string(kept.home.join(LOG)).unwrap();
+    assert!(
+        log.contains("a crash would close some of the connections"),
+        "{log}"
+    );
 }
