@@ -130,8 +130,27 @@ impl Config {
         let beside = self.metrics.as_ref().map_or(0, |_| METRICS_DESCRIPTORS);
         #[cfg(not(metrics))]
         let beside = 0;
+        #[cfg(control)]
+        let beside = beside + self.vault_descriptors();
         (descriptors_for_connections().saturating_sub(beside) / self.descriptors_each().max(1))
             .max(1)
+    }
+
+    /// What its vaults take of them, and those of a server that crashed beside them: for many workers not most of all.
+    #[cfg(control)]
+    fn vault_descriptors(&self) -> usize {
+        const EACH: usize = 16;
+        let most = descriptors_for_connections() / 4;
+        let keeper = self.keeper.as_ref();
+        keeper.map_or(0, |_| most.min(EACH * self.workers().get()))
+    }
+
+    /// How many worker threads there are to be.
+    pub(crate) fn workers(&self) -> NonZeroUsize {
+        let workers = self
+            .workers
+            .or_else(|| std::thread::available_parallelism().ok());
+        workers.unwrap_or(NonZeroUsize::MIN)
     }
 }
 

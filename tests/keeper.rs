@@ -1,11 +1,15 @@
 //! `serve --keep`: a process that stays, and what clients notice of a server that crashes behind it.
 
+/// Crashes and takeovers by turns, of an embedder's service.
+mod chained;
 /// Crashes: who waits is served, and what stays as it was.
 mod crashes;
 /// Servers that do not come to serve, and how all ends.
 mod ends;
 /// Programs and their connections.
 mod programs;
+/// Too little of memory, address space or descriptors.
+mod scarce;
 /// Real supervisors, containers and terminals, which a restart was refused under.
 mod supervisors;
 /// What an embedder's service has chosen for its connections.
@@ -72,6 +76,14 @@ impl Kept {
         let mut client = self.keeper.connect();
         assert_echoes(&mut client, b"hello");
         client
+    }
+
+    /// The keeper has heard all that its server had to say when it began to serve: else it would not start another one.
+    fn until_it_knows(&self) {
+        self.home.taken_over(&["restart"]);
+        until("one server is left", || {
+            children(self.keeper.pid()) == [self.server()]
+        });
     }
 
     /// Asked to end, it ends as it should.

@@ -20,8 +20,8 @@ use crate::liveness::close::{self, CloseReason, Ending};
 use crate::os::kept::{Kept, Stored};
 use crate::os::threads;
 use crate::service::Survive;
-use crate::vault::Vault;
 use crate::vault::found::{self, Former, Found};
+use crate::vault::{self, Vault};
 use crate::wire::record::{ListenerRecord, Update};
 use crate::worker::Worker;
 
@@ -140,19 +140,25 @@ impl Server {
             return;
         }
         let listeners: Vec<_> = surviving.iter().map(|(record, _)| record.clone()).collect();
-        let connections = config.connections_allowed();
-        let asked = config.max_conns.map_or(connections, usize::from);
-        let room = (connections.min(asked) + SPARE_SLOTS, memory);
-        let lifecycle = &self.handle.shared.lifecycle;
-        let journals = &mut self.takeover.journals;
-        let mut made = journals
-            .iter_mut()
-            .map(|one| one.make(&listeners, room.0, lifecycle));
-        if let Err(error) = made.try_for_each(|made| made) {
-            log::warn!(error:%; "a crash would close all connections");
-            return;
-        }
         let workers = self.workers.len();
+        let allowed = config.connections_allowed();
+        let asked = config.max_conns.map_or(allowed, usize::from);
+        let connections = allowed.min(asked) + SPARE_SLOTS;
+        let lifecycle = &self.handle.shared.lifecycle;
+        let mut journals = self.takeover.journals.iter_mut();
+        let room = vault::fitting((connections, memory), workers);
+        let room = room.and_then(|room| {
+            let places = connections.min(room.0 * workers);
+            journals.try_for_each(|one| one.make(&listeners, places, lifecycle))?;
+            Ok(room)
+        });
+        let room = match room {
+            Ok(room) => room,
+            Err(error) => {
+                log::warn!(error:%; "a crash would close all connections");
+                return;
+            }
+        };
         for (index, worker) in self.workers.iter_mut().enumerate() {
             let vault = Vault::new((index, workers), &listeners, room, self.clock, lifecycle);
             let vault = vault.and_then(|vault| Ok((vault.buffer()?, vault)));
@@ -183,7 +189,10 @@ impl Server {
             return;
         }
         for worker in &mut self.workers {
-            if let Err(error) = worker.seal_vault() {
+            // What the former server has under way counts as well, for a moment yet: the worker tries again.
+            if let Err(error) = worker.seal_vault()
+                && !vault::are_too_many(&error)
+            {
                 log::warn!(error:%; "a crash would close some of the connections");
             }
         }

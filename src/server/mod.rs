@@ -13,11 +13,10 @@ mod takeover;
 
 use std::fmt;
 use std::io;
-use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mio::{Poll, Waker};
@@ -37,6 +36,7 @@ use crate::listen::origin::Origin;
 use crate::listen::settings::Settings;
 use crate::liveness::multipath;
 use crate::memory::Memory;
+use crate::os::fault::may_die;
 use crate::os::threads;
 use crate::service::AnyService;
 use crate::time::deadline::{Clock, Moment};
@@ -150,7 +150,7 @@ impl Server {
         let clock = Clock::start();
         let mut polls = Vec::new();
         let mut mailboxes = Vec::new();
-        for _ in 0..Self::workers(config).get() {
+        for _ in 0..config.workers().get() {
             let poll = Poll::new()?;
             let (mailbox, mail) = Mailbox::new(Waker::new(poll.registry(), WAKER)?);
             polls.push((poll, mail));
@@ -274,13 +274,6 @@ impl Server {
         asked.map_or(allowed, |asked| asked.min(allowed))
     }
 
-    fn workers(config: &Config) -> NonZeroUsize {
-        let workers = config
-            .workers
-            .or_else(|| thread::available_parallelism().ok());
-        workers.unwrap_or(NonZeroUsize::MIN)
-    }
-
     /// Where it listens, with real ports, in the order of the settings.
     #[must_use]
     pub fn addresses(&self) -> &[Endpoint] {
@@ -387,6 +380,7 @@ impl Server {
 
     /// It serves: tells whoever runs it, and whoever asks.
     fn running(&mut self) {
+        may_die("unready");
         if let Some(metrics) = &mut self.metrics {
             metrics.serves();
         }

@@ -1,10 +1,8 @@
 //! Connections whose services are given again what they had not come to an end with: they go on from their records, and what a
 //! service writes leaves once that is there.
 
-use std::io;
-
+use super::Vault;
 use super::blocks::Reached;
-use super::{REST, Vault};
 use crate::connection::Connection;
 use crate::io::Is;
 use crate::os::fault::may_die;
@@ -65,32 +63,6 @@ impl Vault {
             self.arrived(key, connection, 0, (service, now));
             self.settle_beside(key, connection, service, now);
         }
-    }
-
-    /// A connection has ended whose socket somebody else has yet: nothing here is to hold that for long.
-    pub(crate) fn let_go(&mut self, now: Moment) {
-        let (at, least) = &mut self.let_go;
-        *at = (*at).min(now.max(*least));
-    }
-
-    pub(super) fn lets_go(&self, now: Moment) -> bool {
-        self.let_go.0 <= now && self.renewal.is_none()
-    }
-
-    pub(super) fn begin_letting_go(&mut self, now: Moment) -> io::Result<()> {
-        self.begin_renewal()?;
-        self.let_go = (Moment::NEVER, now.after(REST));
-        Ok(())
-    }
-
-    /// When there is something to do, though no connection has anything.
-    pub(crate) fn due(&self) -> Moment {
-        let (let_go, _) = self.let_go;
-        let at = match self.renewal {
-            Some(_) => Moment::at_start(),
-            None => let_go,
-        };
-        at.max(self.again)
     }
 
     /// How a connection stands for a service that is given again what it has not come to an end with. `None`: it ends with the

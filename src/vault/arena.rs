@@ -79,6 +79,35 @@ pub(super) const BLOCK_BYTES: usize = BLOCK - BLOCK_HEAD;
 /// Address space of 2 TiB: more than waits anywhere, however much it may be, and for each a number of 32 bits.
 const MOST_BLOCKS: usize = u32::MAX as usize;
 
+/// What a limit of address space (`RLIMIT_AS`) leaves all vaults of a server together: that part of it, for the next one looks
+/// at them while it has its own, and what waits is in both.
+const PART: u64 = 8;
+
+/// A vault for fewer connections is none.
+const FEWEST: usize = 64;
+
+/// So much of these numbers of connections, and of bytes that wait, as there is address space for in each of so many.
+///
+/// # Errors
+/// There is hardly any.
+pub(crate) fn fitting(
+    (connections, waiting): (usize, usize),
+    vaults: usize,
+) -> io::Result<(usize, usize)> {
+    let Some(limit) = getrlimit(Resource::As).current else {
+        return Ok((connections, waiting));
+    };
+    let space = usize::try_from(limit / PART).unwrap_or(usize::MAX) / vaults.max(1);
+    let rest = space.saturating_sub(BUFFERS + moving::SIZE + 8 * PAGE);
+    let each = (SLOT + FAR) * WORD + BLOCK;
+    let connections = connections.min(rest / 2 / each);
+    if connections < FEWEST {
+        let why = "the limit of address space is too low (ulimit -v)";
+        return Err(io::Error::new(io::ErrorKind::OutOfMemory, why));
+    }
+    Ok((connections, waiting.min((rest - connections * each) / 2)))
+}
+
 /// How large the parts are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Size {
@@ -175,7 +204,7 @@ impl Arena {
         fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW)?;
         let mut arena = Self::over(file, size, clocks)?;
         arena.first.bytes()[PAGE..PAGE + listed.len()].copy_from_slice(&listed);
-        let about = arena.about(crc32fast::hash(&listed));
+        let about = arena.about(crc32fast::hash(&listed))?;
         let words = arena.first.words();
         for (place, word) in words.iter().zip(about).skip(1) {
             place.store(word, Ordering::Relaxed);
@@ -199,8 +228,8 @@ impl Arena {
         })
     }
 
-    fn about(&self, listeners: u32) -> [u64; HEAD_WORDS] {
-        let [one, other] = boot();
+    fn about(&self, listeners: u32) -> io::Result<[u64; HEAD_WORDS]> {
+        let [one, other] = boot()?;
         let mut words = [
             MAGIC,
             FORM << 32 | u64::from(SCHEMA),
@@ -215,7 +244,7 @@ impl Arena {
             0,
         ];
         words[HEAD_WORDS - 1] = sum(&words[..HEAD_WORDS - 1]);
-        words
+        Ok(words)
     }
 
     /// What another process has left, and its listeners.
@@ -256,7 +285,7 @@ impl Arena {
                 "a vault of form {form} with records of schema {schema}, this build reads {FORM} and {SCHEMA}"
             ));
         }
-        if [one, other] != boot() {
+        if [one, other] != boot().map_err(|error| error.to_string())? {
             return Err("a vault of another boot of this machine".to_owned());
         }
         let number = |word: u64| usize::try_from(word).ok().filter(|it| *it <= 1 << 40);
@@ -506,14 +535,17 @@ fn locked(file: &OwnedFd) -> io::Result<File> {
 }
 
 /// This boot of the machine: the shared clock and the cookies are its own.
-fn boot() -> [u64; 2] {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+///
+/// # Errors
+/// No descriptor to read it with.
+fn boot() -> io::Result<[u64; 2]> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     let half = |range: Range<usize>| {
         let digits = digits.get(range).unwrap_or_default();
         u64::from_str_radix(digits, 16).unwrap_or_default()
     };
-    [half(0..16), half(16..32)]
+    Ok([half(0..16), half(16..32)])
 }
 
 /// The lower half of a word.

@@ -11,7 +11,7 @@
 //! | what stands where in memory | `arena.rs`, `slot.rs` |
 //! | records, and output that waits | `blocks.rs` |
 //! | what a record says | `noted.rs` |
-//! | descriptors | `queue.rs` |
+//! | descriptors | `queue.rs`, `renewal.rs` |
 //! | who goes from one worker to another | `moving.rs` |
 //! | what a server finds of the one before it | `found.rs` |
 
@@ -23,6 +23,7 @@ mod moving;
 mod noted;
 mod passing;
 mod queue;
+mod renewal;
 mod slot;
 
 use std::any::Any;
@@ -41,8 +42,8 @@ use crate::os::fault::may_die;
 use crate::os::sys::mapping::Mapping;
 use crate::service::{AnyService, Survive};
 use crate::time::deadline::{Clock, Moment};
-pub(crate) use crate::vault::arena::BUFFER;
 use crate::vault::arena::{Arena, Clocks};
+pub(crate) use crate::vault::arena::{BUFFER, fitting};
 use crate::vault::blocks::{Beside, Blocks};
 use crate::vault::noted::{Noted, Stance};
 use crate::vault::queue::{Alone, Batch, NAME, Pair, name, stored};
@@ -50,22 +51,18 @@ use crate::vault::slot::Slot;
 use crate::wire::line::shared_clock;
 use crate::wire::record::ListenerRecord;
 
-/// Batches of descriptors that are sent anew in a turn: a fraction of a millisecond, which live clients wait for.
-const SLICE: usize = 4;
-
-/// So many that have ended may wait among the living, whatever their number, or a quarter of its room where that is less;
-/// and so many sockets, for few clients.
+/// So many that have ended may wait among the living, whatever their number, or a quarter of its room where that is less.
 const FEW_DEAD: usize = 256;
-const FEW_PAIRS: usize = 8;
-const LIVING_OF_PAIR: usize = 2048;
 
 /// Fewer descriptors than that in a message are few: each message takes 5 KB of the kernel's, however few there are in it.
 /// So many messages of that kind may wait, or as many as of those that have ended where that is less.
 const FEW_TOGETHER: usize = 32;
 const FEW_ALONE: usize = 128;
 
-/// How long after a failure it is tried again.
+/// How long after a failure it is tried again, and how soon at first where others have too many descriptors under way: as a
+/// rule it is the server before this one, which the keeper gives up in a moment.
 const REST: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_millis(10);
 
 /// One worker's.
 #[derive(Debug)]
@@ -92,8 +89,9 @@ pub(crate) struct Vault {
     living: usize,
     /// So many that have ended may wait among them, whatever their number.
     few: usize,
-    /// When descriptors are sent again, after a failure.
+    /// When descriptors are sent again, after a failure, and how long after the next one.
     again: Moment,
+    rest: Duration,
     /// Somebody else has the socket of a connection that has ended here, which is to end with them: when those that live are
     /// sent anew for that, and before when they are not.
     let_go: (Moment, Moment),
@@ -145,6 +143,7 @@ impl Vault {
             living: 0,
             few: FEW_DEAD.min(connections / workers.max(1) / 4),
             again: Moment::at_start(),
+            rest: SOON,
             let_go: (Moment::NEVER, Moment::at_start()),
             told: false,
         })
@@ -365,27 +364,40 @@ impl Vault {
         } else {
             Ok(())
         };
-        if let Err(error) = begun.and_then(|()| self.send(connections)) {
-            self.again = now.after(REST);
-            self.tell(&error);
-            let arena = &self.arena;
-            let went = |key: &usize| arena.who(*key).is_none();
-            let frees = self.is_stale() || self.alone.keys.iter().any(went);
-            if error.raw_os_error() == Some(libc::ETOOMANYREFS) && frees {
-                self.begin_anew(connections);
-            }
-            // They may be many by then.
-            self.unsent.sort_unstable();
-            self.unsent.dedup();
-            let arena = &self.arena;
-            self.unsent.retain(|(key, _)| arena.who(*key).is_some());
+        match begun.and_then(|()| self.send(connections)) {
+            Ok(()) => self.rest = SOON,
+            Err(error) => self.failed(&error, connections, now),
         }
+    }
+
+    /// Some are not there: they are sent again after a while.
+    fn failed(&mut self, error: &io::Error, connections: &Slab<Connection>, now: Moment) {
+        let are_too_many = are_too_many(error);
+        if !are_too_many {
+            self.rest = REST;
+        }
+        if self.rest == REST {
+            self.tell(error);
+        }
+        self.again = now.after(self.rest);
+        self.rest = (self.rest * 2).min(REST);
+        let arena = &self.arena;
+        let went = |key: &usize| arena.who(*key).is_none();
+        let frees = self.is_stale() || self.alone.keys.iter().any(went);
+        if are_too_many && frees {
+            self.begin_anew(connections);
+        }
+        // They may be many by then.
+        self.unsent.sort_unstable();
+        self.unsent.dedup();
+        let arena = &self.arena;
+        self.unsent.retain(|(key, _)| arena.who(*key).is_some());
     }
 
     /// All that has come is there; no connection has had a higher number than `last_id`, whether it lives or not.
     ///
     /// # Errors
-    /// It is not, for want of descriptors.
+    /// It is not, for want of descriptors, or because [too many](are_too_many) are under way: it is tried again.
     pub(crate) fn seal(
         &mut self,
         connections: &mut Slab<Connection>,
@@ -393,32 +405,6 @@ impl Vault {
     ) -> io::Result<()> {
         self.arena.set_last_id(last_id);
         self.send(connections)
-    }
-
-    /// Gives up all that is there, for want of room beside it: the living are sent anew then.
-    fn begin_anew(&mut self, connections: &Slab<Connection>) {
-        let renewed = self.renewal.take().map(|renewal| renewal.pairs);
-        let pairs = std::mem::take(&mut self.pairs);
-        for pair in pairs.into_iter().chain(renewed.into_iter().flatten()) {
-            self.give_up(&pair);
-        }
-        if let Ok(pair) = self.new_pair() {
-            let former = std::mem::replace(&mut self.alone, Alone::new(pair));
-            self.give_up(&former.pair);
-        }
-        self.there.clear();
-        self.living = 0;
-        let keys = connections.iter().map(|(key, _)| key);
-        let living = keys.filter(|key| self.arena.who(*key).is_some());
-        self.unsent = living.map(|key| (key, 0)).collect();
-    }
-
-    /// Whether more has ended, or stands in more places, than is worth it.
-    fn is_stale(&self) -> bool {
-        let entries: usize = self.pairs.iter().map(|pair| pair.entries).sum();
-        let dead = entries.saturating_sub(self.living);
-        dead > self.few + self.living / 4
-            || self.pairs.len() > FEW_PAIRS + self.living / LIVING_OF_PAIR
     }
 
     fn send(&mut self, connections: &mut Slab<Connection>) -> io::Result<()> {
@@ -467,53 +453,6 @@ impl Vault {
         self.renew(connections)
     }
 
-    fn begin_renewal(&mut self) -> io::Result<()> {
-        // What comes meanwhile goes elsewhere.
-        let (first, rest, alone) = (self.new_pair()?, self.new_pair()?, self.new_pair()?);
-        let former = std::mem::replace(&mut self.alone, Alone::new(alone));
-        self.pairs.push(former.pair);
-        self.renewal = Some(Renewal {
-            pairs: vec![first],
-            cursor: 0,
-            former: self.pairs.len(),
-        });
-        self.pairs.push(rest);
-        Ok(())
-    }
-
-    /// Sends those anew that live of the ones that came alone, and gives up where they waited.
-    fn put_together(&mut self, connections: &Slab<Connection>) -> io::Result<()> {
-        self.alone.keys.sort_unstable();
-        self.alone.keys.dedup();
-        let mut from = 0;
-        while from < self.alone.keys.len() {
-            let mut batch = Batch::default();
-            let mut to = from;
-            while let Some(&key) = self.alone.keys.get(to) {
-                if !batch.add(&self.arena, connections, (key, 0)) {
-                    break;
-                }
-                to += 1;
-            }
-            let full = match self.pairs.last_mut() {
-                Some(pair) => batch.put(pair)?,
-                None => true,
-            };
-            if full {
-                let pair = self.new_pair()?;
-                self.pairs.push(pair);
-            } else {
-                from = to;
-            }
-        }
-        let pair = self.new_pair()?;
-        may_die("vault-gathered");
-        let former = std::mem::replace(&mut self.alone, Alone::new(pair));
-        self.give_up(&former.pair);
-        may_die("vault-gathered-given-up");
-        Ok(())
-    }
-
     /// One more of its descriptors is there.
     fn is_there(&mut self, key: usize) {
         if self.there.len() <= key {
@@ -521,61 +460,6 @@ impl Vault {
         }
         self.there[key] = self.there[key].saturating_add(1);
         self.living += 1;
-    }
-
-    /// Sends some of those that live anew, and gives the former sockets up once all were.
-    fn renew(&mut self, connections: &mut Slab<Connection>) -> io::Result<()> {
-        let Some(mut renewal) = self.renewal.take() else {
-            return Ok(());
-        };
-        let end = connections.capacity();
-        for _ in 0..SLICE {
-            if renewal.cursor >= end {
-                break;
-            }
-            let mut batch = Batch::default();
-            let mut cursor = renewal.cursor;
-            while cursor < end {
-                let shared = connections.get(cursor);
-                if shared.is_some_and(|one| one.io.marks.has(Mark::Shared))
-                    && !batch.add(&self.arena, connections, (cursor, 0))
-                {
-                    break;
-                }
-                cursor += 1;
-            }
-            let put = match renewal.pairs.last_mut() {
-                Some(pair) => batch.put(pair),
-                None => Ok(true),
-            };
-            match put {
-                Ok(false) => renewal.cursor = cursor,
-                Ok(true) => match self.new_pair() {
-                    Ok(pair) => renewal.pairs.push(pair),
-                    Err(error) => {
-                        self.renewal = Some(renewal);
-                        return Err(error);
-                    }
-                },
-                Err(error) => {
-                    self.renewal = Some(renewal);
-                    return Err(error);
-                }
-            }
-        }
-        // Who is on the way is in none of the new ones.
-        if renewal.cursor < end || !self.arena.moving.is_empty() {
-            self.renewal = Some(renewal);
-            return Ok(());
-        }
-        may_die("vault-renewed");
-        let later = self.pairs.split_off(renewal.former);
-        for former in std::mem::replace(&mut self.pairs, renewal.pairs) {
-            self.give_up(&former);
-        }
-        self.pairs.extend(later);
-        may_die("vault-given-up");
-        Ok(())
     }
 
     fn new_pair(&mut self) -> io::Result<Pair> {
@@ -595,4 +479,9 @@ impl Vault {
             log::warn!(error:%, worker = self.worker; "a crash would close some of the connections");
         }
     }
+}
+
+/// Whether that is for want of room among the descriptors of the user's that are under way (`ETOOMANYREFS`).
+pub(crate) fn are_too_many(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ETOOMANYREFS)
 }

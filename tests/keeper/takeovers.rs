@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpStream;
+use std::process::Stdio;
 
 use rustix::process::{Pid, Signal};
 
@@ -70,6 +71,55 @@ fn a_successor_that_fails_leaves_all_as_it_was() {
     let former = kept.crash(Signal::KILL);
     kept.until_another_serves(former);
     drop(kept.connect());
+    kept.assert_drains();
+}
+
+#[test]
+fn a_restart_right_after_a_crash_is_put_off_until_the_keeper_knows_the_new_server() {
+    let home = Home::new();
+    let file = home.join("waits");
+    let mut command = home.standfast(&["serve", "--keep", "-l", "0"]);
+    command
+        .stdin(Stdio::null())
+        .env("STANDFAST_FAULT", "wait-unready")
+        .env("STANDFAST_FAULT_FILE", &file);
+    let mut kept = Kept::spawn(home, command, 1);
+    let mut client = kept.connect();
+    let keeper = kept.keeper.pid();
+    // What a server asks with, besides the pipes that it has from here.
+    let pipes = || {
+        let open = fs::read_dir(format!("/proc/{keeper}/fd")).unwrap();
+        let open = open.flatten().map(|one| fs::read_link(one.path()));
+        let is_pipe = |path: &std::path::PathBuf| text(path).starts_with("pipe:");
+        open.flatten().filter(is_pipe).count()
+    };
+    let before = pipes();
+    let server = loop {
+        fs::write(&file, "").unwrap();
+        let server = kept.until_another_serves(kept.crash(Signal::KILL));
+        assert_echoes(
+            &mut client,
+            b"it serves, and the keeper has not heard of it",
+        );
+        let mut asks = kept.home.standfast(&["restart"]);
+        asks.stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut asks = asks.stdout(Stdio::null()).spawn().unwrap();
+        until("the keeper has heard of it", || {
+            pipes() > before || asks.try_wait().unwrap().is_some()
+        });
+        assert!(pipes() > before, "{:?}", asks.wait_with_output());
+        fs::remove_file(&file).unwrap();
+        let answer = asks.wait_with_output().unwrap();
+        if answer.status.success() {
+            break server;
+        }
+        // On a busy machine a freeze comes too late, or the keeper's answer.
+        let why = String::from_utf8(answer.stderr).unwrap();
+        assert!(why.contains(" within "), "{why}");
+        until("one server is left", || children(keeper).len() == 1);
+    };
+    kept.until_another_serves(server);
+    assert_echoes(&mut client, b"over both");
     kept.assert_drains();
 }
 

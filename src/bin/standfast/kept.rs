@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::PollFlags;
-use rustix::io::retry_on_intr;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 use rustix::process::getppid;
 use standfast::control::{Keeper, Kept, Stored, Successor, make_room_for};
@@ -44,6 +44,11 @@ pub(crate) const OFTEN: Duration = Duration::from_secs(1);
 
 /// How long the keeper may take to start a process.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it is tried to send what too many descriptors are under way for (of the user's, where that is not root), and how
+/// soon again.
+const TRIES: u32 = 50;
+const BETWEEN: Duration = Duration::from_millis(10);
 
 /// An answer of the keeper's is no longer.
 const ANSWER: usize = 1024;
@@ -357,8 +362,18 @@ impl Line {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let text = [IoSlice::new(text.as_bytes())];
-        retry_on_intr(|| sendmsg(&self.socket, &text, &mut control, flags))?;
-        Ok(())
+        let waits = !flags.contains(SendFlags::DONTWAIT);
+        for _ in 0..TRIES {
+            match retry_on_intr(|| sendmsg(&self.socket, &text, &mut control, flags)) {
+                // The keeper is just giving up what it has of the former server.
+                Err(Errno::TOOMANYREFS) if waits => thread::park_timeout(BETWEEN),
+                sent => {
+                    sent?;
+                    return Ok(());
+                }
+            }
+        }
+        Err(Errno::TOOMANYREFS.into())
     }
 
     fn successor(&self, control: &Path) -> io::Result<Successor> {
