@@ -303,12 +303,13 @@ impl Server {
         }
         let (ways, threads) = self.threads()?;
         let taken = self.take()?;
-        if taken.is_none() {
-            // What it serves from here on may be its end at once.
-            self.keep();
-        }
         // From here on bytes are read that nobody else has.
         self.seal();
+        if taken.is_none() {
+            // What it serves from here on may be its end at once. Not before the former server's descriptors are given up: for a
+            // user who is not root only so many are under way.
+            self.keep();
+        }
         for (way, worker) in ways.into_iter().zip(std::mem::take(&mut self.workers)) {
             // A thread waits for it, and for nothing else.
             let _ = way.send(worker);

@@ -2,14 +2,20 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
-use rustix::process::{Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{
+    PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, kill_process, pidfd_getfd, pidfd_open,
+    prlimit,
+};
 
 use super::{Kept, pid};
-use crate::support::home::Home;
+use crate::support::home::{Home, text};
 use crate::support::{
-    GUARD, Server, assert_echoes, children, connect, leave_address_space, leave_descriptors, until,
+    GUARD, Server, assert_echoes, cannot_run, children, connect, leave_address_space,
+    leave_descriptors, until,
 };
 
 /// Clients of a server, each of which has been served.
@@ -36,6 +42,59 @@ fn crash(keeper: u32) {
 fn goes_on(mut client: &TcpStream) -> bool {
     let said = client.write_all(b"x");
     matches!(said.and_then(|()| client.read(&mut [0])), Ok(1))
+}
+
+/// How many bytes wait in sockets that a keeper has of its server.
+fn waiting(keeper: u32) -> u64 {
+    let process = pidfd_open(pid(keeper.into()), PidfdFlags::empty()).unwrap();
+    let open = std::fs::read_dir(format!("/proc/{keeper}/fd")).unwrap();
+    let sockets = open.flatten().filter_map(|one| {
+        let is_socket =
+            std::fs::read_link(one.path()).is_ok_and(|path| text(&path).starts_with("socket:"));
+        let number = one.file_name().to_str()?.parse().ok()?;
+        // It may have been closed since.
+        let socket = is_socket.then(|| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()));
+        // A listening socket says nothing of that.
+        rustix::io::ioctl_fionread(socket?.ok()?).ok()
+    });
+    sockets.sum()
+}
+
+/// The kernel counts what waits in sockets against the limit of descriptors of a user who is not root: there is not room for what
+/// the former server has there, and beside that for the same of the next one.
+#[test]
+fn who_lives_goes_on_crash_after_crash_where_few_descriptors_may_be_under_way() {
+    const TEST: &str = "who_lives_goes_on_crash_after_crash_where_few_descriptors_may_be_under_way";
+    /// What is under way of a user's is counted for all its processes: nobody else here is this one.
+    const USER: u32 = 47_114;
+    const CLIENTS: usize = 280;
+    if !rustix::process::geteuid().is_root() {
+        return cannot_run(TEST, "root, to be a user of its own");
+    }
+    let home = Home::new();
+    let run = home.join("run");
+    std::fs::create_dir(&run).unwrap();
+    chown(&run, Some(USER), Some(USER)).unwrap();
+    let control = run.join("control");
+    let mut args = vec!["serve", "--keep", "-l", "0", "--workers", "3"];
+    args.extend(["--control", text(&control)]);
+    let mut command = home.shell(r#"ulimit -n 400; exec "$@""#, &args);
+    command.uid(USER).gid(USER);
+    let kept = Kept::spawn(home, command, 1);
+    let keeper = kept.keeper.pid();
+    let mut clients = clients(&kept.keeper, CLIENTS);
+    let all = 8 * CLIENTS as u64;
+    for _ in 0..3 {
+        crash(keeper);
+        for client in &mut clients {
+            assert_echoes(client, b"goes on");
+        }
+        // Who comes is let in, where the keeper has had the listening socket.
+        assert_echoes(&mut kept.keeper.connect(), b"newcomer");
+        until("all are there, and nothing of the former server", || {
+            (all..all * 3 / 2).contains(&waiting(keeper))
+        });
+    }
 }
 
 /// With more and more address space it comes to serve; and whoever it has no room for in a vault, it says so.

@@ -211,13 +211,20 @@ impl Kept {
     fn start(workers: usize, place: &str, is_small: bool) -> Self {
         let home = Home::new();
         let (said, file) = (home.join("addresses"), home.join("die"));
+        let fault = match place {
+            "wait-unready" => {
+                fs::write(&file, "").unwrap();
+                place.to_owned()
+            }
+            place => format!("die-{place}"),
+        };
         let mut command = Command::new(env::current_exe().unwrap());
         let keeper = command
             .args(itself())
             .env(PART, "keeper")
             .env(ADDRESSES, &said)
             .env(WORKERS, workers.to_string())
-            .env("STANDFAST_FAULT", format!("die-{place}"))
+            .env("STANDFAST_FAULT", fault)
             .env("STANDFAST_FAULT_FILE", &file)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -540,6 +547,19 @@ fn half_a_line_is_there_after_a_crash_and_a_connection_that_may_close_is_closed(
         };
         assert_eq!(client.number, next);
     }
+}
+
+#[test]
+fn where_a_server_listens_is_kept_before_anybody_is_served() {
+    // It serves, and does not get so far as to say that.
+    let kept = Kept::with_workers(1, "wait-unready");
+    let (mut client, mut next) = (kept.client(Survive::State), 0);
+    for _ in 0..3 {
+        client.go_on(&mut next, 10);
+        kept.crash();
+    }
+    client.go_on(&mut next, 10);
+    client.finish(next);
 }
 
 #[test]

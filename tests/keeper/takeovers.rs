@@ -123,6 +123,28 @@ fn a_restart_right_after_a_crash_is_put_off_until_the_keeper_knows_the_new_serve
     kept.assert_drains();
 }
 
+#[test]
+fn a_server_that_has_served_counts_as_crashed_though_the_keeper_had_not_heard_of_it() {
+    let home = Home::new();
+    let file = home.join("waits");
+    let mut command = home.standfast(&["serve", "--keep", "-l", "0"]);
+    command
+        .stdin(Stdio::null())
+        .env("STANDFAST_FAULT", "wait-unready")
+        .env("STANDFAST_FAULT_FILE", &file);
+    let mut kept = Kept::spawn(home, command, 1);
+    let mut client = kept.connect();
+    fs::write(&file, "").unwrap();
+    kept.until_another_serves(kept.crash(Signal::KILL));
+    assert_echoes(&mut client, b"the keeper has not heard of it");
+    let unheard = kept.crash(Signal::KILL);
+    fs::remove_file(&file).unwrap();
+    kept.until_another_serves(unheard);
+    assert_eq!(number(&kept.status()["crashes"]), 2);
+    assert_echoes(&mut client, b"over both");
+    kept.assert_drains();
+}
+
 /// A server by a file that is read anew, and the addresses it listens on.
 #[test]
 fn an_address_that_a_reload_adds_outlives_a_crash_and_one_that_it_leaves_out_is_closed() {
