@@ -72,7 +72,7 @@ impl Context<'_> {
     /// It gets the socket options and the deadlines of the listener, and no read deadline: bytes from there renew that of
     /// the client. From then on [`Service::input`](crate::Service::input) is offered what there is room for on the far side.
     ///
-    /// With TLS there ([`Upstream::with_tls`]) it is connected once its handshake is done, and its end without a goodbye is
+    /// With TLS there (`Upstream::with_tls`) it is connected once its handshake is done, and its end without a goodbye is
     /// told apart ([`Far::is_truncated`]).
     pub fn dial(&mut self, upstream: &Upstream, after: Duration) {
         self.dial_behind(upstream, after, &[]);

@@ -14,7 +14,9 @@ use tokio::sync::Notify;
 use super::heard::{Counted, Heard, Progress};
 use super::options::{Foreign, NatsOptions};
 use super::place::{HEADER, Origin, Place, Spot};
-use super::remains::{Mark, Remains, note_name, note_passed};
+#[cfg(control)]
+use super::remains::{Mark, Remains};
+use super::remains::{note_name, note_passed};
 use super::said::{Piece, Said};
 use crate::handle::Handle;
 use crate::inspect::NatsInfo;

@@ -6,7 +6,10 @@
 //! hub was; and goes on where the former one was, within a message, too.
 
 use super::place::{Origin, Spot};
-use crate::os::journal::{Journal, Notes, Record};
+use crate::os::journal::Notes;
+#[cfg(control)]
+use crate::os::journal::{Journal, Record};
+#[cfg(control)]
 use crate::services::hub::feed::REMOTE;
 
 /// Words of the journal, behind the ledger's: the mark of the last message that was passed on, and the hub's name, in two parts.
