@@ -539,7 +539,13 @@ fn locked(file: &OwnedFd) -> io::Result<File> {
 /// # Errors
 /// No descriptor to read it with.
 fn boot() -> io::Result<[u64; 2]> {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let text = match fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        // A service may be shown processes alone (ProcSubset= of systemd).
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+            String::new()
+        }
+        text => text?,
+    };
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     let half = |range: Range<usize>| {
         let digits = digits.get(range).unwrap_or_default();
