@@ -104,6 +104,7 @@ fn the_environment_is_that_of_ucspi_tcp_ncat_and_systemd() {
         .args(["serve", "exec", "-l", "0", "--", "env"])
         .env("TCPREMOTEHOST", "of.somebody.else")
         .env("LISTEN_FDNAMES", "not-theirs")
+        .env("SSL_CLIENT_VERIFY", "SUCCESS")
         .env("KEPT", "as it is");
     let server = Server::spawn(command, 1);
     let client = server.connect();
@@ -126,7 +127,7 @@ fn the_environment_is_that_of_ucspi_tcp_ncat_and_systemd() {
         expected.push(format!("{name}={value}"));
     }
     assert_told(&told, &expected);
-    for stale in ["TCPREMOTEHOST=", "LISTEN_FDNAMES="] {
+    for stale in ["TCPREMOTEHOST=", "LISTEN_FDNAMES=", "SSL_CLIENT_VERIFY="] {
         assert!(!told.iter().any(|one| one.starts_with(stale)), "{told:#?}");
     }
 }

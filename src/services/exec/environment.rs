@@ -2,7 +2,9 @@
 //! environment") and of systemd (systemd.socket(5), `Accept=yes`); of TLS those of ucspi-ssl, which are `mod_ssl`'s, and of
 //! stunnel (stunnel(8), "exec").
 
+use std::env;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 use crate::address::endpoint::Peer;
@@ -10,8 +12,9 @@ use crate::inspect::TlsInfo;
 
 /// What this process was told by whoever started it, and no program of a connection's is to believe: of another
 /// connection, or of a supervisor that is not its own.
-const NOT_THEIRS: [&str; 35] = [
+const NOT_THEIRS: [&str; 36] = [
     "FDSTORE",
+    "HTTPS",
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
     "LISTEN_PID",
@@ -22,11 +25,10 @@ const NOT_THEIRS: [&str; 35] = [
     "NCAT_REMOTE_PORT",
     "NOTIFY_SOCKET",
     "REMOTE_ADDR",
+    "REMOTE_HOST",
     "REMOTE_PORT",
+    "REMOTE_USER",
     "SSL_CIPHER",
-    "SSL_CLIENT_DN",
-    "SSL_CLIENT_I_DN",
-    "SSL_CLIENT_S_DN",
     "SSL_PROTOCOL",
     "SSL_TLS_SNI",
     // A program may start a standfast of its own.
@@ -45,9 +47,13 @@ const NOT_THEIRS: [&str; 35] = [
     "TCPLOCALIP",
     "TCPREMOTEHOST",
     "TCPREMOTEINFO",
+    "UNIXREMOTEPID",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
 ];
+
+/// As [`NOT_THEIRS`], all that begin so: whose a certificate is.
+const NOR_THESE: [&[u8]; 2] = [b"SSL_CLIENT_", b"SSL_SERVER_"];
 
 /// What is known of a client that speaks TLS.
 #[derive(Debug)]
@@ -67,6 +73,14 @@ pub(super) fn tell(
 ) {
     for name in NOT_THEIRS {
         command.env_remove(name);
+    }
+    for (name, _) in env::vars_os() {
+        if NOR_THESE
+            .iter()
+            .any(|begins| name.as_bytes().starts_with(begins))
+        {
+            command.env_remove(name);
+        }
     }
     if let Some(tls) = tls {
         command.envs(of_tls(tls));
