@@ -168,7 +168,9 @@ impl Connection {
                 return self.pair_is_left(serving);
             }
             // It had said everything, and that is here: what it did not hear any more is no loss of the client's.
-            let late = far.peer_fin() && verdict.reason == CloseReason::PeerReset;
+            let fin = far.peer_fin() && verdict.reason == CloseReason::PeerReset;
+            let truncated = fin && far.lacks_goodbye();
+            let late = fin && !truncated;
             let well = matches!(self.io.finishing(), None | Some(CloseReason::PeerClosed));
             if late && well && !self.io.is_decided() {
                 if self.io.remark().is_none() {
@@ -176,7 +178,11 @@ impl Connection {
                 }
                 self.io.finish_for(CloseReason::PeerClosed);
             } else if !over {
+                if truncated {
+                    self.io.set_remark(Note::Upstream("truncated"));
+                }
                 let reason = match verdict.reason {
+                    _ if truncated => CloseReason::TlsTruncated,
                     reason @ CloseReason::TlsAlert => reason,
                     reason if is_pair => reason,
                     _ => CloseReason::UpstreamFailed,

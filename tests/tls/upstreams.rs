@@ -14,7 +14,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersi
 
 use super::dialling::OpenSsl;
 use super::{Client, VERSIONS, config, file, with_tls, words};
-use crate::support::clients::{Raised, Stream};
+use crate::support::clients::{Raised, Stream, reset};
 use crate::support::connecting::{Peer, assert_gets};
 use crate::support::home::{Home, entry, usage};
 use crate::support::{
@@ -171,6 +171,25 @@ fn an_upstream_that_ends_without_a_goodbye_is_a_reset_to_the_client() {
             assert_fails(&relay.closed(), "tls-truncated", "truncated");
         }
     }
+}
+
+/// The same in one look of the relay's, with a reset behind.
+#[test]
+fn a_reset_behind_an_end_without_a_goodbye_does_not_make_it_one_in_order() {
+    let peer = Peer::start();
+    let mut relay = Server::start(&words(&to(peer.address(), &[])));
+    let mut client = relay.connect();
+    let mut upstream = served(peer.accept(), &VERSIONS).unwrap();
+    client.write_all(b"hello").unwrap();
+    assert_gets(&mut upstream, b"hello");
+    relay.suspend();
+    upstream.write_all(b"half of it").unwrap();
+    upstream.flush().unwrap();
+    upstream.sock.shutdown(Shutdown::Write).unwrap();
+    reset(upstream.into_parts().1);
+    relay.resume();
+    assert_eq!(read_to_reset(&mut client), b"half of it");
+    assert_fails(&relay.closed(), "tls-truncated", "truncated");
 }
 
 #[test]

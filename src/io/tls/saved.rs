@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::{Named, Sealed, Tls};
+use super::{Judged, Named, Sealed, Tls};
 use crate::io::Io;
 use crate::tls::Session;
 
@@ -61,7 +61,7 @@ impl Io {
     }
 }
 
-/// What stands in front of what was saved: two flags, how much longer what was sealed is, and how long the parts are.
+/// What stands in front of what was saved: three flags, how much longer what was sealed is, and how long the parts are.
 const FRONT: usize = 1 + 8 + 4 * 2;
 
 /// Whether what was saved has bytes that have come, of which no event tells any more.
@@ -125,16 +125,23 @@ impl Sealed {
         let text =
             |text: &'_ Option<Box<str>>| text.as_deref().unwrap_or_default().as_bytes().to_vec();
         let (asked, client) = (text(&self.named.asked), text(&self.named.client));
-        // What is to end for what came ends in the new process, for what is no record.
-        let torn = if self.judged.is_some() {
-            &[0][..]
-        } else {
-            &self.torn
+        // What is to end for what came ends in the new process: for what is no record, or for the alert of that number.
+        let mut ends = [0];
+        let torn = match self.judged {
+            Some(Judged::Fault(_)) => &ends[..],
+            Some(Judged::Alert(alert)) => {
+                ends = [alert.into()];
+                &ends
+            }
+            None => &self.torn,
         };
+        let is_alert = matches!(self.judged, Some(Judged::Alert(_)));
         let parts = [&session[..], &asked, &client, torn, &self.opened];
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let mut saved = Zeroizing::new(Vec::with_capacity(FRONT + length));
-        saved.push(u8::from(self.is_truncated) | u8::from(self.goodbye_alone) << 1);
+        let flags = [self.is_truncated, self.goodbye_alone, is_alert];
+        let flags = (0..).zip(flags).map(|(place, it)| u8::from(it) << place);
+        saved.push(flags.sum());
         saved.extend_from_slice(&self.overhead.to_be_bytes());
         for part in parts.iter().take(4) {
             // A record is the longest of them.
@@ -151,12 +158,17 @@ impl Sealed {
         let parts = Parts::of(saved)?;
         let named = Named::of(parts.asked, parts.client);
         let session = Session::restored(parts.session)?;
+        let (judged, torn) = match parts.torn {
+            &[alert] if parts.flags & 4 != 0 => (Some(Judged::Alert(alert.into())), Vec::new()),
+            torn => (None, torn.to_vec()),
+        };
         Some(Self {
+            judged,
             opened: parts.opened.to_vec(),
             overhead: parts.overhead,
             is_truncated: parts.flags & 1 != 0,
             goodbye_alone: parts.flags & 2 != 0,
-            ..Self::new(session, parts.torn.to_vec(), named)
+            ..Self::new(session, torn, named)
         })
     }
 }
