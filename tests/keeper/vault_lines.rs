@@ -340,6 +340,7 @@ fn who_reads_slowly_gets_the_rest_of_its_line_and_all_that_follows() {
         speaker.said > 20_000
     });
     for _ in 0..2 {
+        until_got_over(&kept, &[speaker.stream()], || speaker.say(10));
         crash(&kept);
     }
     until("all is said", || speaker.ends());
