@@ -137,18 +137,25 @@ fn assert_ended(closed: &Closed, reason: &str, tls: Option<&str>) {
     assert!(is_said, "{tls:?}: {line}");
 }
 
+/// What a client has echoed is counted as the service saw it.
+#[track_caller]
+fn counts_plaintext(server: &mut Server, version: &'static SupportedProtocolVersion) -> Closed {
+    let mut client = Client::of(server.address(), &config(&[version])).unwrap();
+    client.assert_echoes(b"hello");
+    client.assert_echoes(&vec![7; 300_000]);
+    client.end();
+    let closed = server.closed();
+    assert_ended(&closed, "peer-closed", None);
+    let counted = [&closed.facts["read"], &closed.facts["written"]];
+    assert_eq!(counted, ["300005", "300005"], "{}", closed.line);
+    closed
+}
+
 #[test]
 fn the_service_sees_plaintext_and_the_log_counts_it() {
     let mut server = Server::start(&words(&with_tls(&["echo"])));
     for version in VERSIONS {
-        let mut client = Client::of(server.address(), &config(&[version])).unwrap();
-        client.assert_echoes(b"hello");
-        client.assert_echoes(&vec![7; 300_000]);
-        client.end();
-        let closed = server.closed();
-        assert_ended(&closed, "peer-closed", None);
-        let counted = [&closed.facts["read"], &closed.facts["written"]];
-        assert_eq!(counted, ["300005", "300005"], "{}", closed.line);
+        counts_plaintext(&mut server, version);
     }
     assert_eq!(server.drain().code(), Some(0));
 }

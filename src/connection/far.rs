@@ -168,9 +168,10 @@ impl Connection {
                 return self.pair_is_left(serving);
             }
             // It had said everything, and that is here: what it did not hear any more is no loss of the client's.
-            let fin = far.peer_fin() && verdict.reason == CloseReason::PeerReset;
-            let truncated = fin && far.lacks_goodbye();
-            let late = fin && !truncated;
+            // Without a goodbye nobody knows whether that was everything.
+            let is_reset = verdict.reason == CloseReason::PeerReset;
+            let truncated = is_reset && far.is_truncated();
+            let late = is_reset && far.peer_fin() && !truncated;
             let well = matches!(self.io.finishing(), None | Some(CloseReason::PeerClosed));
             if late && well && !self.io.is_decided() {
                 if self.io.remark().is_none() {
@@ -178,14 +179,16 @@ impl Connection {
                 }
                 self.io.finish_for(CloseReason::PeerClosed);
             } else if !over {
-                if truncated {
-                    self.io.set_remark(Note::Upstream("truncated"));
-                }
                 let reason = match verdict.reason {
                     _ if truncated => CloseReason::TlsTruncated,
                     reason @ CloseReason::TlsAlert => reason,
                     reason if is_pair => reason,
                     _ => CloseReason::UpstreamFailed,
+                };
+                let remark = if truncated {
+                    Some(Note::Tls("truncated"))
+                } else {
+                    remark
                 };
                 // What came before it failed is the client's: first that, then the end.
                 self.fail_for_far(

@@ -129,10 +129,6 @@ impl Io {
         false
     }
 
-    pub(crate) fn lacks_goodbye(&self) -> bool {
-        false
-    }
-
     pub(crate) fn told_apart(&self, reason: CloseReason) -> CloseReason {
         reason
     }

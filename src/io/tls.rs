@@ -223,12 +223,6 @@ impl Io {
         self.sealed_ref().is_some_and(|sealed| sealed.is_truncated)
     }
 
-    /// Whether the peer has a session and has not said in it that it is done.
-    pub(crate) fn lacks_goodbye(&self) -> bool {
-        let sealed = self.sealed_ref();
-        sealed.is_some_and(|sealed| !sealed.session.is_over())
-    }
-
     /// The reason that it ends for, where that is that the peer was done: without a goodbye who knows.
     pub(crate) fn told_apart(&self, reason: CloseReason) -> CloseReason {
         match reason {

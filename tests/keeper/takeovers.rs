@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use rustix::process::{Pid, Signal};
 
+use super::vault::faulty;
 use super::{Kept, children};
 use crate::support::home::{Home, number, text};
 use crate::support::{Server, assert_echoes, connect, output, until};
@@ -76,14 +77,7 @@ fn a_successor_that_fails_leaves_all_as_it_was() {
 
 #[test]
 fn a_restart_right_after_a_crash_is_put_off_until_the_keeper_knows_the_new_server() {
-    let home = Home::new();
-    let file = home.join("waits");
-    let mut command = home.standfast(&["serve", "--keep", "-l", "0"]);
-    command
-        .stdin(Stdio::null())
-        .env("STANDFAST_FAULT", "wait-unready")
-        .env("STANDFAST_FAULT_FILE", &file);
-    let mut kept = Kept::spawn(home, command, 1);
+    let (mut kept, file) = faulty("wait-unready", &[]);
     let mut client = kept.connect();
     let keeper = kept.keeper.pid();
     // What a server asks with, besides the pipes that it has from here.
@@ -125,14 +119,7 @@ fn a_restart_right_after_a_crash_is_put_off_until_the_keeper_knows_the_new_serve
 
 #[test]
 fn a_server_that_has_served_counts_as_crashed_though_the_keeper_had_not_heard_of_it() {
-    let home = Home::new();
-    let file = home.join("waits");
-    let mut command = home.standfast(&["serve", "--keep", "-l", "0"]);
-    command
-        .stdin(Stdio::null())
-        .env("STANDFAST_FAULT", "wait-unready")
-        .env("STANDFAST_FAULT_FILE", &file);
-    let mut kept = Kept::spawn(home, command, 1);
+    let (mut kept, file) = faulty("wait-unready", &[]);
     let mut client = kept.connect();
     fs::write(&file, "").unwrap();
     kept.until_another_serves(kept.crash(Signal::KILL));

@@ -116,13 +116,18 @@ impl Stream {
 
 /// A keeper whose servers die at `place`, once for each time that the file is put there.
 pub(super) fn mortal(place: &str, args: &[&str]) -> (Kept, PathBuf) {
+    faulty(&format!("die-{place}"), args)
+}
+
+/// A keeper, with that fault in each of its servers as soon as there is a file.
+pub(super) fn faulty(fault: &str, args: &[&str]) -> (Kept, PathBuf) {
     let home = Home::new();
     let file = home.join("die");
     let mut command = home.standfast(&["serve", "--keep", "-l", "0"]);
     command
         .args(args)
         .stdin(Stdio::null())
-        .env("STANDFAST_FAULT", format!("die-{place}"))
+        .env("STANDFAST_FAULT", fault)
         .env("STANDFAST_FAULT_FILE", &file);
     (Kept::spawn(home, command, 1), file)
 }

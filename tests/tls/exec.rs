@@ -14,7 +14,9 @@ use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{Client, VERSIONS, assert_ended, config, file, roots, with_tls, words};
+use super::{
+    Client, VERSIONS, assert_ended, config, counts_plaintext, file, roots, with_tls, words,
+};
 use crate::exec::lives;
 use crate::support::clients::{Raised, Stream, reset};
 use crate::support::home::{Home, number, text};
@@ -85,14 +87,7 @@ fn until_said(path: &Path, what: &str) {
 fn a_program_speaks_plaintext_and_the_log_counts_it() {
     let mut server = serve(&[], "exec cat");
     for version in VERSIONS {
-        let mut client = Client::of(server.address(), &config(&[version])).unwrap();
-        client.assert_echoes(b"hello");
-        client.assert_echoes(&vec![7; 300_000]);
-        client.end();
-        let closed = server.closed();
-        assert_ended(&closed, "peer-closed", None);
-        let counted = [&closed.facts["read"], &closed.facts["written"]];
-        assert_eq!(counted, ["300005", "300005"], "{}", closed.line);
+        let closed = counts_plaintext(&mut server, version);
         assert!(!closed.facts.contains_key("upstream"), "{}", closed.line);
     }
     // It ends itself; what came of its client it has not read.
