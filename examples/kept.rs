@@ -233,7 +233,7 @@ pub(crate) fn keep(mut command: impl FnMut() -> io::Result<Command>) -> io::Resu
 }
 
 /// What a server says next. `None`: it has ended.
-fn hear(line: &OwnedFd) -> io::Result<Option<(String, String, Vec<OwnedFd>)>> {
+pub(crate) fn hear(line: &OwnedFd) -> io::Result<Option<(String, String, Vec<OwnedFd>)>> {
     let mut text = [0; 256];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -2,8 +2,6 @@
 
 use std::env;
 use std::fs;
-use std::io::IoSliceMut;
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -13,10 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
-    recvmsg, socketpair,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Signal, kill_process};
 use standfast::control::{ControlSocket, Replace};
 use standfast::{Config, Listen, Server, Survive};
@@ -122,20 +117,12 @@ impl Running {
 
     /// What it says next, if it has said something; `None` in that: it has ended.
     fn hear(&self) -> Option<Option<(String, String, Vec<OwnedFd>)>> {
-        let mut text = [0; 256];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let mut into = [IoSliceMut::new(&mut text)];
-        let got = recvmsg(&self.line, &mut into, &mut control, flags).ok()?;
-        let along = control.drain().filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(along) => Some(along),
-            _ => None,
-        });
-        let along = along.flatten().collect();
-        let text = String::from_utf8_lossy(&text[..got.bytes]).into_owned();
-        let said = text.split_once(' ');
-        Some(said.map(|(what, name)| (what.to_owned(), name.to_owned(), along)))
+        let ready = poll(
+            &mut [PollFd::new(&self.line, PollFlags::IN)],
+            Some(&Timespec::default()),
+        );
+        // A reset is told once, and then the end.
+        (ready == Ok(1)).then(|| example::hear(&self.line).ok())?
     }
 }
 
