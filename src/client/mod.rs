@@ -335,7 +335,7 @@ impl<C: Caller> Client<C> {
             return;
         };
         let io = &up.io;
-        if !io.peer_fin() || up.goes_on || !io.is_open() || io.is_cut_short() {
+        if !io.peer_fin() || up.goes_on || !io.is_open() || io.is_truncated() {
             return;
         }
         let mut goes_on = false;

@@ -163,10 +163,6 @@ impl Io {
         self.send_fin(turn);
     }
 
-    pub(crate) fn is_cut_short(&self) -> bool {
-        false
-    }
-
     #[inline]
     pub(crate) fn has_said_goodbye(&mut self, _: &Turn<'_>) -> bool {
         self.waiting_output() == 0

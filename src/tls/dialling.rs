@@ -16,6 +16,7 @@ use super::session::{self, Session};
 use super::trust;
 use super::turn::Turn;
 use crate::error::TlsFault;
+use crate::memory::Held;
 
 /// Why there is no session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub(crate) struct Greeting {
     has_answer: bool,
     /// A certificate was asked for, and there was none.
     had_none: bool,
+    /// The memory of what has come.
+    pub(crate) held: Held,
 }
 
 impl Greeting {
@@ -68,12 +71,18 @@ impl Greeting {
             heard: [None, None],
             has_answer: false,
             had_none: false,
+            held: Held::default(),
         })
     }
 
     /// As whom the server has to show itself.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The memory of what has come, bytes.
+    pub(crate) fn waiting(&self) -> usize {
+        self.input.capacity()
     }
 
     /// What has come and belongs to the session.

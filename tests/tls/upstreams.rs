@@ -16,7 +16,7 @@ use super::dialling::OpenSsl;
 use super::{Client, VERSIONS, config, file, with_tls, words};
 use crate::support::clients::{Raised, Stream, reset};
 use crate::support::connecting::{Peer, assert_gets};
-use crate::support::home::{Home, entry, usage};
+use crate::support::home::{Home, entry, number, usage};
 use crate::support::{
     Closed, Server, assert_echoes, connect, output, read_to_fin, standfast, until,
 };
@@ -339,6 +339,33 @@ fn an_upstream_that_does_not_answer_has_the_connect_timeout() {
 }
 
 /// As haproxy's `send-proxy` has it: whoever is in front of the TLS reads it.
+/// Before anybody has shown who it is.
+#[test]
+fn what_an_upstream_says_in_its_handshake_counts_as_what_waits() {
+    let peer = Peer::start();
+    let home = Home::new();
+    let args = to(peer.address(), &["--connect-timeout", "60s"]);
+    let server = home.serve(&words(&args));
+    let waiting = || number(&home.json(&["status"])["memory"]["waiting"][1][1]);
+    let mut pairs: Vec<_> = (0..10)
+        .map(|_| {
+            let client = server.connect();
+            let mut upstream = peer.accept();
+            // A message of 60,000 bytes of which as many have come, but for one.
+            let message = [&[2, 0, 0xea, 0x60][..], &[0; 59_999]].concat();
+            for piece in message.chunks(16_000) {
+                let length = u16::try_from(piece.len()).unwrap().to_be_bytes();
+                let record = [&[22, 3, 3][..], &length, piece].concat();
+                upstream.write_all(&record).unwrap();
+            }
+            (client, upstream)
+        })
+        .collect();
+    until("they are counted", || waiting() >= 10 * 60_000);
+    pairs.clear();
+    until("they are let go", || waiting() == 0);
+}
+
 #[test]
 fn the_header_of_the_proxy_protocol_is_in_front_of_the_handshake() {
     let peer = Peer::start();

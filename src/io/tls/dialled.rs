@@ -109,6 +109,12 @@ impl Io {
             };
             let mut out = Vec::new();
             let greeted = greeting.advance(came, &mut out);
+            let bytes = greeting.waiting();
+            super::count(bytes, &mut greeting.held, turn);
+            if bytes > LONGEST_RECORD && turn.memory.is_full() && matches!(greeted, Greeted::Waits)
+            {
+                return failed("no memory for more of its handshake");
+            }
             self.put(&out, turn);
             match greeted {
                 Greeted::Waits => {}
@@ -170,10 +176,5 @@ impl Io {
         } else {
             self.want_fin();
         }
-    }
-
-    /// Whether its peer is gone without a goodbye: who knows whether that was all.
-    pub(crate) fn is_cut_short(&self) -> bool {
-        self.sealed_ref().is_some_and(|sealed| sealed.is_truncated)
     }
 }
